@@ -1,0 +1,1 @@
+"""The one optimisation loop of CSD-Edit; every domain goes through it."""

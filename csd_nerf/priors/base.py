@@ -1,0 +1,89 @@
+"""What every diffusion prior offers, whatever its model, space and parameterisation.
+
+Conventions:
+    image01: RGB in [0, 1], shape (n, 3, height, width), float32.
+    latent: the space in which the prior diffuses, in the scale of its U-Net, float32.
+    condition: the encoded source image of an editing model, in the scale it was trained on.
+    timestep: integer index into the prior's training schedule, 0 (clean) to T - 1 (noise).
+
+A prior computes without an autograd graph (`encode` is the exception where its docstring says
+so), in its own dtype and on its own device; tensors come in and go out as float32 and are moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd_nerf.core.schedules import NoiseSchedule
+
+Text = Any
+"""An encoded prompt: opaque to everyone but the prior that made it."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One guidance branch for n particles: what the model is shown.
+
+    Attributes:
+        noisy: Noisy latents z_t.
+        text: Encoded prompt from `Prior.encode_text`, of one row or of n rows.
+        condition: Encoded source images from `Prior.encode_condition`; None drops them.
+    """
+
+    noisy: Float[Tensor, "n c h w"]
+    text: Text
+    condition: Float[Tensor, "n k h w"] | None = None
+
+
+class Prior(Protocol):
+    """A 2D diffusion model as the editor sees it."""
+
+    name: str
+    device: torch.device
+    schedule: NoiseSchedule
+    latent_channels: int
+    cell_size: int
+    """Pixels along one edge of a latent cell."""
+    preferred_size: int
+    """Edge length in pixels of the square images that the model was trained on."""
+    size_multiple: int
+    """Heights and widths in pixels must be multiples of this."""
+
+    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Images to clean latents (the mode of the encoder's distribution)."""
+        ...
+
+    def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Clean latents to images, clamped to [0, 1]."""
+        ...
+
+    def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k h w"]:
+        """Source images to the model's image condition."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """Prompts to one opaque bundle with a row per prompt; "" is the empty prompt."""
+        ...
+
+    def predict(
+        self,
+        branches: Sequence[Branch],
+        timestep: Int[Tensor, "n"],
+        *,
+        max_batch: int | None = None,
+    ) -> Float[Tensor, "k n c h w"]:
+        """Noise estimates of k branches for the same n particles, evaluated as one batch.
+
+        Args:
+            branches: What to evaluate; all hold n particles.
+            timestep: One timestep a particle.
+            max_batch: Largest number of model evaluations a call; None means all at once.
+                Splitting changes memory, not the result.
+        """
+        ...
