@@ -1,0 +1,83 @@
+"""Overlapping windows over a 2D canvas.
+
+A position is the (row, column) of a window's top left cell. The canvas is a latent of any number
+of channels; what is cut out of it are particles.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def window_positions(
+    canvas: tuple[int, int], window: tuple[int, int], *, stride: int
+) -> Int[Tensor, "m 2"]:
+    """Where windows lie so that they cover the whole canvas, row by row.
+
+    Positions are `stride` cells apart; the last window of each row and column is flush with the
+    canvas's edge, nearer to its neighbour where the stride doesn't divide the rest.
+
+    Args:
+        canvas: Height and width in cells.
+        window: Height and width in cells.
+        stride: Distance of neighbours in cells.
+
+    Raises:
+        ValueError: If a window is larger than the canvas, or a stride leaves gaps.
+    """
+    if any(w < 1 or w > c for c, w in zip(canvas, window, strict=True)):
+        raise ValueError(f"A window needs to fit in the canvas {canvas}, got {window}.")
+    if not 1 <= stride <= min(window):
+        raise ValueError(
+            f"stride needs 1 <= stride <= {min(window)}, the window's shorter edge, "
+            f"or cells are never covered, got {stride}."
+        )
+    rows, columns = (
+        torch.tensor(sorted({*range(0, c - w, stride), c - w}))
+        for c, w in zip(canvas, window, strict=True)
+    )
+    return torch.cartesian_prod(rows, columns)
+
+
+def _cells(
+    positions: Int[Tensor, "b 2"], window: tuple[int, int], width: int
+) -> Int[Tensor, "b h w"]:
+    """Index of every window's cells in the flattened canvas."""
+    rows = positions[:, :1] + torch.arange(window[0], device=positions.device)
+    columns = positions[:, 1:] + torch.arange(window[1], device=positions.device)
+    return rows[:, :, None] * width + columns[:, None, :]
+
+
+def cut_windows(
+    canvas: Float[Tensor, "c H W"], positions: Int[Tensor, "b 2"], window: tuple[int, int]
+) -> Float[Tensor, "b c h w"]:
+    """The windows at these positions."""
+    cells = _cells(positions.to(canvas.device), window, canvas.shape[-1])
+    return canvas.flatten(1)[:, cells].transpose(0, 1)
+
+
+def coverage(
+    positions: Int[Tensor, "b 2"], window: tuple[int, int], canvas: tuple[int, int]
+) -> Int[Tensor, "H W"]:
+    """How many of the windows cover each cell."""
+    cells = _cells(positions, window, canvas[1]).flatten()
+    count = torch.zeros(canvas[0] * canvas[1], dtype=torch.long, device=positions.device)
+    return count.index_add_(0, cells, torch.ones_like(cells)).view(canvas)
+
+
+def paste_windows(
+    windows: Float[Tensor, "b c h w"], positions: Int[Tensor, "b 2"], canvas: tuple[int, int]
+) -> Float[Tensor, "c {canvas[0]} {canvas[1]}"]:
+    """Windows laid on an empty canvas, averaged where they overlap; zero where none lies.
+
+    This is the paper's normalisation by appearance (Section 3.3): a cell's update is divided by
+    how often the batch covers it.
+    """
+    positions = positions.to(windows.device)
+    window = (windows.shape[2], windows.shape[3])
+    cells = _cells(positions, window, canvas[1]).flatten()
+    total = windows.new_zeros(windows.shape[1], canvas[0] * canvas[1])
+    total.index_add_(1, cells, windows.transpose(0, 1).flatten(1))
+    return total.view(-1, *canvas) / coverage(positions, window, canvas).clamp_min(1)
