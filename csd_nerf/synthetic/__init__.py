@@ -1,0 +1,1 @@
+"""Procedural worlds whose correct edit is known, as images and as nerfstudio data sets."""

@@ -1,0 +1,165 @@
+"""Procedural scenes as batches of parameters, and how they are drawn.
+
+A scene is a floor, a sky, a sun and up to four objects of four different shapes, so that "the
+sphere" names one object. The world's unit is arbitrary (an object is about 1 high), z points up,
+the floor is z = 0. All scenes of a batch are held as one structure of arrays, which the renderer
+takes whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+SHAPES = ("sphere", "cube", "cylinder", "cone")
+TEXTURES = ("plain", "stripes", "checker", "bands")
+COLOURS = {
+    "red": (0.82, 0.10, 0.10),
+    "green": (0.12, 0.60, 0.16),
+    "blue": (0.10, 0.24, 0.82),
+    "yellow": (0.93, 0.84, 0.12),
+    "orange": (0.95, 0.50, 0.08),
+    "purple": (0.50, 0.14, 0.68),
+    "pink": (0.95, 0.52, 0.70),
+    "turquoise": (0.12, 0.74, 0.72),
+    "white": (0.93, 0.93, 0.93),
+    "black": (0.08, 0.08, 0.09),
+}
+FLOORS: dict[str, tuple[str, tuple[float, float, float], tuple[float, float, float]]] = {
+    "grass": ("noise", (0.16, 0.46, 0.12), (0.36, 0.62, 0.20)),
+    "sand": ("noise", (0.80, 0.68, 0.44), (0.92, 0.82, 0.60)),
+    "wood": ("planks", (0.42, 0.25, 0.13), (0.60, 0.39, 0.22)),
+    "tiles": ("checker", (0.86, 0.86, 0.84), (0.50, 0.51, 0.54)),
+    "water": ("noise", (0.06, 0.22, 0.46), (0.16, 0.44, 0.66)),
+    "lava": ("noise", (0.30, 0.05, 0.03), (0.95, 0.38, 0.06)),
+    "stone": ("noise", (0.36, 0.36, 0.37), (0.58, 0.57, 0.55)),
+}
+"""Name -> (pattern, first colour, second colour)."""
+SKIES = {
+    "blue": ((0.74, 0.86, 0.96), (0.24, 0.48, 0.86)),
+    "pink": ((0.99, 0.84, 0.86), (0.93, 0.48, 0.68)),
+    "orange": ((0.99, 0.82, 0.52), (0.92, 0.48, 0.16)),
+    "green": ((0.82, 0.95, 0.80), (0.28, 0.70, 0.42)),
+    "grey": ((0.84, 0.84, 0.85), (0.52, 0.54, 0.57)),
+    "purple": ((0.86, 0.78, 0.95), (0.44, 0.26, 0.70)),
+}
+"""Name -> (colour at the horizon, colour at the zenith)."""
+
+Split = Literal["train", "validation", "benchmark"]
+SPLIT_SEEDS: dict[Split, range] = {
+    "train": range(0, 10_000_000),
+    "validation": range(10_000_000, 11_000_000),
+    "benchmark": range(11_000_000, 12_000_000),
+}
+"""Seeds of scenes; what is tuned on one split is never reported on another."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A batch of s scenes; object slot k always holds the shape `SHAPES[k]`.
+
+    Attributes:
+        present: Which of the four objects exist.
+        position: Centre of each object on the floor.
+        size: Scale of each object; 1 makes a sphere of radius 1.
+        yaw: Rotation of each object about z, in radians.
+        colour: Index into `COLOURS`.
+        tint: Small additive RGB deviation of each object's colour, so that "red" is a family.
+        texture: Index into `TEXTURES`.
+        floor: Index into `FLOORS`.
+        floor_scale: Size of the floor's pattern relative to its default.
+        sky: Index into `SKIES`.
+        sun: Unit vector towards the sun.
+        sun_strength: Share of direct light; the rest is ambient.
+        fog: Extinction a world unit; 0 is clear air.
+        snow: Cover of upward-facing surfaces, 0 to 1.
+    """
+
+    present: Bool[Tensor, "s 4"]
+    position: Float[Tensor, "s 4 2"]
+    size: Float[Tensor, "s 4"]
+    yaw: Float[Tensor, "s 4"]
+    colour: Int[Tensor, "s 4"]
+    tint: Float[Tensor, "s 4 3"]
+    texture: Int[Tensor, "s 4"]
+    floor: Int[Tensor, "s"]
+    floor_scale: Float[Tensor, "s"]
+    sky: Int[Tensor, "s"]
+    sun: Float[Tensor, "s 3"]
+    sun_strength: Float[Tensor, "s"]
+    fog: Float[Tensor, "s"]
+    snow: Float[Tensor, "s"]
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return len(self.floor)
+
+    def __getitem__(self, index: int | slice) -> Scenes:
+        """The scenes of a slice, or one scene as a batch of one."""
+        rows = slice(index, index + 1) if isinstance(index, int) else index
+        return Scenes(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    def repeat(self, times: int) -> Scenes:
+        """Each scene `times` times in a row, to see it through several cameras."""
+        return Scenes(
+            **{
+                f.name: getattr(self, f.name).repeat_interleave(times, dim=0)
+                for f in dataclasses.fields(self)
+            }
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Scenes]) -> Scenes:
+        """Concatenate batches."""
+        return Scenes(
+            **{
+                f.name: torch.cat([getattr(part, f.name) for part in parts])
+                for f in dataclasses.fields(Scenes)
+            }
+        )
+
+
+def draw_scenes(seeds: Sequence[int]) -> Scenes:
+    """One scene a seed; a scene depends on its own seed only, not on its neighbours."""
+    return Scenes.cat([_draw_scene(torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+def _draw_scene(generator: torch.Generator) -> Scenes:
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator)
+
+    def choice(count: int, *shape: int) -> Tensor:
+        return torch.randint(count, shape, generator=generator)
+
+    count = 1 + int(choice(3))
+    present = torch.zeros(1, 4, dtype=torch.bool)
+    present[0, torch.randperm(4, generator=generator)[:count]] = True
+    # Objects stand on a ring in different sectors, so that they never intersect.
+    sector = torch.randperm(4, generator=generator).float()
+    angle = 2 * torch.pi * (sector + uniform(-0.2, 0.2, 4)) / 4 + uniform(0, 2 * torch.pi, 1)
+    ring = uniform(1.0, 1.5, 4) if count > 1 else uniform(0.0, 0.3, 4)
+    height = uniform(0.45, 1.2, 1)
+    azimuth = uniform(0, 2 * torch.pi, 1)
+    sun = torch.stack([azimuth.cos() * height.cos(), azimuth.sin() * height.cos(), height.sin()], 1)
+    return Scenes(
+        present=present,
+        position=(ring * torch.stack([angle.cos(), angle.sin()])).T[None],
+        size=uniform(0.55, 0.8, 1, 4) * (1.0 if count > 1 else 1.35),
+        yaw=uniform(0, 2 * torch.pi, 1, 4),
+        colour=choice(len(COLOURS), 1, 4),
+        tint=uniform(-0.06, 0.06, 1, 4, 3),
+        texture=choice(len(TEXTURES), 1, 4) * (torch.rand(1, 4, generator=generator) < 0.5),
+        floor=choice(len(FLOORS), 1),
+        floor_scale=uniform(0.7, 1.6, 1),
+        sky=choice(len(SKIES), 1),
+        sun=sun,
+        sun_strength=uniform(0.35, 0.6, 1),
+        fog=torch.zeros(1),
+        snow=torch.zeros(1),
+    )

@@ -1,0 +1,1 @@
+"""Trains the bundled priors; not part of the installed package."""

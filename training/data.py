@@ -1,0 +1,77 @@
+"""The training images: shards of pairs on disk, made once by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from csd_nerf.synthetic.edits import all_edits
+from csd_nerf.synthetic.pairs import draw_pairs, stack_pairs
+from csd_nerf.synthetic.scenes import SPLIT_SEEDS
+
+SIZES = ((64, 64), (64, 64), (64, 64), (64, 64), (48, 80), (80, 48))
+"""Height and width of the shards in turn: mostly the model's own, some wide, some tall."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Pairs of one size as 8-bit arrays of shape (n, 3, h, w), and each pair's edit."""
+
+    source: np.ndarray
+    edited: np.ndarray
+    edit_names: list[str]
+
+
+def write_shard(path: Path, index: int, seeds_a_shard: int) -> Path:
+    """Draw the pairs of one shard, unless it is there already."""
+    if path.exists():
+        return path
+    torch.set_num_threads(1)
+    height, width = SIZES[index % len(SIZES)]
+    first = SPLIT_SEEDS["train"].start + index * seeds_a_shard
+    pairs = [
+        pair
+        for seed in range(first, first + seeds_a_shard)
+        for pair in draw_pairs(seed, height=height, width=width)
+    ]
+    source, edited = ((255 * x).round().byte().numpy() for x in stack_pairs(pairs))
+    names = np.array([pair.edit.name for pair in pairs])
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        np.savez(file, source=source, edited=edited, names=names)
+    partial.rename(path)
+    return path
+
+
+def make_shards(folder: Path, *, shards: int, seeds_a_shard: int, workers: int) -> list[Path]:
+    """Write the shards that are missing, in parallel, and name all of them in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index:05d}.npz" for index in range(shards)]
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = [pool.submit(write_shard, p, i, seeds_a_shard) for i, p in enumerate(paths)]
+        for job in tqdm(jobs, desc="pairs", unit="shard"):
+            job.result()
+    return paths
+
+
+def read_shard(path: Path) -> Shard:
+    """One shard from disk."""
+    with np.load(path) as arrays:
+        return Shard(arrays["source"], arrays["edited"], arrays["names"].tolist())
+
+
+def image01(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """8-bit images to [0, 1]."""
+    return torch.from_numpy(array).to(device).float() / 255
+
+
+def captions() -> Iterator[str]:
+    """Every wording of every edit, the unseen ones too: the tokenizer needs their letters only."""
+    for edit in all_edits().values():
+        yield from edit.instructions
