@@ -1,1 +1,302 @@
-"""The one optimisation loop of CSD-Edit; every domain goes through it."""
+"""The one optimisation loop of CSD-Edit; every domain goes through it.
+
+An iteration draws a batch of particles x_i, one timestep t for all of them and their noise e_i,
+asks the prior for every guidance branch at once, and descends: x_i <- x_i - rate w(t) g_i, where
+g_i is the Stein direction of the edit residuals (CSD Eq. 9). Nothing in the loop waits for the
+device, except for a look every few iterations at whether all gradients were finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from csd_nerf.core.canvas import Canvas, ImageStack
+from csd_nerf.core.finite import FiniteWatch
+from csd_nerf.core.guidance import EditWeights, composed_noise, edit_weights, prompt_shares
+from csd_nerf.core.kernels import median_bandwidth
+from csd_nerf.core.randomness import Randomness, SeededRandomness
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.core.stein import stein_direction
+from csd_nerf.priors.base import Branch, Prior, Text
+
+Preview = Callable[[], Float[Tensor, "n 3 H W"]]
+"""Decodes the images as they are now."""
+
+CHECK_EVERY = 10
+"""Iterations between looks at whether all gradients were finite, each of which waits for the
+device."""
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """Outcome of `edit_images`; tensors lie on the prior's device."""
+
+    image01: Float[Tensor, "n 3 H W"]
+    """The edited images."""
+    latent: Float[Tensor, "n c h w"]
+    """Their latents, before decoding."""
+    source_latent: Float[Tensor, "n c h w"]
+    """The source's latents; decoded, they are the source after a round trip."""
+    evaluations: int
+    """Model evaluations: one for each particle, guidance branch and iteration."""
+    seconds: float
+    """Wall-clock time of the optimisation, without encoding and decoding."""
+
+
+@torch.no_grad()
+def edit_images(
+    prior: Prior,
+    source01: Float[Tensor, "n 3 H W"],
+    *,
+    prompt: str | Sequence[str],
+    prompt_weights: Float[Tensor, "n k"] | None = None,
+    negative_prompt: str = "",
+    settings: EditSettings,
+    generator: torch.Generator,
+    start01: Float[Tensor, "n 3 H W"] | None = None,
+    progress: str | None = None,
+    callback: Callable[[int, int, Preview], None] | None = None,
+    callback_every: int = 20,
+) -> EditResult:
+    """Edit images together by an instruction.
+
+    Args:
+        prior: The diffusion model.
+        source01: The images to keep to; heights and widths in multiples of
+            `prior.size_multiple`.
+        prompt: The instruction; several are composed by `prompt_weights` (Appendix C.1).
+        prompt_weights: Share of each instruction in each image; rows sum to one. None means
+            equal shares.
+        negative_prompt: Takes the place of the empty text.
+        settings: How to optimise.
+        generator: Source of randomness, on the CPU.
+        start01: Where to start from; None means the source.
+        progress: Label of a progress bar on stderr; None means no bar.
+        callback: Called with the iterations done, their total, and a function that decodes the
+            images as they are.
+        callback_every: Iterations between calls.
+
+    Raises:
+        ValueError: If sizes or weights don't fit.
+        FloatingPointError: If a gradient isn't finite.
+    """
+    _check_sizes(prior, source01, start01)
+
+    def encode(image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        return _chunked(prior.encode, image01, settings.max_batch).to(prior.device)
+
+    def decode() -> Float[Tensor, "n 3 H W"]:
+        return _chunked(prior.decode, stack.latent, settings.max_batch)
+
+    def after_step(done: int, total: int) -> None:
+        if callback is not None and done % callback_every == 0:
+            callback(done, total, decode)
+
+    source = encode(source01)
+    condition = _chunked(prior.encode_condition, source01, settings.max_batch).to(prior.device)
+    start = source.clone() if start01 is None else encode(start01)
+    stack = ImageStack(start, source, condition, settings.batch_size)
+    began = perf_counter()
+    evaluations = edit(
+        prior,
+        stack,
+        prompts=[prompt] if isinstance(prompt, str) else prompt,
+        prompt_weights=prompt_weights,
+        negative_prompt=negative_prompt,
+        settings=settings,
+        randomness=SeededRandomness(generator),
+        progress=progress,
+        after_step=after_step,
+    )
+    seconds = perf_counter() - began
+    return EditResult(decode(), stack.latent, source, evaluations, seconds)
+
+
+@torch.no_grad()
+def edit(
+    prior: Prior,
+    canvas: Canvas,
+    *,
+    prompts: Sequence[str],
+    prompt_weights: Float[Tensor, "size k"] | None = None,
+    negative_prompt: str = "",
+    settings: EditSettings,
+    randomness: Randomness,
+    progress: str | None = None,
+    after_step: Callable[[int, int], None] | None = None,
+) -> int:
+    """Optimise a canvas in place.
+
+    Args:
+        prior: The diffusion model.
+        canvas: What is edited.
+        prompts: One or more instructions.
+        prompt_weights: Share of each instruction in each particle of the canvas; rows sum to
+            one. None means equal shares.
+        negative_prompt: Takes the place of the empty text.
+        settings: How to optimise; `batch_size` is the canvas's affair.
+        randomness: Drawn from once an iteration for the batch, the timestep and the noise, in
+            this order.
+        progress: Label of a progress bar on stderr; None means no bar.
+        after_step: Called with the iterations done and their total.
+
+    Returns:
+        Number of model evaluations.
+
+    Raises:
+        ValueError: If the weights don't fit.
+        FloatingPointError: If a gradient isn't finite; names iteration and particles.
+    """
+    guidance = _Guidance.encode(prior, prompts, negative_prompt, settings)
+    shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).to(prior.device)
+    low, high = prior.schedule.timestep_bounds(settings.t_range)
+    watch = FiniteWatch(canvas.size, prior.device)
+    evaluations = 0
+    total = settings.iterations
+    for iteration in tqdm(range(total), desc=progress, disable=progress is None):
+        index = canvas.draw_batch(randomness)
+        timestep = torch.full((len(index),), randomness.timestep(low, high))
+        noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
+        particles = canvas.read(index)
+        noisy = prior.schedule.add_noise(particles.latent, noise, timestep)
+        noisy_source = prior.schedule.add_noise(particles.source, noise, timestep)
+        branches = guidance.branches(noisy, noisy_source, particles.condition)
+        estimates = prior.predict(
+            branches, timestep.to(prior.device), max_batch=settings.max_batch
+        ).to(prior.device)
+        evaluations += len(branches) * len(index)
+
+        residual = guidance.residual(estimates, noise, shares[index.to(prior.device)]).flatten(1)
+        direction = _direction(
+            residual,
+            clean=particles.latent.flatten(1),
+            noisy=noisy.flatten(1),
+            alpha=float(prior.schedule.alpha(timestep[0])),
+            sigma=float(prior.schedule.sigma(timestep[0])),
+            settings=settings,
+        )
+        watch.record(iteration, index, residual, direction)
+        rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
+        weight = float(prior.schedule.weight(timestep[0]))
+        canvas.descend(index, rate * weight * direction.view_as(noisy))
+
+        done = iteration + 1
+        if done % CHECK_EVERY == 0 or done == total:
+            watch.check(total)
+        if after_step is not None:
+            after_step(done, total)
+    return evaluations
+
+
+def _direction(
+    residual: Float[Tensor, "n d"],
+    *,
+    clean: Float[Tensor, "n d"],
+    noisy: Float[Tensor, "n d"],
+    alpha: float,
+    sigma: float,
+    settings: EditSettings,
+) -> Float[Tensor, "n d"]:
+    """The residuals, mixed as the settings say; without w(t)."""
+    if settings.mixing == "none":
+        return residual
+    repulsion = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1.0)
+    points = noisy
+    if settings.kernel_on == "clean":
+        # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
+        points, repulsion = clean, repulsion / alpha
+    return stein_direction(
+        points,
+        residual,
+        bandwidth=median_bandwidth(points),
+        repulsion=repulsion,
+        normalize=settings.normalize,
+    )
+
+
+@dataclass(frozen=True)
+class _Guidance:
+    """The guidance branches of Eq. 9 that have a say, and their sum."""
+
+    weights: EditWeights
+    empty: Text
+    prompts: list[Text]
+
+    @classmethod
+    def encode(
+        cls, prior: Prior, prompts: Sequence[str], negative_prompt: str, settings: EditSettings
+    ) -> _Guidance:
+        weights = edit_weights(
+            image_scale=settings.image_scale,
+            text_scale=settings.text_scale,
+            baseline=settings.baseline,
+        )
+        texts = [prior.encode_text([prompt]) for prompt in prompts]
+        return cls(weights, prior.encode_text([negative_prompt]), texts)
+
+    @property
+    def _without_prompt(self) -> list[str]:
+        names = ("null", "image", "source_null", "source_image")
+        return [name for name in names if getattr(self.weights, name) != 0]
+
+    def branches(
+        self,
+        noisy: Float[Tensor, "n c h w"],
+        noisy_source: Float[Tensor, "n c h w"],
+        condition: Float[Tensor, "n k h w"],
+    ) -> list[Branch]:
+        without_prompt = {
+            "null": Branch(noisy, self.empty),
+            "image": Branch(noisy, self.empty, condition),
+            "source_null": Branch(noisy_source, self.empty),
+            "source_image": Branch(noisy_source, self.empty, condition),
+        }
+        prompts = self.prompts if self.weights.text != 0 else []
+        return [
+            *(without_prompt[name] for name in self._without_prompt),
+            *(Branch(noisy, prompt, condition) for prompt in prompts),
+        ]
+
+    def residual(
+        self,
+        estimates: Float[Tensor, "b n c h w"],
+        noise: Float[Tensor, "n c h w"],
+        shares: Float[Tensor, "n k"],
+    ) -> Float[Tensor, "n c h w"]:
+        names = self._without_prompt
+        total = self.weights.noise * noise
+        for name, estimate in zip(names, estimates, strict=False):
+            total = total + getattr(self.weights, name) * estimate
+        if self.weights.text != 0:
+            total = total + self.weights.text * composed_noise(estimates[len(names) :], shares)
+        return total
+
+
+def _check_sizes(
+    prior: Prior, source01: Float[Tensor, "n 3 H W"], start01: Float[Tensor, "m 3 h w"] | None
+) -> None:
+    height, width = source01.shape[2:]
+    if len(source01) == 0 or height % prior.size_multiple or width % prior.size_multiple:
+        raise ValueError(
+            f"{prior.name} needs at least one image, of height and width in multiples of "
+            f"{prior.size_multiple} pixels, got shape {tuple(source01.shape)}; resize the images."
+        )
+    if start01 is not None and start01.shape != source01.shape:
+        raise ValueError(
+            f"start01 needs the shape of source01, {tuple(source01.shape)}, "
+            f"got {tuple(start01.shape)}."
+        )
+
+
+def _chunked(
+    function: Callable[[Tensor], Tensor], batch: Float[Tensor, "n c h w"], size: int | None
+) -> Float[Tensor, "n _ _ _"]:
+    """Apply a function of images to parts of a batch, for its memory's sake."""
+    return torch.cat([function(part) for part in batch.split(size or len(batch))])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,6 +57,26 @@ def composed_noise(
     """
     shares = weights.T.to(estimates).view(*estimates.shape[:2], *[1] * (estimates.ndim - 2))
     return (shares * estimates).sum(0)
+
+
+def prompt_shares(
+    weights: Float[Tensor, "size k"] | None, *, size: int, prompts: int
+) -> Float[Tensor, "size {prompts}"]:
+    """Checked shares of each instruction in each particle; equal ones where None is given.
+
+    Raises:
+        ValueError: If the shape doesn't fit, or a row doesn't sum to one.
+    """
+    if weights is None:
+        return torch.full((size, prompts), 1 / prompts)
+    sums = weights.sum(1)
+    if weights.shape != (size, prompts) or not torch.allclose(sums, torch.ones_like(sums)):
+        raise ValueError(
+            f"prompt_weights needs a row for each of {size} particles and a column for each of "
+            f"{prompts} prompts, rows summing to one, got shape {tuple(weights.shape)} with row "
+            f"sums {sums.tolist()}."
+        )
+    return weights
 
 
 def generation_residual(

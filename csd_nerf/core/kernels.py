@@ -66,5 +66,5 @@ def median_bandwidth(
 def rbf(
     squared: Float[Tensor, "*shape"], *, bandwidth: float | Float[Tensor, ""]
 ) -> Float[Tensor, "*shape"]:
-    """k = exp(-d^2 / h) from squared distances; an infinite h gives 1."""
+    """Kernel values exp(-d^2 / h) from squared distances; an infinite h gives 1."""
     return torch.exp(-squared / bandwidth)
