@@ -7,14 +7,15 @@ Conventions:
     timestep: integer index into the prior's training schedule, 0 (clean) to T - 1 (noise).
 
 A prior computes without an autograd graph (`encode` is the exception where its docstring says
-so), in its own dtype and on its own device; tensors come in and go out as float32 and are moved.
+so), in its own dtype and on its own device. Tensors come in as float32 on any device and go out as
+float32 on the device that they came from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +42,7 @@ class Branch:
     condition: Float[Tensor, "n k h w"] | None = None
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A 2D diffusion model as the editor sees it."""
 
