@@ -1,0 +1,1 @@
+"""What `ns-train` can run."""

@@ -1,0 +1,1 @@
+"""`ns-train csd-edit`: edit a scene by a sentence. Entry points are in `config`."""

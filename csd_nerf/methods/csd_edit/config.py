@@ -1,0 +1,175 @@
+"""The methods that ns-train offers. Every ns command imports this module: configs only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.configs.base_config import (
+    LocalWriterConfig,
+    LoggingConfig,
+    MachineConfig,
+    ViewerConfig,
+)
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from csd_nerf.editor import EditSettings
+from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
+from csd_nerf.methods.csd_edit.loading import allow_nerfstudio_checkpoints
+from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
+from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
+from csd_nerf.methods.csd_edit.progress import StageWriter
+from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
+
+# Here, because ns-eval, ns-render, ns-export and ns-viewer read checkpoints by themselves.
+allow_nerfstudio_checkpoints()
+
+_UNLIMITED = 1_000_000_000
+"""For --max-num-iterations: the steps of both stages say when a run ends."""
+
+
+def _optimizers(*, final_fraction: float, max_steps: int) -> dict[str, Any]:
+    """Nerfacto's optimizers; the editing stage starts them afresh."""
+
+    def group(lr: float) -> dict[str, Any]:
+        return {
+            "optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15),
+            "scheduler": ExponentialDecaySchedulerConfig(
+                lr_final=lr * final_fraction, max_steps=max_steps
+            ),
+        }
+
+    return {"proposal_networks": group(1e-2), "fields": group(1e-2), "camera_opt": group(1e-3)}
+
+
+def _logging() -> LoggingConfig:
+    return LoggingConfig(local_writer=LocalWriterConfig(_target=StageWriter, enable=True))
+
+
+def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerConfig:
+    return CSDEditTrainerConfig(
+        method_name=method_name,
+        steps_per_eval_batch=1000,
+        steps_per_eval_image=1000,
+        steps_per_save=2000,
+        max_num_iterations=_UNLIMITED,
+        mixed_precision=True,
+        pipeline=pipeline,
+        optimizers=_optimizers(final_fraction=0.01, max_steps=200_000),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        logging=_logging(),
+        vis="viewer",
+    )
+
+
+def _nerfacto(**options: Any) -> CSDEditModelConfig:
+    return CSDEditModelConfig(
+        eval_num_rays_per_chunk=1 << 15,
+        average_init_density=0.01,
+        camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
+        **options,
+    )
+
+
+def _full_images(**options: Any) -> CSDEditDataManagerConfig:
+    return CSDEditDataManagerConfig(
+        dataparser=NerfstudioDataParserConfig(),
+        train_num_rays_per_batch=4096,
+        eval_num_rays_per_batch=4096,
+        **options,
+    )
+
+
+# The paper (Appendix B) gives 30,000 source steps, rounds of 16 views at once and every 2,000
+# steps, re-initialised optimizers, and Instruct-NeRF2NeRF's setup for the rest: its 15,000 steps,
+# L1 + LPIPS, and patches of 32. It gives neither learning rate nor iterations nor scales for 3D:
+# those in `EditSettings` are ours.
+csd_edit = MethodSpecification(
+    config=_full(
+        "csd-edit",
+        CSDEditPipelineConfig(
+            datamanager=_full_images(),
+            model=_nerfacto(),
+            edit=EditSettings(max_batch=40),
+        ),
+    ),
+    description="Edit a scene by a sentence with Collaborative Score Distillation.",
+)
+
+csd_edit_small = MethodSpecification(
+    config=_full(
+        "csd-edit-small",
+        CSDEditPipelineConfig(
+            datamanager=_full_images(edit_num_rays_per_batch=4096),
+            model=_nerfacto(),
+            prior_dtype="float16",
+            prior_vae_slicing=True,
+            edit=EditSettings(max_batch=10),
+        ),
+    ),
+    description="csd-edit in half precision and smaller batches, for a GPU of about 12 GB.",
+)
+
+
+def _tiny_model() -> CSDEditModelConfig:
+    """A scene that a CPU trains in minutes."""
+    proposal_net = {"hidden_dim": 16, "log2_hashmap_size": 12, "num_levels": 4, "use_linear": False}
+    return CSDEditModelConfig(
+        num_levels=8,
+        max_res=512,
+        log2_hashmap_size=13,
+        hidden_dim=32,
+        hidden_dim_color=32,
+        num_proposal_samples_per_ray=(64, 32),
+        num_nerf_samples_per_ray=24,
+        proposal_net_args_list=[{**proposal_net, "max_res": 64}, {**proposal_net, "max_res": 128}],
+        proposal_warmup=500,
+        proposal_weights_anneal_max_num_iters=200,
+        average_init_density=0.01,
+        # One colour for all views: an embedding for each would take up part of the edit while
+        # some views are edited and others are not yet.
+        use_appearance_embedding=False,
+        camera_optimizer=CameraOptimizerConfig(mode="off"),
+        implementation="torch",
+        eval_num_rays_per_chunk=4096,
+        lpips_weight=0.0,
+    )
+
+
+csd_edit_tiny = MethodSpecification(
+    config=CSDEditTrainerConfig(
+        method_name="csd-edit-tiny",
+        steps_per_eval_batch=200,
+        steps_per_eval_image=200,
+        steps_per_eval_all_images=_UNLIMITED,
+        steps_per_save=200,
+        max_num_iterations=_UNLIMITED,
+        mixed_precision=False,
+        machine=MachineConfig(device_type="cpu"),
+        pipeline=CSDEditPipelineConfig(
+            datamanager=CSDEditDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=1024,
+                eval_num_rays_per_batch=1024,
+                edit_patch_size=1,
+                edit_num_rays_per_batch=1024,
+                max_image_size=160,
+            ),
+            model=_tiny_model(),
+            source_steps=600,
+            edit_steps=450,
+            edit_every=150,
+            prior="tiny",
+            edit=EditSettings(iterations=50),
+        ),
+        optimizers=_optimizers(final_fraction=0.1, max_steps=1000),
+        viewer=ViewerConfig(num_rays_per_chunk=4096),
+        logging=_logging(),
+        # Without a viewer the command ends when training does.
+        vis="tensorboard",
+    ),
+    description="csd-edit on a CPU with the bundled prior: small scenes in minutes.",
+)

@@ -1,0 +1,88 @@
+"""What a user can change from nerfstudio's viewer while the scene trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerfstudio.viewer.viewer_elements import (
+    ViewerButton,
+    ViewerCheckbox,
+    ViewerControl,
+    ViewerNumber,
+    ViewerText,
+)
+from torch import nn
+
+from csd_nerf.editor import EditSettings
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What is wanted at one training step."""
+
+    prompt: str
+    negative_prompt: str
+    settings: EditSettings
+    edit_now: bool = False
+    paused: bool = False
+    reset: bool = False
+
+
+class EditControls(nn.Module):
+    """Viewer elements of the editing stage; nerfstudio finds them as attributes of a module.
+
+    Without a viewer they keep the values they begin with. The viewer writes to them from threads
+    of its own: `read` is the one place where a training step looks at them.
+    """
+
+    def __init__(self, prompt: str, negative_prompt: str, settings: EditSettings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._negative_prompt = negative_prompt
+        self._edit_now = False
+        self._reset = False
+        self._last_round = None
+        self.prompt = ViewerText("Prompt", prompt)
+        self.text_scale = ViewerNumber("Text scale", float(settings.text_scale))
+        self.image_scale = ViewerNumber("Image scale", float(settings.image_scale))
+        self.edit_button = ViewerButton("Edit now", cb_hook=self._on_edit_now)
+        self.pause = ViewerCheckbox("Pause editing", False)
+        self.reset_button = ViewerButton("Reset to originals", cb_hook=self._on_reset)
+        self.viewer_control = ViewerControl()
+
+    def _on_edit_now(self, _: ViewerButton) -> None:
+        self._edit_now = True
+
+    def _on_reset(self, _: ViewerButton) -> None:
+        self._reset = True
+
+    def read(self) -> EditRequest:
+        """Read everything once, and take a pressed button back."""
+        request = EditRequest(
+            prompt=self.prompt.value,
+            negative_prompt=self._negative_prompt,
+            settings=dataclasses.replace(
+                self._settings,
+                text_scale=self.text_scale.value,
+                image_scale=self.image_scale.value,
+            ),
+            edit_now=self._edit_now,
+            paused=self.pause.value,
+            reset=self._reset,
+        )
+        self._edit_now = self._reset = False
+        return request
+
+    def show_round(self, sheet: Path) -> None:
+        """Show the contact sheet of the last round, where a viewer runs."""
+        server = getattr(self.viewer_control, "viser_server", None)
+        if server is None:
+            return
+        # This release of viser has no image element; markdown embeds one.
+        if self._last_round is not None:
+            self._last_round.remove()
+        self._last_round = server.gui.add_markdown(
+            f"Source, start, edit:\n\n![last round]({sheet.name})", image_root=sheet.parent
+        )

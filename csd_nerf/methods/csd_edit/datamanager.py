@@ -1,0 +1,170 @@
+"""Training images that editing rounds replace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import (
+    VanillaDataManager,
+    VanillaDataManagerConfig,
+)
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
+
+
+@dataclass
+class CSDEditDataManagerConfig(VanillaDataManagerConfig):
+    """nerfstudio's options for images and rays, and those of the editing stage."""
+
+    _target: type = field(default_factory=lambda: CSDEditDataManager)
+    edit_patch_size: int = 32
+    """Edge in pixels of the square patches in which rays are drawn while editing; LPIPS needs
+    32 or more, 1 draws single pixels."""
+    edit_num_rays_per_batch: int = 16384
+    """Rays a training step while editing; rounded down to whole patches."""
+    only_edited_views: bool = False
+    """Whether the editing stage trains on edited views alone, leaving out those whose turn has
+    not come yet."""
+    max_image_size: int | None = None
+    """Longest edge in pixels to which photographs are scaled down; None takes them as they are."""
+
+    def __post_init__(self) -> None:
+        """Check what the editing stage needs."""
+        super().__post_init__()
+        if self.edit_num_rays_per_batch < self.edit_patch_size**2:
+            raise EditError(
+                "edit_num_rays_per_batch needs room for one patch of edit_patch_size pixels an "
+                f"edge, got {self.edit_num_rays_per_batch} for {self.edit_patch_size}; it takes "
+                f"{self.edit_patch_size**2}."
+            )
+        if self.patch_size != 1 or self.train_num_images_to_sample_from != -1:
+            raise EditError(
+                "csd-edit keeps all training images and draws single pixels in the source stage: "
+                "patch_size has to be 1 and train_num_images_to_sample_from -1, got "
+                f"{self.patch_size} and {self.train_num_images_to_sample_from}."
+            )
+
+
+class CSDEditDataManager(VanillaDataManager[InputDataset]):
+    """Keeps the photographs and, in their place, the edited images.
+
+    Views are named by their `image_idx`, the index of their camera. Edited images are 8-bit,
+    quantised before they come here, so that a checkpoint holds exactly what is trained on.
+    """
+
+    config: CSDEditDataManagerConfig
+
+    def create_train_dataset(self) -> InputDataset:
+        """Open the training images, scaled down to `max_image_size`."""
+        return self._open(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> InputDataset:
+        """Open the held-out images at the scale of the training images."""
+        return self._open(self.dataparser.get_dataparser_outputs(split=self.test_split))
+
+    def _open(self, outputs: Any) -> InputDataset:
+        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self._scale_factor())
+
+    def _scale_factor(self) -> float:
+        cameras = self.train_dataparser_outputs.cameras
+        scale = self.config.camera_res_scale_factor
+        longest = scale * max(int(cameras.width.max()), int(cameras.height.max()))
+        limit = self.config.max_image_size
+        if limit is None or longest <= limit:
+            return scale
+        # Half a pixel more: nerfstudio rounds sizes down, images and cameras each in their own
+        # precision, and a whole number would fall on either side.
+        return scale * (limit + 0.5) / longest
+
+    def setup_train(self) -> None:
+        """Cache the training images in the order of their cameras.
+
+        nerfstudio shuffles its cache by the global random state; sorted, it is the same in a
+        resumed run, whatever was drawn before.
+        """
+        super().setup_train()
+        batch = self.train_image_dataloader.cached_collated_batch
+        order = torch.argsort(batch["image_idx"])
+        for key, values in batch.items():
+            if isinstance(values, list):
+                batch[key] = [values[i] for i in order.tolist()]
+            else:
+                batch[key] = values[order]
+        self.edited: dict[int, UInt8[Tensor, "_ _ 3"]] = {}
+        self._patches: PatchSampler | None = None
+
+    @property
+    def num_views(self) -> int:
+        """Number of training views."""
+        return len(self.train_dataset)
+
+    def photograph01(self, view: int) -> Float[Tensor, "h w c"]:
+        """Read a view's photograph, never its edit; RGB or RGBA."""
+        return self.train_dataset[view]["image"]
+
+    def set_edited(self, edited: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
+        """Train on edited images from now on; transparency stays the photograph's.
+
+        Raises:
+            EditError: If an image has not its photograph's size.
+        """
+        images = self._cached["image"]
+        for view, image in edited.items():
+            height, width = images[view].shape[:2]
+            if image.shape[:2] != (height, width):
+                raise EditError(
+                    f"The edited image of view {view} has to be as large as its photograph, "
+                    f"{width}x{height}, got {image.shape[1]}x{image.shape[0]}; keep "
+                    "--pipeline.datamanager's image size as it was in the run that is loaded."
+                )
+            images[view][..., :3] = image.to(images[view]) / 255
+            self.edited[view] = image.cpu()
+
+    def reset_images(self) -> None:
+        """Put the photographs back."""
+        for view in self.edited:
+            self._cached["image"][view][:] = self.photograph01(view)
+        self.edited = {}
+
+    def begin_editing(self) -> None:
+        """Draw patches from now on."""
+        batch = self._cached
+        masks = batch.get("mask")
+        self._patches = PatchSampler(
+            [tuple(image.shape[:2]) for image in batch["image"]],
+            masks=None if masks is None else [mask[..., 0].bool() for mask in masks],
+            patch_size=self.config.edit_patch_size,
+        )
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
+        """Draw the rays of a training step: pixels before editing, patches while editing."""
+        if self._patches is None:
+            return super().next_train(step)
+        self.train_count += 1
+        edited_only = self.config.only_edited_views and self.edited
+        views = sorted(self.edited) if edited_only else list(range(self.num_views))
+        indices = self._patches.sample(views, patches=self._patches_per_batch)
+        batch = {"image": gather_pixels(self._cached["image"], indices), "indices": indices}
+        return self.train_ray_generator(indices), batch
+
+    def get_train_rays_per_batch(self) -> int:
+        """Rays of a training step in the stage that runs."""
+        if self._patches is None:
+            return super().get_train_rays_per_batch()
+        return self._patches_per_batch * self.config.edit_patch_size**2
+
+    @property
+    def _patches_per_batch(self) -> int:
+        return self.config.edit_num_rays_per_batch // self.config.edit_patch_size**2
+
+    @property
+    def _cached(self) -> dict[str, Any]:
+        return self.train_image_dataloader.cached_collated_batch

@@ -1,0 +1,99 @@
+"""Nerfacto with a second loss for the editing stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from torch import Tensor
+
+from csd_nerf.methods.csd_edit.perceptual import LatePerceptualDistance
+
+
+@dataclass
+class CSDEditModelConfig(NerfactoModelConfig):
+    """Nerfacto's options and those of the editing stage."""
+
+    _target: type = field(default_factory=lambda: CSDEditModel)
+    lpips_weight: float = 1.0
+    """Weight of LPIPS on patches while editing; 0 leaves L1 alone and needs no weights."""
+
+
+class CSDEditModel(NerfactoModel):
+    """Nerfacto, with L1 + LPIPS on patches in place of squared errors once editing begins.
+
+    The losses and the patches of 32 pixels are those of Instruct-NeRF2NeRF, whose setup the
+    paper's 3D experiments take over (CSD, Appendix B).
+    """
+
+    config: CSDEditModelConfig
+
+    def populate_modules(self) -> None:
+        """Build nerfacto without its LPIPS, which is built when it is first needed."""
+        self.patch_size = 1
+        with _lpips_replaced(LatePerceptualDistance()):
+            super().populate_modules()
+        self.perceptual: LatePerceptualDistance = self.lpips
+
+    def begin_editing(self, *, patch_size: int) -> None:
+        """Switch to the losses of the editing stage.
+
+        Args:
+            patch_size: Edge in pixels of the square patches in which rays come from now on.
+        """
+        self.rgb_loss = torch.nn.L1Loss()
+        self.patch_size = patch_size
+
+    @property
+    def uses_perceptual_loss(self) -> bool:
+        """Whether the editing stage needs LPIPS."""
+        return self.config.lpips_weight > 0
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict | None = None
+    ) -> dict[str, Tensor]:
+        """Nerfacto's losses and, in the editing stage's training, LPIPS on the patches."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and self.patch_size > 1 and self.uses_perceptual_loss:
+            truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+            distance = self.perceptual(self._patches(outputs["rgb"]), self._patches(truth))
+            losses["lpips_loss"] = self.config.lpips_weight * distance
+        return losses
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nerfacto's metrics; without LPIPS where its weights are not at hand."""
+        if self.perceptual.is_available:
+            return super().get_image_metrics_and_images(outputs, batch)
+        self.lpips = _not_a_number
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        self.lpips = self.perceptual
+        del metrics["lpips"]
+        return metrics, images
+
+    def _patches(self, rgb: Float[Tensor, "rays 3"]) -> Float[Tensor, "n 3 p p"]:
+        patches = rgb.view(-1, self.patch_size, self.patch_size, 3).permute(0, 3, 1, 2)
+        return patches.clamp(0, 1)
+
+
+@contextmanager
+def _lpips_replaced(distance: LatePerceptualDistance) -> Iterator[None]:
+    """Let nerfacto find `distance` where it looks for torchmetrics' LPIPS."""
+    from torchmetrics.image import lpip
+
+    original = lpip.LearnedPerceptualImagePatchSimilarity
+    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: distance
+    try:
+        yield
+    finally:
+        lpip.LearnedPerceptualImagePatchSimilarity = original
+
+
+def _not_a_number(*_: Tensor) -> float:
+    return float("nan")

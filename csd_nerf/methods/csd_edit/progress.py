@@ -1,0 +1,36 @@
+"""Steps and time left, as nerfstudio prints them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nerfstudio.utils import writer
+from nerfstudio.utils.writer import EventName, LocalWriter
+
+_STAGE_START = "csd_edit_stage_start"
+
+
+def begin_stage(*, start: int, end: int) -> None:
+    """Count the steps that are printed from `start`, and the time left up to `end`."""
+    writer.GLOBAL_BUFFER[_STAGE_START] = start
+    writer.GLOBAL_BUFFER["max_iter"] = end
+
+
+def forget_last_step() -> None:
+    """Leave the last step out of the mean time a step: an editing round was part of it."""
+    times = writer.GLOBAL_BUFFER["events"].get(EventName.ITER_TRAIN_TIME.value)
+    if times is not None and len(times["buffer"]) > 1:
+        times["buffer"].pop()
+
+
+class StageWriter(LocalWriter):
+    """nerfstudio's terminal writer, with steps counted within a stage."""
+
+    def _print_stats(self, latest_map: dict[str, Any], padding: str = " ") -> None:
+        buffer = writer.GLOBAL_BUFFER
+        step, end, start = buffer["step"], buffer["max_iter"], buffer.get(_STAGE_START, 0)
+        buffer["step"], buffer["max_iter"] = step - start, max(end - start, 1)
+        try:
+            super()._print_stats(latest_map, padding)
+        finally:
+            buffer["step"], buffer["max_iter"] = step, end

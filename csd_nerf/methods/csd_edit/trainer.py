@@ -1,0 +1,191 @@
+"""nerfstudio's trainer, with the steps that were asked for and checkpoints that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from csd_nerf.methods.csd_edit import loading
+from csd_nerf.methods.csd_edit.errors import EditError, one_line_errors
+from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
+from csd_nerf.methods.csd_edit.progress import begin_stage
+from csd_nerf.methods.csd_edit.schedule import StepPlan, plan_steps
+
+SOURCE_FOLDER = "source_models"
+"""Where a run keeps the checkpoint of its unedited scene."""
+
+
+@dataclass
+class CSDEditTrainerConfig(TrainerConfig):
+    """nerfstudio's options of a run.
+
+    `--pipeline.source-steps` and `--pipeline.edit-steps` say how long a run is, counting what a
+    loaded run has done; `--max-num-iterations` ends it earlier.
+    """
+
+    _target: type = field(default_factory=lambda: CSDEditTrainer)
+
+
+class CSDEditTrainer(Trainer):
+    """Runs the two stages, from scratch or from a checkpoint.
+
+    A user's mistake ends the process with one line, see `one_line_errors`.
+
+    Attributes:
+        plan: When editing begins and when training ends.
+    """
+
+    pipeline: CSDEditPipeline
+    plan: StepPlan
+
+    def __init__(
+        self, config: CSDEditTrainerConfig, local_rank: int = 0, world_size: int = 1
+    ) -> None:
+        with one_line_errors():
+            if world_size > 1:
+                raise EditError(
+                    f"csd-edit trains on one device, got {world_size}; a second GPU can hold the "
+                    "prior: --pipeline.prior-device cuda:1."
+                )
+            self._checkpoint = loading.find_checkpoint(
+                load_dir=config.load_dir,
+                load_step=config.load_step,
+                load_checkpoint=config.load_checkpoint,
+            )
+            self._take_over_settings(config)
+            _check(config)
+        super().__init__(config, local_rank, world_size)
+
+    def _take_over_settings(self, config: CSDEditTrainerConfig) -> None:
+        """Complete the config by nerfstudio's --prompt and by the run that is loaded."""
+        pipeline = _pipeline_config(config)
+        pipeline.prompt = pipeline.prompt or config.pipeline.model.prompt or ""
+        run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
+        if run is None:
+            return
+        loading.adopt_settings(config, run)
+        if isinstance(run.pipeline, CSDEditPipelineConfig):
+            pipeline.prompt = pipeline.prompt or run.pipeline.prompt
+        # ns-train has saved the config before it came here; ns-eval and the others read it.
+        config.save_config()
+        CONSOLE.log(f"Took over the settings of model and dataparser from {self._checkpoint}.")
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set everything up; a user's mistake ends here."""
+        with one_line_errors():
+            super().setup(test_mode)
+        edits = self._start_step > self.plan.first_edit
+        self.count_from(step=self.plan.first_edit if edits else 0)
+
+    def count_from(self, *, step: int) -> None:
+        """Print steps counted from this one on, and the time left to this run's end."""
+        begin_stage(start=step, end=self._start_step + self.config.max_num_iterations)
+
+    def finish_source(self, step: int) -> None:
+        """Keep the unedited scene's checkpoint and start the optimizers afresh.
+
+        Args:
+            step: The first step of the editing stage.
+        """
+        self._save_into(self.base_dir / SOURCE_FOLDER, step - 1)
+        self.optimizers = self.setup_optimizers()
+
+    def _load_checkpoint(self) -> None:
+        """Load the checkpoint that was named, if any, and plan the steps of this run."""
+        is_stock = False
+        if self._checkpoint is not None:
+            loaded = loading.read_checkpoint(self._checkpoint)
+            is_stock = loading.OUR_STATE not in loaded["pipeline"]
+            self._start_step = loaded["step"] + 1
+            self.pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
+            if not is_stock:
+                self._load_optimizers(loaded)
+            CONSOLE.print(f"Loaded {'nerfacto' if is_stock else 'csd-edit'}'s {self._checkpoint}.")
+        options = self.pipeline.config
+        self.plan = plan_steps(
+            start=self._start_step,
+            first_edit=self.pipeline.progress.first_edit,
+            is_stock=is_stock,
+            source_steps=options.source_steps,
+            edit_steps=options.edit_steps,
+        )
+        left = self.plan.end - self._start_step
+        if left < 1:
+            raise EditError(
+                f"The run that is loaded has done its {options.edit_steps} editing steps; ask for "
+                "more with --pipeline.edit-steps."
+            )
+        steps = min(left, self.config.max_num_iterations)
+        self.config = dataclasses.replace(self.config, max_num_iterations=steps)
+
+    def _load_optimizers(self, loaded: dict[str, Any]) -> None:
+        self.optimizers.load_optimizers(loaded["optimizers"])
+        if self.config.load_scheduler:
+            self.optimizers.load_schedulers(loaded["schedulers"])
+        # A checkpoint written without a GPU has none, which an enabled scaler refuses.
+        if loaded["scalers"]:
+            self.grad_scaler.load_state_dict(loaded["scalers"])
+
+    def save_checkpoint(self, step: int) -> None:
+        """Save a checkpoint; it replaces the one before only when it is complete."""
+        self._save_into(self.checkpoint_dir, step)
+
+    def _save_into(self, folder: Path, step: int) -> None:
+        # nerfstudio takes every file in the folder for a checkpoint: an unfinished one is
+        # written beside it.
+        unfinished = self.base_dir / "unfinished_checkpoint"
+        regular, self.checkpoint_dir = self.checkpoint_dir, unfinished
+        try:
+            super().save_checkpoint(step)
+        finally:
+            self.checkpoint_dir = regular
+        folder.mkdir(parents=True, exist_ok=True)
+        (saved,) = unfinished.glob("*.ckpt")
+        saved = saved.replace(folder / saved.name)
+        unfinished.rmdir()
+        if self.config.save_only_latest_checkpoint:
+            for other in folder.glob("*.ckpt"):
+                if other != saved:
+                    other.unlink()
+
+
+def _pipeline_config(config: TrainerConfig) -> CSDEditPipelineConfig:
+    assert isinstance(config.pipeline, CSDEditPipelineConfig)
+    return config.pipeline
+
+
+def _check(config: CSDEditTrainerConfig) -> None:
+    """Find mistakes before anything expensive begins."""
+    pipeline = _pipeline_config(config)
+    if not pipeline.prompt.strip():
+        raise EditError('The prompt is empty; say what to do: --pipeline.prompt "make it snow".')
+    if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+        raise EditError(
+            "--machine.device-type is cuda, and torch finds no GPU; csd-edit-tiny runs on a CPU."
+        )
+    if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
+        raise EditError(
+            f"source_steps needs to be at least 1 without a scene to load, got "
+            f"{pipeline.source_steps}; name one with --load-dir."
+        )
+    _check_data(pipeline)
+
+
+def _check_data(pipeline: CSDEditPipelineConfig) -> None:
+    parser = pipeline.datamanager.dataparser
+    data = Path(pipeline.datamanager.data or parser.data)
+    if not data.exists():
+        raise EditError(f"--data names {data}, which does not exist.")
+    needs_transforms = isinstance(parser, NerfstudioDataParserConfig) and data.suffix != ".json"
+    if needs_transforms and not (data / "transforms.json").is_file():
+        raise EditError(
+            f"--data needs a folder with transforms.json, got {data}; for a data set of another "
+            "kind name its dataparser at the end of the command, such as blender-data."
+        )
