@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.schedules import NoiseSchedule
+
+
+def test_alpha_and_sigma_are_the_square_roots_of_the_cumulative_product():
+    """Against plain Python floats, with Stable Diffusion's betas written out."""
+    schedule = NoiseSchedule.scaled_linear()
+    product = 1.0
+    for t in range(1000):
+        root = math.sqrt(0.00085) + t / 999 * (math.sqrt(0.012) - math.sqrt(0.00085))
+        product *= 1 - root**2
+        if t % 111 == 0:
+            timestep = torch.tensor(t)
+            assert float(schedule.alpha(timestep)) == pytest.approx(math.sqrt(product), rel=1e-6)
+            assert float(schedule.sigma(timestep)) == pytest.approx(
+                math.sqrt(1 - product), rel=1e-6
+            )
+            assert float(schedule.weight(timestep)) == pytest.approx(1 - product, rel=1e-6)
+
+
+def test_noise_is_added_by_each_particles_own_timestep():
+    schedule = NoiseSchedule(torch.tensor([0.64, 0.36, 0.0]))
+    clean, noise = torch.ones(3, 2, 4, 5), 10 * torch.ones(3, 2, 4, 5)
+    noisy = schedule.add_noise(clean, noise, torch.tensor([0, 1, 2]))
+    assert torch.allclose(noisy[:, 0, 0, 0], torch.tensor([0.8 + 6.0, 0.6 + 8.0, 10.0]))
+    assert (noisy == noisy[:, :1, :1, :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("t_range", "bounds"),
+    [((0.02, 0.5), (20, 500)), ((0.2, 0.5), (200, 500)), ((0.0, 1.0), (0, 999))],
+)
+def test_a_range_of_fractions_gives_the_release_s_timesteps(t_range, bounds):
+    assert NoiseSchedule.scaled_linear().timestep_bounds(t_range) == bounds
+
+
+@pytest.mark.parametrize("t_range", [(0.5, 0.2), (0.3, 0.3), (-0.1, 0.5), (0.1, 1.1)])
+def test_a_bad_range_is_refused(t_range):
+    with pytest.raises(ValueError, match=r"t_range needs 0 <= low < high <= 1.*got \("):
+        NoiseSchedule.scaled_linear().timestep_bounds(t_range)
+
+
+@pytest.mark.parametrize("table", [[0.5, 0.6], [1.2, 0.5], [0.5, -0.1], [float("nan")], []])
+def test_an_impossible_schedule_is_refused(table):
+    with pytest.raises(ValueError, match="alphas_cumprod needs"):
+        NoiseSchedule(torch.tensor(table))
+
+
+def test_timesteps_reach_both_bounds_and_a_seed_repeats_them():
+    draws = [
+        [SeededRandomness(torch.Generator().manual_seed(s)).timestep(2, 5) for _ in range(1)]
+        for s in range(60)
+    ]
+    assert {value for (value,) in draws} == {2, 3, 4, 5}
+    first, second = (SeededRandomness(torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first.normal((2, 3)), second.normal((2, 3)))
+    assert torch.equal(first.choice(9, 4), second.choice(9, 4))
+
+
+def test_a_choice_repeats_nothing():
+    choice = SeededRandomness(torch.Generator().manual_seed(0)).choice(6, 5).tolist()
+    assert len(set(choice)) == 5
+    assert set(choice) <= set(range(6))

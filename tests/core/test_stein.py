@@ -1,0 +1,229 @@
+"""Stein mixing against its definition, its laws and distributions known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from csd_nerf.core import NoiseSchedule, median_bandwidth, stein_direction
+
+
+def random_pair(n, d, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    particles, residuals = torch.randn(2, n, d, generator=generator, dtype=torch.float64)
+    return particles, residuals
+
+
+def l2_squared(a, b):
+    return (a - b).square().sum(-1)
+
+
+def huber_squared(a, b):
+    """A smooth distance that isn't L2."""
+    return ((1 + (a - b).square()).sqrt() - 1).sum(-1)
+
+
+def slow_direction(particles, residuals, bandwidth, repulsion, normalize, squared):
+    """Eq. 8 in descent form by a double loop, the kernel's gradient by autograd."""
+    rows = []
+    for z_i in particles:
+        total, kernel_sum = torch.zeros_like(z_i), 0.0
+        for z_j, r_j in zip(particles, residuals, strict=True):
+            moving = z_j.clone().requires_grad_()
+            k = torch.exp(-squared(moving, z_i) / bandwidth)
+            (gradient,) = torch.autograd.grad(k, moving)
+            total += k.detach() * r_j - repulsion * gradient
+            kernel_sum += float(k)
+        rows.append(total / (len(particles) if normalize == "n" else kernel_sum))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+@pytest.mark.parametrize("normalize", ["n", "rowsum"])
+@pytest.mark.parametrize("repulsion", [0.0, 0.13, 1.0])
+def test_the_closed_form_is_the_double_loop(n, normalize, repulsion):
+    particles, residuals = random_pair(n, 6)
+    fast = stein_direction(
+        particles, residuals, bandwidth=3.0, repulsion=repulsion, normalize=normalize
+    )
+    slow = slow_direction(particles, residuals, 3.0, repulsion, normalize, l2_squared)
+    assert torch.allclose(fast, slow, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+@pytest.mark.parametrize("squared", [l2_squared, huber_squared])
+def test_any_distance_by_autograd_is_the_double_loop(n, squared):
+    particles, residuals = random_pair(n, 6)
+    with torch.no_grad():
+        fast = stein_direction(particles, residuals, bandwidth=3.0, repulsion=0.7, distance=squared)
+    slow = slow_direction(particles, residuals, 3.0, 0.7, "n", squared)
+    assert torch.allclose(fast, slow, rtol=1e-10, atol=1e-12)
+    assert not fast.requires_grad
+
+
+@pytest.mark.parametrize("normalize", ["n", "rowsum"])
+def test_one_particle_is_sds(normalize):
+    particles, residuals = random_pair(1, 6)
+    bandwidth = median_bandwidth(particles)
+    direction = stein_direction(particles, residuals, bandwidth=bandwidth, normalize=normalize)
+    assert torch.equal(direction, residuals)
+
+
+def test_an_infinite_bandwidth_averages():
+    particles, residuals = random_pair(4, 6)
+    direction = stein_direction(particles, residuals, bandwidth=math.inf)
+    assert torch.allclose(direction, residuals.mean(0).expand(4, 6))
+
+
+def test_permuting_particles_permutes_directions():
+    particles, residuals = random_pair(7, 6)
+    order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+    bandwidth = median_bandwidth(particles)
+    direction = stein_direction(particles, residuals, bandwidth=bandwidth)
+    permuted = stein_direction(
+        particles[order],
+        residuals[order],
+        bandwidth=median_bandwidth(particles[order]),
+    )
+    assert torch.allclose(permuted, direction[order])
+
+
+@pytest.mark.parametrize("distance", [None, l2_squared])
+def test_descent_pushes_two_particles_apart(distance):
+    particles = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    direction = stein_direction(particles, torch.zeros(2, 2), bandwidth=1.0, distance=distance)
+    moved = particles - 0.1 * direction
+    assert moved[0, 0] < 0
+    assert moved[1, 0] > 1
+    assert torch.equal(moved[:, 1], torch.zeros(2))
+
+
+@pytest.mark.parametrize("normalize", ["n", "rowsum"])
+@pytest.mark.parametrize("distance", [None, l2_squared])
+def test_coincident_particles_stay_finite(normalize, distance):
+    _, residuals = random_pair(5, 6)
+    together = torch.ones(5, 6, dtype=torch.float64)
+    some = together.clone()
+    some[4] += 1.0
+    for particles in (together, some):
+        direction = stein_direction(
+            particles,
+            residuals,
+            bandwidth=median_bandwidth(particles, distance=distance),
+            normalize=normalize,
+            distance=distance,
+        )
+        assert direction.isfinite().all()
+    all_together = stein_direction(together, residuals, bandwidth=median_bandwidth(together))
+    assert torch.allclose(all_together, residuals.mean(0).expand(5, 6))
+
+
+def test_float32_keeps_the_repulsion_of_near_particles():
+    """Latents around a common offset that differ by 1e-3, which float32 sums would round off."""
+    particles, _ = random_pair(5, 4096)
+    near = (10 + 1e-3 * particles).float()
+    residuals = torch.zeros_like(near)
+    bandwidth = float(median_bandwidth(near))
+    fast = stein_direction(near, residuals, bandwidth=bandwidth)
+    exact = slow_direction(near.double(), residuals.double(), bandwidth, 1.0, "n", l2_squared)
+    error = (fast.double() - exact).norm() / exact.norm()
+    assert error < 1e-4
+
+
+def test_half_precision_comes_back_as_float32_even_under_autocast():
+    particles, residuals = (x.half() for x in random_pair(4, 64))
+    bandwidth = median_bandwidth(particles)
+    plain = stein_direction(particles, residuals, bandwidth=bandwidth)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = stein_direction(particles, residuals, bandwidth=bandwidth)
+    assert plain.dtype == mixed.dtype == torch.float32
+    assert torch.equal(plain, mixed)
+
+
+def test_a_kernel_on_clean_latents_is_one_on_noisy_latents_that_share_their_noise():
+    """The law behind dividing the repulsion by alpha."""
+    clean, residuals = random_pair(5, 6)
+    alpha, sigma = 0.8, 0.6
+    noisy = alpha * clean + sigma * random_pair(1, 6, seed=9)[0]
+    on_noisy = stein_direction(noisy, residuals, bandwidth=median_bandwidth(noisy), repulsion=sigma)
+    on_clean = stein_direction(
+        clean, residuals, bandwidth=median_bandwidth(clean), repulsion=sigma / alpha
+    )
+    assert torch.allclose(on_clean, on_noisy)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan])
+def test_a_bandwidth_that_is_not_positive_is_refused(bandwidth):
+    particles, residuals = random_pair(2, 3)
+    with pytest.raises(ValueError, match="bandwidth needs to be positive, got"):
+        stein_direction(particles, residuals, bandwidth=bandwidth)
+
+
+def settle(sigma, deviation, *, repulsion, n=60, steps=800):
+    """Particles' variance over the prior's p_t, for data from N(0, deviation^2) in 1D."""
+    variance = (1 - sigma**2) * deviation**2 + sigma**2
+    noisy = 1.5 + torch.linspace(-0.5, 0.5, n, dtype=torch.float64)[:, None]
+    for _ in range(steps):
+        direction = stein_direction(
+            noisy,
+            sigma * noisy / variance,
+            bandwidth=median_bandwidth(noisy),
+            repulsion=repulsion,
+        )
+        noisy = noisy - 0.5 / sigma * min(variance, 2.0) * direction
+    assert abs(float(noisy.mean())) < 0.05
+    return float(noisy.var(unbiased=False)) / variance
+
+
+@pytest.mark.parametrize("sigma", [0.13, 0.4, 0.8])
+@pytest.mark.parametrize("deviation", [0.7, 2.0])
+def test_particles_settle_at_a_gaussian_prior_s_variance(sigma, deviation):
+    assert settle(sigma, deviation, repulsion=sigma) == pytest.approx(1, abs=0.1)
+
+
+def test_the_printed_repulsion_misses_the_gaussian_prior_s_variance():
+    """Why the repulsion is scaled by sigma_t: without it a low noise level spreads too far."""
+    assert settle(0.13, 1.0, repulsion=1.0) > 5
+
+
+MODES = torch.tensor([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
+
+
+def mixture_noise(noisy, alpha, sigma, deviation=0.1):
+    """The exact noise estimate for an even mixture of Gaussians around MODES."""
+    variance = (alpha * deviation) ** 2 + sigma**2
+    offset = noisy[:, None] - alpha * MODES
+    shares = torch.softmax(-offset.square().sum(-1) / (2 * variance), 1)
+    return sigma * (shares[..., None] * offset).sum(1) / variance
+
+
+def distil(mix, *, rate, seed, steps=400):
+    """16 near-equal particles, one noise for all (Eq. 8), from high noise levels to low."""
+    schedule = NoiseSchedule.scaled_linear()
+    generator = torch.Generator().manual_seed(seed)
+    clean = 0.3 + 0.1 * torch.randn(16, 2, generator=generator)
+    for t in torch.linspace(500, 20, steps).round().long():
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        noise = torch.randn(1, 2, generator=generator).expand_as(clean)
+        noisy = alpha * clean + sigma * noise
+        residual = mixture_noise(noisy, alpha, sigma) - noise
+        if mix:
+            bandwidth = median_bandwidth(noisy)
+            residual = stein_direction(noisy, residual, bandwidth=bandwidth, repulsion=sigma)
+        clean = clean - rate * sigma**2 * residual
+    return torch.cdist(clean, MODES).min(1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_particles_find_several_modes_of_a_mixture_where_sds_finds_one(seed):
+    """Modes lie 4 apart, and the particles begin 2.4 from the nearest."""
+    distance, mode = distil(True, rate=3.0, seed=seed)
+    assert float(distance.max()) < 1.0
+    assert float(distance.mean()) < 0.7
+    assert len(mode.unique()) >= 3
+
+    distance, mode = distil(False, rate=0.3, seed=seed)
+    assert float(distance.max()) < 0.3
+    assert len(mode.unique()) == 1
