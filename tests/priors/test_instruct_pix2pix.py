@@ -1,0 +1,266 @@
+"""The prior against its own parts, called one evaluation at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from csd_nerf import priors
+from csd_nerf.priors import Branch
+
+PROMPT = "make the sphere blue"
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    return priors.load(folder)
+
+
+def images(n: int = 1, *, height: int = 32, width: int = 48) -> torch.Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(7))
+
+
+def some_branches(prior: priors.Prior, n: int) -> list[Branch]:
+    """Every kind of branch: text of one row and of n rows, with and without a condition."""
+    image01 = images(n)
+    generator = torch.Generator().manual_seed(3)
+    noisy, other = torch.randn(2, n, prior.latent_channels, 8, 12, generator=generator)
+    condition = prior.encode_condition(image01)
+    empty = prior.encode_text([""])
+    each = prior.encode_text([PROMPT, "fog", "a red floor"][:n])
+    return [
+        Branch(noisy, empty),
+        Branch(noisy, empty, condition),
+        Branch(noisy, each, condition),
+        Branch(other, each),
+    ]
+
+
+@torch.no_grad()
+def predict_singly(folder, branches, timestep, *, prediction_type: str) -> torch.Tensor:
+    """Noise estimates by the definition: one evaluation a call, in float64 where it is ours."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    squares = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod.double()
+    rows = []
+    for branch in branches:
+        for i, t in enumerate(timestep.tolist()):
+            z = branch.noisy[i : i + 1]
+            text = branch.text[i if len(branch.text) > 1 else 0][None]
+            condition = torch.zeros_like(z)
+            if branch.condition is not None:
+                condition = branch.condition[i : i + 1]
+            output = unet(torch.cat([z, condition], 1), t, text)[0].double()
+            if prediction_type == "v_prediction":
+                output = squares[t] ** 0.5 * output + (1 - squares[t]) ** 0.5 * z.double()
+            rows.append(output)
+    return torch.cat(rows).unflatten(0, (len(branches), len(timestep))).float()
+
+
+@pytest.mark.parametrize("max_batch", [None, 1, 5, 100])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_predict_is_one_evaluation_a_row(make_folder, prediction_type, max_batch):
+    folder = make_folder("ddim", prediction_type)
+    prior = priors.load(folder)
+    branches = some_branches(prior, 3)
+    timestep = torch.tensor([20, 499, 981])
+    expected = predict_singly(folder, branches, timestep, prediction_type=prediction_type)
+    estimates = prior.predict(branches, timestep, max_batch=max_batch)
+    assert estimates.dtype == torch.float32
+    torch.testing.assert_close(estimates, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_predict_batches_as_told(prior, monkeypatch):
+    sizes = []
+    forward = prior._unet.forward
+    monkeypatch.setattr(
+        prior._unet,
+        "forward",
+        lambda z, *args, **kw: sizes.append(len(z)) or forward(z, *args, **kw),
+    )
+    branches = some_branches(prior, 3)
+    prior.predict(branches, torch.tensor([1, 2, 3]))
+    prior.predict(branches, torch.tensor([1, 2, 3]), max_batch=5)
+    assert sizes == [12, 5, 5, 2]
+
+
+def test_a_fractional_timestep_lies_between_its_neighbours(make_folder):
+    prior = priors.load(make_folder("ddim", "v_prediction"))
+    branches = some_branches(prior, 2)
+    below = prior.predict(branches, torch.tensor([500, 500]))
+    above = prior.predict(branches, torch.tensor([501, 501]))
+    whole = prior.predict(branches, torch.tensor([500.0, 501.0]))
+    half = prior.predict(branches, torch.tensor([500.5, 500.5]))
+    torch.testing.assert_close(whole[:, 0], below[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole[:, 1], above[:, 1], atol=1e-5, rtol=0)
+    gap = (above - below).abs().max()
+    assert gap > 1e-4
+    assert (half - (below + above) / 2).abs().max() < 0.1 * gap
+
+
+def test_latents_are_scaled_modes_and_conditions_are_raw_modes(folder, prior):
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    image01 = images(2)
+    with torch.no_grad():
+        mode = vae.encode(2 * image01 - 1).latent_dist.mode()
+        pixels = vae.decode(mode).sample
+    torch.testing.assert_close(prior.encode(image01), mode * vae.config.scaling_factor)
+    torch.testing.assert_close(prior.encode_condition(image01), mode)
+    decoded = prior.decode(prior.encode(image01))
+    torch.testing.assert_close(decoded, (pixels / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
+    extremes = prior.decode(100 * prior.encode(image01))
+    assert extremes.min() >= 0
+    assert extremes.max() <= 1
+
+
+def test_a_latent_shift_is_taken_off_and_put_back(folder, tmp_path):
+    shifted = copy_of(folder, tmp_path)
+    change_config(shifted / "vae" / "config.json", shift_factor=0.5)
+    plain, moved = priors.load(folder), priors.load(shifted)
+    latent = plain.encode(images())
+    scale = AutoencoderKL.from_pretrained(folder / "vae").config.scaling_factor
+    torch.testing.assert_close(moved.encode(images()), latent - 0.5 * scale)
+    torch.testing.assert_close(moved.encode_condition(images()), plain.encode_condition(images()))
+    torch.testing.assert_close(moved.decode(moved.encode(images())), plain.decode(latent))
+
+
+def test_text_is_the_encoders_last_state_over_padded_tokens(folder, prior):
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    rows = []
+    for prompt in ("", PROMPT):
+        ids = tokenizer(prompt).input_ids
+        ids = ids + [tokenizer.pad_token_id] * (24 - len(ids))
+        with torch.no_grad():
+            rows.append(encoder(torch.tensor([ids])).last_hidden_state)
+    encoded = prior.encode_text(["", PROMPT])
+    torch.testing.assert_close(encoded, torch.cat(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(prior):
+    long_prompt = " ".join([PROMPT] * 6) + " red floor"
+    with pytest.warns(UserWarning, match=r"26 tokens.* reads 22: 'blue .*red floor' is cut off"):
+        cut = prior.encode_text([long_prompt])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept = prior.encode_text([" ".join([PROMPT] * 5 + ["make the"])])
+    torch.testing.assert_close(cut[:, :22], kept[:, :22])
+
+
+def test_nothing_carries_a_graph(prior):
+    image01 = images().requires_grad_()
+    latent = prior.encode(image01)
+    text = prior.encode_text([PROMPT])
+    condition = prior.encode_condition(image01)
+    branch = Branch(latent.clone().requires_grad_(), text, condition)
+    estimate = prior.predict([branch], torch.tensor([300]))
+    for tensor in (latent, condition, text, estimate, prior.decode(branch.noisy)):
+        assert not tensor.requires_grad
+        # An inference tensor could not be used in a graph that the caller builds.
+        assert not tensor.is_inference()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.01), ("bfloat16", 0.06)])
+def test_half_precision_is_close_and_returns_float32(folder, prior, dtype, tolerance):
+    half = priors.load(folder, dtype=dtype)
+    timestep = torch.tensor([100, 700])
+    exact = prior.predict(some_branches(prior, 2), timestep)
+    rough = half.predict(some_branches(half, 2), timestep)
+    assert rough.dtype == half.encode(images()).dtype == torch.float32
+    assert half.decode(half.encode(images())).dtype == torch.float32
+    assert 0 < (rough - exact).norm() / exact.norm() < tolerance
+
+
+def test_slicing_and_tiling_save_memory_only(folder, prior):
+    thrifty = priors.load(folder, vae_slicing=True, vae_tiling=True)
+    calls = []
+    decode = thrifty._vae.decoder.forward
+    thrifty._vae.decoder.forward = lambda z: calls.append(z.shape) or decode(z)
+    latent = prior.encode(images(3))
+    torch.testing.assert_close(thrifty.encode(images(3)), latent)
+    torch.testing.assert_close(thrifty.decode(latent), prior.decode(latent), atol=1e-5, rtol=0)
+    assert [shape[0] for shape in calls] == [1, 1, 1]
+    thrifty.decode(thrifty.encode(images(height=128, width=128)))
+    assert all(max(shape[-2:]) <= 16 for shape in calls)
+
+
+def test_sizes_come_from_the_configurations(prior):
+    assert isinstance(prior, priors.Prior)
+    assert (prior.cell_size, prior.preferred_size, prior.size_multiple) == (4, 64, 8)
+    assert prior.latent_channels == 4
+    assert prior.schedule.num_timesteps == 1000
+
+
+def test_the_schedule_is_the_training_schedule(folder, prior):
+    squares = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod
+    torch.testing.assert_close(prior.schedule.alphas_cumprod.float(), squares)
+
+
+def copy_of(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def change_config(path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "got 'sample' from"),
+        ("unet/config.json", {"sample_size": [16, 24]}, r"one integer, got .*16, 24"),
+    ],
+)
+def test_models_that_do_not_fit_are_named(folder, tmp_path, file, values, message):
+    other = copy_of(folder, tmp_path)
+    change_config(other / file, **values)
+    with pytest.raises(ValueError, match=message):
+        priors.load(other)
+
+
+def test_a_text_to_image_model_is_refused(folder, tmp_path):
+    other = copy_of(folder, tmp_path)
+    config = UNet2DConditionModel.load_config(folder / "unet")
+    UNet2DConditionModel.from_config({**config, "in_channels": 4}).save_pretrained(other / "unet")
+    with pytest.raises(ValueError, match="takes 8 channels .* takes 4: name an editing model"):
+        priors.load(other)
+
+
+def test_bad_arguments_are_named(prior):
+    branches = some_branches(prior, 3)
+    timestep = torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match="got 0 branches"):
+        prior.predict([], timestep)
+    with pytest.raises(ValueError, match="max_batch 0"):
+        prior.predict(branches, timestep, max_batch=0)
+    two_rows = Branch(branches[0].noisy, prior.encode_text(["", PROMPT]))
+    with pytest.raises(ValueError, match=r"1 row or one a particle \(3\), got 2"):
+        prior.predict([two_rows], timestep)
+    with pytest.raises(ValueError, match="multiples of 8, got 32 x 44: resize"):
+        prior.encode(images(width=44))
+    with pytest.raises(ValueError, match="got 'fog'"):
+        prior.encode_text("fog")
+    with pytest.raises(ValueError, match="one of float32, float16, bfloat16, got float64"):
+        priors.load("tiny", dtype="float64")
+
+
+HEAVY = "[m for m in ('diffusers', 'transformers', 'huggingface_hub') if m in sys.modules]"
+
+
+@pytest.mark.parametrize(
+    ("module", "loads_heavy"),
+    [("csd_nerf.priors", False), ("csd_nerf.priors.instruct_pix2pix", True)],
+)
+def test_only_loading_imports_heavy_libraries(module, loads_heavy):
+    program = f"import sys, {module}; print({HEAVY})"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (run.stdout.strip() != "[]") == loads_heavy

@@ -1,0 +1,275 @@
+"""Our sampler on our prior against diffusers' own pipeline, from the same folder and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
+from torch import Tensor
+
+from csd_nerf import priors
+from csd_nerf.core import NoiseSchedule
+from csd_nerf.priors import sampling
+from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
+from csd_nerf.priors.sampling import sample_edit
+
+TOLERANCE = 1e-4
+STEPS = 5
+PROMPT = "make the sphere blue"
+
+
+def images(n: int = 1, *, height: int = 32, width: int = 32) -> Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(7))
+
+
+@cache
+def load_pipeline(folder: Path) -> StableDiffusionInstructPix2PixPipeline:
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@cache
+def load_prior(folder: Path) -> priors.Prior:
+    return priors.load(folder)
+
+
+def pipeline_edit(
+    folder: Path,
+    image01: Tensor,
+    prompts: list[str],
+    *,
+    text_scale: float,
+    image_scale: float,
+    negative_prompt: str = "",
+) -> Tensor:
+    """diffusers' own result, with the scheduler that the folder names."""
+    return load_pipeline(folder)(
+        prompts,
+        image=image01,
+        negative_prompt=[negative_prompt] * len(prompts),
+        guidance_scale=text_scale,
+        image_guidance_scale=image_scale,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(1),
+        output_type="pt",
+    ).images
+
+
+def our_edit(prior: priors.Prior, image01: Tensor, prompts: list[str], **options) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return sample_edit(prior, image01, prompts, steps=STEPS, generator=generator, **options)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
+@pytest.mark.parametrize(("text_scale", "image_scale"), [(7.5, 1.5), (2.0, 1.0), (3.0, 4.0)])
+def test_reproduces_the_pipeline(make_folder, solver, prediction_type, text_scale, image_scale):
+    folder = make_folder(solver, prediction_type)
+    scales = {"text_scale": text_scale, "image_scale": image_scale}
+    prompts = [PROMPT, "make it a snowy winter night"]
+    image01 = images(2, height=32, width=48)
+
+    expected = pipeline_edit(folder, image01, prompts, **scales)
+    ours = our_edit(load_prior(folder), image01, prompts, solver=solver, **scales)
+
+    # A saturated picture would hide differences.
+    assert ((expected > 0) & (expected < 1)).float().mean() > 0.5
+    assert (ours - expected).abs().max() < TOLERANCE
+
+
+def test_reproduces_the_pipeline_with_a_negative_prompt_and_one_prompt_for_all(folder):
+    image01 = images(3)
+    scales = {"text_scale": 5.0, "image_scale": 1.2}
+    expected = pipeline_edit(folder, image01, [PROMPT] * 3, negative_prompt="fog", **scales)
+    ours = our_edit(load_prior(folder), image01, [PROMPT], negative_prompt="fog", **scales)
+    assert (ours - expected).abs().max() < TOLERANCE
+
+
+def scale_the_condition(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    prior.encode_condition = prior.encode
+
+
+def sample_the_condition(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    prior.encode_condition = lambda image01: prior._vae.encode(2 * image01 - 1).latent_dist.sample()
+
+
+def keep_pixels_in_01(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    encode = prior.encode_condition
+    prior.encode_condition = lambda image01: encode((image01 + 1) / 2)
+
+
+def swap_the_scales(_: InstructPix2Pix, patch: pytest.MonkeyPatch) -> None:
+    right = sampling.guided_noise
+    patch.setattr(
+        sampling,
+        "guided_noise",
+        lambda *estimates, image_scale, text_scale: right(
+            *estimates, image_scale=text_scale, text_scale=image_scale
+        ),
+    )
+
+
+def swap_the_estimates(_: InstructPix2Pix, patch: pytest.MonkeyPatch) -> None:
+    right = sampling.guided_noise
+    patch.setattr(
+        sampling,
+        "guided_noise",
+        lambda null, image, text, **scales: right(image, null, text, **scales),
+    )
+
+
+def condition_the_null_branch(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    right = prior.predict
+
+    def predict(branches, timestep, *, max_batch=None):
+        null = priors.Branch(branches[0].noisy, branches[0].text, branches[1].condition)
+        return right([null, *branches[1:]], timestep)
+
+    prior.predict = predict
+
+
+def pad_the_text_less(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    def encode_text(prompts):
+        rows = prior._tokenizer(
+            list(prompts), padding="max_length", max_length=12, return_tensors="pt"
+        )
+        with torch.no_grad():
+            return prior._text_encoder(rows.input_ids)[0]
+
+    prior.encode_text = encode_text
+
+
+def drop_the_padding_states(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    right = prior.encode_text
+
+    def encode_text(prompts):
+        rows = prior._tokenizer(
+            list(prompts), padding="max_length", max_length=24, return_tensors="pt"
+        )
+        return right(prompts) * rows.attention_mask[..., None]
+
+    prior.encode_text = encode_text
+
+
+def skip_the_final_norm(prior: InstructPix2Pix, patch: pytest.MonkeyPatch) -> None:
+    for module in prior._text_encoder.modules():
+        if hasattr(module, "final_layer_norm"):
+            module.final_layer_norm = torch.nn.Identity()
+
+
+def take_another_schedule(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    prior.schedule = NoiseSchedule(DDIMScheduler().alphas_cumprod)
+
+
+def shift_the_timestep(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    right = prior.predict
+    prior.predict = lambda branches, timestep, max_batch=None: right(branches, timestep + 20)
+
+
+def forget_the_latent_scale(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    prior._vae.register_to_config(scaling_factor=1.0)
+
+
+def mistake_the_prediction(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
+    prior._prediction_type = "v_prediction"
+
+
+MUTATIONS: list[Callable[[InstructPix2Pix, pytest.MonkeyPatch], None]] = [
+    scale_the_condition,
+    sample_the_condition,
+    keep_pixels_in_01,
+    swap_the_scales,
+    swap_the_estimates,
+    condition_the_null_branch,
+    pad_the_text_less,
+    drop_the_padding_states,
+    skip_the_final_norm,
+    take_another_schedule,
+    shift_the_timestep,
+    forget_the_latent_scale,
+    mistake_the_prediction,
+]
+
+
+@pytest.fixture(scope="module")
+def expected(make_folder) -> Tensor:
+    return pipeline_edit(make_folder(), images(), [PROMPT], text_scale=7.5, image_scale=1.5)
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_the_comparison_notices(mutate, folder, expected, monkeypatch):
+    prior = priors.load(folder)
+    scales = {"text_scale": 7.5, "image_scale": 1.5}
+    right = our_edit(prior, images(), [PROMPT], **scales)
+    mutate(prior, monkeypatch)
+    wrong = our_edit(prior, images(), [PROMPT], **scales)
+    assert (right - expected).abs().max() < TOLERANCE
+    assert (wrong - expected).abs().max() > 20 * TOLERANCE
+
+
+@pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
+def test_noise_can_be_handed_in_and_batches_split(folder, solver):
+    prior = priors.load(folder)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    drawn = our_edit(prior, images(2), [PROMPT], solver=solver)
+    generator = torch.Generator().manual_seed(1)
+    torch.randn(noise.shape, generator=generator)
+    given = sample_edit(
+        prior,
+        images(2),
+        PROMPT,
+        steps=STEPS,
+        solver=solver,
+        noise=noise,
+        generator=generator,
+        max_batch=4,
+    )
+    torch.testing.assert_close(given, drawn, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("solver", "strength", "evaluations"),
+    [("ddim", 0.6, 3), ("ddim", 0.2, 1), ("euler-ancestral", 0.2, 1), ("ddim", 0.01, 1)],
+)
+def test_a_lower_strength_starts_from_the_noised_source(
+    folder, solver, strength, evaluations, monkeypatch
+):
+    # If every estimate is the very noise that was added, the solver leads back to the source.
+    prior = priors.load(folder)
+    image01 = images()
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    timesteps = []
+
+    def predict(branches, timestep, *, max_batch=None):
+        timesteps.append(timestep)
+        return noise.expand(len(branches), *noise.shape)
+
+    monkeypatch.setattr(prior, "predict", predict)
+    result = sample_edit(
+        prior, image01, PROMPT, steps=STEPS, solver=solver, strength=strength, noise=noise
+    )
+
+    assert len(timesteps) == evaluations
+    target = prior.encode(image01)
+    if solver == "ddim":
+        # The published settings end at timestep 0, with a little of the noise left.
+        target = prior.schedule.add_noise(target, noise, torch.tensor([0]))
+    torch.testing.assert_close(result, prior.decode(target), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps >= 1 .* got 0 and 1.0"),
+        ({"strength": 0.0}, "0 < strength <= 1, got 100 and 0.0"),
+        ({"solver": "heun"}, "one of ddim, euler-ancestral, got 'heun'"),
+    ],
+)
+def test_bad_options_are_named(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        sample_edit(load_prior(folder), images(), PROMPT, **options)

@@ -1,0 +1,198 @@
+"""What happens when weights are not there: one line, at once, that says how to get them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
+
+from csd_nerf import priors
+from csd_nerf.priors import WeightsNotFoundError, weights
+
+REPO = "someone/some-model"
+FETCH = r"`hf download timbrooks/instruct-pix2pix --include \"\*/\*\"`"
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def no_hub(monkeypatch) -> list[dict]:
+    """A hub that can't be reached, and the list of attempts."""
+    attempts: list[dict] = []
+
+    def model_info(_, repo, **options):
+        attempts.append(options)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    return attempts
+
+
+def put_into_cache(folder: Path, cache: Path, repo: str) -> Path:
+    """Lay a pipeline's folder out as the hub's client does."""
+    store = cache / f"models--{repo.replace('/', '--')}"
+    (store / "refs").mkdir(parents=True)
+    (store / "refs" / "main").write_text("abc123")
+    return shutil.copytree(folder, store / "snapshots" / "abc123")
+
+
+@pytest.mark.parametrize("attempt", [priors.check, priors.fetch, priors.load])
+def test_an_unreachable_hub_ends_in_one_line_after_one_request(attempt, empty_cache, no_hub):
+    with pytest.raises(WeightsNotFoundError, match=FETCH) as error:
+        attempt("instruct-pix2pix")
+    message = str(error.value)
+    assert "\n" not in message
+    assert "the prior 'timbrooks/instruct-pix2pix'" in message
+    assert "--pipeline.prior DIR (--prior DIR)" in message
+    assert isinstance(error.value, OSError)
+    assert len(no_hub) == 1
+    assert no_hub[0]["timeout"] <= 10
+
+
+def test_offline_a_fresh_process_fails_at_once(tmp_path):
+    program = (
+        "import sys; from csd_nerf import priors\n"
+        "try: priors.load('instruct-pix2pix')\n"
+        "except priors.WeightsNotFoundError as error: sys.exit(str(error))"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1
+    assert "OfflineModeIsEnabled" in run.stderr
+
+
+def test_a_reachable_hub_is_enough_for_the_check(empty_cache, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda _, repo, timeout: asked.append(repo)
+    )
+    priors.check(REPO)
+    assert asked == [REPO]
+
+
+def test_cached_weights_need_no_hub(folder, empty_cache, no_hub):
+    snapshot = put_into_cache(folder, empty_cache, REPO)
+    priors.check(REPO)
+    assert priors.fetch(REPO) == snapshot
+    assert priors.load(REPO).name == REPO
+    assert no_hub == []
+
+
+def test_an_incomplete_cache_is_not_enough(folder, empty_cache, no_hub):
+    snapshot = put_into_cache(folder, empty_cache, REPO)
+    (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(WeightsNotFoundError, match=f"hf download {REPO} "):
+        priors.check(REPO)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_download_leaves_out_the_safety_checker(
+    folder, tmp_path, empty_cache, monkeypatch, complete
+):
+    requests = []
+    downloaded = shutil.copytree(folder, tmp_path / "downloaded")
+    if not complete:
+        shutil.rmtree(downloaded / "tokenizer")
+
+    def download(repo, **options):
+        requests.append((repo, options))
+        return str(downloaded)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(StableDiffusionInstructPix2PixPipeline, "download", download)
+    if complete:
+        assert priors.fetch(REPO) == downloaded
+    else:
+        with pytest.raises(WeightsNotFoundError, match="repository lacks tokenizer"):
+            priors.fetch(REPO)
+    [(repo, options)] = requests
+    assert repo == REPO
+    assert options["safety_checker"] is options["feature_extractor"] is None
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    for name in (tmp_path / "absent", str(tmp_path / "absent"), "absent"):
+        with pytest.raises(WeightsNotFoundError, match=f"absent does not exist; .*{FETCH}"):
+            priors.check(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("unet/config.json", "unet/config.json"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors"),
+        ("tokenizer/tokenizer.json", "tokenizer/tokenizer.json"),
+        ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json"),
+    ],
+)
+def test_an_incomplete_folder_names_the_missing_part(folder, tmp_path, file, named):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    priors.check(copy)
+    (copy / file).unlink()
+    for attempt in (priors.check, priors.load):
+        with pytest.raises(WeightsNotFoundError, match=f"copy lacks {named}; ") as error:
+            attempt(copy)
+        assert "\n" not in str(error.value)
+
+
+def test_files_of_other_releases_count(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    for name in ("vocab.json", "merges.txt"):
+        (copy / "tokenizer" / name).touch()
+    (copy / "text_encoder" / "model.safetensors").rename(copy / "text_encoder/pytorch_model.bin")
+    unet = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.rename(f"{unet}.index.json")
+    assert weights.missing_files(copy) == []
+
+
+def test_a_variant_is_loaded_and_named_where_it_is_missing(folder, tmp_path):
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    pipeline.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+
+    prior = priors.load(tmp_path, variant="fp16", dtype="float16")
+    expected = priors.load(folder, dtype="float16")
+    image01 = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(prior.encode(image01), expected.encode(image01))
+    torch.testing.assert_close(prior.encode_text(["fog"]), expected.encode_text(["fog"]))
+
+    with pytest.raises(WeightsNotFoundError, match=r"safetensors \(it has the variant fp16\)"):
+        priors.check(tmp_path)
+    with pytest.raises(WeightsNotFoundError, match=r"lacks unet/diffusion_pytorch_model\.ema\."):
+        priors.check(tmp_path, variant="ema")
+
+
+def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
+    with pytest.raises(
+        WeightsNotFoundError, match="bundled prior 'tiny' .* install csd_nerf again"
+    ):
+        priors.check("tiny")
+
+
+def test_the_bundled_prior_lies_in_the_package(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
+    bundled = shutil.copytree(folder, tmp_path / "csd_nerf" / "assets" / "tiny")
+    assert priors.fetch("tiny") == bundled
