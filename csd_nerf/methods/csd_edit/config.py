@@ -6,8 +6,6 @@ from typing import Any
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import (
-    LocalWriterConfig,
-    LoggingConfig,
     MachineConfig,
     ViewerConfig,
 )
@@ -21,7 +19,7 @@ from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.loading import allow_nerfstudio_checkpoints
 from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
-from csd_nerf.methods.csd_edit.progress import StageWriter
+from csd_nerf.methods.csd_edit.progress import logging_config
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
 
 # Here, because ns-eval, ns-render, ns-export and ns-viewer read checkpoints by themselves.
@@ -45,10 +43,6 @@ def _optimizers(*, final_fraction: float, max_steps: int) -> dict[str, Any]:
     return {"proposal_networks": group(1e-2), "fields": group(1e-2), "camera_opt": group(1e-3)}
 
 
-def _logging() -> LoggingConfig:
-    return LoggingConfig(local_writer=LocalWriterConfig(_target=StageWriter, enable=True))
-
-
 def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerConfig:
     return CSDEditTrainerConfig(
         method_name=method_name,
@@ -60,7 +54,7 @@ def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerCo
         pipeline=pipeline,
         optimizers=_optimizers(final_fraction=0.01, max_steps=200_000),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-        logging=_logging(),
+        logging=logging_config(),
         vis="viewer",
     )
 
@@ -167,7 +161,7 @@ csd_edit_tiny = MethodSpecification(
         ),
         optimizers=_optimizers(final_fraction=0.1, max_steps=1000),
         viewer=ViewerConfig(num_rays_per_chunk=4096),
-        logging=_logging(),
+        logging=logging_config(),
         # Without a viewer the command ends when training does.
         vis="tensorboard",
     ),

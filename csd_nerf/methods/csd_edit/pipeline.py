@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from nerfstudio.engine.callbacks import (
     TrainingCallbackLocation,
 )
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import writer
 from torch import Tensor
 
 from csd_nerf.editor import EditSettings
@@ -26,10 +27,11 @@ from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.late_prior import LatePrior
 from csd_nerf.methods.csd_edit.loading import OUR_STATE, load_scene
 from csd_nerf.methods.csd_edit.model import CSDEditModel, CSDEditModelConfig
-from csd_nerf.methods.csd_edit.report import write_round
+from csd_nerf.methods.csd_edit.report import contact_sheet01, round_metrics, save_round
 from csd_nerf.methods.csd_edit.schedule import StepPlan, draw_views
 
 
+@runtime_checkable
 class StageHost(Protocol):
     """What the pipeline asks of the trainer that runs it."""
 
@@ -221,15 +223,24 @@ class CSDEditPipeline(VanillaPipeline):
             last_round=step,
             waiting=waiting,
         )
-        sheet = write_round(
-            trainer.base_dir / "rounds",
-            edits,
-            request,
-            index=index,
-            step=step,
-            seconds=perf_counter() - began,
-        )
-        self.controls.show_round(sheet)
+        self._report(edits, request, trainer, step, seconds=perf_counter() - began)
+
+    def _report(
+        self,
+        edits: Mapping[int, rounds.ViewEdit],
+        request: EditRequest,
+        trainer: StageHost,
+        step: int,
+        *,
+        seconds: float,
+    ) -> None:
+        metrics = round_metrics(edits, seconds=seconds)
+        path = trainer.base_dir / "rounds" / f"round_{self.progress.rounds - 1:03d}.png"
+        save_round(path, edits, request, step=step, metrics=metrics)
+        writer.put_dict(name="Edit Round", scalar_dict=metrics, step=step)
+        sheet = contact_sheet01(edits).permute(1, 2, 0)
+        writer.put_image(name="Edit Round/sheet", image=sheet, step=step)
+        self.controls.show_round(path)
 
     def _photograph01(self, view: int) -> Float[Tensor, "3 h w"]:
         image = self.datamanager.photograph01(view).to(self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName, LocalWriter
 
@@ -34,3 +35,8 @@ class StageWriter(LocalWriter):
             super()._print_stats(latest_map, padding)
         finally:
             buffer["step"], buffer["max_iter"] = step, end
+
+
+def logging_config() -> LoggingConfig:
+    """Nerfstudio's logging with `StageWriter` at the terminal."""
+    return LoggingConfig(local_writer=LocalWriterConfig(_target=StageWriter, enable=True))

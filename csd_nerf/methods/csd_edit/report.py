@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from nerfstudio.utils import writer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -51,42 +50,32 @@ def round_metrics(edits: Mapping[int, ViewEdit], *, seconds: float) -> dict[str,
     }
 
 
-def write_round(
-    folder: Path,
+def save_round(
+    path: Path,
     edits: Mapping[int, ViewEdit],
     request: EditRequest,
     *,
-    index: int,
     step: int,
-    seconds: float,
-) -> Path:
-    """Write a round's contact sheet and record, and hand its metrics to nerfstudio's writers.
+    metrics: Mapping[str, float],
+) -> None:
+    """Save a round's contact sheet and, as JSON beside it, what was asked for and its metrics.
 
     Args:
-        folder: Gets `round_INDEX.png` and `round_INDEX.json`.
+        path: The contact sheet's file, a PNG.
         edits: The edited views.
         request: What was asked for.
-        index: Number of the round, from 0.
-        step: The training step that it came before.
-        seconds: What it took, renders included.
-
-    Returns:
-        The contact sheet.
+        step: The training step that the round came before.
+        metrics: From `round_metrics`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet01 = contact_sheet01(edits).permute(1, 2, 0)
-    path = folder / f"round_{index:03d}.png"
-    Image.fromarray((sheet01 * 255).round().to(torch.uint8).numpy()).save(path)
-    metrics = round_metrics(edits, seconds=seconds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = (contact_sheet01(edits).permute(1, 2, 0) * 255).round().to(torch.uint8)
+    Image.fromarray(sheet.numpy()).save(path)
     record = {
         "step": step,
         "views": list(edits),
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "settings": dataclasses.asdict(request.settings),
-        "metrics": metrics,
+        "metrics": dict(metrics),
     }
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", "utf8")
-    writer.put_dict(name="Edit Round", scalar_dict=metrics, step=step)
-    writer.put_image(name="Edit Round/sheet", image=sheet01, step=step)
-    return path

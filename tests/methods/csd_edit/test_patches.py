@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.csd_edit.patches import PatchSampler, allowed_corners, gather_pixels
+
+
+def test_allowed_corners_are_those_of_a_search_by_loops():
+    mask = torch.rand(13, 17, generator=torch.Generator().manual_seed(0)) > 0.2
+    for size in (1, 2, 3):
+        expected = [
+            y * 17 + x
+            for y in range(13 - size + 1)
+            for x in range(17 - size + 1)
+            if all(mask[y + i, x + j] for i in range(size) for j in range(size))
+        ]
+        assert expected
+        assert allowed_corners(mask, size=size).tolist() == expected
+
+
+def test_a_mask_smaller_than_a_patch_allows_none():
+    assert len(allowed_corners(torch.ones(3, 9, dtype=torch.bool), size=4)) == 0
+
+
+def test_patches_are_square_inside_their_image_and_reach_every_pixel():
+    sizes = [(6, 9), (8, 5)]
+    sampler = PatchSampler(sizes, masks=None, patch_size=3)
+    patches = sampler.sample([0, 1], patches=2000).view(-1, 3, 3, 3)
+    assert (patches[..., 0] == patches[:, :1, :1, 0]).all()
+    assert (patches[..., 1] - patches[:, :1, :1, 1] == torch.arange(3)[:, None]).all()
+    assert (patches[..., 2] - patches[:, :1, :1, 2] == torch.arange(3)).all()
+    for view, (height, width) in enumerate(sizes):
+        pixels = patches[patches[:, 0, 0, 0] == view].view(-1, 3)
+        assert len(pixels) > 0.4 * patches[..., 0].numel()
+        reached = torch.zeros(height, width, dtype=torch.bool)
+        reached[pixels[:, 1], pixels[:, 2]] = True
+        assert reached.all()
+
+
+def test_patches_stay_inside_masks_of_mixed_sizes():
+    masks = [torch.zeros(20, 30, dtype=torch.bool), torch.zeros(30, 20, dtype=torch.bool)]
+    masks[0][5:12, 3:9] = True
+    masks[1][20:29, 10:20] = True
+    sampler = PatchSampler([(20, 30), (30, 20)], masks=masks, patch_size=4)
+    view, y, x = sampler.sample([0, 1], patches=500).unbind(1)
+    assert set(view.tolist()) == {0, 1}
+    assert all(masks[v][i, j] for v, i, j in zip(view, y, x, strict=True))
+
+
+def test_views_without_room_are_left_out():
+    masks = [torch.ones(8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool)]
+    sampler = PatchSampler([(8, 8)] * 2, masks=masks, patch_size=4)
+    assert set(sampler.sample([0, 1], patches=50)[:, 0].tolist()) == {0}
+
+
+def test_a_patch_that_fits_nowhere_is_an_error():
+    with pytest.raises(EditError, match=r"patch of 32 pixels.*--pipeline.datamanager.edit-patch"):
+        PatchSampler([(16, 64)], masks=None, patch_size=32)
+
+
+def test_pixels_come_from_where_the_indices_point():
+    images = torch.rand(3, 5, 7, 3)
+    indices = torch.tensor([[2, 4, 6], [0, 0, 0], [1, 3, 2]])
+    expected = torch.stack([images[2, 4, 6], images[0, 0, 0], images[1, 3, 2]])
+    assert torch.equal(gather_pixels(images, indices), expected)
+    assert torch.equal(gather_pixels(list(images), indices), expected)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TintPrior, start
+
+from csd_nerf.editor import EditSettings
+from csd_nerf.methods.csd_edit.report import contact_sheet01, round_metrics
+from csd_nerf.methods.csd_edit.rounds import (
+    edit_views,
+    finish_image,
+    prior_size,
+    render_view,
+    resize01,
+)
+
+SETTINGS = EditSettings(iterations=60, learning_rate=1.0, text_scale=1.0, mixing="none")
+
+
+@pytest.mark.parametrize(
+    ("size", "edge", "multiple", "expected"),
+    [
+        ((512, 512), 512, 8, (512, 512)),
+        ((1920, 1080), 512, 8, (680, 384)),
+        ((1080, 1920), 64, 4, (48, 84)),
+        ((48, 64), 64, 8, (56, 72)),
+        ((10, 4000), 64, 8, (8, 1280)),
+    ],
+)
+def test_edits_have_about_the_area_asked_and_the_aspect(size, edge, multiple, expected):
+    assert prior_size(size, edge=edge, multiple=multiple) == expected
+
+
+def edit(photographs, starts, *, keep_detail=False, settings=SETTINGS):
+    return edit_views(
+        TintPrior(),
+        photographs,
+        starts,
+        prompt="swap",
+        negative_prompt="",
+        settings=settings,
+        keep_detail=keep_detail,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def photograph(seed: int, height: int, width: int) -> torch.Tensor:
+    coarse = torch.rand(1, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+    return resize01(coarse, (height, width))[0]
+
+
+def test_a_round_ends_at_the_edit_that_the_prior_knows():
+    photographs = {3: photograph(3, 64, 64), 8: photograph(8, 64, 64)}
+    starts = {view: resize01(image[None], (32, 32))[0] for view, image in photographs.items()}
+    edits = edit(photographs, starts)
+    assert list(edits) == [3, 8]
+    for view, result in edits.items():
+        assert (result.edited01 - result.source01.flip(0)).abs().mean() < 0.01
+        assert result.image.shape == (64, 64, 3)
+        truth = photographs[view].flip(0).permute(1, 2, 0)
+        assert (result.image / 255 - truth).abs().mean() < 0.02
+
+
+def test_views_of_mixed_aspects_keep_theirs():
+    photographs = {0: photograph(0, 60, 40), 1: photograph(1, 40, 60), 2: photograph(2, 60, 40)}
+    sizes = {0: (40, 24), 1: (24, 40), 2: (40, 24)}
+    starts = {view: resize01(photographs[view][None], sizes[view])[0] for view in sizes}
+    edits = edit(photographs, starts)
+    assert list(edits) == [0, 1, 2]
+    assert [tuple(e.image.shape[:2]) for e in edits.values()] == [(60, 40), (40, 60), (60, 40)]
+    assert [tuple(e.edited01.shape[1:]) for e in edits.values()] == list(sizes.values())
+    assert contact_sheet01(edits).shape == (3, 3 * 40, 3 * 24)
+    metrics = round_metrics(edits, seconds=2.0)
+    assert metrics["views"] == 3
+    assert metrics["change_from_source"] > 0.02
+
+
+def test_the_start_decides_where_few_iterations_end():
+    photographs = {0: photograph(0, 32, 32)}
+    grey = {0: torch.full((3, 32, 32), 0.5)}
+    few = EditSettings(iterations=1, learning_rate=1e-4, text_scale=1.0)
+    result = edit(photographs, grey, settings=few)[0]
+    assert (result.edited01 - 0.5).abs().max() < 0.01
+
+
+def test_fine_detail_stays_when_asked():
+    fine = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 0.2 + 0.4
+    photographs = {0: fine}
+    starts = {0: resize01(fine[None], (32, 32))[0]}
+    none = EditSettings(iterations=1, learning_rate=1e-6, text_scale=1.0)
+    kept = edit(photographs, starts, keep_detail=True, settings=none)[0].image / 255
+    lost = edit(photographs, starts, keep_detail=False, settings=none)[0].image / 255
+    truth = fine.permute(1, 2, 0)
+    assert (kept - truth).abs().max() < 0.004
+    assert (lost - truth).abs().mean() > 0.02
+
+
+def test_images_are_rounded_to_8_bits_once():
+    image = torch.tensor([0.0, 0.4999 / 255, 0.5001 / 255, 1.0]).view(1, 1, 2, 2).repeat(1, 3, 1, 1)
+    finished = finish_image(image, torch.zeros(1, 3, 2, 2), round_trip01=None)
+    assert finished[0, ..., 0].flatten().tolist() == [0, 0, 1, 255]
+
+
+def test_training_views_are_rendered_through_their_corrected_cameras(make_config, tint_prior):
+    config = make_config()
+    config.pipeline.model.camera_optimizer.mode = "SO3xR3"
+    trainer = start(config)
+    model, cameras = trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset.cameras
+    plain = render_view(model, cameras, 3, size=(24, 40))
+    assert plain.shape == (3, 24, 40)
+    assert model.training
+    uncorrected = model.eval().get_outputs_for_camera(cameras[3:4])["rgb"]
+    same_size = render_view(model, cameras, 3, size=(48, 48))
+    assert torch.allclose(same_size.permute(1, 2, 0), uncorrected.clamp(0, 1), atol=1e-5)
+
+    with torch.no_grad():
+        model.camera_optimizer.pose_adjustment[3] = torch.tensor([0.1, 0.0, 0.2, 0.3, 0.1, 0.0])
+    corrected = render_view(model, cameras, 3, size=(48, 48))
+    assert not torch.allclose(corrected, same_size, atol=1e-4)
+    model.train()
+    bundle = cameras.generate_rays(
+        torch.full((48, 48, 1), 3), coords=cameras.get_image_coords()
+    ).flatten()
+    model.camera_optimizer.apply_to_raybundle(bundle)
+    rays = cameras[3:4].generate_rays(camera_indices=0).flatten()
+    rays.origins, rays.directions = bundle.origins, bundle.directions
+    expected = model.eval()(rays)["rgb"].view(48, 48, 3).permute(2, 0, 1)
+    assert torch.allclose(corrected, expected.clamp(0, 1), atol=1e-4)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import start
+
+from csd_nerf.methods.csd_edit.progress import writer
+
+
+def checkpoint_of(trainer):
+    (path,) = trainer.checkpoint_dir.iterdir()
+    return torch.load(path, weights_only=True)
+
+
+def differences(first, second, path="") -> list[str]:
+    """Paths at which two nested states are not equal to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [path]
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        return [d for k in first for d in differences(first[k], second[k], f"{path}/{k}")]
+    if isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        pairs = enumerate(zip(first, second, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}/{i}")]
+    return [] if first == second else [path]
+
+
+def test_a_run_has_both_stages_and_leaves_its_rounds(make_config, train):
+    trainer = train(make_config())
+    base = trainer.base_dir
+    assert trainer.step == 11
+    assert [p.name for p in (base / "nerfstudio_models").iterdir()] == ["step-000000011.ckpt"]
+    assert [p.name for p in (base / "source_models").iterdir()] == ["step-000000003.ckpt"]
+    records = [json.loads(p.read_text()) for p in sorted((base / "rounds").glob("*.json"))]
+    assert [record["step"] for record in records] == [4, 7, 10]
+    assert all((base / "rounds" / f"round_{i:03d}.png").is_file() for i in range(3))
+    views = [view for record in records for view in record["views"]]
+    assert len(views) == 12
+    assert sorted(set(views)) == list(range(11))
+    assert records[0]["prompt"] == "swap red and blue"
+    assert records[0]["settings"]["text_scale"] == 1.0
+    assert set(checkpoint_of(trainer)["pipeline"]["_extra_state"]["edited"]) == set(range(11))
+
+
+def test_optimizers_start_afresh_when_editing_begins(make_config, train):
+    trainer = train(make_config())
+    steps = [
+        int(state["step"])
+        for optimizer in trainer.optimizers.optimizers.values()
+        for state in optimizer.state.values()
+    ]
+    assert steps
+    # The proposal networks are not trained at every step.
+    assert max(steps) == 8
+
+
+@pytest.mark.parametrize("steps", [2, 4, 5, 6])
+def test_a_resumed_run_goes_on_to_the_last_bit(make_config, train, steps):
+    """Stopped in the source stage, at its end, right after a round, and between two rounds."""
+    whole = train(make_config("whole"))
+
+    config = make_config("stopped")
+    config.max_num_iterations = steps
+    stopped = train(config)
+    assert stopped.step == steps - 1
+
+    config = make_config("resumed")
+    config.load_dir = stopped.checkpoint_dir
+    resumed = train(config, seed=99)
+
+    assert differences(checkpoint_of(whole), checkpoint_of(resumed)) == []
+
+
+def test_the_comparison_of_resumed_runs_can_fail(make_config, train):
+    first, second = make_config("first"), make_config("second")
+    second.pipeline.seed = 1
+    found = differences(checkpoint_of(train(first)), checkpoint_of(train(second)))
+    assert any("hash_table" in path for path in found)
+
+
+def test_the_unedited_scene_is_kept_and_can_be_edited_again(make_config, train):
+    first = train(make_config("first"))
+    config = make_config("second")
+    config.load_dir = first.base_dir / "source_models"
+    config.pipeline.edit_steps = 5
+    second = train(config)
+    assert (second._start_step, second.step) == (4, 8)
+    assert [p.name for p in sorted((second.base_dir / "rounds").glob("*.png"))] == [
+        "round_000.png",
+        "round_001.png",
+    ]
+
+
+def test_steps_asked_for_are_steps_trained_in_resumed_runs(make_config, train):
+    config = make_config("first")
+    config.pipeline.edit_steps = 2
+    first = train(config)
+    assert first.step == 5
+
+    more = make_config("more")
+    more.load_dir = first.checkpoint_dir
+    more.pipeline.edit_steps = 5
+    second = train(more)
+    assert (second._start_step, second.step) == (6, 8)
+
+    done = make_config("done")
+    done.load_dir = second.checkpoint_dir
+    done.pipeline.edit_steps = 5
+    with pytest.raises(SystemExit, match=r"has done its 5 editing steps.*--pipeline.edit-steps"):
+        train(done)
+
+
+def test_steps_and_time_left_count_from_where_editing_began(make_config, train, capsys):
+    config = make_config()
+    config.pipeline.edit_steps = 17
+    config.logging.local_writer.max_log_size = 0
+    train(config)
+    assert writer.GLOBAL_BUFFER["max_iter"] == 21
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("6 (35.29%)") for line in lines)
+    assert any(line.startswith("16 (94.12%)") for line in lines)
+
+
+def test_editing_waits_while_it_is_paused_and_comes_at_once_when_asked(
+    make_config, train, tint_prior
+):
+    trainer = start(make_config())
+    controls = trainer.pipeline.controls
+    controls.pause.value = True
+    before = trainer.pipeline._before_step
+
+    def press_at_step_6(trainer, step):
+        if step == 6:
+            controls.edit_button.cb_hook(controls.edit_button)
+        before(trainer, step)
+
+    trainer.callbacks[0].func = press_at_step_6
+    trainer.train()
+    (record,) = (trainer.base_dir / "rounds").glob("*.json")
+    assert json.loads(record.read_text())["step"] == 6
