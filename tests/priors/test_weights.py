@@ -187,7 +187,7 @@ def test_a_variant_is_loaded_and_named_where_it_is_missing(folder, tmp_path):
 def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
     with pytest.raises(
-        WeightsNotFoundError, match="bundled prior 'tiny' .* install csd_nerf again"
+        WeightsNotFoundError, match=r"bundled prior 'tiny' .* install csd_nerf again"
     ):
         priors.check("tiny")
 
