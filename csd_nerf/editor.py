@@ -2,8 +2,9 @@
 
 An iteration draws a batch of particles x_i, one timestep t for all of them and their noise e_i,
 asks the prior for every guidance branch at once, and descends: x_i <- x_i - rate w(t) g_i, where
-g_i is the Stein direction of the edit residuals (CSD Eq. 9). Nothing in the loop waits for the
-device, except for a look every few iterations at whether all gradients were finite.
+g_i is the Stein direction of the edit residuals (CSD Eq. 9). w(t) = sigma_t^2 is kept in every
+variant; the authors' release drops it for images without mixing. Nothing in the loop waits for
+the device but a look every few iterations at whether all gradients were finite.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from csd_nerf.core.finite import FiniteWatch
 from csd_nerf.core.guidance import EditWeights, composed_noise, edit_weights, prompt_shares
 from csd_nerf.core.kernels import median_bandwidth
 from csd_nerf.core.randomness import Randomness, SeededRandomness
+from csd_nerf.core.schedules import NoiseSchedule
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.stein import stein_direction
 from csd_nerf.priors.base import Branch, Prior, Text
@@ -29,9 +31,10 @@ from csd_nerf.priors.base import Branch, Prior, Text
 Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 """Decodes the images as they are now."""
 
+__all__ = ["EditResult", "EditSettings", "edit", "edit_images"]
+
 CHECK_EVERY = 10
-"""Iterations between looks at whether all gradients were finite, each of which waits for the
-device."""
+"""Iterations between two looks at whether all gradients were finite; each waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -168,24 +171,19 @@ def edit(
         noisy = prior.schedule.add_noise(particles.latent, noise, timestep)
         noisy_source = prior.schedule.add_noise(particles.source, noise, timestep)
         branches = guidance.branches(noisy, noisy_source, particles.condition)
-        estimates = prior.predict(
-            branches, timestep.to(prior.device), max_batch=settings.max_batch
-        ).to(prior.device)
+        on_device = timestep.to(prior.device, non_blocking=True)
+        estimates = prior.predict(branches, on_device, max_batch=settings.max_batch)
         evaluations += len(branches) * len(index)
 
-        residual = guidance.residual(estimates, noise, shares[index.to(prior.device)]).flatten(1)
-        direction = _direction(
-            residual,
-            clean=particles.latent.flatten(1),
-            noisy=noisy.flatten(1),
-            alpha=float(prior.schedule.alpha(timestep[0])),
-            sigma=float(prior.schedule.sigma(timestep[0])),
-            settings=settings,
-        )
+        batch_shares = shares[index.to(prior.device, non_blocking=True)]
+        residual = guidance.residual(estimates, noise, batch_shares).flatten(1)
+        t = timestep[0]
+        clean = particles.latent.flatten(1)
+        direction = _direction(residual, clean, noisy.flatten(1), prior.schedule, t, settings)
         watch.record(iteration, index, residual, direction)
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
-        weight = float(prior.schedule.weight(timestep[0]))
-        canvas.descend(index, rate * weight * direction.view_as(noisy))
+        step = rate * float(prior.schedule.weight(t)) * direction
+        canvas.descend(index, step.view_as(noisy))
 
         done = iteration + 1
         if done % CHECK_EVERY == 0 or done == total:
@@ -197,21 +195,21 @@ def edit(
 
 def _direction(
     residual: Float[Tensor, "n d"],
-    *,
     clean: Float[Tensor, "n d"],
     noisy: Float[Tensor, "n d"],
-    alpha: float,
-    sigma: float,
+    schedule: NoiseSchedule,
+    timestep: Int[Tensor, ""],
     settings: EditSettings,
 ) -> Float[Tensor, "n d"]:
     """The residuals, mixed as the settings say; without w(t)."""
     if settings.mixing == "none":
         return residual
+    sigma = float(schedule.sigma(timestep))
     repulsion = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1.0)
     points = noisy
     if settings.kernel_on == "clean":
         # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
-        points, repulsion = clean, repulsion / alpha
+        points, repulsion = clean, repulsion / float(schedule.alpha(timestep))
     return stein_direction(
         points,
         residual,

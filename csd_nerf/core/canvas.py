@@ -2,12 +2,15 @@
 
 The whole may be a stack of images (views of a scene, frames of a video) or one large latent of
 which windows are cut. A particle's index is its place in the whole.
+
+What comes from the CPU is copied with `non_blocking`: the plain copy makes the host wait for all
+work that is queued on the device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +31,7 @@ class Particles:
     """Encoded source images, as the prior's image condition."""
 
 
+@runtime_checkable
 class Canvas(Protocol):
     """What the editor's loop needs of a domain; tensors lie on the prior's device."""
 
@@ -85,7 +89,7 @@ class ImageStack:
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
         """These images' latents and conditions."""
-        index = index.to(self.latent.device)
+        index = index.to(self.latent.device, non_blocking=True)
         return Particles(self.latent[index], self.source[index], self.condition[index])
 
     def draw_noise(
@@ -93,9 +97,11 @@ class ImageStack:
     ) -> Float[Tensor, "n c h w"]:
         """One noise for all (CSD Eq. 8), or one for each image (the authors' release)."""
         shape = self.latent.shape[1:]
-        noise = randomness.normal((1 if shared else len(index), *shape)).to(self.latent)
+        noise = randomness.normal((1 if shared else len(index), *shape))
+        noise = noise.to(self.latent, non_blocking=True)
         return noise.expand(len(index), *shape)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
         """Subtract a step from these images' latents."""
-        self.latent.index_add_(0, index.to(self.latent.device), step, alpha=-1)
+        index = index.to(self.latent.device, non_blocking=True)
+        self.latent.index_add_(0, index, step, alpha=-1)

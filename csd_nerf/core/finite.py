@@ -27,7 +27,7 @@ class FiniteWatch:
         One bad residual spoils every direction that it is mixed into, so a direction counts
         only where all residuals are finite.
         """
-        index = index.to(self._first_bad.device)
+        index = index.to(self._first_bad.device, non_blocking=True)
         bad_residual = ~residual.isfinite().all(1)
         bad_direction = ~direction.isfinite().all(1) & ~bad_residual.any()
         bad = bad_residual | bad_direction

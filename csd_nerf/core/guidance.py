@@ -104,7 +104,7 @@ def edit_residual(
 
     The baseline is the estimate for the noisy source (same noise, same timestep) that sees the
     source image and no instruction, so that an unedited particle is moved by the instruction
-    alone.
+    alone. It takes two estimates of the source; the authors' release runs three.
 
     Args:
         null: Target's estimate with neither image nor text.

@@ -8,13 +8,14 @@ compared step by step by handing both the same source.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class Randomness(Protocol):
     """A source of random numbers; everything it returns lies on the CPU."""
 

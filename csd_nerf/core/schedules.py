@@ -77,11 +77,11 @@ class NoiseSchedule:
 
     def alpha(self, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """alpha_t, on the device of `timestep`."""
-        return self._alphas.to(timestep.device)[timestep.long()]
+        return self._alphas.to(timestep.device, non_blocking=True)[timestep.long()]
 
     def sigma(self, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """sigma_t, on the device of `timestep`."""
-        return self._sigmas.to(timestep.device)[timestep.long()]
+        return self._sigmas.to(timestep.device, non_blocking=True)[timestep.long()]
 
     def weight(self, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The weight w(t) = sigma_t^2 of score distillation, as in DreamFusion."""
@@ -94,9 +94,10 @@ class NoiseSchedule:
         timestep: Int[Tensor, "n"],
     ) -> Float[Tensor, "n *shape"]:
         """z_t = alpha_t x + sigma_t e, one timestep a particle."""
+        timestep = timestep.to(clean.device, non_blocking=True)
         per_particle = (-1, *[1] * (clean.ndim - 1))
-        alpha = self.alpha(timestep).to(clean).view(per_particle)
-        sigma = self.sigma(timestep).to(clean).view(per_particle)
+        alpha = self.alpha(timestep).to(clean.dtype).view(per_particle)
+        sigma = self.sigma(timestep).to(clean.dtype).view(per_particle)
         return alpha * clean + sigma * noise
 
     def timestep_bounds(self, t_range: tuple[float, float]) -> tuple[int, int]:

@@ -33,8 +33,10 @@ def stein_direction(
         g_i = 1/N sum_j [ k(z_j, z_i) r_j - repulsion * grad_{z_j} k(z_j, z_i) ].
 
     The paper prints + before the gradient, which in a descent step would pull particles
-    together; the authors' release pushes them apart, as does this. With n = 1 the residual comes
-    back, so that CSD becomes SDS. The bandwidth counts as a constant of the gradient.
+    together; the authors' release pushes them apart, as does this. Eq. 9 prints the residual of
+    particle i inside the sum over j; Eq. 8, the derivation and the release have that of j. With
+    n = 1 the residual comes back, so that CSD becomes SDS. The bandwidth counts as a constant of
+    the gradient.
 
     The kernel may compare other points than the noisy latents. For clean latents
     x = (z - sigma_t e) / alpha_t the chain rule makes grad_z = grad_x / alpha_t: pass x as

@@ -54,7 +54,7 @@ def cut_windows(
     canvas: Float[Tensor, "c H W"], positions: Int[Tensor, "b 2"], window: tuple[int, int]
 ) -> Float[Tensor, "b c h w"]:
     """The windows at these positions."""
-    cells = _cells(positions.to(canvas.device), window, canvas.shape[-1])
+    cells = _cells(positions.to(canvas.device, non_blocking=True), window, canvas.shape[-1])
     return canvas.flatten(1)[:, cells].transpose(0, 1)
 
 
@@ -75,7 +75,7 @@ def paste_windows(
     This is the paper's normalisation by appearance (Section 3.3): a cell's update is divided by
     how often the batch covers it.
     """
-    positions = positions.to(windows.device)
+    positions = positions.to(windows.device, non_blocking=True)
     window = (windows.shape[2], windows.shape[3])
     cells = _cells(positions, window, canvas[1]).flatten()
     total = windows.new_zeros(windows.shape[1], canvas[0] * canvas[1])

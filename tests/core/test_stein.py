@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 
@@ -35,7 +36,7 @@ def slow_direction(particles, residuals, bandwidth, repulsion, normalize, square
             k = torch.exp(-squared(moving, z_i) / bandwidth)
             (gradient,) = torch.autograd.grad(k, moving)
             total += k.detach() * r_j - repulsion * gradient
-            kernel_sum += float(k)
+            kernel_sum += k.item()
         rows.append(total / (len(particles) if normalize == "n" else kernel_sum))
     return torch.stack(rows)
 
@@ -161,7 +162,14 @@ def test_a_bandwidth_that_is_not_positive_is_refused(bandwidth):
         stein_direction(particles, residuals, bandwidth=bandwidth)
 
 
-def settle(sigma, deviation, *, repulsion, n=60, steps=800):
+def test_residuals_of_other_particles_are_refused(monkeypatch):
+    # Users run without the shape checks of the tests, and meet our own.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"one shape \(n, d\), got \(2, 3\) and \(4, 3\)"):
+        stein_direction(torch.zeros(2, 3), torch.zeros(4, 3), bandwidth=1.0)
+
+
+def settle(sigma, deviation, *, repulsion, n=60, steps=500):
     """Particles' variance over the prior's p_t, for data from N(0, deviation^2) in 1D."""
     variance = (1 - sigma**2) * deviation**2 + sigma**2
     noisy = 1.5 + torch.linspace(-0.5, 0.5, n, dtype=torch.float64)[:, None]

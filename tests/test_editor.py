@@ -1,0 +1,517 @@
+"""The edit loop on a small analytic prior, against a slow reference that shares no code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import jaxtyping
+import pytest
+import torch
+
+from csd_nerf.core.canvas import ImageStack, Particles
+from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.windows import cut_windows, paste_windows
+from csd_nerf.editor import EditSettings, edit, edit_images
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+TEXTS = {"": 0.0, "blurry": -0.5, "make it night": 0.75, "make it snow": -0.875}
+
+
+def estimate_noise(noisy, text, condition, timestep):
+    """An arbitrary smooth model of one particle, in which every input matters."""
+    seen = 0.0 if condition is None else 0.3 * condition + 0.2
+    return (
+        torch.tanh(noisy + 0.5 * text)
+        + torch.sin(3 * noisy) * text * 0.2
+        + seen * (1 + timestep / 1000)
+    )
+
+
+@dataclass
+class AnalyticPrior:
+    """A prior whose latents are the pixels, doubled; records what it is asked."""
+
+    name: str = "analytic"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule.scaled_linear)
+    latent_channels: int = 3
+    cell_size: int = 1
+    preferred_size: int = 8
+    size_multiple: int = 2
+    poison: dict[int, int] = field(default_factory=dict)
+    """Particle's place in the batch, by call, whose estimate becomes NaN."""
+    calls: list[list[tuple[float, bool]]] = field(default_factory=list)
+    evaluations: int = 0
+    largest_batch: int = 0
+    largest_coding: int = 0
+    max_batches: list[int | None] = field(default_factory=list)
+
+    def encode(self, image01):
+        self.largest_coding = max(self.largest_coding, len(image01))
+        return 2 * image01
+
+    def decode(self, latent):
+        self.largest_coding = max(self.largest_coding, len(latent))
+        return (latent / 2).clamp(0, 1)
+
+    def encode_condition(self, image01):
+        self.largest_coding = max(self.largest_coding, len(image01))
+        return image01 - 0.5
+
+    def encode_text(self, prompts: Sequence[str]):
+        return torch.tensor([TEXTS[prompt] for prompt in prompts])
+
+    def predict(self, branches, timestep, *, max_batch=None):
+        shapes = {tuple(branch.noisy.shape) for branch in branches}
+        assert shapes == {(len(timestep), *branches[0].noisy.shape[1:])}
+        todo = [
+            (b.noisy[i], b.text[0], None if b.condition is None else b.condition[i], timestep[i])
+            for b in branches
+            for i in range(len(timestep))
+        ]
+        size = max_batch or len(todo)
+        estimates = []
+        for start in range(0, len(todo), size):
+            part = [estimate_noise(*item) for item in todo[start : start + size]]
+            self.largest_batch = max(self.largest_batch, len(part))
+            estimates += part
+        result = torch.stack(estimates).unflatten(0, (len(branches), len(timestep)))
+        if len(self.calls) in self.poison:
+            result[0, self.poison[len(self.calls)], 0, 0, 0] = math.nan
+        self.calls.append([(float(b.text[0]), b.condition is not None) for b in branches])
+        self.evaluations += len(todo)
+        return result
+
+
+def images(n, *, height=4, width=6, seed=0):
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def run(prior, source, settings, *, prompt="make it night", seed=3, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return edit_images(
+        prior, source, prompt=prompt, settings=settings, generator=generator, **options
+    )
+
+
+# The reference.
+
+
+@dataclass
+class RecordedRandomness:
+    """Hands on another source's numbers and keeps them."""
+
+    source: SeededRandomness
+    batches: list[list[int]] = field(default_factory=list)
+    timesteps: list[int] = field(default_factory=list)
+    noises: list[torch.Tensor] = field(default_factory=list)
+
+    def choice(self, total, count):
+        batch = self.source.choice(total, count)
+        self.batches.append(batch.tolist())
+        return batch
+
+    def timestep(self, low, high):
+        self.timesteps.append(self.source.timestep(low, high))
+        return self.timesteps[-1]
+
+    def normal(self, shape):
+        self.noises.append(self.source.normal(shape))
+        return self.noises[-1]
+
+
+def slow_residual(z, z_source, noise, condition, t, prompts, shares, negative, settings):
+    """Eq. 3 composed by C.1, less the baseline of Eq. 9 (or the noise), as they are printed."""
+    guided = torch.zeros_like(z)
+    for prompt, share in zip(prompts, shares, strict=True):
+        null = estimate_noise(z, negative, None, t)
+        image = estimate_noise(z, negative, condition, t)
+        text = estimate_noise(z, prompt, condition, t)
+        guided += share * (
+            null + settings.image_scale * (image - null) + settings.text_scale * (text - image)
+        )
+    if settings.baseline == "noise":
+        return guided - noise
+    null = estimate_noise(z_source, negative, None, t)
+    image = estimate_noise(z_source, negative, condition, t)
+    return guided - (null + settings.image_scale * (image - null))
+
+
+def slow_mixing(points, residuals, factor, normalize):
+    """Eq. 8 in descent form by a double loop, with the kernel's gradient by autograd."""
+    n = len(points)
+    squares = [float((points[i] - points[j]).square().sum()) for i in range(n) for j in range(i)]
+    bandwidth = median(squares) / math.log(n + 1)
+    directions = []
+    for anchor in points:
+        total, kernel_sum = torch.zeros_like(anchor), 0.0
+        for point, residual in zip(points, residuals, strict=True):
+            with torch.enable_grad():
+                moving = point.clone().requires_grad_()
+                k = torch.exp(-(moving - anchor).square().sum() / bandwidth)
+                (gradient,) = torch.autograd.grad(k, moving)
+            total += k.detach() * residual - factor * gradient
+            kernel_sum += k.item()
+        directions.append(total / (n if normalize == "n" else kernel_sum))
+    return directions
+
+
+def slow_edit(source01, settings, record, *, prompts, shares, negative) -> Iterator[torch.Tensor]:
+    """The latents after every iteration, in float64, one particle at a time."""
+    table = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    table = (1 - table).cumprod(0)
+    source, condition = 2 * source01.double(), source01.double() - 0.5
+    latent = source.clone()
+    for step, (t, noises) in enumerate(zip(record.timesteps, record.noises, strict=True)):
+        alpha, sigma = math.sqrt(table[t]), math.sqrt(1 - table[t])
+        batch = record.batches[step] if record.batches else list(range(len(latent)))
+        noises = [noises[k if len(noises) > 1 else 0].double() for k in range(len(batch))]
+        noisy = [alpha * latent[i] + sigma * e for i, e in zip(batch, noises, strict=True)]
+        residuals = [
+            slow_residual(
+                z, alpha * source[i] + sigma * e, e, condition[i], t, prompts, shares[i],
+                negative, settings,
+            )
+            for z, i, e in zip(noisy, batch, noises, strict=True)
+        ]  # fmt: skip
+        directions = residuals
+        if settings.mixing == "stein":
+            factor = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1)
+            points = noisy
+            if settings.kernel_on == "clean":
+                points, factor = [latent[i] for i in batch], factor / alpha
+            directions = slow_mixing(points, residuals, factor, settings.normalize)
+        rate = settings.learning_rate
+        for _ in range(step // settings.decay_every):
+            rate *= settings.decay
+        for i, direction in zip(batch, directions, strict=True):
+            latent[i] -= rate * sigma**2 * direction
+        yield latent.clone()
+
+
+BASE = EditSettings(iterations=7, learning_rate=0.4, decay_every=3, text_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        BASE,
+        replace(BASE, mixing="none"),
+        replace(BASE, baseline="noise"),
+        replace(BASE, noise="independent"),
+        replace(BASE, noise="independent", kernel_on="clean", repulsion=30.0),
+        replace(BASE, normalize="rowsum", repulsion_scale="one", repulsion=30.0),
+        replace(BASE, batch_size=3, noise="independent", t_range=(0.2, 0.9)),
+        replace(BASE, image_scale=1.0),
+        replace(BASE, image_scale=0.0, text_scale=0.0),
+    ],
+    ids=["default", "none", "sds", "independent", "clean", "rowsum", "batch", "w_s=1", "zero"],
+)
+@pytest.mark.parametrize("prompts", [["make it night"], ["make it night", "make it snow"]])
+def test_every_step_is_that_of_a_slow_reference(settings, prompts):
+    """Same randomness, no shared code: particle after particle in float64."""
+    source01 = images(5)
+    shares = torch.tensor([[0.25, 0.75], [1, 0], [0.5, 0.5], [0, 1], [0.1, 0.9]])
+    shares = shares if len(prompts) == 2 else torch.ones(5, 1)
+    prior, canvas_latents = AnalyticPrior(), []
+    record = RecordedRandomness(SeededRandomness(torch.Generator().manual_seed(1)))
+    stack = make_stack(prior, source01, settings)
+
+    edit(
+        prior,
+        stack,
+        prompts=prompts,
+        prompt_weights=shares,
+        negative_prompt="blurry",
+        settings=settings,
+        randomness=record,
+        after_step=lambda done, total: canvas_latents.append(stack.latent.clone()),
+    )
+
+    texts = [TEXTS[prompt] for prompt in prompts]
+    expected = slow_edit(
+        source01, settings, record, prompts=texts, shares=shares.double(),
+        negative=TEXTS["blurry"],
+    )  # fmt: skip
+    steps = list(expected)
+    assert len(steps) == len(canvas_latents) == settings.iterations
+    for fast, slow in zip(canvas_latents, steps, strict=True):
+        assert torch.allclose(fast.double(), slow, atol=2e-5)
+    assert not torch.allclose(canvas_latents[-1], 2 * source01, atol=1e-2)
+
+
+def make_stack(prior, source01, settings):
+    source = prior.encode(source01)
+    condition = prior.encode_condition(source01)
+    return ImageStack(source.clone(), source, condition, settings.batch_size)
+
+
+# What is evaluated.
+
+
+def test_five_evaluations_a_particle_and_iteration_in_one_call():
+    prior = AnalyticPrior()
+    result = run(prior, images(3), EditSettings(iterations=4))
+    assert len(prior.calls) == 4
+    assert result.evaluations == prior.evaluations == 5 * 3 * 4
+    night = TEXTS["make it night"]
+    assert sorted(prior.calls[0]) == sorted(
+        [(0.0, False), (0.0, True), (night, True), (0.0, False), (0.0, True)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "branches"),
+    [
+        ({"image_scale": 1.0}, 3),
+        ({"image_scale": 0.0}, 4),
+        ({"image_scale": 0.0, "text_scale": 0.0}, 2),
+        ({"image_scale": 1.5, "text_scale": 1.5}, 4),
+        ({"image_scale": 1.0, "text_scale": 1.0}, 2),
+        ({"text_scale": 0.0}, 4),
+        ({"baseline": "noise"}, 3),
+        ({"baseline": "noise", "image_scale": 1.0, "text_scale": 1.0}, 1),
+    ],
+)
+def test_a_branch_without_a_say_is_not_run(options, branches):
+    prior = AnalyticPrior()
+    result = run(prior, images(2), EditSettings(iterations=1, **options))
+    assert [len(call) for call in prior.calls] == [branches]
+    assert result.evaluations == 2 * branches
+
+
+def test_each_further_prompt_costs_one_branch():
+    prior = AnalyticPrior()
+    run(prior, images(2), EditSettings(iterations=1), prompt=["make it night", "make it snow"])
+    assert [len(call) for call in prior.calls] == [6]
+
+
+def test_splitting_changes_the_batches_and_nothing_else():
+    source, whole, split = images(5), AnalyticPrior(), AnalyticPrior()
+    settings = EditSettings(iterations=3)
+    at_once = run(whole, source, settings, start01=images(5, seed=1))
+    in_parts = run(split, source, replace(settings, max_batch=2), start01=images(5, seed=1))
+    assert (whole.largest_batch, whole.largest_coding) == (25, 5)
+    assert (split.largest_batch, split.largest_coding) == (2, 2)
+    assert torch.equal(at_once.latent, in_parts.latent)
+    assert torch.equal(at_once.image01, in_parts.image01)
+    assert at_once.evaluations == in_parts.evaluations
+
+
+# The outcome.
+
+
+def test_a_seed_repeats_a_run_and_another_does_not():
+    settings = EditSettings(iterations=3, batch_size=2)
+    first, second, other = (
+        run(AnalyticPrior(), images(4), settings, seed=seed) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.latent, second.latent)
+    assert not torch.equal(first.latent, other.latent)
+
+
+def test_one_image_goes_with_and_without_mixing_alike():
+    settings = EditSettings(iterations=3)
+    mixed = run(AnalyticPrior(), images(1), settings)
+    alone = run(AnalyticPrior(), images(1), replace(settings, mixing="none"))
+    assert torch.equal(mixed.latent, alone.latent)
+
+
+def test_an_instruction_without_effect_leaves_the_images_alone():
+    """Eq. 9 from the source: both sides of the difference are the same estimate."""
+    prior = AnalyticPrior()
+    settings = EditSettings(iterations=5, repulsion=0.0)
+    result = run(prior, images(3), settings, prompt="")
+    assert torch.allclose(result.image01, images(3), atol=1e-5)
+
+
+def test_the_result_keeps_source_and_target_apart():
+    source, start = images(2), images(2, seed=1)
+    result = run(AnalyticPrior(), source, EditSettings(iterations=1), start01=start)
+    assert torch.equal(result.source_latent, 2 * source)
+    assert not torch.equal(result.latent, 2 * start)
+    assert torch.equal(result.image01, (result.latent / 2).clamp(0, 1))
+    assert result.seconds > 0
+    assert not result.latent.requires_grad
+
+
+@dataclass
+class WindowCanvas:
+    """One latent, of which overlapping windows are edited."""
+
+    latent: torch.Tensor
+    source: torch.Tensor
+    positions: torch.Tensor
+    window: tuple[int, int]
+
+    @property
+    def size(self):
+        return len(self.positions)
+
+    def draw_batch(self, randomness):
+        return torch.arange(self.size)
+
+    def _cut(self, canvas, index):
+        return cut_windows(canvas, self.positions[index], self.window)
+
+    def read(self, index):
+        source = self._cut(self.source, index)
+        return Particles(self._cut(self.latent, index), source, source / 2 - 0.5)
+
+    def draw_noise(self, index, randomness, *, shared):
+        assert shared
+        return self._cut(randomness.normal(tuple(self.latent.shape)), index)
+
+    def descend(self, index, step):
+        canvas = (self.latent.shape[1], self.latent.shape[2])
+        self.latent = self.latent - paste_windows(step, self.positions[index], canvas)
+
+
+def test_the_loop_runs_over_windows_of_one_canvas():
+    """The model acts on each cell by itself, so overlapping windows agree where they overlap."""
+    source = 2 * images(1, height=4, width=12)[0]
+    settings = EditSettings(iterations=4, mixing="none")
+
+    def edited(window, columns):
+        positions = torch.tensor([[0, column] for column in columns])
+        canvas = WindowCanvas(source.clone(), source, positions, window)
+        randomness = SeededRandomness(torch.Generator().manual_seed(5))
+        edit(
+            AnalyticPrior(), canvas, prompts=["make it snow"], settings=settings,
+            randomness=randomness,
+        )  # fmt: skip
+        return canvas.latent
+
+    whole = edited((4, 12), [0])
+    assert not torch.allclose(whole, source, atol=1e-2)
+    assert torch.allclose(edited((4, 6), [0, 3, 6]), whole, atol=1e-6)
+
+
+# Faults.
+
+
+def test_a_non_finite_estimate_stops_the_run_and_names_step_and_particle():
+    """Between two looks at the device: step and particle are still those of the fault."""
+    prior = AnalyticPrior(poison={3: 1})
+    with pytest.raises(FloatingPointError, match=r"step 3 of 40 .* in particle 1;"):
+        run(prior, images(4), EditSettings(iterations=40))
+    assert len(prior.calls) < 20
+
+
+def test_a_non_finite_estimate_in_the_last_steps_is_found():
+    prior = AnalyticPrior(poison={2: 0})
+    with pytest.raises(FloatingPointError, match=r"step 2 of 3 .* in particle 0;"):
+        run(prior, images(2), EditSettings(iterations=3))
+
+
+def test_a_fault_in_a_drawn_batch_names_the_image_not_its_place_in_the_batch():
+    record = RecordedRandomness(SeededRandomness(torch.Generator().manual_seed(0)))
+    settings = EditSettings(iterations=5, batch_size=2)
+    prior = AnalyticPrior(poison={4: 1})
+    stack = make_stack(prior, images(7), settings)
+    with pytest.raises(FloatingPointError) as error:
+        edit(prior, stack, prompts=["make it night"], settings=settings, randomness=record)
+    assert record.batches[4][1] > 1
+    assert f"step 4 of 5 (counted from 0) in particle {record.batches[4][1]};" in str(error.value)
+
+
+def test_an_overflow_without_a_faulty_estimate_is_found_as_well():
+    settings = EditSettings(iterations=4, learning_rate=1e38, decay=1.0)
+    with pytest.raises(FloatingPointError, match=r"step [123] of 4"):
+        run(AnalyticPrior(), images(3), settings)
+
+
+def test_images_that_do_not_fit_are_refused(monkeypatch):
+    # Users run without the shape checks of the tests, and meet our own.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"multiples of 2 pixels, got shape \(1, 3, 4, 5\)"):
+        run(AnalyticPrior(), images(1, width=5), EditSettings())
+    with pytest.raises(ValueError, match=r"start01 needs .*\(2, 3, 4, 6\), got \(1, 3, 4, 6\)"):
+        run(AnalyticPrior(), images(2), EditSettings(), start01=images(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"t_range": (0.5, 0.2)}, r"t_range needs 0 <= low < high <= 1.*\(0.5, 0.2\)"),
+        ({"iterations": 0}, "iterations needs to be at least 1, got 0"),
+        ({"decay_every": 0}, "decay_every needs to be at least 1, got 0"),
+        ({"max_batch": 0}, "max_batch needs to be at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate needs to be positive, got -1.0"),
+        ({"decay": math.nan}, "decay needs to be positive, got nan"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EditSettings(**options)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_generator_has_to_be_on_the_cpu():
+    with pytest.raises(ValueError, match=r"has to be on the CPU, .* got one on cuda"):
+        SeededRandomness(torch.Generator("cuda"))
+
+
+class DeviceSidePrior(AnalyticPrior):
+    """The same model for all particles at once, so that it doesn't wait for the device."""
+
+    def predict(self, branches, timestep, *, max_batch=None):
+        t = timestep.view(-1, 1, 1, 1)
+        return torch.stack([estimate_noise(b.noisy, b.text, b.condition, t) for b in branches])
+
+    def encode_text(self, prompts: Sequence[str]):
+        return super().encode_text(prompts).to(self.device)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_the_loop_does_not_wait_for_the_device():
+    """PyTorch raises where the host would wait; the loop's own look comes after step 10."""
+    prior = DeviceSidePrior(device=torch.device("cuda"))
+    settings = EditSettings(iterations=20, batch_size=3, kernel_on="clean")
+    stack = make_stack(prior, images(5).cuda(), settings)
+
+    def forbid_waiting_until_the_first_look(done, total):
+        torch.cuda.set_sync_debug_mode("error" if done < 9 else "default")
+
+    try:
+        edit(
+            prior,
+            stack,
+            prompts=["make it night"],
+            settings=settings,
+            randomness=SeededRandomness(torch.Generator().manual_seed(0)),
+            after_step=forbid_waiting_until_the_first_look,
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# Watching.
+
+
+def test_the_callback_sees_the_images_as_they_are():
+    seen = []
+
+    def watch(done, total, preview):
+        seen.append((done, total, preview()))
+
+    result = run(
+        AnalyticPrior(), images(2), EditSettings(iterations=6), callback=watch, callback_every=3
+    )
+    assert [(done, total) for done, total, _ in seen] == [(3, 6), (6, 6)]
+    assert torch.equal(seen[1][2], result.image01)
+    assert not torch.equal(seen[0][2], result.image01)
+
+
+def test_the_progress_bar_shows_only_when_it_has_a_label(capsys):
+    run(AnalyticPrior(), images(1), EditSettings(iterations=2))
+    assert capsys.readouterr().err == ""
+    run(AnalyticPrior(), images(1), EditSettings(iterations=2), progress="Round 1")
+    assert "Round 1: 100%" in capsys.readouterr().err

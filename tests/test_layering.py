@@ -1,0 +1,99 @@
+"""Who may enter whom: the rooms of the package, and what importing them loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "csd_nerf"
+
+MAY_ENTER = {
+    "core": {"core"},
+    "synthetic": {"synthetic"},
+    "priors": {"priors", "core"},
+    "editor": {"editor", "core", "priors.base"},
+    "adapters": {"adapters", "editor", "priors", "core"},
+    "methods": {"methods", "editor", "priors", "core"},
+    "evaluation": {"evaluation", "adapters", "synthetic", "editor", "priors", "core"},
+    "cli": {"cli", "evaluation", "adapters", "synthetic", "editor", "priors", "core"},
+}
+"""What each room may import of ours; methods and cli are entered by the entry points alone."""
+
+HEAVY = {"nerfstudio", "diffusers", "transformers"}
+
+
+def imports_of_ours(source: str, package: list[str]) -> set[str]:
+    """Dotted names below csd_nerf that a module in `package` imports, wherever in its text."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            parent = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {f"{parent}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("csd_nerf.") for name in names if name.startswith("csd_nerf.")}
+
+
+def trespasses(room: str, imports: set[str]) -> set[str]:
+    allowed = MAY_ENTER[room]
+    return {
+        name
+        for name in imports
+        if not any(name == door or name.startswith(f"{door}.") for door in allowed)
+    }
+
+
+MODULES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
+MODULES.remove(Path("__init__.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_module_enters_only_the_rooms_that_it_may(path):
+    room = path.with_suffix("").parts[0]
+    package = ["csd_nerf", *path.parts[:-1]]
+    assert not trespasses(room, imports_of_ours((PACKAGE / path).read_text(), package))
+
+
+@pytest.mark.parametrize(
+    ("room", "statement", "found"),
+    [
+        ("core", "import csd_nerf.priors.base", {"priors.base"}),
+        ("core", "from csd_nerf import editor", {"editor"}),
+        ("core", "from ..priors import base", {"priors.base"}),
+        ("priors", "def late():\n    from csd_nerf.editor import edit", {"editor.edit"}),
+        ("editor", "from csd_nerf.priors import load", {"priors.load"}),
+        ("evaluation", "from csd_nerf.methods import csd_edit", {"methods.csd_edit"}),
+        ("editor", "from csd_nerf.priors.base import Prior", set()),
+        ("core", "from .kernels import rbf", set()),
+    ],
+)
+def test_the_check_of_rooms_finds_a_trespass(room, statement, found):
+    assert trespasses(room, imports_of_ours(statement, ["csd_nerf", room])) == found
+
+
+def test_the_root_of_the_package_imports_nothing():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    assert not [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
+def heavy_libraries_loaded_by(statement: str) -> set[str]:
+    """Import in a fresh process, for this one has loaded everything."""
+    script = f"{statement}\nimport sys; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return HEAVY & set(result.stdout.split())
+
+
+def test_importing_the_light_rooms_loads_no_heavy_library():
+    rooms = "csd_nerf.core, csd_nerf.priors.base, csd_nerf.editor"
+    assert not heavy_libraries_loaded_by(f"import {rooms}")
+
+
+def test_the_check_of_heavy_libraries_can_fail():
+    assert heavy_libraries_loaded_by("import csd_nerf, transformers") == {"transformers"}
