@@ -1,0 +1,1 @@
+"""How good an edit is, where its true result is known."""

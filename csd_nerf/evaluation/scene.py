@@ -1,0 +1,180 @@
+"""An edited scene against the true edit, on views that were held out from training."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from csd_nerf.evaluation.pictures import enlarge, label_columns, save_contact_sheet, save_video
+from csd_nerf.synthetic.edits import Edit, find_edit
+
+if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+
+FRAMES_BETWEEN_VIEWS = 5
+"""Frames of the video from one held-out view to the next."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out views of a run: photographs, true edits, and renders of both scenes."""
+
+    photograph01: Float[Tensor, "n 3 h w"]
+    truth01: Float[Tensor, "n 3 h w"]
+    source01: Float[Tensor, "n 3 h w"]
+    edited01: Float[Tensor, "n 3 h w"]
+
+
+def psnr(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
+    """Peak signal-to-noise ratio in dB, -10 log10(MSE) an image, averaged over the images.
+
+    Higher is nearer; identical images give infinity.
+    """
+    error = (image01 - truth01).square().mean(dim=(1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -> dict[str, Any]:
+    """Render a run before and after its edit, and measure both against the true edit.
+
+    Args:
+        load_config: The run's config.yml.
+        output: Folder for before_after.mp4, contact_sheet.png and metrics.json.
+        edit: Name or wording of a known edit. A look is applied to the held-out photographs
+            themselves; other edits need the data set's own `edited` folder. None means the
+            run's prompt.
+
+    Returns:
+        What metrics.json holds: `psnr_source` and `psnr_edited` in dB (held-out views against
+        the true edit), their difference `psnr_gain`, and the settings.
+
+    Raises:
+        ValueError: If the true edit is not known.
+        FileNotFoundError: If the run or a checkpoint of it is missing.
+    """
+    began = time.perf_counter()
+    if not load_config.is_file():
+        raise FileNotFoundError(
+            f"--load-config needs the config.yml of a csd-edit run, got {load_config}."
+        )
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    config, pipeline, checkpoint, step = eval_setup(load_config, test_mode="test")
+    known = find_edit(edit or config.pipeline.prompt)
+    cameras, photograph01, names = _held_out_views(pipeline)
+    truth01 = _truth(known, photograph01, config.pipeline.datamanager, names)
+    path = _camera_path(cameras)
+    edited01, edited_path = _render(pipeline, cameras, "edited views"), _render(pipeline, path)
+    source_checkpoint = _load_source(pipeline, config.get_base_dir() / "source_models")
+    source01, source_path = _render(pipeline, cameras, "source views"), _render(pipeline, path)
+
+    views = HeldOut(photograph01, truth01, source01, edited01)
+    metrics = {
+        "psnr_source": round(psnr(source01, truth01), 3),
+        "psnr_edited": round(psnr(edited01, truth01), 3),
+        "psnr_source_to_photograph": round(psnr(source01, photograph01), 3),
+        "held_out_views": len(names),
+        "edit": known.name,
+        "prompt": config.pipeline.prompt,
+        "step": step,
+        "edited_checkpoint": checkpoint.name,
+        "source_checkpoint": source_checkpoint.name,
+        "render_size": list(truth01.shape[2:]),
+        "compare_seconds": round(time.perf_counter() - began, 1),
+    }
+    metrics["psnr_gain"] = round(metrics["psnr_edited"] - metrics["psnr_source"], 3)
+    _save(output, views, torch.stack([source_path, edited_path]), metrics)
+    return metrics
+
+
+def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], list[Path]]:
+    """Cameras and photographs of the evaluation split, at the size that the run works at."""
+    dataset = pipeline.datamanager.eval_dataset
+    rows = [dataset.get_image_float32(i)[..., :3] for i in range(len(dataset))]
+    names = [Path(name) for name in dataset.image_filenames]
+    cameras = dataset.cameras.to(pipeline.device)
+    return cameras, torch.stack(rows).permute(0, 3, 1, 2), names
+
+
+def _truth(
+    edit: Edit, photograph01: Float[Tensor, "n 3 h w"], datamanager: Any, names: list[Path]
+) -> Float[Tensor, "n 3 h w"]:
+    """True edits of the held-out views: the data set's own, or a look applied to photographs."""
+    folder = Path(datamanager.data) / "edited"
+    record = folder.parent / "edit.json"
+    if folder.is_dir() and json.loads(record.read_text())["edit"] == edit.name:
+        return torch.stack([_read(folder / name.name, photograph01.shape[2:]) for name in names])
+    if edit.kind == "look":
+        return edit.edit_image(photograph01)
+    raise ValueError(
+        f"The true result of {edit.name!r} must be known, but {folder} holds no such edit; "
+        "make the data set with: csd-nerf synthetic --edit, or choose a look."
+    )
+
+
+def _read(path: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:
+    import numpy as np
+    from PIL import Image
+
+    image = Image.open(path).convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def _camera_path(cameras: Cameras) -> Cameras:
+    """A path through the held-out views in their order."""
+    from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
+
+    path = get_interpolated_camera_path(cameras.to("cpu"), FRAMES_BETWEEN_VIEWS, order_poses=False)
+    path.height = cameras.height[:1].cpu().expand(len(path), 1).clone()
+    path.width = cameras.width[:1].cpu().expand(len(path), 1).clone()
+    return path.to(cameras.device)
+
+
+def _load_source(pipeline: Any, folder: Path) -> Path:
+    """Put the run's unedited scene into the pipeline."""
+    checkpoints = sorted(folder.glob("step-*.ckpt"))
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"{folder} needs the checkpoint of the unedited scene, which csd-edit writes when "
+            "editing begins; the run has not come so far."
+        )
+    state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+    pipeline.load_pipeline(state["pipeline"], state["step"])
+    return checkpoints[-1]
+
+
+@torch.no_grad()
+def _render(pipeline: Any, cameras: Cameras, label: str = "path") -> Float[Tensor, "n 3 h w"]:
+    frames = []
+    for index in tqdm(range(len(cameras)), desc=f"render {label}"):
+        outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
+        frames.append(outputs["rgb"].permute(2, 0, 1).float().clamp(0, 1).cpu())
+    return torch.stack(frames)
+
+
+def _save(
+    output: Path,
+    views: HeldOut,
+    path01: Float[Tensor, "two n 3 h w"],
+    metrics: dict[str, Any],
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "photograph": views.photograph01,
+        "before (render)": views.source01,
+        "after (render)": views.edited01,
+        "true edit": views.truth01,
+    }
+    save_contact_sheet(output / "contact_sheet.png", {k: enlarge(v) for k, v in columns.items()})
+    before, after = path01
+    frames = label_columns({"before": enlarge(before), "after": enlarge(after)})
+    save_video(output / "before_after.mp4", torch.cat([frames, frames.flip(0)]), fps=12)
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

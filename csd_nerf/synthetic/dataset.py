@@ -1,0 +1,184 @@
+"""Writes a procedural scene as a nerfstudio data set, with the true edit beside it.
+
+Layout of the folder:
+    transforms.json   cameras (OpenGL axes, z up), the split into train and held-out views
+    images/           the source views
+    edited/           the same views after the edit, under the same names
+    depth/            distance along each pixel's ray, float32 .npy, infinite in the sky
+    labels/           object seen by each pixel: 0 to 3 for `SHAPES`, then floor, then sky
+    edit.json         the edit, its instruction, and the settings that made the folder
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from csd_nerf.synthetic.edits import Edit, find_edit
+from csd_nerf.synthetic.render import Cameras, Rendering, orbit_cameras, render
+from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
+
+ELEVATION = (10.0, 42.0)
+"""Degrees between which the orbit rises and falls."""
+HELD_OUT_EVERY = 8
+"""Every eighth view is for evaluation, as is usual for captures."""
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What decides a data set."""
+
+    scene: int = 0
+    """Number of the scene within its split."""
+    split: Split = "benchmark"
+    """Which family of seeds the scene comes from; the bundled prior saw `train`."""
+    views: int = 56
+    """Number of images, those held out for evaluation included."""
+    size: int = 96
+    """Height and width of the images in pixels."""
+
+    def __post_init__(self):
+        """Check the ranges."""
+        if not 0 <= self.scene < len(SPLIT_SEEDS[self.split]):
+            raise ValueError(
+                f"scene must be from 0 to {len(SPLIT_SEEDS[self.split]) - 1}, got {self.scene}."
+            )
+        if self.views < HELD_OUT_EVERY:
+            raise ValueError(
+                f"views must be at least {HELD_OUT_EVERY}, so that one can be held out, "
+                f"got {self.views}."
+            )
+        if self.size < 16:
+            raise ValueError(f"size must be at least 16 pixels, got {self.size}.")
+
+
+def view_cameras(views: int) -> Cameras:
+    """Views all around a scene; the elevation swings five times on the way."""
+    turn = torch.arange(views) / views
+    low, high = (torch.deg2rad(torch.tensor(angle)) for angle in ELEVATION)
+    elevation = low + (high - low) * (0.5 - 0.5 * torch.cos(2 * torch.pi * 5 * turn))
+    return orbit_cameras(2 * torch.pi * turn, elevation)
+
+
+def render_views(scenes: Scenes, cameras: Cameras, *, size: int) -> Rendering:
+    """One scene through many cameras, a few at a time so that the rays stay in the cache."""
+    parts = []
+    for first in range(0, len(cameras.focal), 4):
+        some = slice(first, first + 4)
+        view = Cameras(cameras.camera_to_world[some], cameras.focal[some])
+        parts.append(render(scenes.repeat(len(view.focal)), view, height=size, width=size))
+    return Rendering(
+        **{
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(Rendering)
+        }
+    )
+
+
+def write_dataset(
+    output: Path, settings: SceneSettings, *, edit: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write a scene and, if one is named, its true edit.
+
+    Args:
+        output: Folder to make; written under a temporary name and renamed when complete.
+        settings: What to draw.
+        edit: Name or wording of a known edit; None writes the source only.
+        overwrite: Replace an existing folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the edit is unknown, or what it names is not in the scene.
+        FileExistsError: If the folder exists and `overwrite` is not set.
+    """
+    if output.exists() and not overwrite:
+        raise FileExistsError(
+            f"The output folder must be a new one, but {output} exists; name another one "
+            "or pass --overwrite."
+        )
+    scenes = draw_scenes([SPLIT_SEEDS[settings.split][settings.scene]])
+    cameras = view_cameras(settings.views)
+    source = render_views(scenes, cameras, size=settings.size)
+    chosen = None if edit is None else find_edit(edit)
+    if chosen is not None and not any(chosen.applies(scenes.repeat(settings.views), source)):
+        raise ValueError(
+            f"An edit must change what the scene shows, but {edit!r} changes nothing in scene "
+            f"{settings.scene} of {settings.split}; choose another edit or another --scene."
+        )
+    partial = output.with_name(output.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    names = [f"{index:05d}.png" for index in range(settings.views)]
+    _write_images(partial / "images", names, source.image01)
+    _write_geometry(partial, names, source)
+    if chosen is not None:
+        edited = render_views(chosen.edit_scenes(scenes), cameras, size=settings.size)
+        _write_images(partial / "edited", names, chosen.edit_image(edited.image01))
+    _write_json(partial / "transforms.json", _transforms(cameras, names, settings.size))
+    record = dataclasses.asdict(settings) | _describe(chosen, edit)
+    _write_json(partial / "edit.json", record)
+    if output.exists():
+        shutil.rmtree(output)
+    partial.rename(output)
+    return output
+
+
+def _describe(edit: Edit | None, asked: str | None) -> dict[str, str | None]:
+    if edit is None:
+        return {"edit": None, "kind": None, "instruction": None}
+    instruction = edit.instructions[0] if asked == edit.name else asked
+    return {"edit": edit.name, "kind": edit.kind, "instruction": instruction}
+
+
+def _transforms(cameras: Cameras, names: list[str], size: int) -> dict:
+    """Cameras in nerfstudio's format."""
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(names), 1, 4)
+    matrices = torch.cat([cameras.camera_to_world, bottom], dim=1).tolist()
+    files = [f"images/{name}" for name in names]
+    held_out = files[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]
+    focal = float(cameras.focal[0]) * size
+    return {
+        "camera_model": "OPENCV",
+        "w": size,
+        "h": size,
+        "fl_x": focal,
+        "fl_y": focal,
+        "cx": size / 2,
+        "cy": size / 2,
+        "frames": [
+            {"file_path": file, "transform_matrix": matrix}
+            for file, matrix in zip(files, matrices, strict=True)
+        ],
+        "train_filenames": [file for file in files if file not in held_out],
+        "val_filenames": held_out,
+        "test_filenames": held_out,
+    }
+
+
+def _write_images(folder: Path, names: list[str], image01: Float[Tensor, "n 3 h w"]) -> None:
+    folder.mkdir(parents=True)
+    pixels = (255 * image01).round().byte().permute(0, 2, 3, 1).numpy()
+    for name, array in zip(names, pixels, strict=True):
+        Image.fromarray(array).save(folder / name)
+
+
+def _write_geometry(folder: Path, names: list[str], rendering: Rendering) -> None:
+    for kind in ("depth", "labels"):
+        (folder / kind).mkdir()
+    for name, depth, label in zip(names, rendering.depth, rendering.label, strict=True):
+        np.save(folder / "depth" / Path(name).with_suffix(".npy").name, depth.numpy())
+        Image.fromarray(label.byte().numpy()).save(folder / "labels" / name)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")

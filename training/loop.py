@@ -1,0 +1,96 @@
+"""A training loop that can be killed at any moment and goes on from its last checkpoint.
+
+Every step draws from a generator seeded by the run's seed and the step's number, so that an
+interrupted run sees the same data and noise as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+Step = Callable[[int, torch.Generator], torch.Tensor]
+
+
+def cosine(step: int, *, steps: int, warmup: int = 200) -> float:
+    """Learning rate factor: linear warm-up, then half a cosine down to 1 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """Exponential moving average of parameters, with a decay that rises from the start."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], *, decay: float = 0.999):
+        self.decay = decay
+        self.values = [p.detach().clone() for p in parameters]
+
+    def update(self, parameters: list[torch.nn.Parameter], step: int) -> None:
+        """Move towards the parameters."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.values, [p.detach() for p in parameters], 1 - decay)
+
+    def copy_to(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Overwrite the parameters with their averages."""
+        with torch.no_grad():
+            for parameter, value in zip(parameters, self.values, strict=True):
+                parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"values": self.values}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From the checkpoint."""
+        for value, saved in zip(self.values, state["values"], strict=True):
+            value.copy_(saved)
+
+
+def run(
+    step: Step,
+    state: Mapping[str, Any],
+    *,
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    every: int,
+    label: str,
+) -> list[float]:
+    """Call `step` until `steps` are done; returns the mean loss of each checkpoint interval.
+
+    Args:
+        step: Does step number i with a generator of its own and returns the loss.
+        state: Objects with `state_dict` and `load_state_dict`.
+        steps: Total number of steps, those of earlier runs counted.
+        seed: Of the run.
+        checkpoint: File that is replaced, never half-written.
+        every: Steps between checkpoints.
+        label: For the progress bar.
+    """
+    first, history = 0, []
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        for name, item in state.items():
+            item.load_state_dict(saved["state"][name])
+        first, history = saved["step"], saved["history"]
+    losses: list[torch.Tensor] = []
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=label, mininterval=10)
+    for index in bar:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        losses.append(step(index, generator).detach())
+        if (index + 1) % every == 0 or index + 1 == steps:
+            history.append(torch.stack(losses).mean().item())
+            losses.clear()
+            bar.set_postfix(loss=f"{history[-1]:.4f}")
+            partial = checkpoint.with_suffix(".part")
+            contents = {name: item.state_dict() for name, item in state.items()}
+            torch.save({"step": index + 1, "history": history, "state": contents}, partial)
+            partial.replace(checkpoint)
+    return history

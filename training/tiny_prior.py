@@ -1,0 +1,166 @@
+"""Trains the bundled InstructPix2Pix, `tiny`, from nothing, in diffusers' layout.
+
+    python -m training.tiny_prior --work outputs/tiny_prior
+
+Every stage (pairs, autoencoder, encoding, denoiser, export, evaluation) leaves its result in the
+work folder; the same command goes on from there after any interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
+
+from csd_nerf.synthetic.scenes import SPLIT_SEEDS
+from training import card, data, unet, vae
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the result."""
+
+    work: Path = Path("outputs/tiny_prior")
+    """Folder for everything that can be taken up again."""
+    shards: int = 54
+    """Files of training pairs."""
+    seeds_a_shard: int = 200
+    """Scenes or collages in each; a scene gives up to three pairs."""
+    vae_steps: int = 2500
+    vae_batch: int = 16
+    vae_learning_rate: float = 1e-3
+    steps: int = 8000
+    """Of the denoiser."""
+    batch: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    workers: int = os.cpu_count() or 1
+    """Processes that draw pairs."""
+    output: Path = Path("csd_nerf/assets/tiny")
+    """Where the finished model goes."""
+
+
+def encode_shards(
+    autoencoder: AutoencoderKL, shards: list[data.Shard], path: Path, device: torch.device
+) -> tuple[list[unet.LatentShard], float]:
+    """Encode once and keep; also the scaling factor, 1 over the latents' standard deviation."""
+    if not path.exists():
+        rows = [
+            {
+                "source": vae.encode(autoencoder, s.source, device).half().cpu(),
+                "edited": vae.encode(autoencoder, s.edited, device).half().cpu(),
+                "names": s.edit_names,
+            }
+            for s in shards
+        ]
+        torch.save(rows, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    rows = torch.load(path, weights_only=True)
+    scale = 1 / float(torch.cat([r["edited"][:64].flatten() for r in rows]).float().std())
+    return [unet.LatentShard(r["source"], r["edited"], r["names"]) for r in rows], scale
+
+
+def export(
+    output: Path, autoencoder: AutoencoderKL, denoiser, text_encoder, tokenizer, scale: float
+) -> None:
+    """Write the pipeline folder in half precision, under a temporary name first."""
+    autoencoder.register_to_config(scaling_factor=scale)
+    pipeline = StableDiffusionInstructPix2PixPipeline(
+        vae=autoencoder.cpu().half(),
+        text_encoder=text_encoder.cpu().half(),
+        tokenizer=tokenizer,
+        unet=denoiser.cpu().half(),
+        scheduler=unet.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    partial = output.with_name(output.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+
+
+def main(recipe: Recipe) -> None:
+    """Run every stage that is not done yet."""
+    device = torch.device(recipe.device)
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def done(stage: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[stage] = round(now - clock, 1)
+        clock = now
+
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    paths = data.make_shards(
+        recipe.work / "pairs",
+        shards=recipe.shards,
+        seeds_a_shard=recipe.seeds_a_shard,
+        workers=recipe.workers,
+    )
+    shards = [data.read_shard(path) for path in paths]
+    done("pairs")
+    autoencoder = vae.build(recipe.seed)
+    vae_losses = vae.train(
+        autoencoder,
+        shards,
+        steps=recipe.vae_steps,
+        batch=recipe.vae_batch,
+        learning_rate=recipe.vae_learning_rate,
+        seed=recipe.seed,
+        checkpoint=recipe.work / "vae.pt",
+        device=device,
+    )
+    done("autoencoder")
+    latents, scale = encode_shards(autoencoder, shards, recipe.work / "latents.pt", device)
+    done("encoding")
+    tokenizer = unet.build_tokenizer(data.captions())
+    text_encoder = unet.build_text_encoder(tokenizer, recipe.seed)
+    denoiser = unet.build_unet(autoencoder.config["latent_channels"], recipe.seed)
+    losses = unet.train(
+        denoiser,
+        text_encoder,
+        tokenizer,
+        latents,
+        scaling_factor=scale,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        checkpoint=recipe.work / "denoiser.pt",
+        device=device,
+    )
+    done("denoiser")
+    export(recipe.output, autoencoder, denoiser, text_encoder, tokenizer, scale)
+    settings = {k: str(v) for k, v in dataclasses.asdict(recipe).items() if k not in ("work", "output")}
+    timing = recipe.work / "seconds.json"
+    if timing.exists():
+        earlier = json.loads(timing.read_text())
+        seconds = {stage: earlier.get(stage, 0) + value for stage, value in seconds.items()}
+    record = {
+        "recipe": settings,
+        "train_seeds": [SPLIT_SEEDS["train"].start, recipe.shards * recipe.seeds_a_shard],
+        "pairs": sum(len(s.edit_names) for s in shards),
+        "seconds": seconds,
+        "machine": f"{device.type}, {torch.get_num_threads()} threads",
+        "vae_loss": vae_losses,
+        "denoiser_loss": losses,
+    }
+    (recipe.output / "training.json").write_text(json.dumps(record, indent=1))
+    card.write(recipe.output, record, evaluation=None)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe))

@@ -1,0 +1,202 @@
+"""The text encoder and the U-Net, trained together on encoded pairs."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from csd_nerf.synthetic.edits import all_edits
+from training import loop
+
+TEXT_WIDTH, MAX_TOKENS = 96, 24
+DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.05
+"""InstructPix2Pix's dropout for classifier-free guidance (Brooks et al. 2023, 3.2.1)."""
+
+
+@dataclass(frozen=True)
+class LatentShard:
+    """Encoded pairs of one size: modes, unscaled, and each pair's edit."""
+
+    source: torch.Tensor
+    edited: torch.Tensor
+    edit_names: Sequence[str]
+
+
+def build_tokenizer(captions: Iterable[str], *, vocabulary: int = 850) -> CLIPTokenizer:
+    """A byte-pair tokenizer in CLIP's format, with merges learnt from the captions."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", fuse_unk=False))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(alphabet),
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    import json
+
+    learnt = json.loads(tokenizer.to_str())["model"]
+    # Every letter may also end a word; the trainer adds only the endings that it saw.
+    entries = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    entries += [token for token in learnt["vocab"] if token not in set(entries) | set(special)]
+    vocab = {token: index for index, token in enumerate([*entries, *special])}
+    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in learnt["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
+    """Two layers, trained from scratch."""
+    torch.manual_seed(seed)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(latent_channels: int, seed: int) -> UNet2DConditionModel:
+    """A small U-Net with text attention on every level."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=2 * latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=WIDTHS,
+        layers_per_block=LAYERS,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+WIDTHS, LAYERS = (64, 128, 160), 1
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with v prediction, which learns mean colours better."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+class Wordings:
+    """Token ids of every wording, drawn by edit."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self._by_edit: dict[str, list[int]] = defaultdict(list)
+        texts = [""]
+        for edit in all_edits().values():
+            for text in edit.instructions:
+                self._by_edit[edit.name].append(len(texts))
+                texts.append(text)
+        self.tokens = tokenizer(
+            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+
+    def draw(self, names: Sequence[str], choose: random.Random) -> list[int]:
+        """A row of `tokens` for each edit; row 0 is the empty prompt."""
+        return [choose.choice(self._by_edit[name]) for name in names]
+
+
+def train(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    shards: Sequence[LatentShard],
+    *,
+    scaling_factor: float,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    checkpoint: Path,
+    device: torch.device,
+) -> list[float]:
+    """Train both; their parameters end as the moving average. Returns the course of the loss."""
+    unet.to(device).train()
+    text_encoder.to(device).train()
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: loop.cosine(i, steps=steps))
+    average = loop.Average(parameters)
+    alphas_cumprod = build_scheduler().alphas_cumprod.to(device)
+    wordings = Wordings(tokenizer)
+    tokens = wordings.tokens.to(device)
+    sizes = torch.tensor([float(len(s.edit_names)) for s in shards])
+
+    def step(index: int, generator: torch.Generator) -> torch.Tensor:
+        shard = shards[int(torch.multinomial(sizes, 1, generator=generator))]
+        rows = torch.randint(len(shard.edit_names), (batch,), generator=generator)
+        choose = random.Random(seed * 1_000_003 + index)
+        words = wordings.draw([shard.edit_names[i] for i in rows.tolist()], choose)
+        drop = torch.rand(batch, generator=generator)
+        no_text = (drop < DROP_TEXT) | (drop >= 1 - DROP_BOTH)
+        no_image = ((drop >= DROP_TEXT) & (drop < DROP_TEXT + DROP_IMAGE)) | (drop >= 1 - DROP_BOTH)
+        timestep = torch.randint(len(alphas_cumprod), (batch,), generator=generator).to(device)
+        clean = scaling_factor * shard.edited[rows].to(device).float()
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        condition = shard.source[rows].to(device).float() * (~no_image).to(device)[:, None, None, None]
+        text = text_encoder(tokens[torch.tensor(words).masked_fill(no_text, 0)]).last_hidden_state
+        alpha = alphas_cumprod[timestep].sqrt()[:, None, None, None]
+        sigma = (1 - alphas_cumprod[timestep]).sqrt()[:, None, None, None]
+        noisy = torch.cat([alpha * clean + sigma * noise, condition], dim=1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            velocity = unet(noisy, timestep, encoder_hidden_states=text).sample
+        loss = (velocity.float() - (alpha * noise - sigma * clean)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update(parameters, index)
+        return loss
+
+    state = {
+        "unet": unet,
+        "text": text_encoder,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "average": average,
+    }
+    history = loop.run(
+        step, state, steps=steps, seed=seed, checkpoint=checkpoint, every=100, label="denoiser"
+    )
+    average.copy_to(parameters)
+    unet.eval().requires_grad_(False)
+    text_encoder.eval().requires_grad_(False)
+    return history
