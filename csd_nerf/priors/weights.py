@@ -8,6 +8,7 @@ repository or folder; the safety checker is neither needed nor fetched.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import NoReturn
@@ -30,7 +31,7 @@ _WEIGHTS = {
     "vae": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
     "text_encoder": {"safetensors": "model", "bin": "pytorch_model"},
 }
-_TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_TOKENIZER_FORMS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _HUB_TIMEOUT_SECONDS = 10.0
 
@@ -43,7 +44,7 @@ def check(name_or_path: str | Path, *, variant: str | None = None) -> None:
     """Make sure that `fetch` can succeed, without downloading or loading weights.
 
     A folder, a bundled model and a model in the hub's cache are searched for the files of each
-    component; for anything else the hub is asked once, with a short time limit.
+    component; for anything else the hub is asked once for its list, with a short time limit.
 
     Args:
         name_or_path: A name, hub id or folder, as `csd_nerf.priors.load` takes it.
@@ -56,7 +57,7 @@ def check(name_or_path: str | Path, *, variant: str | None = None) -> None:
     if repo is None:
         _require_complete(_local_folder(name_or_path), name_or_path, variant)
     elif _cached_folder(repo, variant) is None:
-        _ask_hub(repo)
+        _ask_hub(repo, variant)
 
 
 def fetch(name_or_path: str | Path, *, variant: str | None = None) -> Path:
@@ -77,25 +78,28 @@ def fetch(name_or_path: str | Path, *, variant: str | None = None) -> Path:
     return _cached_folder(repo, variant) or _download(repo, variant)
 
 
-def missing_files(folder: Path, *, variant: str | None = None) -> list[str]:
-    """Name what a folder lacks of the components that an editing prior needs.
+def missing_files(files: Collection[str], *, variant: str | None = None) -> list[str]:
+    """Name what is lacking of the components that an editing prior needs.
 
     Args:
-        folder: A folder in the pipeline's layout.
+        files: What a folder or repository has, as paths relative to it.
         variant: Which weight files are wanted; None means those without a variant's name.
 
     Returns:
-        Paths relative to the folder; empty if it is complete.
+        Relative paths; empty if nothing is lacking.
     """
-    missing = [path for path in _CONFIGS if not (folder / path).is_file()]
+    missing = [path for path in _CONFIGS if path not in files]
     for component, stems in _WEIGHTS.items():
-        names = _weight_names(stems, variant)
-        if not any((folder / component / name).is_file() for name in names):
-            missing.append(f"{component}/{names[0]}")
-    forms = ([folder / "tokenizer" / name for name in form] for form in _TOKENIZER_FORMS)
-    if not any(all(path.is_file() for path in form) for form in forms):
-        missing.append(f"tokenizer/{_TOKENIZER_FORMS[0][0]}")
+        paths = [f"{component}/{name}" for name in _weight_names(stems, variant)]
+        if not any(path in files for path in paths):
+            missing.append(paths[0])
+    if not any(all(path in files for path in form) for form in _TOKENIZER_FORMS):
+        missing.append(_TOKENIZER_FORMS[0][0])
     return missing
+
+
+def _listing(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
 
 
 def _weight_names(stems: dict[str, str], variant: str | None) -> list[str]:
@@ -124,8 +128,8 @@ def _local_folder(name_or_path: str | Path) -> Path:
 def _require_complete(folder: Path, name_or_path: str | Path, variant: str | None) -> None:
     if not folder.is_dir():
         what = f"the folder {folder} does not exist"
-    elif missing := missing_files(folder, variant=variant):
-        what = f"the folder {folder} lacks {', '.join(missing)}{_variant_hint(folder, variant)}"
+    elif lack := _lack(_listing(folder), variant):
+        what = f"the folder {folder} lacks {lack}"
     else:
         return
     if str(name_or_path) in BUNDLED_MODELS:
@@ -136,11 +140,13 @@ def _require_complete(folder: Path, name_or_path: str | Path, variant: str | Non
     _raise_not_found(str(name_or_path), what, HUB_MODELS["instruct-pix2pix"])
 
 
-def _variant_hint(folder: Path, variant: str | None) -> str:
-    """Name the variants that a folder does have, where the one asked for is missing."""
-    files = [path.name.split(".") for path in (folder / "unet").glob("*.*.safetensors")]
-    found = {parts[1] for parts in files if len(parts) == 3} - {variant}
-    return f" (it has the variant {', '.join(sorted(found))})" if found else ""
+def _lack(files: Collection[str], variant: str | None) -> str:
+    """Say in words which files are missing, and which variants there are; empty if none is."""
+    missing = missing_files(files, variant=variant)
+    unet_files = [path.split(".") for path in files if path.startswith("unet/")]
+    variants = {parts[1] for parts in unet_files if parts[2:] == ["safetensors"]} - {variant}
+    hint = f" (it has the variant {', '.join(sorted(variants))})" if variants else ""
+    return ", ".join(missing) + hint if missing else ""
 
 
 def _cached_folder(repo: str, variant: str | None) -> Path | None:
@@ -151,37 +157,36 @@ def _cached_folder(repo: str, variant: str | None) -> Path | None:
     if not isinstance(config, str):
         return None
     folder = Path(config).parent.parent
-    return None if missing_files(folder, variant=variant) else folder
+    return None if _lack(_listing(folder), variant) else folder
 
 
-def _ask_hub(repo: str) -> None:
+def _ask_hub(repo: str, variant: str | None) -> None:
+    """Ask the hub for the repository's list of files, once and briefly."""
     from huggingface_hub import HfApi
 
     try:
-        HfApi().model_info(repo, timeout=_HUB_TIMEOUT_SECONDS)
+        info = HfApi().model_info(repo, timeout=_HUB_TIMEOUT_SECONDS)
     # The hub client's transport, and so its errors, differ between releases; whichever it is,
     # the weights can't be had.
     except Exception as error:
-        what = f"it is not in the cache and the hub does not give it ({type(error).__name__})"
-        _raise_not_found(repo, what, repo)
+        reason = f"the hub does not give it ({type(error).__name__})"
+        _raise_not_found(repo, f"it is no folder, it is not in the hub's cache, and {reason}", repo)
+    if lack := _lack([file.rfilename for file in info.siblings or []], variant):
+        _raise_not_found(repo, f"the hub's repository lacks {lack}", HUB_MODELS["instruct-pix2pix"])
 
 
 def _download(repo: str, variant: str | None) -> Path:
     # Asking first ends an offline run at once: the download itself would retry for long.
-    _ask_hub(repo)
+    _ask_hub(repo, variant)
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     try:
-        folder = Path(
-            StableDiffusionInstructPix2PixPipeline.download(
-                repo, variant=variant, safety_checker=None, feature_extractor=None
-            )
+        folder = StableDiffusionInstructPix2PixPipeline.download(
+            repo, variant=variant, safety_checker=None, feature_extractor=None
         )
     except OSError as error:
         _raise_not_found(repo, f"its download failed ({type(error).__name__})", repo)
-    if missing := missing_files(folder, variant=variant):
-        _raise_not_found(repo, f"the hub's repository lacks {', '.join(missing)}", repo)
-    return folder
+    return Path(folder)
 
 
 def _raise_not_found(name: str, what: str, repo: str) -> NoReturn:

@@ -80,13 +80,26 @@ def test_offline_a_fresh_process_fails_at_once(tmp_path):
     assert "OfflineModeIsEnabled" in run.stderr
 
 
-def test_a_reachable_hub_is_enough_for_the_check(empty_cache, monkeypatch):
-    asked = []
+def open_hub(monkeypatch, folder: Path) -> None:
+    """A hub that answers with a folder's files."""
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "model_info", lambda _, repo, timeout: asked.append(repo)
+        huggingface_hub.HfApi,
+        "model_info",
+        lambda _, repo, timeout: huggingface_hub.ModelInfo(
+            id=repo, siblings=[{"rfilename": file} for file in files]
+        ),
     )
+
+
+def test_the_hubs_listing_is_enough_for_the_check(folder, tmp_path, empty_cache, monkeypatch):
+    open_hub(monkeypatch, folder)
     priors.check(REPO)
-    assert asked == [REPO]
+    with pytest.raises(WeightsNotFoundError, match=r"repository lacks unet/.*\.fp16\.safetensors"):
+        priors.check(REPO, variant="fp16")
+    open_hub(monkeypatch, tmp_path)
+    with pytest.raises(WeightsNotFoundError, match=r"repository lacks unet/config\.json, .*vae/"):
+        priors.load(REPO)
 
 
 def test_cached_weights_need_no_hub(folder, empty_cache, no_hub):
@@ -104,29 +117,29 @@ def test_an_incomplete_cache_is_not_enough(folder, empty_cache, no_hub):
         priors.check(REPO)
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_a_download_leaves_out_the_safety_checker(
-    folder, tmp_path, empty_cache, monkeypatch, complete
-):
+def test_a_download_leaves_out_the_safety_checker(folder, empty_cache, monkeypatch):
     requests = []
-    downloaded = shutil.copytree(folder, tmp_path / "downloaded")
-    if not complete:
-        shutil.rmtree(downloaded / "tokenizer")
 
     def download(repo, **options):
         requests.append((repo, options))
-        return str(downloaded)
+        return str(folder)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    open_hub(monkeypatch, folder)
     monkeypatch.setattr(StableDiffusionInstructPix2PixPipeline, "download", download)
-    if complete:
-        assert priors.fetch(REPO) == downloaded
-    else:
-        with pytest.raises(WeightsNotFoundError, match="repository lacks tokenizer"):
-            priors.fetch(REPO)
+    assert priors.fetch(REPO, variant=None) == folder
     [(repo, options)] = requests
     assert repo == REPO
-    assert options["safety_checker"] is options["feature_extractor"] is None
+    assert options == {"variant": None, "safety_checker": None, "feature_extractor": None}
+
+
+def test_a_broken_download_ends_in_one_line(folder, empty_cache, monkeypatch):
+    def download(repo, **options):
+        raise ConnectionError("reset by peer")
+
+    open_hub(monkeypatch, folder)
+    monkeypatch.setattr(StableDiffusionInstructPix2PixPipeline, "download", download)
+    with pytest.raises(WeightsNotFoundError, match=r"download failed \(ConnectionError\)"):
+        priors.fetch(REPO)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -156,15 +169,22 @@ def test_an_incomplete_folder_names_the_missing_part(folder, tmp_path, file, nam
         assert "\n" not in str(error.value)
 
 
-def test_files_of_other_releases_count(folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "tokenizer" / "tokenizer.json").unlink()
-    for name in ("vocab.json", "merges.txt"):
-        (copy / "tokenizer" / name).touch()
-    (copy / "text_encoder" / "model.safetensors").rename(copy / "text_encoder/pytorch_model.bin")
-    unet = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    unet.rename(f"{unet}.index.json")
-    assert weights.missing_files(copy) == []
+def test_files_of_other_releases_count():
+    files = {
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.bin",
+        "text_encoder/config.json",
+        "text_encoder/pytorch_model.bin",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+    }
+    assert weights.missing_files(files) == []
+    for file in files:
+        assert len(weights.missing_files(files - {file})) == 1
 
 
 def test_a_variant_is_loaded_and_named_where_it_is_missing(folder, tmp_path):
