@@ -1,6 +1,6 @@
 """Measures a trained prior on held-out scenes in held-out words, and writes its model card.
 
-    python -m training.card --prior csd_nerf/assets/tiny
+Run it as `python -m training.card --prior csd_nerf/assets/tiny`.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def table(evaluation: dict) -> str:
     lines = [line(f"**{name}**", count, v) for name, count, v in summary(evaluation["rows"])]
     single: dict[str, list[Row]] = defaultdict(list)
     for row in evaluation["rows"]:
-        single[f"{row['edit']}" + (" (photographs)" if row["on"] == "photograph" else "")].append(row)
+        suffix = " (photographs)" if row["on"] == "photograph" else ""
+        single[f"{row['edit']}{suffix}"].append(row)
     for name, group in single.items():
         lines.append(line(name, len(group), summary(group)[0][2]))
     return head + "".join(lines)

@@ -7,7 +7,9 @@ interrupted run sees the same data and noise as one that never stopped.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,19 @@ def cosine(step: int, *, steps: int, warmup: int = 200) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class Course:
+    """How training went, interruptions left out.
+
+    Attributes:
+        losses: Mean loss of each interval between checkpoints.
+        seconds: Wall-clock time.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Average:
@@ -62,8 +77,8 @@ def run(
     checkpoint: Path,
     every: int,
     label: str,
-) -> list[float]:
-    """Call `step` until `steps` are done; returns the mean loss of each checkpoint interval.
+) -> Course:
+    """Call `step` until `steps` are done.
 
     Args:
         step: Does step number i with a generator of its own and returns the loss.
@@ -74,23 +89,27 @@ def run(
         every: Steps between checkpoints.
         label: For the progress bar.
     """
-    first, history = 0, []
+    first, course = 0, Course()
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         for name, item in state.items():
             item.load_state_dict(saved["state"][name])
-        first, history = saved["step"], saved["history"]
+        first, course = saved["step"], Course(**saved["course"])
     losses: list[torch.Tensor] = []
+    clock = time.perf_counter()
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=label, mininterval=10)
     for index in bar:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         losses.append(step(index, generator).detach())
         if (index + 1) % every == 0 or index + 1 == steps:
-            history.append(torch.stack(losses).mean().item())
+            course.losses.append(torch.stack(losses).mean().item())
             losses.clear()
-            bar.set_postfix(loss=f"{history[-1]:.4f}")
+            now = time.perf_counter()
+            course.seconds, clock = course.seconds + now - clock, now
+            bar.set_postfix(loss=f"{course.losses[-1]:.4f}")
             partial = checkpoint.with_suffix(".part")
             contents = {name: item.state_dict() for name, item in state.items()}
-            torch.save({"step": index + 1, "history": history, "state": contents}, partial)
+            saved = {"step": index + 1, "course": vars(course), "state": contents}
+            torch.save(saved, partial)
             partial.replace(checkpoint)
-    return history
+    return course

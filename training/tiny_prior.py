@@ -1,8 +1,6 @@
 """Trains the bundled InstructPix2Pix, `tiny`, from nothing, in diffusers' layout.
 
-    python -m training.tiny_prior --work outputs/tiny_prior
-
-Every stage (pairs, autoencoder, encoding, denoiser, export, evaluation) leaves its result in the
+Run it as `python -m training.tiny_prior --work outputs/tiny_prior`. Every stage (pairs, autoencoder, encoding, denoiser, export, evaluation) leaves its result in the
 work folder; the same command goes on from there after any interruption.
 """
 
@@ -12,7 +10,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,15 +91,6 @@ def export(
 def main(recipe: Recipe) -> None:
     """Run every stage that is not done yet."""
     device = torch.device(recipe.device)
-    seconds: dict[str, float] = {}
-    clock = time.perf_counter()
-
-    def done(stage: str) -> None:
-        nonlocal clock
-        now = time.perf_counter()
-        seconds[stage] = round(now - clock, 1)
-        clock = now
-
     recipe.work.mkdir(parents=True, exist_ok=True)
     paths = data.make_shards(
         recipe.work / "pairs",
@@ -111,9 +99,8 @@ def main(recipe: Recipe) -> None:
         workers=recipe.workers,
     )
     shards = [data.read_shard(path) for path in paths]
-    done("pairs")
     autoencoder = vae.build(recipe.seed)
-    vae_losses = vae.train(
+    vae_course = vae.train(
         autoencoder,
         shards,
         steps=recipe.vae_steps,
@@ -123,13 +110,11 @@ def main(recipe: Recipe) -> None:
         checkpoint=recipe.work / "vae.pt",
         device=device,
     )
-    done("autoencoder")
     latents, scale = encode_shards(autoencoder, shards, recipe.work / "latents.pt", device)
-    done("encoding")
     tokenizer = unet.build_tokenizer(data.captions())
     text_encoder = unet.build_text_encoder(tokenizer, recipe.seed)
     denoiser = unet.build_unet(autoencoder.config["latent_channels"], recipe.seed)
-    losses = unet.train(
+    course = unet.train(
         denoiser,
         text_encoder,
         tokenizer,
@@ -142,21 +127,16 @@ def main(recipe: Recipe) -> None:
         checkpoint=recipe.work / "denoiser.pt",
         device=device,
     )
-    done("denoiser")
     export(recipe.output, autoencoder, denoiser, text_encoder, tokenizer, scale)
-    settings = {k: str(v) for k, v in dataclasses.asdict(recipe).items() if k not in ("work", "output")}
-    timing = recipe.work / "seconds.json"
-    if timing.exists():
-        earlier = json.loads(timing.read_text())
-        seconds = {stage: earlier.get(stage, 0) + value for stage, value in seconds.items()}
+    recipe_values = dataclasses.asdict(recipe)
     record = {
-        "recipe": settings,
+        "recipe": {k: v for k, v in recipe_values.items() if k not in ("work", "output")},
         "train_seeds": [SPLIT_SEEDS["train"].start, recipe.shards * recipe.seeds_a_shard],
         "pairs": sum(len(s.edit_names) for s in shards),
-        "seconds": seconds,
+        "seconds": {"autoencoder": vae_course.seconds, "denoiser": course.seconds},
         "machine": f"{device.type}, {torch.get_num_threads()} threads",
-        "vae_loss": vae_losses,
-        "denoiser_loss": losses,
+        "vae_loss": vae_course.losses,
+        "denoiser_loss": course.losses,
     }
     (recipe.output / "training.json").write_text(json.dumps(record, indent=1))
     card.write(recipe.output, record, evaluation=None)

@@ -51,7 +51,7 @@ def train(
     seed: int,
     checkpoint: Path,
     device: torch.device,
-) -> list[float]:
+) -> loop.Course:
     """Train on sources and edits alike; returns the course of the loss."""
     vae.to(device)
     parameters = list(vae.parameters())
@@ -85,11 +85,11 @@ def train(
         return loss
 
     state = {"model": vae, "optimizer": optimizer, "schedule": schedule}
-    history = loop.run(
+    course = loop.run(
         step, state, steps=steps, seed=seed, checkpoint=checkpoint, every=100, label="autoencoder"
     )
     vae.eval().requires_grad_(False)
-    return history
+    return course
 
 
 @torch.no_grad()

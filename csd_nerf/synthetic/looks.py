@@ -91,7 +91,13 @@ def blueprint(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 def infrared(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """False colours of a thermal camera: blue is dark, then purple, red, orange, white."""
     stops = image01.new_tensor(
-        [(0.05, 0.03, 0.35), (0.50, 0.05, 0.55), (0.90, 0.25, 0.25), (1.0, 0.70, 0.15), (1, 1, 0.85)]
+        [
+            (0.05, 0.03, 0.35),
+            (0.50, 0.05, 0.55),
+            (0.90, 0.25, 0.25),
+            (1.0, 0.70, 0.15),
+            (1, 1, 0.85),
+        ]
     )
     place = luma(image01)[:, 0].clamp(0, 1) * (len(stops) - 1)
     below = place.floor().clamp(max=len(stops) - 2)

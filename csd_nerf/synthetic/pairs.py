@@ -58,7 +58,6 @@ def draw_pairs(
     return [Pair(source, image, e) for image, e in zip(edited, chosen + chosen_looks, strict=True)]
 
 
-
 def _draw_edit(choose: random.Random, applies) -> Edit | None:
     """A random edit of the scene that changes something in view; None where there is none."""
     kinds = list(SCENE_KINDS)

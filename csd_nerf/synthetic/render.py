@@ -212,7 +212,9 @@ def _cylinder(o: Tensor, d: Tensor) -> Tensor:
         flat_o.square().sum(-1) - _CYLINDER_RADIUS**2,
     )
     sides = [(t, real & _between(o, d, t)) for t in (near, far)]
-    return _first(*sides, _disc(o, d, 0.0, _CYLINDER_RADIUS), _disc(o, d, _HEIGHT, _CYLINDER_RADIUS))
+    return _first(
+        *sides, _disc(o, d, 0.0, _CYLINDER_RADIUS), _disc(o, d, _HEIGHT, _CYLINDER_RADIUS)
+    )
 
 
 def _cone(o: Tensor, d: Tensor) -> Tensor:
@@ -273,7 +275,8 @@ def _shade(
         normal = torch.where(here, torch.nn.functional.normalize(facing, dim=-1), normal)
         albedo = torch.where(here, colour, albedo)
     cover = scenes.snow[:, None] * ((normal[..., 2] - 0.25) / 0.35).clamp(0, 1)
-    albedo = torch.lerp(albedo, torch.tensor([0.95, 0.96, 0.98]).expand_as(albedo), cover[..., None])
+    white = torch.tensor([0.95, 0.96, 0.98]).expand_as(albedo)
+    albedo = torch.lerp(albedo, white, cover[..., None])
 
     sun = scenes.sun[:, None].expand_as(point)
     incidence = (normal * sun).sum(-1).clamp(min=0)
