@@ -159,7 +159,7 @@ class CSDEditPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Nerfacto's callbacks, and the rounds before them."""
+        """Nerfacto's callbacks and the rounds."""
         trainer = training_callback_attributes.trainer
         callback = TrainingCallback(
             where_to_run=[TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
@@ -167,7 +167,8 @@ class CSDEditPipeline(VanillaPipeline):
             func=self._before_step,
             args=[trainer],
         )
-        return [callback, *super().get_training_callbacks(training_callback_attributes)]
+        # Last: a round renders with the sampler that nerfacto's callbacks set for this step.
+        return [*super().get_training_callbacks(training_callback_attributes), callback]
 
     def _before_step(self, trainer: StageHost, step: int) -> None:
         self._restore_randomness()

@@ -137,7 +137,7 @@ def test_editing_waits_while_it_is_paused_and_comes_at_once_when_asked(
             controls.edit_button.cb_hook(controls.edit_button)
         before(trainer, step)
 
-    trainer.callbacks[0].func = press_at_step_6
+    trainer.callbacks[-1].func = press_at_step_6
     trainer.train()
     (record,) = (trainer.base_dir / "rounds").glob("*.json")
     assert json.loads(record.read_text())["step"] == 6

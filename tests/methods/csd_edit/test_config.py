@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from nerfstudio.plugins.types import MethodSpecification
+
+import csd_nerf.methods.csd_edit as package
+from csd_nerf.methods.csd_edit import config as entry
+
+METHODS = {
+    "csd-edit": entry.csd_edit,
+    "csd-edit-small": entry.csd_edit_small,
+    "csd-edit-tiny": entry.csd_edit_tiny,
+}
+HEAVY = {"diffusers", "transformers", "lpips", "open_clip", "torchmetrics", "open3d"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_carry_their_names(name):
+    assert isinstance(METHODS[name], MethodSpecification)
+    assert METHODS[name].config.method_name == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_configs_survive_the_yaml_of_a_run(name):
+    config = METHODS[name].config
+    assert yaml.load(yaml.dump(config), Loader=yaml.Loader) == config
+
+
+def test_the_paper_preset_is_the_papers():
+    pipeline = entry.csd_edit.config.pipeline
+    assert (pipeline.source_steps, pipeline.edit_steps) == (30_000, 15_000)
+    assert (pipeline.edit_every, pipeline.edit_views) == (2_000, 16)
+    assert pipeline.datamanager.edit_patch_size == 32
+    assert pipeline.model.lpips_weight > 0
+    assert pipeline.prior == "instruct-pix2pix"
+
+
+def test_the_small_preset_saves_memory():
+    small, full = entry.csd_edit_small.config.pipeline, entry.csd_edit.config.pipeline
+    assert small.prior_dtype == "float16"
+    assert small.edit.max_batch < full.edit.max_batch
+
+
+def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
+    config = entry.csd_edit_tiny.config
+    assert config.machine.device_type == "cpu"
+    assert not config.mixed_precision
+    assert not config.is_viewer_enabled()
+    assert config.pipeline.prior == "tiny"
+    assert config.pipeline.model.lpips_weight == 0
+    assert config.pipeline.model.implementation == "torch"
+
+
+def test_options_are_found_where_they_are_documented():
+    import tyro
+
+    config = tyro.cli(
+        type(entry.csd_edit_tiny.config),
+        default=entry.csd_edit_tiny.config,
+        args=[
+            *("--data", "scene", "--pipeline.prompt", "make it snow"),
+            *("--pipeline.source-steps", "7", "--pipeline.edit-steps", "9"),
+            *("--pipeline.edit.text-scale", "5", "--pipeline.edit.t-range", "0.1", "0.4"),
+            *("--pipeline.edit.mixing", "none", "--pipeline.prior-device", "cuda:1"),
+            *("--pipeline.datamanager.only-edited-views", "True"),
+            *("--pipeline.start", "original", "--pipeline.keep-detail", "True"),
+        ],
+    )
+    pipeline = config.pipeline
+    assert (pipeline.prompt, pipeline.source_steps, pipeline.edit_steps) == ("make it snow", 7, 9)
+    assert (pipeline.edit.text_scale, pipeline.edit.t_range) == (5.0, (0.1, 0.4))
+    assert (pipeline.edit.mixing, pipeline.prior_device) == ("none", "cuda:1")
+    assert pipeline.datamanager.only_edited_views
+    assert (pipeline.start, pipeline.keep_detail) == ("original", True)
+    assert config.data == Path("scene")
+
+
+def top_level_imports(source: str) -> set[str]:
+    """Packages that a module imports when it is imported itself."""
+    imported = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    return imported
+
+
+def test_importing_the_methods_loads_no_heavy_library():
+    """Every ns command imports them, and ends if that fails."""
+    for path in Path(package.__path__[0]).glob("*.py"):
+        assert not top_level_imports(path.read_text()) & HEAVY, path
+
+
+def test_the_search_for_imports_can_fail():
+    assert top_level_imports("import diffusers.models\nfrom lpips import LPIPS") & HEAVY

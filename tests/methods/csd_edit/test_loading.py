@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import copy
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import shrink_model, start
+
+from csd_nerf.methods.csd_edit import loading
+from csd_nerf.methods.csd_edit.errors import EditError
+
+
+@pytest.fixture
+def random_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for the download of AlexNet's weights."""
+    weights = torchvision.models.alexnet(weights=None).state_dict()
+    monkeypatch.setattr(
+        torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: weights
+    )
+
+
+@pytest.fixture
+def nerfacto_run(dataset: Path, tmp_path: Path, random_alexnet: None) -> Path:
+    """The folder of a run of nerfstudio's own nerfacto, with settings that are not ours."""
+    from nerfstudio.configs.method_configs import method_configs
+    from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    config = copy.deepcopy(method_configs["nerfacto"])
+    config.output_dir, config.timestamp, config.vis = tmp_path / "nerfacto", "run", "tensorboard"
+    config.machine.device_type = "cpu"
+    config.max_num_iterations = 3
+    config.logging.profiler = "none"
+    # The parallel data manager keeps its images in other processes; checkpoints are the same.
+    config.pipeline.datamanager = VanillaDataManagerConfig(
+        data=dataset,
+        dataparser=NerfstudioDataParserConfig(train_split_fraction=0.75),
+        train_num_rays_per_batch=64,
+    )
+    shrink_model(config.pipeline.model)
+    config.pipeline.model.implementation = "torch"
+    config.pipeline.model.log2_hashmap_size = 9
+    trainer = start(config)
+    trainer.train()
+    return trainer.base_dir
+
+
+def test_editing_goes_on_from_a_stock_nerfacto_run(nerfacto_run, make_config, train):
+    checkpoint = torch.load(next(nerfacto_run.glob("*/*.ckpt")), weights_only=True)
+    assert any(key.startswith("_model.lpips.") for key in checkpoint["pipeline"])
+
+    config = make_config()
+    config.load_dir = nerfacto_run / "nerfstudio_models"
+    trainer = start(config)
+    assert config.pipeline.model.log2_hashmap_size == 9
+    assert config.pipeline.model.camera_optimizer.mode == "SO3xR3"
+    assert config.pipeline.model.lpips_weight == 0
+    assert trainer.pipeline.datamanager.num_views == 9
+    for name, value in trainer.pipeline.model.state_dict().items():
+        assert torch.equal(value, checkpoint["pipeline"][f"_model.{name}"]), name
+
+    trainer.train()
+    assert (trainer._start_step, trainer.step) == (3, 10)
+    assert len(list((trainer.base_dir / "rounds").glob("*.png"))) == 3
+    saved = loading.read_run_config(next(trainer.checkpoint_dir.iterdir()))
+    assert saved.pipeline.model.log2_hashmap_size == 9
+    assert saved.pipeline.datamanager.dataparser.train_split_fraction == 0.75
+
+
+def test_a_scene_of_another_grid_ends_in_one_line(make_config, train):
+    first = train(make_config("first"))
+    (first.base_dir / "config.yml").unlink()
+    config = make_config("second")
+    config.load_dir = first.checkpoint_dir
+    config.pipeline.model.log2_hashmap_size = 7
+    with pytest.raises(SystemExit) as stopped:
+        start(config)
+    message = str(stopped.value)
+    assert "does not fit the model" in message
+    assert "hash_table has shape (1024, 2) instead of (512, 2)" in message
+    assert "\n" not in message
+
+
+def test_settings_of_our_own_run_are_taken_over(make_config, train, dataset):
+    first = train(make_config("first"))
+    config = make_config("second")
+    config.load_dir = first.checkpoint_dir
+    config.data = config.pipeline.datamanager.data = None
+    config.pipeline.prompt = ""
+    config.pipeline.model.log2_hashmap_size = 7
+    config.pipeline.datamanager.max_image_size = 16
+    config.pipeline.edit_steps = 9
+    trainer = start(config)
+    assert config.pipeline.prompt == "swap red and blue"
+    assert config.pipeline.datamanager.data == dataset
+    assert trainer.pipeline.datamanager.edited[0].shape == (48, 48, 3)
+
+
+def test_runs_of_other_methods_are_refused(make_config, train, tmp_path):
+    from nerfstudio.engine.trainer import TrainerConfig
+
+    config = TrainerConfig(method_name="splatfacto", output_dir=tmp_path, timestamp="run")
+    config.save_config()
+    models = config.get_checkpoint_dir()
+    models.mkdir()
+    torch.save({"step": 1, "pipeline": {}}, models / "step-000000001.ckpt")
+    ours = make_config()
+    ours.load_dir = models
+    with pytest.raises(SystemExit, match="goes on from runs of nerfacto or its own, got one of sp"):
+        start(ours)
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_checkpoints_with_numpy_scalars_can_be_read(tmp_path, module):
+    """numpy 1 and 2 pickle the same function under different names, as does each torch."""
+    loading.allow_nerfstudio_checkpoints()
+    torch.save({"step": 1, "pipeline": {}, "lr": np.float64(0.5)}, tmp_path / "any.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "any.ckpt") as source,
+        zipfile.ZipFile(tmp_path / "named.ckpt", "w") as target,
+    ):
+        for name in source.namelist():
+            data = source.read(name)
+            if name.endswith("data.pkl"):
+                data, count = re.subn(rb"numpy\._?core\.multiarray", module, data)
+                assert count == 1
+            target.writestr(name, data)
+    assert loading.read_checkpoint(tmp_path / "named.ckpt")["lr"] == 0.5
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path):
+    path = tmp_path / "step-000000001.ckpt"
+    path.write_bytes(b"nothing")
+    with pytest.raises(EditError, match=r"step-000000001.ckpt can't be read as a checkpoint"):
+        loading.read_checkpoint(path)
+    torch.save({"weights": 1}, path)
+    with pytest.raises(EditError, match="is not a checkpoint of nerfstudio's"):
+        loading.read_checkpoint(path)
+
+
+def test_the_newest_checkpoint_is_found_or_the_one_that_is_named(tmp_path):
+    for step in (9, 10_000, 200):
+        (tmp_path / f"step-{step:09d}.ckpt").touch()
+    find = loading.find_checkpoint
+    assert find(load_dir=None, load_step=None, load_checkpoint=None) is None
+    newest = find(load_dir=tmp_path, load_step=None, load_checkpoint=None)
+    assert newest == tmp_path / "step-000010000.ckpt"
+    named = find(load_dir=tmp_path, load_step=200, load_checkpoint=None)
+    assert named == tmp_path / "step-000000200.ckpt"
+    with pytest.raises(EditError, match=r"no checkpoint of step 7, only of 9, 200, 10000"):
+        find(load_dir=tmp_path, load_step=7, load_checkpoint=None)
+    with pytest.raises(EditError, match=r"--load-dir needs a folder with step-\*.ckpt"):
+        find(load_dir=tmp_path / "none", load_step=None, load_checkpoint=None)
+    with pytest.raises(EditError, match=r"--load-checkpoint needs a file"):
+        find(load_dir=None, load_step=None, load_checkpoint=tmp_path / "none")

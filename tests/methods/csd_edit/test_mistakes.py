@@ -1,0 +1,104 @@
+"""A user's mistake ends the command with one line, before anything expensive begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import start
+
+from csd_nerf import priors
+from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
+from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
+
+
+def message_of(config) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        start(config)
+    message = str(stopped.value)
+    assert message.startswith("csd-edit: ")
+    assert "\n" not in message
+    return message
+
+
+def test_an_empty_prompt(make_config, tint_prior):
+    config = make_config()
+    config.pipeline.prompt = " "
+    assert "The prompt is empty" in message_of(config)
+
+
+def test_nerfstudios_own_prompt_option_works(make_config, tint_prior):
+    config = make_config()
+    config.pipeline.prompt = ""
+    config.pipeline.model.prompt = "make it snow"  # What ns-train does with --prompt.
+    trainer = start(config)
+    assert trainer.pipeline.controls.read().prompt == "make it snow"
+
+
+def test_data_that_is_not_there(make_config, tmp_path, tint_prior):
+    assert "which does not exist" in message_of(make_config(data=tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    assert "transforms.json" in message_of(make_config(data=tmp_path / "empty"))
+
+
+def test_a_gpu_that_is_not_there(make_config, tint_prior, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = make_config()
+    config.machine.device_type = "cuda"
+    assert "torch finds no GPU" in message_of(config)
+
+
+def test_several_devices(make_config, tint_prior):
+    with pytest.raises(SystemExit, match=r"trains on one device, got 2.*--pipeline.prior-device"):
+        make_config().setup(local_rank=0, world_size=2)
+
+
+def test_no_source_at_all(make_config, tint_prior):
+    config = make_config()
+    config.pipeline.source_steps = 0
+    assert "source_steps needs to be at least 1" in message_of(config)
+
+
+def test_weights_that_are_not_there_are_missed_at_the_start(make_config, tmp_path):
+    config = make_config()
+    config.pipeline.prior = str(tmp_path / "no-weights")
+    assert "No weights for the prior" in message_of(config)
+
+
+def test_lpips_weights_that_are_not_there(make_config, tint_prior, monkeypatch, tmp_path):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    config = make_config()
+    config.pipeline.model.lpips_weight = 1.0
+    message = message_of(config)
+    assert "LPIPS needs AlexNet's weights" in message
+    assert "--pipeline.model.lpips-weight 0" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"edit_every": 0}, "edit_every needs to be at least 1, got 0"),
+        ({"edit_views": -1}, "edit_views needs to be at least 1, got -1"),
+        ({"source_steps": -1}, "source_steps can't be negative"),
+    ],
+)
+def test_numbers_that_make_no_sense(options, text):
+    with pytest.raises(EditError, match=text):
+        CSDEditPipelineConfig(**options)
+
+
+def test_options_of_images_that_do_not_go_together():
+    with pytest.raises(EditError, match="room for one patch"):
+        CSDEditDataManagerConfig(edit_num_rays_per_batch=1000, edit_patch_size=32)
+    with pytest.raises(EditError, match="patch_size has to be 1"):
+        CSDEditDataManagerConfig(patch_size=32)
+
+
+def test_missing_weights_are_an_error_of_callers_too(tmp_path: Path):
+    with pytest.raises(priors.WeightsNotFoundError):
+        priors.check(tmp_path / "none")
