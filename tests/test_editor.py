@@ -233,6 +233,9 @@ def test_every_step_is_that_of_a_slow_reference(settings, prompts):
         after_step=lambda done, total: canvas_latents.append(stack.latent.clone()),
     )
 
+    batch = settings.batch_size or len(source01)
+    count = 1 if settings.noise == "shared" else batch
+    assert {len(noise) for noise in record.noises} == {count}
     texts = [TEXTS[prompt] for prompt in prompts]
     expected = slow_edit(
         source01, settings, record, prompts=texts, shares=shares.double(),
