@@ -63,24 +63,13 @@ class InstructPix2Pix:
         Raises:
             ValueError: If the parts are not those of an InstructPix2Pix model.
         """
-        latent_channels = vae.config["latent_channels"]
-        if unet.config["in_channels"] != 2 * latent_channels:
-            raise ValueError(
-                f"An InstructPix2Pix U-Net takes {2 * latent_channels} channels (latent and "
-                f"condition), that of {name!r} takes {unet.config['in_channels']}: name an editing "
-                "model."
-            )
-        if prediction_type not in _PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type needs one of {', '.join(_PREDICTION_TYPES)}, "
-                f"got {prediction_type!r} from {name!r}."
-            )
+        _check_parts(name, vae, unet, prediction_type)
         self.name = name
         self.device = unet.device
         self.schedule = schedule
-        self.latent_channels = latent_channels
+        self.latent_channels = vae.config["latent_channels"]
         self.cell_size = 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.preferred_size = _square_size(unet.config["sample_size"], name) * self.cell_size
+        self.preferred_size = unet.config["sample_size"] * self.cell_size
         # Every U-Net level but the last halves the latent's edges.
         self.size_multiple = self.cell_size * 2 ** (len(unet.config["down_block_types"]) - 1)
         self._vae = vae.eval().requires_grad_(False)
@@ -138,11 +127,7 @@ class InstructPix2Pix:
         return (self._mode(image01) - shift) * self._vae.config["scaling_factor"]
 
     def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """Source images to the image condition: unscaled VAE modes.
-
-        Raises:
-            ValueError: If an edge is not a multiple of `size_multiple`.
-        """
+        """Source images to the image condition: unscaled VAE modes; sizes as for `encode`."""
         return self._mode(image01)
 
     @torch.no_grad()
@@ -249,8 +234,8 @@ class InstructPix2Pix:
                 f"{self.size_multiple}, got {height} x {width}: resize the images."
             )
         pixels = (2 * image01 - 1).to(self.device, self._vae.dtype)
-        distribution = self._vae.encode(pixels, return_dict=False)[0]
-        return distribution.mode().float().to(image01.device)
+        posterior = self._vae.encode(pixels, return_dict=False)[0]
+        return posterior.mode().float().to(image01.device)
 
     def _warn_of_cuts(self, prompts: Sequence[str], limit: int) -> None:
         # Two of the places are taken by the tokens that begin and end every prompt.
@@ -296,11 +281,22 @@ def _scales(
     return alpha, ratio * alpha
 
 
-def _square_size(sample_size: object, name: str) -> int:
-    """Edge in latent cells of the square images that a U-Net was trained on."""
-    if not isinstance(sample_size, int):
+def _check_parts(
+    name: str, vae: AutoencoderKL, unet: UNet2DConditionModel, prediction_type: str
+) -> None:
+    wanted, got = 2 * vae.config["latent_channels"], unet.config["in_channels"]
+    if got != wanted:
         raise ValueError(
-            f"The U-Net's sample_size needs one integer, got {sample_size} from {name!r}: "
-            "set it in unet/config.json."
+            f"An InstructPix2Pix U-Net takes {wanted} channels (latent and condition), "
+            f"that of {name!r} takes {got}: name an editing model."
         )
-    return sample_size
+    if prediction_type not in _PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type needs one of {', '.join(_PREDICTION_TYPES)}, "
+            f"got {prediction_type!r} from {name!r}: name another model."
+        )
+    if not isinstance(unet.config["sample_size"], int):
+        raise ValueError(
+            "The U-Net's sample_size needs one integer (latent cells along an edge), got "
+            f"{unet.config['sample_size']} from {name!r}: set it in unet/config.json."
+        )
