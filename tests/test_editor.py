@@ -454,6 +454,12 @@ def test_impossible_settings_are_refused(options, message):
         EditSettings(**options)
 
 
+def test_an_unknown_variant_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="mixing needs to be one of stein, none, got 'svgd'"):
+        EditSettings(mixing="svgd")  # pyright: ignore
+
+
 @pytest.mark.gpu
 @needs_cuda
 def test_a_generator_has_to_be_on_the_cpu():
