@@ -61,6 +61,7 @@ def test_options_are_found_where_they_are_documented():
     config = tyro.cli(
         type(entry.csd_edit_tiny.config),
         default=entry.csd_edit_tiny.config,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),  # As ns-train has it.
         args=[
             *("--data", "scene", "--pipeline.prompt", "make it snow"),
             *("--pipeline.source-steps", "7", "--pipeline.edit-steps", "9"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from conftest import start
 from nerfstudio.viewer.utils import parse_object
@@ -15,7 +17,7 @@ def test_without_a_viewer_the_options_stay_as_they_are():
     request = EditControls("make it snow", "blurry", settings).read()
     assert (request.prompt, request.negative_prompt) == ("make it snow", "blurry")
     assert request.settings == settings
-    assert not (request.edit_now or request.paused or request.reset)
+    assert [request.edit_now, request.paused, request.reset] == [False] * 3
 
 
 def test_what_is_changed_is_read_and_a_button_acts_once():
@@ -26,9 +28,8 @@ def test_what_is_changed_is_read_and_a_button_acts_once():
     controls.reset_button.cb_hook(controls.reset_button)
     first, second = controls.read(), controls.read()
     assert (first.prompt, first.settings.image_scale) == ("make it night", 2.5)
-    assert first.edit_now
-    assert first.reset
-    assert not (second.edit_now or second.reset)
+    assert [first.edit_now, first.reset] == [True, True]
+    assert [second.edit_now, second.reset] == [False, False]
 
 
 def test_the_viewer_finds_the_elements_in_the_pipeline(make_config, tint_prior):
@@ -64,32 +65,25 @@ def test_resetting_puts_the_photographs_back_and_training_goes_on(make_config, t
 
 
 def test_the_last_round_is_shown_where_a_viewer_runs(tmp_path):
-    class Gui:
-        shown: list = []
-
-        def add_markdown(self, text, image_root):
-            handle = Handle(text, image_root)
-            self.shown.append(handle)
-            return handle
+    shown = []
 
     class Handle:
         def __init__(self, text, image_root):
             self.text, self.image_root = text, image_root
+            shown.append(self)
 
         def remove(self):
-            Gui.shown.remove(self)
-
-    class Server:
-        gui = Gui()
+            shown.remove(self)
 
     controls = EditControls("", "", EditSettings())
     controls.show_round(tmp_path / "round_000.png")  # No viewer: nothing happens.
-    assert Gui.shown == []
-    controls.viewer_control.viser_server = Server()
+    assert shown == []
+    gui = SimpleNamespace(add_markdown=Handle)
+    controls.viewer_control.viser_server = SimpleNamespace(gui=gui)
     for index in range(2):
         path = tmp_path / f"round_{index:03d}.png"
         Image.new("RGB", (2, 2)).save(path)
         controls.show_round(path)
-    (handle,) = Gui.shown
+    (handle,) = shown
     assert "(round_001.png)" in handle.text
     assert handle.image_root == tmp_path
