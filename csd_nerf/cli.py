@@ -102,8 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = tyro.cli(Command, prog="csd-nerf", args=arguments)
     try:
         command.run()
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"csd-nerf: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"csd-nerf: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

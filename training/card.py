@@ -23,9 +23,9 @@ from csd_nerf.editor import edit_images
 from csd_nerf.evaluation.pictures import save_contact_sheet
 from csd_nerf.evaluation.scene import psnr
 from csd_nerf.priors.sampling import sample_edit
+from csd_nerf.synthetic.cameras import Cameras
 from csd_nerf.synthetic.dataset import render_views, view_cameras
 from csd_nerf.synthetic.edits import Edit, all_edits, render_edit
-from csd_nerf.synthetic.render import Cameras
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
 
 PHOTOGRAPH_AREA = 64 * 64

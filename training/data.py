@@ -72,6 +72,6 @@ def image01(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def captions() -> Iterator[str]:
-    """Every wording of every edit, the unseen ones too: the tokenizer needs their letters only."""
+    """Every wording that training uses; the unseen ones stay unseen by the tokenizer too."""
     for edit in all_edits().values():
         yield from edit.instructions

@@ -1,7 +1,8 @@
 """Trains the bundled InstructPix2Pix, `tiny`, from nothing, in diffusers' layout.
 
-Run it as `python -m training.tiny_prior --work outputs/tiny_prior`. Every stage (pairs, autoencoder, encoding, denoiser, export, evaluation) leaves its result in the
-work folder; the same command goes on from there after any interruption.
+Run it as `python -m training.tiny_prior --work outputs/tiny_prior`. The stages (pairs,
+autoencoder, encoding, denoiser, export) leave their results in the work folder; the same command
+goes on from there after any interruption. `python -m training.card` measures what came out.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ def run_demo(output: Path, *, edit: str, settings: SceneSettings, train_options:
 
     Raises:
         ValueError: If the edit is unknown.
-        RuntimeError: If training fails.
+        ChildProcessError: If ns-train fails.
     """
     known = find_edit(edit)
-    prompt = known.instructions[0] if edit == known.name else edit
+    prompt = known.wording(edit)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,9 @@ def _train(output: Path, prompt: str, options: list[str]) -> Path:
     print(" ".join(f"'{word}'" if " " in word else word for word in command), flush=True)
     status = subprocess.run(command, check=False).returncode
     if status != 0:
-        raise RuntimeError(f"ns-train must end with status 0, got {status}; its output says why.")
+        raise ChildProcessError(
+            f"ns-train must end with status 0, got {status}; its output says why."
+        )
     return runs / "demo" / "csd-edit-tiny" / "run" / "config.yml"
 
 

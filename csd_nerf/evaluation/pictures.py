@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
@@ -34,8 +35,8 @@ def label_columns(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> Float[Ten
 def _labelled(name: str, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 H w"]:
     strip = Image.new("L", (image01.shape[3], LABEL_HEIGHT), 255)
     ImageDraw.Draw(strip).text((4, 3), name, fill=0)
-    row = torch.tensor(list(strip.getdata()), dtype=torch.float32) / 255
-    label = row.view(1, 1, LABEL_HEIGHT, -1).expand(len(image01), 3, -1, -1)
+    label = torch.from_numpy(np.array(strip)).float() / 255
+    label = label.expand(len(image01), 3, -1, -1)
     return torch.cat([label, image01.cpu()], dim=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from csd_nerf.evaluation.pictures import enlarge, label_columns, save_contact_sheet, save_video
+from csd_nerf.synthetic.dataset import RECORD
 from csd_nerf.synthetic.edits import Edit, find_edit
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
+    from nerfstudio.engine.trainer import TrainerConfig
 
 FRAMES_BETWEEN_VIEWS = 5
 """Frames of the video from one held-out view to the next."""
@@ -67,10 +70,13 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         )
     from nerfstudio.utils.eval_utils import eval_setup
 
-    config, pipeline, checkpoint, step = eval_setup(load_config, test_mode="test")
-    known = find_edit(edit or config.pipeline.prompt)
+    config, pipeline, checkpoint, step = eval_setup(
+        load_config, test_mode="test", update_config_callback=_require_checkpoint
+    )
+    asked: Any = config.pipeline
+    known = find_edit(edit or asked.prompt)
     cameras, photograph01, names = _held_out_views(pipeline)
-    truth01 = _truth(known, photograph01, config.pipeline.datamanager, names)
+    truth01 = true_edit(known, photograph01, names, data=asked.datamanager.data)
     path = _camera_path(cameras)
     edited01, edited_path = _render(pipeline, cameras, "edited views"), _render(pipeline, path)
     source_checkpoint = _load_source(pipeline, config.get_base_dir() / "source_models")
@@ -83,7 +89,7 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         "psnr_source_to_photograph": round(psnr(source01, photograph01), 3),
         "held_out_views": len(names),
         "edit": known.name,
-        "prompt": config.pipeline.prompt,
+        "prompt": asked.prompt,
         "step": step,
         "edited_checkpoint": checkpoint.name,
         "source_checkpoint": source_checkpoint.name,
@@ -95,22 +101,45 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     return metrics
 
 
+def _require_checkpoint(config: TrainerConfig) -> TrainerConfig:
+    folder = config.get_checkpoint_dir()
+    if not any(folder.glob("step-*.ckpt")):
+        raise FileNotFoundError(
+            f"A run needs a checkpoint to be compared, but {folder} has none; let it train until "
+            "it saves, and call this from the folder that ns-train was called from."
+        )
+    return config
+
+
 def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], list[Path]]:
     """Cameras and photographs of the evaluation split, at the size that the run works at."""
     dataset = pipeline.datamanager.eval_dataset
     rows = [dataset.get_image_float32(i)[..., :3] for i in range(len(dataset))]
+    sizes = sorted({tuple(row.shape[:2]) for row in rows})
+    if len(sizes) > 1:
+        raise ValueError(f"Held-out views must be of one size, got (height, width) {sizes}.")
     names = [Path(name) for name in dataset.image_filenames]
     cameras = dataset.cameras.to(pipeline.device)
     return cameras, torch.stack(rows).permute(0, 3, 1, 2), names
 
 
-def _truth(
-    edit: Edit, photograph01: Float[Tensor, "n 3 h w"], datamanager: Any, names: list[Path]
+def true_edit(
+    edit: Edit, photograph01: Float[Tensor, "n 3 h w"], names: Sequence[Path], *, data: Path
 ) -> Float[Tensor, "n 3 h w"]:
-    """True edits of the held-out views: the data set's own, or a look applied to photographs."""
-    folder = Path(datamanager.data) / "edited"
-    record = folder.parent / "edit.json"
-    if folder.is_dir() and json.loads(record.read_text())["edit"] == edit.name:
+    """True edits of views: the data set's own, or a look applied to the photographs.
+
+    Args:
+        edit: What was asked for.
+        photograph01: The unedited views.
+        names: Their files; the data set's own edits are called the same.
+        data: The data set's folder, or its transforms.json.
+
+    Raises:
+        ValueError: If the data set does not hold this edit, and it is not a look.
+    """
+    folder = (data if data.is_dir() else data.parent) / "edited"
+    record = folder.with_name(RECORD)
+    if record.is_file() and json.loads(record.read_text())["edit"] == edit.name:
         return torch.stack([_read(folder / name.name, photograph01.shape[2:]) for name in names])
     if edit.kind == "look":
         return edit.edit_image(photograph01)

@@ -4,7 +4,8 @@ Layout of the folder:
     transforms.json   cameras (OpenGL axes, z up), the split into train and held-out views
     images/           the source views
     edited/           the same views after the edit, under the same names
-    depth/            distance along each pixel's ray, float32 .npy, infinite in the sky
+    depth/            distance along a ray of each pixel, float32 .npy, infinite in the sky; the
+                      ray is a quarter of a pixel right of and below the centre
     labels/           object seen by each pixel: 0 to 3 for `SHAPES`, then floor, then sky
     edit.json         the edit, its instruction, and the settings that made the folder
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +26,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
 from csd_nerf.synthetic.edits import Edit, find_edit
-from csd_nerf.synthetic.render import Cameras, Rendering, orbit_cameras, render
+from csd_nerf.synthetic.render import Rendering, render
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
 
 ELEVATION = (10.0, 42.0)
 """Degrees between which the orbit rises and falls."""
+RECORD = "edit.json"
+"""File that says what a data set shows, by which it is recognised as ours."""
 HELD_OUT_EVERY = 8
 """Every eighth view is for evaluation, as is usual for captures."""
 
@@ -48,6 +54,8 @@ class SceneSettings:
 
     def __post_init__(self):
         """Check the ranges."""
+        if self.split not in SPLIT_SEEDS:
+            raise ValueError(f"split must be one of {', '.join(SPLIT_SEEDS)}, got {self.split!r}.")
         if not 0 <= self.scene < len(SPLIT_SEEDS[self.split]):
             raise ValueError(
                 f"scene must be from 0 to {len(SPLIT_SEEDS[self.split]) - 1}, got {self.scene}."
@@ -93,51 +101,73 @@ def write_dataset(
         output: Folder to make; written under a temporary name and renamed when complete.
         settings: What to draw.
         edit: Name or wording of a known edit; None writes the source only.
-        overwrite: Replace an existing folder.
+        overwrite: Replace an existing folder, if it is a data set that this function wrote.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: If the edit is unknown, or what it names is not in the scene.
-        FileExistsError: If the folder exists and `overwrite` is not set.
+        FileExistsError: If the folder exists and `overwrite` is not set, or it is no such data
+            set.
     """
-    if output.exists() and not overwrite:
-        raise FileExistsError(
-            f"The output folder must be a new one, but {output} exists; name another one "
-            "or pass --overwrite."
-        )
+    chosen = None if edit is None else find_edit(edit)
+    output = output.absolute()
+    _check_output(output, overwrite=overwrite)
     scenes = draw_scenes([SPLIT_SEEDS[settings.split][settings.scene]])
     cameras = view_cameras(settings.views)
     source = render_views(scenes, cameras, size=settings.size)
-    chosen = None if edit is None else find_edit(edit)
     if chosen is not None and not any(chosen.applies(scenes.repeat(settings.views), source)):
         raise ValueError(
             f"An edit must change what the scene shows, but {edit!r} changes nothing in scene "
             f"{settings.scene} of {settings.split}; choose another edit or another --scene."
         )
-    partial = output.with_name(output.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
     names = [f"{index:05d}.png" for index in range(settings.views)]
-    _write_images(partial / "images", names, source.image01)
-    _write_geometry(partial, names, source)
-    if chosen is not None:
-        edited = render_views(chosen.edit_scenes(scenes), cameras, size=settings.size)
-        _write_images(partial / "edited", names, chosen.edit_image(edited.image01))
-    _write_json(partial / "transforms.json", _transforms(cameras, names, settings.size))
-    record = dataclasses.asdict(settings) | _describe(chosen, edit)
-    _write_json(partial / "edit.json", record)
-    if output.exists():
-        shutil.rmtree(output)
-    partial.rename(output)
+    with _complete_or_absent(output) as partial:
+        _write_images(partial / "images", names, source.image01)
+        _write_geometry(partial, names, source)
+        if chosen is not None:
+            edited = render_views(chosen.edit_scenes(scenes), cameras, size=settings.size)
+            _write_images(partial / "edited", names, chosen.edit_image(edited.image01))
+        _write_json(partial / "transforms.json", _transforms(cameras, names, settings.size))
+        _write_json(partial / RECORD, dataclasses.asdict(settings) | _describe(chosen, edit))
     return output
 
 
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"The output folder must be a new one, but {output} exists; name another one "
+            "or pass --overwrite."
+        )
+    if not (output / RECORD).is_file():
+        raise FileExistsError(
+            f"Only a data set of csd-nerf synthetic can be overwritten, but {output} has no "
+            f"{RECORD}; name another folder or remove it yourself."
+        )
+
+
+@contextmanager
+def _complete_or_absent(output: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `output` at the end, or vanishes on failure."""
+    partial = output.with_name(output.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _describe(edit: Edit | None, asked: str | None) -> dict[str, str | None]:
-    if edit is None:
+    if edit is None or asked is None:
         return {"edit": None, "kind": None, "instruction": None}
-    instruction = edit.instructions[0] if asked == edit.name else asked
-    return {"edit": edit.name, "kind": edit.kind, "instruction": instruction}
+    return {"edit": edit.name, "kind": edit.kind, "instruction": edit.wording(asked)}
 
 
 def _transforms(cameras: Cameras, names: list[str], size: int) -> dict:
@@ -166,7 +196,7 @@ def _transforms(cameras: Cameras, names: list[str], size: int) -> dict:
 
 
 def _write_images(folder: Path, names: list[str], image01: Float[Tensor, "n 3 h w"]) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir()
     pixels = (255 * image01).round().byte().permute(0, 2, 3, 1).numpy()
     for name, array in zip(names, pixels, strict=True):
         Image.fromarray(array).save(folder / name)

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.synthetic.cameras import Cameras
 from csd_nerf.synthetic.looks import LOOKS
-from csd_nerf.synthetic.render import FLOOR, SKY, Cameras, Rendering, render
+from csd_nerf.synthetic.render import FLOOR, SKY, Rendering, render
 from csd_nerf.synthetic.scenes import COLOURS, FLOORS, SHAPES, SKIES, Scenes
 
 Kind = Literal["recolour", "floor", "sky", "weather", "look"]
@@ -52,6 +53,10 @@ class Edit:
     unseen_instruction: str
     target: int | None = None
     changes: tuple[tuple[str, float | int], ...] = ()
+
+    def wording(self, asked: str) -> str:
+        """The instruction to give to a model: `asked`, or for a bare name the first wording."""
+        return self.instructions[0] if _plain(asked) == self.name else asked
 
     def edit_scenes(self, scenes: Scenes) -> Scenes:
         """The scenes after the edit; a look leaves them as they are."""
@@ -265,7 +270,7 @@ def find_edit(text: str) -> Edit:
     Raises:
         ValueError: If no edit is called or worded so; the message lists the names.
     """
-    wanted = " ".join(text.lower().split())
+    wanted = _plain(text)
     for edit in all_edits().values():
         if wanted in (edit.name, edit.unseen_instruction, *edit.instructions):
             return edit
@@ -273,6 +278,11 @@ def find_edit(text: str) -> Edit:
         f"An edit must be one whose true result is known, got {text!r}. Choose a name out of: "
         f"{', '.join(all_edits())}; or one of its wordings, such as 'make the sphere blue'."
     )
+
+
+def _plain(text: str) -> str:
+    """Lower case, one space between words."""
+    return " ".join(text.lower().split())
 
 
 def edits_of(kinds: Sequence[Kind]) -> list[Edit]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.synthetic.cameras import draw_cameras
 from csd_nerf.synthetic.collages import draw_collages
 from csd_nerf.synthetic.edits import Edit, Kind, edits_of, render_edit
-from csd_nerf.synthetic.render import draw_cameras, render
+from csd_nerf.synthetic.render import render
 from csd_nerf.synthetic.scenes import draw_scenes
 
 SCENE_KINDS: dict[Kind, float] = {"recolour": 0.5, "floor": 0.2, "sky": 0.12, "weather": 0.18}
@@ -58,7 +59,7 @@ def draw_pairs(
     return [Pair(source, image, e) for image, e in zip(edited, chosen + chosen_looks, strict=True)]
 
 
-def _draw_edit(choose: random.Random, applies) -> Edit | None:
+def _draw_edit(choose: random.Random, applies: Callable[[Edit], bool]) -> Edit | None:
     """A random edit of the scene that changes something in view; None where there is none."""
     kinds = list(SCENE_KINDS)
     for kind in sorted(kinds, key=lambda k: choose.random() ** (1 / SCENE_KINDS[k]), reverse=True):
