@@ -1,0 +1,1 @@
+"""Text-instructed editing of 3D scenes, videos and panoramas by Collaborative Score Distillation."""
