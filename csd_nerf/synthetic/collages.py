@@ -43,7 +43,7 @@ def _collage(generator: torch.Generator, height: int, width: int) -> Float[Tenso
     radius = (uniform(1 / 0.8**2, 1 / 0.06**2, LEAVES)).rsqrt()[:, None, None]
     dx = x - uniform(-0.1, 1.1, LEAVES)[:, None, None]
     dy = y - uniform(-0.1, 1.1, LEAVES)[:, None, None]
-    angle = uniform(0, torch.pi, LEAVES)[:, None, None]
+    angle = uniform(0.0, torch.pi, LEAVES)[:, None, None]
     u, v = dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
     v = v * uniform(0.5, 2.5, LEAVES)[:, None, None]
     box = (torch.rand(LEAVES, generator=generator) < 0.5)[:, None, None]
@@ -52,9 +52,9 @@ def _collage(generator: torch.Generator, height: int, width: int) -> Float[Tenso
     cover = ((radius - distance) * edge + 0.5).clamp(0, 1)
 
     grey = uniform(0.03, 0.97, LEAVES, 1)
-    colour = (grey + uniform(-0.45, 0.45, LEAVES, 3) * uniform(0.1, 1, LEAVES, 1)).clamp(0, 1)
+    colour = (grey + uniform(-0.45, 0.45, LEAVES, 3) * uniform(0.1, 1.0, LEAVES, 1)).clamp(0, 1)
     slope = uniform(-0.35, 0.35, LEAVES)[:, None, None] * (u / radius.clamp(min=0.1))
-    gain = uniform(0, 0.08, LEAVES)
+    gain = uniform(0.0, 0.08, LEAVES)
     noise = _spectral_noise(generator, height, width)
     canvas = uniform(0.1, 0.9, 1, 1, 1) + uniform(-0.15, 0.15, 3, 1, 1) + 0.1 * noise
     for k in range(LEAVES):

@@ -140,18 +140,18 @@ def _draw_scene(generator: torch.Generator) -> Scenes:
     count = 1 + int(choice(3))
     present = torch.zeros(1, 4, dtype=torch.bool)
     present[0, torch.randperm(4, generator=generator)[:count]] = True
-    # Objects stand on a ring in different sectors, so that they never intersect.
+    # Objects stand on a ring in different sectors, so that they seldom touch (1 scene in 40).
     sector = torch.randperm(4, generator=generator).float()
-    angle = 2 * torch.pi * (sector + uniform(-0.2, 0.2, 4)) / 4 + uniform(0, 2 * torch.pi, 1)
+    angle = 2 * torch.pi * (sector + uniform(-0.2, 0.2, 4)) / 4 + uniform(0.0, 2 * torch.pi, 1)
     ring = uniform(1.0, 1.5, 4) if count > 1 else uniform(0.0, 0.3, 4)
     height = uniform(0.45, 1.2, 1)
-    azimuth = uniform(0, 2 * torch.pi, 1)
+    azimuth = uniform(0.0, 2 * torch.pi, 1)
     sun = torch.stack([azimuth.cos() * height.cos(), azimuth.sin() * height.cos(), height.sin()], 1)
     return Scenes(
         present=present,
         position=(ring * torch.stack([angle.cos(), angle.sin()])).T[None],
         size=uniform(0.55, 0.8, 1, 4) * (1.0 if count > 1 else 1.35),
-        yaw=uniform(0, 2 * torch.pi, 1, 4),
+        yaw=uniform(0.0, 2 * torch.pi, 1, 4),
         colour=choice(len(COLOURS), 1, 4),
         tint=uniform(-0.06, 0.06, 1, 4, 3),
         texture=choice(len(TEXTURES), 1, 4) * (torch.rand(1, 4, generator=generator) < 0.5),
