@@ -14,7 +14,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from csd_nerf.editor import EditSettings
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.loading import allow_nerfstudio_checkpoints
 from csd_nerf.methods.csd_edit.model import CSDEditModelConfig

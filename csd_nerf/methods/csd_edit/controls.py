@@ -15,7 +15,7 @@ from nerfstudio.viewer.viewer_elements import (
 )
 from torch import nn
 
-from csd_nerf.editor import EditSettings
+from csd_nerf.core.settings import EditSettings
 
 
 @dataclass(frozen=True)

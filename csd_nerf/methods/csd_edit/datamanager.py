@@ -91,7 +91,7 @@ class CSDEditDataManager(VanillaDataManager[InputDataset]):
         resumed run, whatever was drawn before.
         """
         super().setup_train()
-        batch = self.train_image_dataloader.cached_collated_batch
+        batch = self._cached
         order = torch.argsort(batch["image_idx"])
         for key, values in batch.items():
             if isinstance(values, list):
@@ -167,4 +167,6 @@ class CSDEditDataManager(VanillaDataManager[InputDataset]):
 
     @property
     def _cached(self) -> dict[str, Any]:
-        return self.train_image_dataloader.cached_collated_batch
+        batch = self.train_image_dataloader.cached_collated_batch
+        assert batch is not None
+        return batch

@@ -123,8 +123,9 @@ def adopt_settings(config: TrainerConfig, run: TrainerConfig) -> None:
     for spec in dataclasses.fields(NerfactoModelConfig):
         if spec.name not in _KEPT_FIELDS:
             setattr(config.pipeline.model, spec.name, getattr(run.pipeline.model, spec.name))
-    ours, theirs = config.pipeline.datamanager, run.pipeline.datamanager
-    ours.dataparser = theirs.dataparser  # pyright: ignore[reportAttributeAccessIssue]
+    ours: Any = config.pipeline.datamanager
+    theirs: Any = run.pipeline.datamanager
+    ours.dataparser = theirs.dataparser
     if ours.data is None:
         ours.data = theirs.data
     if isinstance(theirs, type(ours)):

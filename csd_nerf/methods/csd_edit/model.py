@@ -36,9 +36,9 @@ class CSDEditModel(NerfactoModel):
     def populate_modules(self) -> None:
         """Build nerfacto without its LPIPS, which is built when it is first needed."""
         self.patch_size = 1
-        with _lpips_replaced(LatePerceptualDistance()):
+        self.perceptual = LatePerceptualDistance()
+        with _lpips_replaced(self.perceptual):
             super().populate_modules()
-        self.perceptual: LatePerceptualDistance = self.lpips
 
     def begin_editing(self, *, patch_size: int) -> None:
         """Switch to the losses of the editing stage.

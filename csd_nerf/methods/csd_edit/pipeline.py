@@ -19,7 +19,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils import writer
 from torch import Tensor
 
-from csd_nerf.editor import EditSettings
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.csd_edit import checkpoint, progress, rounds
 from csd_nerf.methods.csd_edit.controls import EditControls, EditRequest
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDataManagerConfig
@@ -134,14 +134,7 @@ class CSDEditPipeline(VanillaPipeline):
             # Minutes or hours of source training come before the first round: what it needs is
             # looked for now. Evaluation needs none of it.
             prior.check()
-        super().__init__(
-            config,
-            device,
-            test_mode,
-            world_size,
-            local_rank,
-            grad_scaler,  # pyright: ignore
-        )
+        super().__init__(config, str(device), test_mode, world_size, local_rank, grad_scaler)
         self._prior = prior
         self._editing = False
         self._unrestored: dict[str, Any] | None = None

@@ -16,7 +16,8 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional
 
-from csd_nerf.editor import EditSettings, edit_images
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.editor import edit_images
 from csd_nerf.methods.csd_edit.model import CSDEditModel
 from csd_nerf.priors import Prior
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from csd_nerf import priors
 from csd_nerf.core.schedules import NoiseSchedule
-from csd_nerf.editor import EditSettings
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.csd_edit.config import csd_edit_tiny
 from csd_nerf.methods.csd_edit.progress import writer
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainer, CSDEditTrainerConfig

@@ -8,12 +8,12 @@ from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 from PIL import Image
 
-from csd_nerf.editor import EditSettings
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.csd_edit.controls import EditControls
 
 
 def test_without_a_viewer_the_options_stay_as_they_are():
-    settings = EditSettings(text_scale=5, image_scale=1.25)
+    settings = EditSettings(text_scale=5.0, image_scale=1.25)
     request = EditControls("make it snow", "blurry", settings).read()
     assert (request.prompt, request.negative_prompt) == ("make it snow", "blurry")
     assert request.settings == settings

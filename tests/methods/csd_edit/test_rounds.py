@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TintPrior, start
 
-from csd_nerf.editor import EditSettings
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.csd_edit.report import contact_sheet01, round_metrics
 from csd_nerf.methods.csd_edit.rounds import (
     edit_views,
