@@ -71,7 +71,7 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     from nerfstudio.utils.eval_utils import eval_setup
 
     config, pipeline, checkpoint, step = eval_setup(
-        load_config, test_mode="test", update_config_callback=_require_checkpoint
+        load_config, test_mode="test", update_config_callback=_require_edited_run
     )
     asked: Any = config.pipeline
     known = find_edit(edit or asked.prompt)
@@ -101,7 +101,9 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     return metrics
 
 
-def _require_checkpoint(config: TrainerConfig) -> TrainerConfig:
+def _require_edited_run(config: TrainerConfig) -> TrainerConfig:
+    if not hasattr(config.pipeline, "prompt"):
+        raise ValueError(f"--load-config needs a csd-edit run, got one of {config.method_name}.")
     folder = config.get_checkpoint_dir()
     if not any(folder.glob("step-*.ckpt")):
         raise FileNotFoundError(

@@ -54,8 +54,6 @@ class SceneSettings:
 
     def __post_init__(self):
         """Check the ranges."""
-        if self.split not in SPLIT_SEEDS:
-            raise ValueError(f"split must be one of {', '.join(SPLIT_SEEDS)}, got {self.split!r}.")
         if not 0 <= self.scene < len(SPLIT_SEEDS[self.split]):
             raise ValueError(
                 f"scene must be from 0 to {len(SPLIT_SEEDS[self.split]) - 1}, got {self.scene}."

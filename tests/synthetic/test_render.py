@@ -125,7 +125,6 @@ def test_lambert_by_hand_on_a_sphere_without_texture_haze_or_fog():
     torch.testing.assert_close(seen.depth.flatten(), torch.tensor([3.2]))
 
 
-
 def test_fog_hides_what_is_far_and_snow_lies_on_what_faces_up():
     scene, cameras = draw_scenes([SEEDS[0]]), draw_cameras([SEEDS[0]])
     size = {"height": 16, "width": 16, "supersample": 1}

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from csd_nerf import cli
+from csd_nerf.evaluation import demo
+
+HEAVY = ("torch", "nerfstudio", "diffusers", "transformers", "numpy")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "csd_nerf.cli", *arguments], capture_output=True, text=True
+    )
+
+
+def modules_loaded_by(statement: str) -> set[str]:
+    script = (
+        "import sys\n"
+        f"try:\n    {statement}\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "print('loaded:', *sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return {*result.stdout.partition("loaded:")[2].split()} & {*HEAVY}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["synthetic", "--help"], ["demo", "--help"]])
+def test_help_loads_no_heavy_library(arguments):
+    assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})")
+
+
+def test_the_check_of_heavy_libraries_can_fail():
+    assert modules_loaded_by("import numpy") == {"numpy"}
+
+
+def test_the_module_is_the_command_and_its_help_names_the_subcommands():
+    result = run("--help")
+    assert result.returncode == 0
+    for name in ("synthetic", "compare", "demo"):
+        assert name in result.stdout
+    assert "usage: csd-nerf" in result.stdout
+
+
+def test_a_data_set_is_written(tmp_path, capsys):
+    output = tmp_path / "scene"
+    cli.main(
+        f"synthetic --output {output} --edit sepia --scene 2 --views 8 --size 16".split(),
+    )
+    assert capsys.readouterr().out == f"Wrote 8 views to {output}.\n"
+    record = json.loads((output / "edit.json").read_text())
+    assert (record["edit"], record["scene"], record["size"]) == ("sepia", 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("synthetic --output DIR/new --edit cat", "An edit must be one whose true result is known"),
+        ("synthetic --output DIR/new --size 4", "size must be at least 16 pixels, got 4."),
+        ("synthetic --output DIR", "The output folder must be a new one"),
+        ("synthetic --output DIR --overwrite", "Only a data set of csd-nerf synthetic"),
+        ("compare --load-config DIR/config.yml --output DIR/out", "--load-config needs the config"),
+        ("demo --output DIR/demo --edit cat", "An edit must be one whose true result is known"),
+        ("demo --output DIR/demo --scene -1", "scene must be from 0 to"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_status_1(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.replace("DIR", str(tmp_path)).split())
+    assert stop.value.code == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"csd-nerf: {message}")
+    assert output.err.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_mistake_shows_no_traceback_in_a_process_of_its_own(tmp_path):
+    result = run("synthetic", "--output", str(tmp_path))
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("our fault")
+
+    monkeypatch.setattr("csd_nerf.synthetic.dataset.write_dataset", broken)
+    with pytest.raises(RuntimeError, match="our fault"):
+        cli.main(["synthetic", "--output", "unused"])
+
+
+def test_a_demo_whose_training_fails_says_so(tmp_path, capsys, monkeypatch):
+    commands = []
+
+    def fails(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(demo.subprocess, "run", fails)
+    options = ["--", "--pipeline.edit.text-scale", "5"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--output", str(tmp_path), "--edit", "night", "--size", "16", *options])
+    assert stop.value.code == 1
+    assert "ns-train must end with status 0, got 3" in capsys.readouterr().err
+    assert commands[0][0].endswith("/ns-train")
+    assert commands[0][1] == "csd-edit-tiny"
+    assert commands[0][-4:] == ["--pipeline.prompt", "make it night", *options[1:]]
+    assert (tmp_path / "data" / "transforms.json").is_file()
