@@ -66,7 +66,7 @@ class CSDEditModel(NerfactoModel):
         return losses
 
     def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nerfacto's metrics; without LPIPS where its weights are not at hand."""
         if self.perceptual.is_available:
