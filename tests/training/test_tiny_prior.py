@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_recipe
+from PIL import Image
+from safetensors.torch import load_file
+
+from csd_nerf import priors
+from csd_nerf.priors import Branch
+from csd_nerf.synthetic.pairs import draw_pairs
+from training import data, tiny_prior, unet, vae
+
+WEIGHTS = [
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+]
+
+
+def test_diffusers_own_pipeline_loads_the_folder_and_samples(recipe):
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
+        recipe.output, torch_dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    image = Image.fromarray(np.full((64, 64, 3), 128, np.uint8))
+    result = pipeline("make it night", image=image, num_inference_steps=2, output_type="np")
+    assert result.images.shape == (1, 64, 64, 3)
+    assert np.isfinite(result.images).all()
+
+
+def test_our_prior_predicts_finite_noise_of_its_latents(recipe):
+    prior = priors.load(recipe.output)
+    assert (prior.latent_channels, prior.cell_size, prior.preferred_size) == (8, 4, 64)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    noisy = torch.randn(prior.encode(image).shape, generator=torch.Generator().manual_seed(1))
+    branches = [
+        Branch(noisy, prior.encode_text(["make it night"]), prior.encode_condition(image)),
+        Branch(noisy, prior.encode_text([""])),
+    ]
+    noise = prior.predict(branches, torch.tensor([20, 900]))
+    assert noise.shape == (2, *noisy.shape)
+    assert noise.isfinite().all()
+    assert not noise[0].equal(noise[1])
+
+
+def test_the_folder_is_in_half_precision_and_complete(recipe):
+    for name in WEIGHTS:
+        tensors = load_file(recipe.output / name).values()
+        assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float16}
+    assert not recipe.output.with_name("tiny.part").exists()
+
+
+def test_the_folder_is_small_enough_to_be_bundled(recipe):
+    size = sum(path.stat().st_size for path in recipe.output.rglob("*") if path.is_file())
+    assert size <= 20e6
+
+
+def test_the_card_and_the_record_tell_how_it_was_made(recipe):
+    record = json.loads((recipe.output / "training.json").read_text())
+    shards = [data.read_shard(path) for path in sorted((recipe.work / "pairs").iterdir())]
+    assert record["pairs"] == sum(len(shard.source) for shard in shards)
+    assert record["train_seeds"] == [0, 4]
+    assert (record["recipe"]["steps"], record["recipe"]["seeds_a_shard"]) == (2, 2)
+    assert str(recipe.work) not in json.dumps(record)
+    card = (recipe.output / "README.md").read_text()
+    assert f"{record['pairs']} pairs" in card
+    assert "seeds 0 to\n3)" in card
+    assert "Not measured yet." in card
+
+
+def test_latents_have_unit_variance_in_the_scale_that_was_exported(recipe):
+    config = json.loads((recipe.output / "vae" / "config.json").read_text())
+    rows = torch.load(recipe.work / "latents.pt", weights_only=True)
+    latents = torch.cat([row["edited"] for row in rows]).float()
+    assert abs(float(latents.std()) * config["scaling_factor"] - 1) < 1e-3
+
+
+def test_a_training_that_was_killed_ends_like_one_that_was_not(recipe, tmp_path, monkeypatch):
+    again = small_recipe(tmp_path)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unet, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_prior.main(again)
+    assert not again.output.exists()
+    done = [again.work / name for name in ("vae.pt", "latents.pt", "pairs/00001.npz")]
+    times = [path.stat().st_mtime_ns for path in done]
+    tiny_prior.main(again)
+    assert [path.stat().st_mtime_ns for path in done] == times
+    for name in WEIGHTS:
+        one, other = (load_file(r.output / name) for r in (recipe, again))
+        assert one.keys() == other.keys()
+        assert all(one[key].equal(other[key]) for key in one), name
+
+
+def test_a_shard_holds_the_pairs_of_its_own_seeds(recipe):
+    shard = data.read_shard(recipe.work / "pairs" / "00001.npz")
+    pairs = [pair for seed in (2, 3) for pair in draw_pairs(seed, height=64, width=64)]
+    assert shard.edit_names == [pair.edit.name for pair in pairs]
+    for row, pair in enumerate(pairs):
+        for array, image in ((shard.source, pair.source01), (shard.edited, pair.edited01)):
+            stored = data.image01(array[row], torch.device("cpu"))
+            assert (stored - image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_autoencoder_starts_as_a_near_linear_map_that_keeps_the_signal():
+    model = vae.build(0)
+    image = 2 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 1
+    with torch.no_grad():
+        latent = model.encode(image).latent_dist.mode()
+    assert latent.shape == (2, 8, 8, 8)
+    assert latent.std() > 0.05 * image.std()
+    assert vae.build(0).encoder.conv_in.weight.equal(model.encoder.conv_in.weight)
