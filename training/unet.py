@@ -89,7 +89,7 @@ def build_unet(latent_channels: int, seed: int) -> UNet2DConditionModel:
         # On the finest level attention would cost half of all time; the text has its say below.
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128, 192),
+        block_out_channels=(64, 128, 160),
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
