@@ -92,7 +92,7 @@ class CSDEditDataManager(VanillaDataManager[InputDataset]):
         """
         super().setup_train()
         batch = self._cached
-        order = torch.argsort(batch["image_idx"])
+        order = torch.argsort(batch["image_idx"]).cpu()
         for key, values in batch.items():
             if isinstance(values, list):
                 batch[key] = [values[i] for i in order.tolist()]
