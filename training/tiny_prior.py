@@ -89,10 +89,26 @@ def export(
     partial.rename(output)
 
 
+def _check_work_folder(recipe: Recipe) -> None:
+    """Refuse results of another recipe; only the length of the training may change."""
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    for free in ("work", "output", "steps", "device", "workers"):
+        del wanted[free]
+    path = recipe.work / "recipe.json"
+    if path.exists() and (found := json.loads(path.read_text())) != wanted:
+        different = [name for name in wanted if found.get(name) != wanted[name]]
+        raise ValueError(
+            f"--work must be a folder of the same recipe, but {recipe.work} differs in "
+            f"{', '.join(different)}; name another folder."
+        )
+    path.write_text(json.dumps(wanted, indent=1))
+
+
 def main(recipe: Recipe) -> None:
     """Run every stage that is not done yet."""
     device = torch.device(recipe.device)
-    recipe.work.mkdir(parents=True, exist_ok=True)
+    _check_work_folder(recipe)
     paths = data.make_shards(
         recipe.work / "pairs",
         shards=recipe.shards,
