@@ -68,14 +68,13 @@ class CSDEditTrainer(Trainer):
         pipeline = _pipeline_config(config)
         pipeline.prompt = pipeline.prompt or config.pipeline.model.prompt or ""
         run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
-        if run is None:
-            return
-        loading.adopt_settings(config, run)
-        if isinstance(run.pipeline, CSDEditPipelineConfig):
-            pipeline.prompt = pipeline.prompt or run.pipeline.prompt
+        if run is not None:
+            loading.adopt_settings(config, run)
+            if isinstance(run.pipeline, CSDEditPipelineConfig):
+                pipeline.prompt = pipeline.prompt or run.pipeline.prompt
+            CONSOLE.log(f"Took over the settings of model and dataparser from {self._checkpoint}.")
         # ns-train has saved the config before it came here; ns-eval and the others read it.
         config.save_config()
-        CONSOLE.log(f"Took over the settings of model and dataparser from {self._checkpoint}.")
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends here."""

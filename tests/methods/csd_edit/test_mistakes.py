@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import start
 
 from csd_nerf import priors
@@ -34,6 +35,8 @@ def test_nerfstudios_own_prompt_option_works(make_config, tint_prior):
     config.pipeline.model.prompt = "make it snow"  # What ns-train does with --prompt.
     trainer = start(config)
     assert trainer.pipeline.controls.read().prompt == "make it snow"
+    saved = yaml.load((trainer.base_dir / "config.yml").read_text(), Loader=yaml.Loader)
+    assert saved.pipeline.prompt == "make it snow"
 
 
 def test_data_that_is_not_there(make_config, tmp_path, tint_prior):
