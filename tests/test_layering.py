@@ -19,8 +19,7 @@ MAY_ENTER = {
     "adapters": {"adapters", "editor", "priors", "core"},
     "methods": {"methods", "editor", "priors", "core"},
     "evaluation": {"evaluation", "adapters", "synthetic", "editor", "priors", "core"},
-    "demo": {"demo", "evaluation", "adapters", "synthetic", "editor", "priors", "core"},
-    "cli": {"cli", "demo", "evaluation", "adapters", "synthetic", "editor", "priors", "core"},
+    "cli": {"cli", "evaluation", "adapters", "synthetic", "editor", "priors", "core"},
 }
 """What each room may import of ours; methods and cli are entered by the entry points alone."""
 

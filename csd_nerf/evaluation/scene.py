@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +186,12 @@ def _load_source(pipeline: Any, folder: Path) -> Path:
 @torch.no_grad()
 def _render(pipeline: Any, cameras: Cameras, label: str = "path") -> Float[Tensor, "n 3 h w"]:
     frames = []
-    for index in tqdm(range(len(cameras)), desc=f"render {label}"):
-        outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
-        frames.append(outputs["rgb"].permute(2, 0, 1).float().clamp(0, 1).cpu())
+    with warnings.catch_warnings():
+        # nerfstudio indexes tensors in a way that torch warns of at every image.
+        warnings.filterwarnings("ignore", category=UserWarning, module="nerfstudio")
+        for index in tqdm(range(len(cameras)), desc=f"render {label}"):
+            outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
+            frames.append(outputs["rgb"].permute(2, 0, 1).float().clamp(0, 1).cpu())
     return torch.stack(frames)
 
 
