@@ -1,1 +1,1 @@
-"""Text-instructed editing of 3D scenes, videos and panoramas by Collaborative Score Distillation."""
+"""Text-instructed editing of 3D scenes by Collaborative Score Distillation."""
