@@ -154,10 +154,10 @@ csd_edit_tiny = MethodSpecification(
                 only_edited_views=True,
             ),
             model=_tiny_model(),
-            source_steps=600,
+            source_steps=900,
             # Four rounds: every view of a capture of up to 64 has its turn.
-            edit_steps=400,
-            edit_every=100,
+            edit_steps=480,
+            edit_every=120,
             prior="tiny",
             # A few hundred steps leave renders blurred; the photographs are better starts.
             start="original",
