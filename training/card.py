@@ -214,6 +214,7 @@ together with a two-layer CLIP text encoder; dropout of text, image and both for
 Time by stage on {record["machine"]}: {seconds}.
 Mean loss over the last interval: autoencoder {record["vae_loss"][-1]:.4f}, denoiser
 {record["denoiser_loss"][-1]:.4f} (first interval: {record["denoiser_loss"][0]:.4f}).
+{record.get("history", "")}
 
 ## Distance to the true edit
 PSNR in dB on held-out scenes, some neighbouring views of each (`python -m training.card`).
