@@ -149,7 +149,15 @@ def evaluate(s: Settings) -> dict:
         for photograph in read_photographs(s.photographs, prior.size_multiple):
             row, images = measure(prior, edit, photograph, edit.edit_image(photograph), s)
             rows.append(row | {"on": "photograph"})
-    return {"settings": json.loads(json.dumps(asdict(s), default=str)), "rows": rows}
+    return {"settings": _record(s), "rows": rows}
+
+
+def _record(s: Settings) -> dict:
+    """What decides the numbers, without the folders of whoever measured them."""
+    settings = json.loads(json.dumps(asdict(s), default=str))
+    for folder in ("prior", "output", "pictures"):
+        del settings[folder]
+    return settings | {"photographs": [path.name for path in s.photographs]}
 
 
 def summary(rows: list[Row]) -> list[tuple[str, int, dict[str, float]]]:

@@ -28,16 +28,16 @@ class Recipe:
 
     work: Path = Path("outputs/tiny_prior")
     """Folder for everything that can be taken up again."""
-    shards: int = 54
+    shards: int = 56
     """Files of training pairs."""
     seeds_a_shard: int = 200
     """Scenes or collages in each; a scene gives up to three pairs."""
-    vae_steps: int = 2500
-    vae_batch: int = 16
+    vae_steps: int = 2800
+    vae_batch: int = 8
     vae_learning_rate: float = 1e-3
-    steps: int = 8000
+    steps: int = 3600
     """Of the denoiser."""
-    batch: int = 32
+    batch: int = 24
     learning_rate: float = 1e-3
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"

@@ -50,8 +50,9 @@ def median_bandwidth(
     Args:
         particles: The points that the kernel compares, one a row.
         distance: Squared distance; None means squared L2.
-        floor: Smallest bandwidth, in squared units of the distance. It holds where there is no
-            pair, or where the particles of at least half the pairs coincide.
+        floor: Smallest bandwidth, in squared units of the distance; it holds where there is no
+            pair, or where all particles coincide. Where those of half the pairs do, a ten
+            thousandth of the largest squared distance holds.
     """
     squared = squared_distances(particles, distance=distance)
     n = len(particles)
@@ -60,7 +61,9 @@ def median_bandwidth(
     upper = torch.triu_indices(n, n, offset=1, device=squared.device)
     pairs = squared[upper[0], upper[1]].sort().values
     median = (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / 2
-    return (median / log(n + 1)).clamp_min(floor)
+    # Relative to the largest distance: a far smaller bandwidth would blow the rounding errors of
+    # coincident particles up to a repulsion.
+    return torch.maximum(median / log(n + 1), floor + 1e-4 * pairs[-1])
 
 
 def rbf(

@@ -33,6 +33,8 @@ def run_demo(output: Path, *, edit: str, settings: SceneSettings, train_options:
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
+    for sheet in output.glob("round_*.png"):
+        sheet.unlink()
     write_dataset(output / "data", settings, edit=prompt, overwrite=True)
     seconds["scene"] = round(time.perf_counter() - began, 1)
 

@@ -20,5 +20,5 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (EditError, WeightsNotFoundError) as error:
+    except (EditError, WeightsNotFoundError, FloatingPointError) as error:
         raise SystemExit(f"csd-edit: {error}") from None

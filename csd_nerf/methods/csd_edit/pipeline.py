@@ -191,7 +191,7 @@ class CSDEditPipeline(VanillaPipeline):
         """Edit the next views and train on them from now on."""
         began = perf_counter()
         index = self.progress.rounds
-        generator = torch.Generator().manual_seed(self.config.seed + index)
+        generator = torch.Generator().manual_seed(1_000_003 * self.config.seed + index)
         views, waiting = draw_views(
             self.progress.waiting,
             count=self.config.edit_views,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +84,11 @@ class CSDEditTrainer(Trainer):
         edits = self._start_step > self.plan.first_edit
         self.count_from(step=self.plan.first_edit if edits else 0)
 
+    def train(self) -> None:
+        """Train; a user's mistake that shows only now ends in one line, too."""
+        with one_line_errors():
+            super().train()
+
     def count_from(self, *, step: int) -> None:
         """Print steps counted from this one on, and the time left to this run's end."""
         begin_stage(start=step, end=self._start_step + self.config.max_num_iterations)
@@ -106,6 +112,7 @@ class CSDEditTrainer(Trainer):
             self.pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
             if not is_stock:
                 self._load_optimizers(loaded)
+                self._keep_source(self._checkpoint.parent.parent / SOURCE_FOLDER)
             CONSOLE.print(f"Loaded {'nerfacto' if is_stock else 'csd-edit'}'s {self._checkpoint}.")
         options = self.pipeline.config
         self.plan = plan_steps(
@@ -124,6 +131,12 @@ class CSDEditTrainer(Trainer):
         steps = min(left, self.config.max_num_iterations)
         self.config = dataclasses.replace(self.config, max_num_iterations=steps)
 
+    def _keep_source(self, folder: Path) -> None:
+        """Take the unedited scene of a run that had begun to edit along into this one."""
+        kept = self.base_dir / SOURCE_FOLDER
+        if folder.is_dir() and not kept.exists():
+            shutil.copytree(folder, kept)
+
     def _load_optimizers(self, loaded: dict[str, Any]) -> None:
         self.optimizers.load_optimizers(loaded["optimizers"])
         if self.config.load_scheduler:
@@ -140,6 +153,8 @@ class CSDEditTrainer(Trainer):
         # nerfstudio takes every file in the folder for a checkpoint: an unfinished one is
         # written beside it.
         unfinished = self.base_dir / "unfinished_checkpoint"
+        # What a save that was killed has left.
+        shutil.rmtree(unfinished, ignore_errors=True)
         regular, self.checkpoint_dir = self.checkpoint_dir, unfinished
         try:
             super().save_checkpoint(step)
