@@ -38,13 +38,13 @@ class LatePrior:
         self._device, self._dtype = device, dtype
         self._prior: Prior | None = None
 
-    def check(self) -> None:
-        """Make sure that the weights can be had, without loading them.
+    def fetch(self) -> None:
+        """Make sure that the weights are on disk, without loading them.
 
         Raises:
             WeightsNotFoundError: If they can't.
         """
-        priors.check(self._name, variant=self._variant)
+        priors.fetch(self._name, variant=self._variant)
 
     def get(self) -> Prior:
         """Load the prior at the first call."""

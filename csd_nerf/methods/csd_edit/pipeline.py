@@ -133,7 +133,7 @@ class CSDEditPipeline(VanillaPipeline):
         if self._trains:
             # Minutes or hours of source training come before the first round: what it needs is
             # looked for now. Evaluation needs none of it.
-            prior.check()
+            prior.fetch()
         super().__init__(config, str(device), test_mode, world_size, local_rank, grad_scaler)
         self._prior = prior
         self._editing = False

@@ -80,7 +80,7 @@ def tint_prior(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         loaded.append(name)
         return TintPrior()
 
-    monkeypatch.setattr(priors, "check", lambda *_, **__: None)
+    monkeypatch.setattr(priors, "fetch", lambda *_, **__: None)
     monkeypatch.setattr(priors, "load", load)
     return loaded
 

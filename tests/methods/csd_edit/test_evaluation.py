@@ -22,7 +22,7 @@ def finished(make_config, train, monkeypatch):
         raise AssertionError("The prior was asked for.")
 
     monkeypatch.setattr(priors, "load", refuse)
-    monkeypatch.setattr(priors, "check", refuse)
+    monkeypatch.setattr(priors, "fetch", refuse)
     monkeypatch.setitem(all_methods, config.method_name, config)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     return trainer
