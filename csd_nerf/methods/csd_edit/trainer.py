@@ -19,6 +19,8 @@ from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineC
 from csd_nerf.methods.csd_edit.progress import begin_stage
 from csd_nerf.methods.csd_edit.schedule import StepPlan, plan_steps
 
+LPIPS_PATCH = 32
+"""Edge in pixels below which AlexNet's pooling leaves nothing."""
 SOURCE_FOLDER = "source_models"
 """Where a run keeps the checkpoint of its unedited scene."""
 
@@ -183,6 +185,13 @@ def _check(config: CSDEditTrainerConfig) -> None:
     if config.machine.device_type == "cuda" and not torch.cuda.is_available():
         raise EditError(
             "--machine.device-type is cuda, and torch finds no GPU; csd-edit-tiny runs on a CPU."
+        )
+    patch = pipeline.datamanager.edit_patch_size
+    if pipeline.model.lpips_weight > 0 and patch < LPIPS_PATCH:
+        raise EditError(
+            f"LPIPS needs patches of at least {LPIPS_PATCH} pixels, got {patch}; set "
+            f"--pipeline.datamanager.edit-patch-size {LPIPS_PATCH}, or --pipeline.model."
+            "lpips-weight 0."
         )
     if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
         raise EditError(

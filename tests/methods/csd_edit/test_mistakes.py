@@ -57,6 +57,13 @@ def test_several_devices(make_config, tint_prior):
         make_config().setup(local_rank=0, world_size=2)
 
 
+def test_patches_too_small_for_lpips(make_config, tint_prior):
+    config = make_config()
+    config.pipeline.model.lpips_weight = 1.0
+    config.pipeline.datamanager.edit_patch_size = 16
+    assert "LPIPS needs patches of at least 32 pixels, got 16" in message_of(config)
+
+
 def test_no_source_at_all(make_config, tint_prior):
     config = make_config()
     config.pipeline.source_steps = 0
@@ -77,6 +84,7 @@ def test_lpips_weights_that_are_not_there(make_config, tint_prior, monkeypatch, 
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     config = make_config()
     config.pipeline.model.lpips_weight = 1.0
+    config.pipeline.datamanager.edit_patch_size = 32
     message = message_of(config)
     assert "LPIPS needs AlexNet's weights" in message
     assert "--pipeline.model.lpips-weight 0" in message

@@ -53,6 +53,8 @@ def test_editing_has_its_own_losses_and_rays_in_patches(make_config, tint_prior,
 def test_lpips_is_no_part_of_a_checkpoint(make_config, tint_prior, random_alexnet):
     config = make_config()
     config.pipeline.model.lpips_weight = 1.0
+    config.pipeline.datamanager.edit_patch_size = 32
+    config.pipeline.datamanager.edit_num_rays_per_batch = 1024
     trainer = start(config)
     assert trainer.pipeline.model.perceptual.is_available
     assert not [key for key in trainer.pipeline.state_dict() if "lpips" in key]
