@@ -66,7 +66,7 @@ def test_plain_sampling_comes_nearer_to_the_true_look_than_the_source(tiny, view
     sampled = sample_edit(
         tiny,
         views01,
-        edit.instructions[0],
+        edit.unseen_instruction,
         text_scale=1.5,
         image_scale=1.5,
         steps=10,
