@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+
+from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 
 
 @dataclass
@@ -90,21 +93,157 @@ class Demo:
         )
 
 
+_Number = TypeVar("_Number", int, float)
+_Preset = Annotated[
+    _Number | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the preset's)")
+]
+
+
+@dataclass
+class Benchmark:
+    """Compare all methods on inputs whose true edit is known, with the bundled prior."""
+
+    medium: Annotated[Literal["panorama", "video"], tyro.conf.Positional]
+    """What is edited."""
+    output: Path
+    """Folder for the table, the rows behind it and the pictures; what is there is not run again."""
+    split: Literal["validation", "benchmark"] = "benchmark"
+    """Family of seeds that the inputs come from; tune on validation, report on benchmark."""
+    inputs: int = 12
+    """Number of inputs; there are 12 edits, each on a scene of its own."""
+    arms: tuple[str, ...] = ()
+    """Rows of the table; all without names."""
+    updates: _Preset[int] = None
+    """How often a place is updated by csd; other methods get as many U-Net evaluations."""
+    learning_rate: _Preset[float] = None
+    """Step size of all arms."""
+    text_scale: _Preset[float] = None
+    """w_y of all arms."""
+    image_scale: _Preset[float] = None
+    """w_s of all arms."""
+
+    def run(self) -> None:
+        """Run what is missing, and print the table."""
+        from csd_nerf.evaluation.benchmark import BenchmarkSettings, run_benchmark
+
+        names = ("updates", "learning_rate", "text_scale", "image_scale")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        settings = BenchmarkSettings(self.medium, self.split, self.inputs, self.arms, given)
+        print(run_benchmark(self.output, settings))
+
+
+@dataclass
+class Evaluate:
+    """Measure an edited picture or video against a look applied to the original."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The input of csd-nerf panorama or csd-nerf video."""
+    edited: Annotated[Path, tyro.conf.Positional]
+    """What it made, with the record beside it."""
+    look: str
+    """The look that was asked for, by name or wording, such as "make it night"."""
+
+    def run(self) -> None:
+        """Print the numbers."""
+        import json
+
+        from csd_nerf.evaluation.media import evaluate_edit
+
+        print(json.dumps(evaluate_edit(self.source, self.edited, look=self.look), indent=1))
+
+
+_Inputs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="INPUT...", help_behavior_hint="(required)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """What is read and written; comes before the options."""
+
+    inputs: _Inputs
+    output: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panorama(PanoramaOptions, _Files):
+    """Edit pictures of any size by an instruction, such as panoramas, also of 360 degrees."""
+
+    inputs: _Inputs
+    """One picture or more."""
+    output: Path
+    """Picture to make: .png, .jpg or .webp.
+    For several inputs a folder; the results are named like them."""
+
+    def __post_init__(self) -> None:
+        """Leave the checks to `run`, for tyro would frame their messages."""
+
+    def run(self, command: list[str]) -> int:
+        """Edit; returns the exit code."""
+        options = PanoramaOptions(**_values_of(self, PanoramaOptions))
+        from csd_nerf.adapters.run import run_panoramas
+
+        return run_panoramas(self.inputs, self.output, options, command=command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video(VideoOptions, _Files):
+    """Edit videos by an instruction; frame rate and sound are kept."""
+
+    inputs: _Inputs
+    """One video file or folder of frames, or more."""
+    output: Path
+    """Video to make: .mp4, .mov, .mkv or .webm; or a folder for frames.
+    For several inputs a folder; the results are named like them."""
+
+    def __post_init__(self) -> None:
+        """Leave the checks to `run`, for tyro would frame their messages."""
+
+    def run(self, command: list[str]) -> int:
+        """Edit; returns the exit code."""
+        options = VideoOptions(**_values_of(self, VideoOptions))
+        from csd_nerf.adapters.run import run_videos
+
+        return run_videos(self.inputs, self.output, options, command=command)
+
+
+def _values_of(command: Panorama | Video, options: type[EditOptions]) -> dict[str, Any]:
+    """The fields that a command has from its options."""
+    return {field.name: getattr(command, field.name) for field in fields(options)}
+
+
 Command = (
     Annotated[Synthetic, tyro.conf.subcommand("synthetic")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Panorama, tyro.conf.subcommand("panorama")]
+    | Annotated[Video, tyro.conf.subcommand("video")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse and run; a user's mistake ends in one line and exit code 1."""
-    command = tyro.cli(Command, prog="csd-nerf", args=arguments)
+    # Before torch is loaded: threads that spin while they wait are slow on cores with other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        command.run()
-    except (ValueError, OSError) as error:
+        command = tyro.cli(
+            Command, prog="csd-nerf", args=given, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+        if isinstance(command, Panorama | Video):
+            code = command.run(["csd-nerf", *given])
+        else:
+            command.run()
+            code = 0
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         print(f"csd-nerf: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
+        code = 1
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The one optimisation loop of CSD-Edit; every domain goes through it.
 
-An iteration draws a batch of particles x_i, one timestep t for all of them and their noise e_i,
+An iteration draws a batch of particles x_i, one timestep t for all of them and their noise e_i
+(a canvas may keep both for as many batches as it takes to go over everything once),
 asks the prior for every guidance branch at once, and descends: x_i <- x_i - rate w(t) g_i, where
 g_i is the Stein direction of the edit residuals (CSD Eq. 9). w(t) = sigma_t^2 is kept in every
 variant; the authors' release drops it for images without mixing. Nothing in the loop waits for
@@ -10,7 +11,7 @@ the device but a look every few iterations at whether all gradients were finite.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from csd_nerf.core.canvas import Canvas, ImageStack
 from csd_nerf.core.finite import FiniteWatch
-from csd_nerf.core.guidance import EditWeights, composed_noise, edit_weights, prompt_shares
+from csd_nerf.core.guidance import EditWeights, edit_weights, prompt_shares
 from csd_nerf.core.kernels import median_bandwidth
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.schedules import NoiseSchedule
@@ -93,17 +94,21 @@ def edit_images(
     _check_sizes(prior, source01, start01)
 
     def encode(image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        return _chunked(prior.encode, image01, settings.max_batch).to(prior.device)
+        parts = image01.split(settings.max_batch or len(image01))
+        return torch.cat([prior.encode(part) for part in parts]).to(prior.device)
 
     def decode() -> Float[Tensor, "n 3 H W"]:
-        return _chunked(prior.decode, stack.latent, settings.max_batch)
+        parts = stack.latent.split(settings.max_batch or stack.size)
+        return torch.cat([prior.decode(part) for part in parts])
 
     def after_step(done: int, total: int) -> None:
         if callback is not None and done % callback_every == 0:
             callback(done, total, decode)
 
-    source = encode(source01)
-    condition = _chunked(prior.encode_condition, source01, settings.max_batch).to(prior.device)
+    parts = [
+        prior.encode_source(part) for part in source01.split(settings.max_batch or len(source01))
+    ]
+    source, condition = (torch.cat(whole).to(prior.device) for whole in zip(*parts, strict=True))
     start = source.clone() if start01 is None else encode(start01)
     stack = ImageStack(start, source, condition, settings.batch_size)
     began = perf_counter()
@@ -132,6 +137,7 @@ def edit(
     negative_prompt: str = "",
     settings: EditSettings,
     randomness: Randomness,
+    start: int = 0,
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
 ) -> int:
@@ -141,12 +147,13 @@ def edit(
         prior: The diffusion model.
         canvas: What is edited.
         prompts: One or more instructions.
-        prompt_weights: Share of each instruction in each particle of the canvas; rows sum to
-            one. None means equal shares.
+        prompt_weights: Share of each instruction in each particle of the canvas. What a row lacks
+            to one is a share without instruction, which takes the estimate with the source image
+            alone. None means equal shares.
         negative_prompt: Takes the place of the empty text.
         settings: How to optimise; `batch_size` is the canvas's affair.
-        randomness: Drawn from once an iteration for the batch, the timestep and the noise, in
-            this order.
+        randomness: Drawn from for an iteration's batch, timestep and noise, in this order.
+        start: First iteration: the number that is done already, to go on with an edit.
         progress: Label of a progress bar on stderr; None means no bar.
         after_step: Called with the iterations done and their total.
 
@@ -158,25 +165,30 @@ def edit(
         FloatingPointError: If a gradient isn't finite; names iteration and particles.
     """
     guidance = _Guidance.encode(prior, prompts, negative_prompt, settings)
-    shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).to(prior.device)
+    shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     low, high = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
     evaluations = 0
     total = settings.iterations
-    for iteration in tqdm(range(total), desc=progress, disable=progress is None):
+    bar = {"desc": progress, "disable": progress is None, "initial": start, "total": total}
+    for iteration in tqdm(range(start, total), **bar):
         index = canvas.draw_batch(randomness)
-        timestep = torch.full((len(index),), randomness.timestep(low, high))
+        timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
         particles = canvas.read(index)
         noisy = prior.schedule.add_noise(particles.latent, noise, timestep)
         noisy_source = prior.schedule.add_noise(particles.source, noise, timestep)
-        branches = guidance.branches(noisy, noisy_source, particles.condition)
+        terms = guidance.terms(noisy, noisy_source, particles.condition, shares[index])
         on_device = timestep.to(prior.device, non_blocking=True)
+        branches = [branch for _, branch in terms]
         estimates = prior.predict(branches, on_device, max_batch=settings.max_batch)
-        evaluations += len(branches) * len(index)
+        evaluations += sum(int(weight.count_nonzero()) for weight, _ in terms)
 
-        batch_shares = shares[index.to(prior.device, non_blocking=True)]
-        residual = guidance.residual(estimates, noise, batch_shares).flatten(1)
+        residual = guidance.weights.noise * noise
+        for (weight, _), estimate in zip(terms, estimates, strict=True):
+            weight = weight.to(prior.device, non_blocking=True)
+            residual = residual + weight[:, None, None, None] * estimate
+        residual = residual.flatten(1)
         t = timestep[0]
         clean = particles.latent.flatten(1)
         direction = _direction(residual, clean, noisy.flatten(1), prior.schedule, t, settings)
@@ -221,7 +233,7 @@ def _direction(
 
 @dataclass(frozen=True)
 class _Guidance:
-    """The guidance branches of Eq. 9 that have a say, and their sum."""
+    """The guidance branches of Eq. 9, composed by Appendix C.1."""
 
     weights: EditWeights
     empty: Text
@@ -239,42 +251,36 @@ class _Guidance:
         texts = [prior.encode_text([prompt]) for prompt in prompts]
         return cls(weights, prior.encode_text([negative_prompt]), texts)
 
-    @property
-    def _without_prompt(self) -> list[str]:
-        names = ("null", "image", "source_null", "source_image")
-        return [name for name in names if getattr(self.weights, name) != 0]
-
-    def branches(
+    def terms(
         self,
         noisy: Float[Tensor, "n c h w"],
         noisy_source: Float[Tensor, "n c h w"],
         condition: Float[Tensor, "n k h w"],
-    ) -> list[Branch]:
-        without_prompt = {
-            "null": Branch(noisy, self.empty),
-            "image": Branch(noisy, self.empty, condition),
-            "source_null": Branch(noisy_source, self.empty),
-            "source_image": Branch(noisy_source, self.empty, condition),
-        }
-        prompts = self.prompts if self.weights.text != 0 else []
-        return [
-            *(without_prompt[name] for name in self._without_prompt),
-            *(Branch(noisy, prompt, condition) for prompt in prompts),
-        ]
+        shares: Float[Tensor, "n prompts"],
+    ) -> list[tuple[Float[Tensor, "n"], Branch]]:
+        """The estimates that the residual is made of, each with its coefficient by particle.
 
-    def residual(
-        self,
-        estimates: Float[Tensor, "b n c h w"],
-        noise: Float[Tensor, "n c h w"],
-        shares: Float[Tensor, "n k"],
-    ) -> Float[Tensor, "n c h w"]:
-        names = self._without_prompt
-        total = self.weights.noise * noise
-        for name, estimate in zip(names, estimates, strict=False):
-            total = total + getattr(self.weights, name) * estimate
-        if self.weights.text != 0:
-            total = total + self.weights.text * composed_noise(estimates[len(names) :], shares)
-        return total
+        A branch is evaluated for the particles where its coefficient is not zero. A share that
+        no instruction takes has the image's estimate in the instruction's place.
+        """
+        one = torch.ones(len(shares))
+        w = self.weights
+        unasked = 1 - shares.sum(1)
+        # Sums of shares are one but for rounding, which must not cost an evaluation.
+        unasked = unasked.where(unasked > 1e-5, 0.0)
+        terms = [
+            (w.null * one, Branch(noisy, self.empty)),
+            (w.image + w.text * unasked, Branch(noisy, self.empty, condition)),
+            (w.source_null * one, Branch(noisy_source, self.empty)),
+            (w.source_image * one, Branch(noisy_source, self.empty, condition)),
+        ]
+        for text, share in zip(self.prompts, shares.T, strict=True):
+            terms.append((w.text * share, Branch(noisy, text, condition)))
+        return [
+            (weight, branch if weight.all() else replace(branch, rows=weight.nonzero()[:, 0]))
+            for weight, branch in terms
+            if weight.any()
+        ]
 
 
 def _check_sizes(
@@ -291,10 +297,3 @@ def _check_sizes(
             f"start01 needs the shape of source01, {tuple(source01.shape)}, "
             f"got {tuple(start01.shape)}."
         )
-
-
-def _chunked(
-    function: Callable[[Tensor], Tensor], batch: Float[Tensor, "n c h w"], size: int | None
-) -> Float[Tensor, "n _ _ _"]:
-    """Apply a function of images to parts of a batch, for its memory's sake."""
-    return torch.cat([function(part) for part in batch.split(size or len(batch))])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +19,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def modules_loaded_by(statement: str) -> set[str]:
+def modules_loaded_by(statement: str, *, code: int = 0) -> set[str]:
     script = (
         "import sys\n"
-        f"try:\n    {statement}\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"try:\n    {statement}\n"
+        f"except SystemExit as stop:\n    assert (stop.code or 0) == {code}\n"
         "print('loaded:', *sys.modules)"
     )
     result = subprocess.run(
@@ -30,9 +32,19 @@ def modules_loaded_by(statement: str) -> set[str]:
     return {*result.stdout.partition("loaded:")[2].split()} & {*HEAVY}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["synthetic", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["synthetic"], ["demo"], ["panorama"], ["video"]],
+    ids=lambda arguments: " ".join(arguments),
+)
 def test_help_loads_no_heavy_library(arguments):
-    assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})")
+    assert not modules_loaded_by(f"from csd_nerf.cli import main; main({[*arguments, '--help']})")
+
+
+@pytest.mark.parametrize("command", ["panorama", "video"])
+def test_a_mistake_in_an_option_is_found_without_a_heavy_library(command):
+    arguments = [command, "in", "--output", "out", "--preset", "tiny", "--batch", "0"]
+    assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})", code=1)
 
 
 def test_the_check_of_heavy_libraries_can_fail():
@@ -42,7 +54,7 @@ def test_the_check_of_heavy_libraries_can_fail():
 def test_the_module_is_the_command_and_its_help_names_the_subcommands():
     result = run("--help")
     assert result.returncode == 0
-    for name in ("synthetic", "compare", "demo"):
+    for name in ("synthetic", "compare", "demo", "panorama", "video"):
         assert name in result.stdout
     assert "usage: csd-nerf" in result.stdout
 
@@ -67,6 +79,8 @@ def test_a_data_set_is_written(tmp_path, capsys):
         ("compare --load-config DIR/config.yml --output DIR/out", "--load-config needs the config"),
         ("demo --output DIR/demo --edit cat", "An edit must be one whose true result is known"),
         ("demo --output DIR/demo --scene -1", "scene must be from 0 to"),
+        ("benchmark video --output DIR/b --arms magic", "--arms needs some of source, autoencoder"),
+        ("benchmark panorama --output DIR/b --inputs 0", "--inputs must be at least 1, got 0."),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_status_1(tmp_path, capsys, arguments, message):
@@ -113,3 +127,58 @@ def test_a_demo_whose_training_fails_says_so(tmp_path, capsys, monkeypatch):
     assert commands[0][1] == "csd-edit-tiny"
     assert commands[0][-4:] == ["--pipeline.prompt", "make it night", *options[1:]]
     assert (tmp_path / "data" / "transforms.json").is_file()
+
+
+@pytest.mark.parametrize("command", ["panorama", "video"])
+def test_the_help_of_an_edit_shows_no_internals(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert "INPUT..." in told
+    for option in ("--output", "--prompt", "--preset", "--resume", "--max-batch", "--save-every"):
+        assert option in told
+    for internal in ("None", "options options", "--options", "--no-", "(default: )"):
+        assert internal not in told
+
+
+def test_options_reach_the_run_as_given(monkeypatch):
+    from csd_nerf.adapters import run
+
+    called = {}
+
+    def run_panoramas(inputs, output, options, *, command):
+        called.update(inputs=inputs, output=output, options=options, command=command)
+        return 3
+
+    monkeypatch.setattr(run, "run_panoramas", run_panoramas)
+    given = ["panorama", "a.png", "b c.png", "--output", "out", "--preset", "tiny"]
+    given += ["--region", "fog@0,0,50%,9", "--region", "snow@m.png", "--t-range", "0.1", "0.4"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(given)
+    assert stop.value.code == 3
+    assert called["inputs"] == (Path("a.png"), Path("b c.png"))
+    assert called["output"] == Path("out")
+    assert called["command"] == ["csd-nerf", *given]
+    options = called["options"]
+    assert type(options).__name__ == "PanoramaOptions"
+    assert options.region == ("fog@0,0,50%,9", "snow@m.png")
+    assert options.t_range == (0.1, 0.4)
+    assert options.values().prior == "tiny"
+    assert not options.resume
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("no\nav"), MemoryError("too little"), FloatingPointError("inf"), OSError("full")],
+)
+def test_mistakes_of_every_kind_end_in_one_line(monkeypatch, capsys, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("csd_nerf.adapters.run.run_videos", fails)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["video", "a.mp4", "--output", "b.mp4"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == f"csd-nerf: {' '.join(str(error).split())}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -11,10 +12,10 @@ import jaxtyping
 import pytest
 import torch
 
-from csd_nerf.core.canvas import ImageStack, Particles
+from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.schedules import NoiseSchedule
-from csd_nerf.core.windows import cut_windows, paste_windows
+from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.editor import EditSettings, edit, edit_images
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -63,6 +64,15 @@ class AnalyticPrior:
         self.largest_coding = max(self.largest_coding, len(image01))
         return image01 - 0.5
 
+    def encoding_tiles(self, sample01):
+        return nullcontext()
+
+    def decoding_tiles(self, sample):
+        return nullcontext()
+
+    def encode_source(self, image01):
+        return self.encode(image01), self.encode_condition(image01)
+
     def encode_text(self, prompts: Sequence[str]):
         return torch.tensor([TEXTS[prompt] for prompt in prompts])
 
@@ -72,7 +82,7 @@ class AnalyticPrior:
         todo = [
             (b.noisy[i], b.text[0], None if b.condition is None else b.condition[i], timestep[i])
             for b in branches
-            for i in range(len(timestep))
+            for i in range_of(b, len(timestep))
         ]
         size = max_batch or len(todo)
         estimates = []
@@ -80,12 +90,19 @@ class AnalyticPrior:
             part = [estimate_noise(*item) for item in todo[start : start + size]]
             self.largest_batch = max(self.largest_batch, len(part))
             estimates += part
-        result = torch.stack(estimates).unflatten(0, (len(branches), len(timestep)))
+        result = torch.zeros(len(branches), *branches[0].noisy.shape)
+        places = [(k, i) for k, b in enumerate(branches) for i in range_of(b, len(timestep))]
+        for place, estimate in zip(places, estimates, strict=True):
+            result[place] = estimate
         if len(self.calls) in self.poison:
             result[0, self.poison[len(self.calls)], 0, 0, 0] = math.nan
         self.calls.append([(float(b.text[0]), b.condition is not None) for b in branches])
         self.evaluations += len(todo)
         return result
+
+
+def range_of(branch, n):
+    return range(n) if branch.rows is None else branch.rows.tolist()
 
 
 def images(n, *, height=4, width=6, seed=0):
@@ -115,6 +132,9 @@ class RecordedRandomness:
         batch = self.source.choice(total, count)
         self.batches.append(batch.tolist())
         return batch
+
+    def pick(self, weights):
+        return self.source.pick(weights)
 
     def timestep(self, low, high):
         self.timesteps.append(self.source.timestep(low, high))
@@ -248,10 +268,10 @@ def test_every_step_is_that_of_a_slow_reference(settings, prompts):
     assert not torch.allclose(canvas_latents[-1], 2 * source01, atol=1e-2)
 
 
-def make_stack(prior, source01, settings):
+def make_stack(prior, source01, settings, **options):
     source = prior.encode(source01)
     condition = prior.encode_condition(source01)
-    return ImageStack(source.clone(), source, condition, settings.batch_size)
+    return ImageStack(source.clone(), source, condition, settings.batch_size, **options)
 
 
 # What is evaluated.
@@ -292,6 +312,25 @@ def test_each_further_prompt_costs_one_branch():
     prior = AnalyticPrior()
     run(prior, images(2), EditSettings(iterations=1), prompt=["make it night", "make it snow"])
     assert [len(call) for call in prior.calls] == [6]
+
+
+def test_a_prompt_is_run_only_for_the_images_that_ask_for_it():
+    prior = AnalyticPrior()
+    shares = torch.tensor([[1.0, 0.0], [0.0, 0.5], [0.0, 0.0]])
+    weights = {"prompt": ["make it night", "make it snow"], "prompt_weights": shares}
+    result = run(prior, images(3), EditSettings(iterations=2), **weights)
+    assert [len(call) for call in prior.calls] == [6, 6]
+    assert result.evaluations == prior.evaluations == 2 * (4 * 3 + 2)
+
+
+def test_a_share_without_instruction_follows_the_source_alone():
+    """By hand: the missing share of the text's estimate is the image's, so the guidance shrinks."""
+    settings = EditSettings(iterations=3, mixing="none", text_scale=6.0)
+    half = run(AnalyticPrior(), images(2), settings, prompt_weights=torch.full((2, 1), 0.5))
+    weaker = run(AnalyticPrior(), images(2), replace(settings, text_scale=3.0))
+    assert torch.allclose(half.latent, weaker.latent, atol=1e-5)
+    kept = run(AnalyticPrior(), images(2), settings, prompt_weights=torch.zeros(2, 1))
+    assert torch.allclose(kept.latent, 2 * images(2), atol=1e-6)
 
 
 def test_splitting_changes_the_batches_and_nothing_else():
@@ -343,36 +382,11 @@ def test_the_result_keeps_source_and_target_apart():
     assert not result.latent.requires_grad
 
 
-@dataclass
-class WindowCanvas:
-    """One latent, of which overlapping windows are edited."""
+class InOrder(SeededRandomness):
+    """Batches in order, and nothing drawn for them."""
 
-    latent: torch.Tensor
-    source: torch.Tensor
-    positions: torch.Tensor
-    window: tuple[int, int]
-
-    @property
-    def size(self):
-        return len(self.positions)
-
-    def draw_batch(self, randomness):
-        return torch.arange(self.size)
-
-    def _cut(self, canvas, index):
-        return cut_windows(canvas, self.positions[index], self.window)
-
-    def read(self, index):
-        source = self._cut(self.source, index)
-        return Particles(self._cut(self.latent, index), source, source / 2 - 0.5)
-
-    def draw_noise(self, index, randomness, *, shared):
-        assert shared
-        return self._cut(randomness.normal(tuple(self.latent.shape)), index)
-
-    def descend(self, index, step):
-        canvas = (self.latent.shape[1], self.latent.shape[2])
-        self.latent = self.latent - paste_windows(step, self.positions[index], canvas)
+    def choice(self, total, count):
+        return torch.arange(count)
 
 
 def test_the_loop_runs_over_windows_of_one_canvas():
@@ -380,19 +394,50 @@ def test_the_loop_runs_over_windows_of_one_canvas():
     source = 2 * images(1, height=4, width=12)[0]
     settings = EditSettings(iterations=4, mixing="none")
 
-    def edited(window, columns):
-        positions = torch.tensor([[0, column] for column in columns])
-        canvas = WindowCanvas(source.clone(), source, positions, window)
-        randomness = SeededRandomness(torch.Generator().manual_seed(5))
+    def edited(window):
+        canvas = WindowCanvas(
+            source.clone(), source, source / 2 - 0.5, window,
+            stride=3, batch_size=9, drawing="uniform", taper=0,
+        )  # fmt: skip
         edit(
             AnalyticPrior(), canvas, prompts=["make it snow"], settings=settings,
-            randomness=randomness,
+            randomness=InOrder(torch.Generator().manual_seed(5)),
         )  # fmt: skip
         return canvas.latent
 
-    whole = edited((4, 12), [0])
+    whole = edited((4, 12))
     assert not torch.allclose(whole, source, atol=1e-2)
-    assert torch.allclose(edited((4, 6), [0, 3, 6]), whole, atol=1e-6)
+    assert torch.allclose(edited((4, 6)), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_an_edit_goes_on_where_it_was_left(stop):
+    settings = EditSettings(iterations=6, batch_size=2, decay_every=2)
+    prior = AnalyticPrior()
+
+    def run_from(stack, generator, start, stop):
+        def after_step(done, total):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            edit(
+                prior, stack, prompts=["make it night"], settings=settings, start=start,
+                randomness=SeededRandomness(generator), after_step=after_step,
+            )  # fmt: skip
+
+    whole = make_stack(prior, images(5), settings, drawing="balanced")
+    run_from(whole, torch.Generator().manual_seed(1), 0, None)
+    first = make_stack(prior, images(5), settings, drawing="balanced")
+    generator = torch.Generator().manual_seed(1)
+    run_from(first, generator, 0, stop)
+    second = make_stack(prior, images(5), settings, drawing="balanced")
+    second.restore(first.state())
+    saved = torch.Generator().set_state(generator.get_state())
+    run_from(second, saved, stop, None)
+    assert torch.equal(second.latent, whole.latent)
+    assert torch.equal(second.updates, whole.updates)
+    assert not torch.allclose(first.latent, whole.latent)
 
 
 # Faults.

@@ -65,16 +65,15 @@ def prompt_shares(
     """Checked shares of each instruction in each particle; equal ones where None is given.
 
     Raises:
-        ValueError: If the shape doesn't fit, or a row doesn't sum to one.
+        ValueError: If the shape doesn't fit, a share is negative, or a row sums to more than one.
     """
     if weights is None:
         return torch.full((size, prompts), 1 / prompts)
-    sums = weights.sum(1)
-    if weights.shape != (size, prompts) or not torch.allclose(sums, torch.ones_like(sums)):
+    if weights.shape != (size, prompts) or (weights < 0).any() or (weights.sum(1) > 1 + 1e-5).any():
         raise ValueError(
             f"prompt_weights needs a row for each of {size} particles and a column for each of "
-            f"{prompts} prompts, rows summing to one, got shape {tuple(weights.shape)} with row "
-            f"sums {sums.tolist()}."
+            f"{prompts} prompts, no less than zero, rows summing to one at most, got shape "
+            f"{tuple(weights.shape)} with row sums {weights.sum(1).tolist()}."
         )
     return weights
 

@@ -23,6 +23,10 @@ class Randomness(Protocol):
         """`count` of the numbers 0 to `total` - 1, without replacement."""
         ...
 
+    def pick(self, weights: Float[Tensor, "rows m"]) -> Int[Tensor, "rows"]:
+        """One of m things for each row, with probabilities in proportion to the weights."""
+        ...
+
     def timestep(self, low: int, high: int) -> int:
         """A timestep from `low` to `high`, both included, uniformly."""
         ...
@@ -48,6 +52,10 @@ class SeededRandomness:
     def choice(self, total: int, count: int) -> Int[Tensor, "{count}"]:
         """`count` of the numbers 0 to `total` - 1, without replacement."""
         return torch.randperm(total, generator=self.generator)[:count]
+
+    def pick(self, weights: Float[Tensor, "rows m"]) -> Int[Tensor, "rows"]:
+        """One of m things for each row, with probabilities in proportion to the weights."""
+        return torch.multinomial(weights, 1, generator=self.generator)[:, 0]
 
     def timestep(self, low: int, high: int) -> int:
         """A timestep from `low` to `high`, both included, uniformly."""

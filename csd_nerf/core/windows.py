@@ -1,7 +1,8 @@
 """Overlapping windows over a 2D canvas.
 
 A position is the (row, column) of a window's top left cell. The canvas is a latent of any number
-of channels; what is cut out of it are particles.
+of channels; what is cut out of it are particles. Columns count modulo the canvas's width, so that
+a window may run across the edges of a canvas that wraps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 def window_positions(
-    canvas: tuple[int, int], window: tuple[int, int], *, stride: int
+    canvas: tuple[int, int], window: tuple[int, int], *, stride: int, wrap: bool = False
 ) -> Int[Tensor, "m 2"]:
     """Where windows lie so that they cover the whole canvas, row by row.
 
@@ -23,6 +24,8 @@ def window_positions(
         canvas: Height and width in cells.
         window: Height and width in cells.
         stride: Distance of neighbours in cells.
+        wrap: Whether the canvas's left and right edges meet: then windows start all along its
+            width and run across.
 
     Raises:
         ValueError: If a window is larger than the canvas, or a stride leaves gaps.
@@ -38,23 +41,25 @@ def window_positions(
         torch.tensor(sorted({*range(0, c - w, stride), c - w}))
         for c, w in zip(canvas, window, strict=True)
     )
+    if wrap:
+        columns = torch.arange(0, canvas[1], stride)
     return torch.cartesian_prod(rows, columns)
 
 
-def _cells(
+def window_cells(
     positions: Int[Tensor, "b 2"], window: tuple[int, int], width: int
 ) -> Int[Tensor, "b h w"]:
-    """Index of every window's cells in the flattened canvas."""
+    """Index of every window's cells in the flattened canvas of this width."""
     rows = positions[:, :1] + torch.arange(window[0], device=positions.device)
     columns = positions[:, 1:] + torch.arange(window[1], device=positions.device)
-    return rows[:, :, None] * width + columns[:, None, :]
+    return rows[:, :, None] * width + columns[:, None, :] % width
 
 
 def cut_windows(
     canvas: Float[Tensor, "c H W"], positions: Int[Tensor, "b 2"], window: tuple[int, int]
 ) -> Float[Tensor, "b c h w"]:
     """The windows at these positions."""
-    cells = _cells(positions.to(canvas.device, non_blocking=True), window, canvas.shape[-1])
+    cells = window_cells(positions.to(canvas.device, non_blocking=True), window, canvas.shape[-1])
     return canvas.flatten(1)[:, cells].transpose(0, 1)
 
 
@@ -62,7 +67,7 @@ def coverage(
     positions: Int[Tensor, "b 2"], window: tuple[int, int], canvas: tuple[int, int]
 ) -> Int[Tensor, "H W"]:
     """How many of the windows cover each cell."""
-    cells = _cells(positions, window, canvas[1]).flatten()
+    cells = window_cells(positions, window, canvas[1]).flatten()
     count = torch.zeros(canvas[0] * canvas[1], dtype=torch.long, device=positions.device)
     return count.index_add_(0, cells, torch.ones_like(cells)).view(canvas)
 
@@ -77,7 +82,16 @@ def paste_windows(
     """
     positions = positions.to(windows.device, non_blocking=True)
     window = (windows.shape[2], windows.shape[3])
-    cells = _cells(positions, window, canvas[1]).flatten()
+    cells = window_cells(positions, window, canvas[1]).flatten()
     total = windows.new_zeros(windows.shape[1], canvas[0] * canvas[1])
     total.index_add_(1, cells, windows.transpose(0, 1).flatten(1))
     return total.view(-1, *canvas) / coverage(positions, window, canvas).clamp_min(1)
+
+
+def window_means(
+    field: Float[Tensor, "k H W"], positions: Int[Tensor, "m 2"], window: tuple[int, int]
+) -> Float[Tensor, "m k"]:
+    """Mean of a field over each window: for masks, the share of the window that they cover."""
+    cells = window_cells(positions.to(field.device), window, field.shape[-1])
+    # A window at a time: masks of large canvases times their windows would not fit in memory.
+    return torch.stack([field.flatten(1)[:, part.flatten()].mean(1) for part in cells])

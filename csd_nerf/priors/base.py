@@ -14,6 +14,7 @@ float32 on the device that they came from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,11 +36,14 @@ class Branch:
         noisy: Noisy latents z_t.
         text: Encoded prompt from `Prior.encode_text`, of one row or of n rows.
         condition: Encoded source images from `Prior.encode_condition`; None drops them.
+        rows: Particles for which the branch is evaluated, on the CPU; None means all. The
+            estimates of the others are zero.
     """
 
     noisy: Float[Tensor, "n c h w"]
     text: Text
     condition: Float[Tensor, "n k h w"] | None = None
+    rows: Int[Tensor, "m"] | None = None
 
 
 @runtime_checkable
@@ -67,6 +71,24 @@ class Prior(Protocol):
 
     def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k h w"]:
         """Source images to the model's image condition."""
+        ...
+
+    def encode_source(
+        self, image01: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
+        """Clean latents and image condition, by one pass of the encoder."""
+        ...
+
+    def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> AbstractContextManager[None]:
+        """Within it, images to encode count as tiles of one picture, of which these are some.
+
+        What a model derives from a whole picture, as its normalisation, it then derives from the
+        sample, so that tiles fit together.
+        """
+        ...
+
+    def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> AbstractContextManager[None]:
+        """Within it, latents to decode count as tiles of one picture, of which these are some."""
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Text:

@@ -14,7 +14,8 @@ This module imports diffusers and transformers; `csd_nerf.priors.load` imports i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd_nerf.core.schedules import NoiseSchedule
 from csd_nerf.priors.base import Branch
-
-_PREDICTION_TYPES = ("epsilon", "v_prediction")
+from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
+from csd_nerf.priors.unet import branch_rows, check_parts, noise_scales, shown_channels, text_rows
 
 
 class InstructPix2Pix:
@@ -63,7 +64,7 @@ class InstructPix2Pix:
         Raises:
             ValueError: If the parts are not those of an InstructPix2Pix model.
         """
-        _check_parts(name, vae, unet, prediction_type)
+        check_parts(name, vae, unet, prediction_type)
         self.name = name
         self.device = unet.device
         self.schedule = schedule
@@ -123,12 +124,19 @@ class InstructPix2Pix:
         Raises:
             ValueError: If an edge is not a multiple of `size_multiple`.
         """
-        shift = self._vae.config.get("shift_factor") or 0.0
-        return (self._mode(image01) - shift) * self._vae.config["scaling_factor"]
+        return self.encode_source(image01)[0]
 
     def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Source images to the image condition: unscaled VAE modes; sizes as for `encode`."""
         return self._mode(image01)
+
+    def encode_source(
+        self, image01: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
+        """Clean latents and image condition, by one pass of the encoder; sizes as for `encode`."""
+        mode = self._mode(image01)
+        shift = self._vae.config.get("shift_factor") or 0.0
+        return (mode - shift) * self._vae.config["scaling_factor"], mode
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
@@ -137,6 +145,29 @@ class InstructPix2Pix:
         scaled = latent / self._vae.config["scaling_factor"] + shift
         pixels = self._vae.decode(scaled.to(self.device, self._vae.dtype), return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)
+
+    @contextmanager
+    def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> Iterator[None]:
+        """Within it, group norms of the encoder take their statistics from this sample."""
+        with self._pooled(self._vae.encoder, lambda: self._mode(sample01)):
+            yield
+
+    @contextmanager
+    def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> Iterator[None]:
+        """Within it, group norms of the decoder take their statistics from this sample."""
+        with self._pooled(self._vae.decoder, lambda: self.decode(sample)):
+            yield
+
+    @contextmanager
+    def _pooled(self, model: torch.nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
+        # Slices of the sample would have statistics of their own.
+        sliced, self._vae.use_slicing = self._vae.use_slicing, False
+        try:
+            statistics = pooled_statistics(model, run)
+        finally:
+            self._vae.use_slicing = sliced
+        with normalised_by(statistics):
+            yield
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
@@ -190,16 +221,24 @@ class InstructPix2Pix:
                 "predict needs a branch or more and a positive max_batch (or None), got "
                 f"{len(branches)} branches and max_batch {max_batch}."
             )
-        noisy = torch.cat([branch.noisy for branch in branches])
-        shown = torch.cat([_channels(branch) for branch in branches])
-        text = torch.cat([_text_rows(branch.text, n) for branch in branches])
-        steps = timestep.repeat(len(branches))
+        rows = [branch_rows(branch, n) for branch in branches]
+        noisy = torch.cat([b.noisy[r] for b, r in zip(branches, rows, strict=True)])
+        shown = torch.cat([shown_channels(b)[r] for b, r in zip(branches, rows, strict=True)])
+        text = torch.cat([text_rows(b.text, n)[r] for b, r in zip(branches, rows, strict=True)])
+        steps = torch.cat([timestep[r] for r in rows])
         # One evaluation a row; the U-Net takes a row's timestep, so that rows may be split freely.
         chunks = zip(
-            *(rows.split(max_batch or len(rows)) for rows in (shown, steps, text)), strict=True
+            *(part.split(max_batch or len(part)) for part in (shown, steps, text)), strict=True
         )
         output = torch.cat([self._evaluate(*chunk) for chunk in chunks]).to(noisy.device)
-        return self._to_noise(output, noisy, steps).unflatten(0, (len(branches), n))
+        estimate = self._to_noise(output, noisy, steps)
+        if all(branch.rows is None for branch in branches):
+            return estimate.unflatten(0, (len(branches), n))
+        whole = estimate.new_zeros(len(branches), n, *estimate.shape[1:])
+        sizes = [len(branch.noisy[r]) for branch, r in zip(branches, rows, strict=True)]
+        for k, part in enumerate(estimate.split(sizes)):
+            whole[k, rows[k]] = part
+        return whole
 
     def _evaluate(
         self,
@@ -222,7 +261,7 @@ class InstructPix2Pix:
     ) -> Float[Tensor, "rows c h w"]:
         if self._prediction_type == "epsilon":
             return output
-        alpha, sigma = _scales(self.schedule, timestep.to(output.device))
+        alpha, sigma = noise_scales(self.schedule, timestep.to(output.device))
         return alpha.view(-1, 1, 1, 1) * output + sigma.view(-1, 1, 1, 1) * noisy
 
     @torch.no_grad()
@@ -248,55 +287,3 @@ class InstructPix2Pix:
                     f"{limit - 2}: {lost!r} is cut off.",
                     stacklevel=3,
                 )
-
-
-def _channels(branch: Branch) -> Float[Tensor, "n channels h w"]:
-    """Put the condition beside the noisy latent; a dropped condition is zeros."""
-    condition = branch.condition
-    if condition is None:
-        condition = torch.zeros_like(branch.noisy)
-    return torch.cat([branch.noisy, condition.to(branch.noisy)], dim=1)
-
-
-def _text_rows(text: Float[Tensor, "r tokens width"], n: int) -> Float[Tensor, "n tokens width"]:
-    if len(text) not in (1, n):
-        raise ValueError(f"A branch's text needs 1 row or one a particle ({n}), got {len(text)}.")
-    return text.expand(n, -1, -1)
-
-
-def _scales(
-    schedule: NoiseSchedule, timestep: Real[Tensor, "n"]
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """alpha_t and sigma_t; between steps sigma_t / alpha_t is linear, as in diffusers' solvers."""
-    if not timestep.is_floating_point():
-        return schedule.alpha(timestep), schedule.sigma(timestep)
-    below = timestep.long()
-    above = timestep.ceil().long()
-    ratio = torch.lerp(
-        schedule.sigma(below) / schedule.alpha(below),
-        schedule.sigma(above) / schedule.alpha(above),
-        timestep.float() - below,
-    )
-    alpha = (1 + ratio.square()).rsqrt()
-    return alpha, ratio * alpha
-
-
-def _check_parts(
-    name: str, vae: AutoencoderKL, unet: UNet2DConditionModel, prediction_type: str
-) -> None:
-    wanted, got = 2 * vae.config["latent_channels"], unet.config["in_channels"]
-    if got != wanted:
-        raise ValueError(
-            f"An InstructPix2Pix U-Net takes {wanted} channels (latent and condition), "
-            f"that of {name!r} takes {got}: name an editing model."
-        )
-    if prediction_type not in _PREDICTION_TYPES:
-        raise ValueError(
-            f"prediction_type needs one of {', '.join(_PREDICTION_TYPES)}, "
-            f"got {prediction_type!r} from {name!r}: name another model."
-        )
-    if not isinstance(unet.config["sample_size"], int):
-        raise ValueError(
-            "The U-Net's sample_size needs one integer (latent cells along an edge), got "
-            f"{unet.config['sample_size']} from {name!r}: set it in unet/config.json."
-        )

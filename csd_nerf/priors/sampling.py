@@ -1,40 +1,27 @@
-"""Ordinary InstructPix2Pix sampling on top of a prior: the baseline that edits every image alone.
+"""Ordinary InstructPix2Pix sampling on top of a prior: the baselines of the paper.
 
-The solver steps are diffusers' own. A solver may work in another scale than the prior's
-z_t = alpha_t x + sigma_t e, Euler's for one in x + (sigma_t / alpha_t) e; its `scale_model_input`
-leads back to z_t. Noise estimates are the same in both, whatever the model predicts.
+They edit every image alone, or a large canvas by windows whose estimates are averaged.
+The solver steps are diffusers' own; see `csd_nerf.priors.solvers`.
 
 This module imports diffusers; import it late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from csd_nerf.core.guidance import guided_noise
-from csd_nerf.core.schedules import NoiseSchedule
-from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.core.guidance import composed_noise, guided_noise
+from csd_nerf.core.windows import coverage, cut_windows, window_cells
+from csd_nerf.priors.base import Branch, Prior, Text
+from csd_nerf.priors.solvers import make_solver, solve
 
-# Timesteps are spaced as Stable Diffusion's own configurations of these solvers space them.
-_SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (
-        DDIMScheduler,
-        {
-            "timestep_spacing": "leading",
-            "steps_offset": 1,
-            "set_alpha_to_one": False,
-            # Latents are not bounded by one, as pixels are.
-            "clip_sample": False,
-        },
-    ),
-    "euler-ancestral": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "linspace"}),
-}
+WINDOWS_A_CALL = 16
+"""Windows that are cut out together where no `max_batch` says less."""
 
 
 @torch.no_grad()
@@ -78,78 +65,190 @@ def sample_edit(
     Raises:
         ValueError: If the solver is unknown, steps is not positive, or strength is not in (0, 1].
     """
-    if steps < 1 or not 0 < strength <= 1:
-        raise ValueError(
-            f"Sampling needs steps >= 1 and 0 < strength <= 1, got {steps} and {strength}."
-        )
-    scheduler = _scheduler(prior.schedule, solver)
-    scheduler.set_timesteps(steps)
+    scheduler = make_solver(prior.schedule, solver, steps=steps, strength=strength)
     condition = prior.encode_condition(image01)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    texts = (prior.encode_text([negative_prompt]), prior.encode_text(prompts))
-
-    start = steps - max(1, round(steps * strength))
-    shape = (len(image01), prior.latent_channels, *condition.shape[-2:])
-    latent = _standard_normal(shape, generator) if noise is None else noise
-    latent = latent.to(image01)
-    if strength == 1:
-        latent = latent * scheduler.init_noise_sigma
-    else:
-        source = prior.encode(image01)
-        latent = scheduler.add_noise(source, latent, scheduler.timesteps[start : start + 1])
-
-    for step in scheduler.timesteps[start:]:
-        noisy = scheduler.scale_model_input(latent, step)
-        timestep = _per_image(step, len(image01)).to(image01.device)
-        estimate = _guided(
-            prior,
-            noisy,
-            condition,
-            texts,
-            timestep,
-            text_scale=text_scale,
-            image_scale=image_scale,
-            max_batch=max_batch,
-        )
-        latent = scheduler.step(estimate, step, latent, generator=generator).prev_sample
+    if noise is None:
+        shape = (len(image01), prior.latent_channels, *condition.shape[-2:])
+        noise = _standard_normal(shape, generator)
+    done = None
+    if strength < 1:
+        start = steps - max(1, round(steps * strength))
+        at = scheduler.timesteps[start : start + 1]
+        done = (start, scheduler.add_noise(prior.encode(image01), noise.to(image01), at))
+    latent = sample_latents(
+        prior,
+        condition,
+        prompt,
+        negative_prompt=negative_prompt,
+        text_scale=text_scale,
+        image_scale=image_scale,
+        steps=steps,
+        solver=solver,
+        noise=noise,
+        generator=generator,
+        max_batch=max_batch,
+        done=done,
+    )
     return prior.decode(latent)
 
 
-def _guided(
+@torch.no_grad()
+def sample_latents(
     prior: Prior,
-    noisy: Float[Tensor, "n c h w"],
     condition: Float[Tensor, "n k h w"],
-    texts: tuple[Any, Any],
-    timestep: Real[Tensor, "n"],
+    prompt: str | Sequence[str],
     *,
-    text_scale: float,
-    image_scale: float,
-    max_batch: int | None,
+    negative_prompt: str = "",
+    text_scale: float = 7.5,
+    image_scale: float = 1.5,
+    steps: int = 100,
+    solver: str = "ddim",
+    noise: Float[Tensor, "n c h w"] | None = None,
+    generator: torch.Generator | None = None,
+    max_batch: int | None = None,
+    done: tuple[int, Float[Tensor, "n c h w"]] | None = None,
+    after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """CSD Eq. 3 by three evaluations a particle, in one batch."""
-    empty, instruction = texts
-    branches = (
-        Branch(noisy, empty),
-        Branch(noisy, empty, condition),
-        Branch(noisy, instruction, condition),
+    """Do what `sample_edit` does between encoding and decoding, on the condition's device.
+
+    `done` says how many steps are done and which latents they gave, to go on with a run; the
+    generator then needs its state of that moment too. `after_step` is called with the same two.
+    The other arguments are those of `sample_edit`.
+    """
+    scheduler = make_solver(prior.schedule, solver, steps=steps)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    empty, texts = prior.encode_text([negative_prompt]), [prior.encode_text(prompts)]
+    guidance = _Guidance(prior, empty, texts, text_scale, image_scale, max_batch)
+    shares = torch.ones(len(condition), 1)
+
+    def estimate(noisy: Float[Tensor, "n c h w"], step: Real[Tensor, ""]) -> Tensor:
+        return guidance.estimate(noisy, condition, step, shares)
+
+    if done is None:
+        shape = (len(condition), prior.latent_channels, *condition.shape[-2:])
+        latent = _standard_normal(shape, generator) if noise is None else noise
+        done = (0, latent.to(condition) * scheduler.init_noise_sigma)
+    start, latent = done[0], done[1].to(condition)
+    return solve(
+        scheduler, latent, estimate, start=start, generator=generator, after_step=after_step
     )
-    null, image, text = prior.predict(branches, timestep, max_batch=max_batch)
-    return guided_noise(null, image, text, image_scale=image_scale, text_scale=text_scale)
 
 
-def _scheduler(schedule: NoiseSchedule, solver: str) -> Any:
-    """Build diffusers' solver over the prior's schedule, stepping on noise estimates."""
-    if solver not in _SOLVERS:
-        raise ValueError(f"solver needs one of {', '.join(_SOLVERS)}, got {solver!r}.")
-    solver_class, options = _SOLVERS[solver]
-    squares = schedule.alphas_cumprod
-    previous = torch.cat([squares.new_ones(1), squares[:-1]])
-    return solver_class(
-        num_train_timesteps=schedule.num_timesteps,
-        trained_betas=(1 - squares / previous).tolist(),
-        prediction_type="epsilon",
-        **options,
-    )
+@torch.no_grad()
+def sample_windows(
+    prior: Prior,
+    condition: Float[Tensor, "k H W"],
+    prompts: Sequence[str],
+    shares: Float[Tensor, "m prompts"],
+    *,
+    positions: Int[Tensor, "m 2"],
+    window: tuple[int, int],
+    negative_prompt: str = "",
+    text_scale: float = 7.5,
+    image_scale: float = 1.5,
+    steps: int = 100,
+    solver: str = "ddim",
+    noise: Float[Tensor, "c H W"] | None = None,
+    generator: torch.Generator | None = None,
+    max_batch: int | None = None,
+    done: tuple[int, Float[Tensor, "c H W"]] | None = None,
+    after_step: Callable[[int, Float[Tensor, "c H W"]], None] | None = None,
+) -> Float[Tensor, "c H W"]:
+    """Edit a canvas larger than the prior's images, as MultiDiffusion does (Bar-Tal et al. 2023).
+
+    At every step the guided estimates of all windows are averaged where they overlap, then the
+    whole canvas takes one step of the solver. With one window this is `sample_latents`.
+
+    Args:
+        prior: An editing prior.
+        condition: The encoded source; on any device, where the canvas then lies too.
+        prompts: The instructions.
+        shares: Share of each instruction in each window, rows summing to one at most; what is
+            missing takes the estimate without an instruction.
+        positions: Windows' top left cells; together they cover the canvas.
+        window: Height and width of a window in cells.
+        negative_prompt: Takes the place of the empty text.
+        text_scale: w_y; how strongly the instructions are followed.
+        image_scale: w_s; how closely the source image is kept.
+        steps: Length of the schedule.
+        solver: As for `sample_edit`.
+        noise: Unit Gaussian noise to start from; drawn from the generator if None.
+        generator: Source of this and of the solver's noise; torch's global one if None.
+        max_batch: Largest number of model evaluations a call, and of windows held at once; None
+            means `WINDOWS_A_CALL` windows.
+        done: Steps done and the canvas then, to go on with a run; the generator then needs its
+            state of that moment too.
+        after_step: Called with the steps done and the canvas as it is.
+
+    Raises:
+        ValueError: If the solver is unknown or steps is not positive.
+    """
+    scheduler = make_solver(prior.schedule, solver, steps=steps)
+    empty, texts = prior.encode_text([negative_prompt]), [prior.encode_text([p]) for p in prompts]
+    guidance = _Guidance(prior, empty, texts, text_scale, image_scale, max_batch)
+    canvas = (condition.shape[1], condition.shape[2])
+    count = coverage(positions, window, canvas).to(condition)
+
+    def estimate(noisy: Float[Tensor, "1 c H W"], step: Real[Tensor, ""]) -> Tensor:
+        total = torch.zeros_like(noisy[0])
+        for part in torch.arange(len(positions)).split(max_batch or WINDOWS_A_CALL):
+            shown, beside = (
+                cut_windows(whole, positions[part], window).to(prior.device)
+                for whole in (noisy[0], condition)
+            )
+            guided = guidance.estimate(shown, beside, step, shares[part])
+            cells = window_cells(positions[part], window, canvas[1]).flatten().to(total.device)
+            columns = guided.to(total.device).transpose(0, 1).flatten(1)
+            total.view(len(total), -1).index_add_(1, cells, columns)
+        return (total / count)[None]
+
+    if done is None:
+        shape = (prior.latent_channels, *canvas)
+        latent = _standard_normal(shape, generator) if noise is None else noise
+        done = (0, latent.to(condition) * scheduler.init_noise_sigma)
+    tell = None if after_step is None else lambda done, latent: after_step(done, latent[0])
+    start, latent = done[0], done[1].to(condition)[None]
+    return solve(scheduler, latent, estimate, start=start, generator=generator, after_step=tell)[0]
+
+
+@dataclass(frozen=True)
+class _Guidance:
+    """CSD Eq. 3 with composed instructions (Appendix C.1)."""
+
+    prior: Prior
+    empty: Text
+    texts: list[Text]
+    text_scale: float
+    image_scale: float
+    max_batch: int | None
+
+    def estimate(
+        self,
+        noisy: Float[Tensor, "n c h w"],
+        condition: Float[Tensor, "n k h w"],
+        step: Real[Tensor, ""],
+        shares: Float[Tensor, "n prompts"],
+    ) -> Float[Tensor, "n c h w"]:
+        """By three evaluations a particle, or more where instructions meet, in one batch."""
+        asked = [k for k in range(len(self.texts)) if bool(shares[:, k].any())]
+        branches = [
+            Branch(noisy, self.empty),
+            Branch(noisy, self.empty, condition),
+            *(Branch(noisy, self.texts[k], condition, _rows(shares[:, k])) for k in asked),
+        ]
+        timestep = _per_image(step, len(noisy)).to(noisy.device)
+        null, image, *texts = self.prior.predict(branches, timestep, max_batch=self.max_batch)
+        rest = 1 - shares.sum(1)
+        text = composed_noise(
+            torch.stack([image, *texts]), torch.cat([rest[:, None], shares[:, asked]], dim=1)
+        )
+        return guided_noise(
+            null, image, text, image_scale=self.image_scale, text_scale=self.text_scale
+        )
+
+
+def _rows(share: Float[Tensor, "n"]) -> Int[Tensor, "m"] | None:
+    return None if bool(share.all()) else share.nonzero().flatten()
 
 
 def _standard_normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

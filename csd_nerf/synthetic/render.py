@@ -55,6 +55,31 @@ def render(
         supersample: Rays along each edge of a pixel that are averaged into its colour.
     """
     origin, direction = pixel_rays(cameras, height=height * supersample, width=width * supersample)
+    return render_rays(
+        scenes, origin, direction, height=height, width=width, supersample=supersample
+    )
+
+
+def render_rays(
+    scenes: Scenes,
+    origin: Float[Tensor, "s 1 3"],
+    direction: Float[Tensor, "s r 3"],
+    *,
+    height: int,
+    width: int,
+    supersample: int,
+) -> Rendering:
+    """Cast given rays, whatever projection they come from.
+
+    Args:
+        scenes: s scenes.
+        origin: Where the rays of each scene start.
+        direction: Unit vectors, row by row: `height * supersample` rows of
+            `width * supersample` rays.
+        height: Pixels.
+        width: Pixels.
+        supersample: Rays along each edge of a pixel that are averaged into its colour.
+    """
     depth, label = _nearest(scenes, origin, direction)
     colour = _shade(scenes, origin, direction, depth, label)
     shape = (len(scenes), height, supersample, width, supersample)

@@ -80,9 +80,13 @@ def test_composition_takes_each_particle_s_own_shares(estimates):
     assert torch.allclose(composed[2], 0.25 * first[2] + 0.75 * second[2])
 
 
-def test_shares_default_to_equal_and_have_to_sum_to_one():
+def test_shares_default_to_equal_and_sum_to_one_at_most():
     assert prompt_shares(None, size=2, prompts=4).tolist() == [[0.25] * 4] * 2
-    with pytest.raises(ValueError, match=r"rows summing to one, got shape \(1, 2\).*\[1\.5\]"):
+    with pytest.raises(ValueError, match=r"rows summing to one at most.*\(1, 2\).*\[1\.5\]"):
         prompt_shares(torch.tensor([[1.0, 0.5]]), size=1, prompts=2)
+    with pytest.raises(ValueError, match="no less than zero"):
+        prompt_shares(torch.tensor([[1.0, -0.5]]), size=1, prompts=2)
+    some = torch.tensor([[0.5, 0.25], [0.0, 0.0]])
+    assert prompt_shares(some, size=2, prompts=2) is some
     with pytest.raises(ValueError, match=r"each of 2 particles.*got shape \(1, 2\)"):
         prompt_shares(torch.tensor([[0.5, 0.5]]), size=2, prompts=2)

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csd_nerf.core.windows import coverage, cut_windows, paste_windows, window_positions
+from csd_nerf.core.windows import (
+    coverage,
+    cut_windows,
+    paste_windows,
+    window_means,
+    window_positions,
+)
 
 
 @st.composite
@@ -73,3 +79,31 @@ def test_layouts_that_leave_gaps_are_refused():
         window_positions((4, 4), (5, 4), stride=1)
     with pytest.raises(ValueError, match=r"stride needs 1 <= stride <= 2.*got 3"):
         window_positions((4, 8), (2, 4), stride=3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(layouts(), st.integers(0, 2**31))
+def test_wrapping_is_rolling(layout, seed):
+    """A window at column k of a canvas that wraps is the first of the canvas rolled by k."""
+    canvas, window, stride = layout
+    image = torch.randn(2, *canvas, generator=torch.Generator().manual_seed(seed))
+    positions = window_positions(canvas, window, stride=stride, wrap=True)
+    assert positions[:, 1].unique().tolist() == list(range(0, canvas[1], stride))
+    windows = cut_windows(image, positions, window)
+    for part, (top, left) in zip(windows, positions.tolist(), strict=True):
+        rolled = image.roll(-left, dims=2)
+        assert torch.equal(part, rolled[:, top : top + window[0], : window[1]])
+    assert torch.allclose(paste_windows(windows, positions, canvas), image, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(layouts(), st.integers(0, 2**31))
+def test_means_over_windows_are_those_of_the_cut_windows(layout, seed):
+    canvas, window, stride = layout
+    masks = torch.rand(3, *canvas, generator=torch.Generator().manual_seed(seed))
+    positions = window_positions(canvas, window, stride=stride)
+    for row, (top, left) in zip(
+        window_means(masks, positions, window), positions.tolist(), strict=True
+    ):
+        part = masks[:, top : top + window[0], left : left + window[1]]
+        assert torch.allclose(row, part.mean((1, 2)), atol=1e-6)

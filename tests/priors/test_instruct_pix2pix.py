@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,50 @@ def test_predict_is_one_evaluation_a_row(make_folder, prediction_type, max_batch
     estimates = prior.predict(branches, timestep, max_batch=max_batch)
     assert estimates.dtype == torch.float32
     torch.testing.assert_close(estimates, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_branch_is_evaluated_for_the_rows_that_it_names(prior):
+    """As in a prediction of these particles alone; the other particles' estimates are zero."""
+    branches, timestep = some_branches(prior, 3), torch.tensor([20, 499, 981])
+    whole = prior.predict(branches, timestep)
+    some = [replace(branches[2], rows=torch.tensor([2, 0])), branches[1]]
+    text, image = prior.predict(some, timestep, max_batch=2)
+    torch.testing.assert_close(text[[0, 2]], whole[2, [0, 2]])
+    assert not text[1].any()
+    torch.testing.assert_close(image, whole[1])
+
+
+def test_a_source_is_encoded_once_for_latent_and_condition(prior, monkeypatch):
+    image01, calls = images(2), []
+    encode = prior._vae.encode
+    monkeypatch.setattr(prior._vae, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
+    latent, condition = prior.encode_source(image01)
+    assert len(calls) == 1
+    assert torch.equal(latent, prior.encode(image01))
+    assert torch.equal(condition, prior.encode_condition(image01))
+
+
+def test_tiles_are_decoded_by_the_statistics_of_their_sample(prior):
+    """The sample itself is; afterwards a latent is decoded by its own again."""
+    latent = torch.randn(3, prior.latent_channels, 8, 8) * torch.tensor([0.1, 1, 4]).view(
+        3, 1, 1, 1
+    )
+    alone = [prior.decode(row[None]) for row in latent]
+    prior._vae.enable_slicing()
+    with prior.decoding_tiles(latent):
+        together = prior.decode(latent)
+        again = [prior.decode(row[None]) for row in latent]
+    torch.testing.assert_close(torch.cat(again), together)
+    assert not torch.allclose(together, torch.cat(alone), atol=1e-2)
+    assert prior._vae.use_slicing
+    torch.testing.assert_close(prior.decode(latent[:1]), alone[0])
+    image01 = images(2)
+    with prior.encoding_tiles(image01):
+        assert not torch.allclose(
+            prior.encode(image01[:1] / 9), prior.encode(image01[:1]), atol=1e-3
+        )
+        first = prior.encode(image01[:1])
+        torch.testing.assert_close(prior.encode(image01)[:1], first)
 
 
 def test_predict_batches_as_told(prior, monkeypatch):

@@ -15,7 +15,7 @@ from csd_nerf import priors
 from csd_nerf.core import NoiseSchedule
 from csd_nerf.priors import sampling
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
-from csd_nerf.priors.sampling import sample_edit
+from csd_nerf.priors.sampling import sample_edit, sample_latents, sample_windows
 
 TOLERANCE = 1e-4
 STEPS = 5
@@ -273,3 +273,131 @@ def test_a_lower_strength_starts_from_the_noised_source(
 def test_bad_options_are_named(folder, options, message):
     with pytest.raises(ValueError, match=message):
         sample_edit(load_prior(folder), images(), PROMPT, **options)
+
+
+WINDOW = (8, 8)
+CANVAS = (8, 20)
+POSITIONS = torch.tensor([[0, 0], [0, 4], [0, 8], [0, 12], [0, 16]])
+"""The last one runs across the edge of a canvas that wraps."""
+SHARES = torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.5, 0.0], [0.0, 0.0], [0.0, 1.0]])
+
+
+def edit_windows(prior: priors.Prior, condition: Tensor, **options) -> Tensor:
+    return sample_windows(
+        prior,
+        condition,
+        [PROMPT, "make it a snowy winter night"],
+        SHARES,
+        **{
+            "positions": POSITIONS,
+            "window": WINDOW,
+            "steps": STEPS,
+            "text_scale": 3.0,
+            "image_scale": 1.5,
+            "generator": torch.Generator().manual_seed(3),
+            **options,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def condition(folder) -> Tensor:
+    return load_prior(folder).encode_condition(images(height=32, width=80))[0]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
+def test_one_window_is_the_plain_edit(folder, solver):
+    prior, image01 = load_prior(folder), images(height=32, width=48)
+    latent = sample_windows(
+        prior,
+        prior.encode_condition(image01)[0],
+        [PROMPT],
+        torch.ones(1, 1),
+        positions=torch.zeros(1, 2, dtype=torch.long),
+        window=(8, 12),
+        steps=STEPS,
+        solver=solver,
+        generator=torch.Generator().manual_seed(1),
+    )
+    expected = our_edit(prior, image01, [PROMPT], solver=solver)
+    assert torch.equal(prior.decode(latent[None]), expected)
+
+
+def test_windows_against_a_loop_over_cells(folder, condition):
+    """diffusers' solver on the whole, and for every cell the mean of the windows around it."""
+    prior = load_prior(folder)
+    solver = DDIMScheduler.from_pretrained(folder / "scheduler")
+    solver.set_timesteps(STEPS)
+    texts = [prior.encode_text([p]) for p in ("", PROMPT, "make it a snowy winter night")]
+    latent = torch.randn(1, 4, *CANVAS, generator=torch.Generator().manual_seed(3))
+    for step in solver.timesteps:
+        total, count = torch.zeros(1, 4, *CANVAS), torch.zeros(CANVAS)
+        for (top, left), shares in zip(POSITIONS.tolist(), SHARES, strict=True):
+            turned = latent.roll(-left, 3)[:, :, top : top + 8, :8]
+            beside = condition.roll(-left, 2)[None, :, top : top + 8, :8]
+            shown = [(texts[0], None), *((text, beside) for text in texts)]
+            null, image, first, second = (
+                prior.predict([priors.Branch(turned, *branch)], step[None])[0] for branch in shown
+            )
+            guided = null + 1.5 * (image - null)
+            guided = guided + 3 * (shares[0] * (first - image) + shares[1] * (second - image))
+            for column in range(8):
+                total[..., top : top + 8, (left + column) % 20] += guided[..., column]
+                count[top : top + 8, (left + column) % 20] += 1
+        latent = solver.step(total / count, step, latent).prev_sample
+    torch.testing.assert_close(edit_windows(prior, condition), latent[0], atol=1e-4, rtol=0)
+
+
+def test_windows_go_in_small_batches_with_the_same_result(folder, condition):
+    prior = load_prior(folder)
+    small = edit_windows(prior, condition, max_batch=2)
+    torch.testing.assert_close(small, edit_windows(prior, condition), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
+def test_interrupted_windows_go_on_as_if_nothing_had_happened(folder, condition, solver):
+    prior, generator, states = load_prior(folder), torch.Generator().manual_seed(3), {}
+
+    def keep(done: int, latent: Tensor) -> None:
+        states[done] = (latent.clone(), generator.get_state())
+
+    whole = edit_windows(prior, condition, solver=solver, generator=generator, after_step=keep)
+    assert list(states) == [1, 2, 3, 4, 5]
+    latent, state = states[2]
+    again = torch.Generator()
+    again.set_state(state)
+    resumed = edit_windows(prior, condition, solver=solver, generator=again, done=(2, latent))
+    assert torch.equal(resumed, whole)
+
+
+def test_instructions_without_a_share_are_not_evaluated(folder, condition, monkeypatch):
+    prior, evaluated = priors.load(folder), []
+    right = prior.predict
+
+    def predict(branches, timestep, *, max_batch=None):
+        evaluated.extend(len(b.noisy if b.rows is None else b.rows) for b in branches)
+        return right(branches, timestep, max_batch=max_batch)
+
+    monkeypatch.setattr(prior, "predict", predict)
+    edit_windows(prior, condition, steps=1)
+    assert evaluated == [5, 5, 3, 2]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
+def test_interrupted_sampling_goes_on_as_if_nothing_had_happened(folder, solver):
+    prior, generator, states = load_prior(folder), torch.Generator().manual_seed(1), {}
+    condition = prior.encode_condition(images())
+    how = {"steps": STEPS, "solver": solver}
+
+    def keep(done: int, latent: Tensor) -> None:
+        states[done] = (latent.clone(), generator.get_state())
+
+    whole = sample_latents(prior, condition, PROMPT, **how, generator=generator, after_step=keep)
+    assert list(states) == list(range(1, STEPS + 1))
+    expected = our_edit(prior, images(), [PROMPT], solver=solver)
+    assert torch.equal(prior.decode(whole), expected)
+    latent, state = states[2]
+    again = torch.Generator()
+    again.set_state(state)
+    resumed = sample_latents(prior, condition, PROMPT, **how, generator=again, done=(2, latent))
+    assert torch.equal(resumed, whole)

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ class TintPrior:
 
     def encode_condition(self, image01: torch.Tensor) -> torch.Tensor:
         return self.encode(image01)
+
+    def encoding_tiles(self, sample01):
+        return nullcontext()
+
+    def decoding_tiles(self, sample):
+        return nullcontext()
+
+    def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.encode(image01), self.encode_condition(image01)
 
     def encode_text(self, prompts: Sequence[str]) -> list[str]:
         return list(prompts)

@@ -1,0 +1,1 @@
+"""How a panorama or a video becomes particles and comes back; imports nothing heavy itself."""

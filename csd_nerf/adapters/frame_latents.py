@@ -1,0 +1,98 @@
+"""Frames to latents and back, a few at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from csd_nerf.adapters.frames import Frame, FrameSource
+from csd_nerf.adapters.job import Job
+from csd_nerf.adapters.layout import resize
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.decoders import Decoder
+
+PREVIEW_FRAMES = 4
+"""Frames in a preview, side by side."""
+
+
+def encode_frames(
+    prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, job: Job
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
+    """Read all frames once; their latents and conditions, in the CPU's memory.
+
+    Args:
+        prior: Encodes them.
+        source: The frames.
+        size: Height and width to which they are brought first.
+        batch: Frames at a time.
+        job: Told of progress.
+
+    Raises:
+        ValueError: If there are more or fewer frames than the source says.
+    """
+    wholes: list[Tensor] = []
+    done = 0
+    job.begin("encode", source.count)
+    frames = (resize(frame, size) for frame in source)
+    while pixels := list(itertools.islice(frames, batch)):
+        parts = prior.encode_source(torch.stack(pixels).permute(0, 3, 1, 2).float() / 255)
+        wholes = wholes or [torch.empty(source.count, *part.shape[1:]) for part in parts]
+        for whole, part in zip(wholes, parts, strict=True):
+            whole[done : done + len(part)] = part
+        done += len(pixels)
+        job.tick(done)
+    if done != source.count:
+        raise ValueError(
+            f"The input must not change while it is read, got {done} frames instead of "
+            f"{source.count}."
+        )
+    return wholes[0], wholes[1]
+
+
+def decode_frames(
+    decoder: Decoder,
+    latent: Float[Tensor, "n c h w"],
+    write: Callable[[Frame], Any],
+    *,
+    size: tuple[int, int],
+    job: Job,
+) -> None:
+    """Hand on every frame at a height and width, in order; none is kept."""
+    done = 0
+    job.begin("decode", len(latent))
+    for image01 in decoder.stream(latent):
+        for frame in _bytes(image01):
+            write(resize(frame, size))
+            done += 1
+            job.tick(done)
+
+
+@dataclass(frozen=True)
+class PriorDecoder:
+    """A prior's own decoder."""
+
+    prior: Prior
+    """Decodes."""
+    batch: int
+    """Frames at a time."""
+
+    def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "m 3 H W"]]:
+        """Images in order, a batch at a time."""
+        yield from (self.prior.decode(part) for part in latent.split(self.batch))
+
+
+def preview_frames(prior: Prior, latent: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "H W 3"]:
+    """A few frames, evenly chosen, side by side."""
+    count = min(PREVIEW_FRAMES, len(latent))
+    chosen = torch.linspace(0, len(latent) - 1, count).round().long()
+    return torch.cat([*_bytes(prior.decode(latent[chosen]))], dim=1)
+
+
+def _bytes(image01: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
+    return (255 * image01).round().byte().permute(0, 2, 3, 1).cpu()

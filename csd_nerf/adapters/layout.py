@@ -1,0 +1,97 @@
+"""The size at which a picture is edited, and the windows that go over it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from csd_nerf.adapters.options import PanoramaOptions
+from csd_nerf.priors.base import Prior
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `plan_layout` chose."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    grid: tuple[int, int]
+    """Height and width of the canvas in cells."""
+    window: tuple[int, int]
+    """Height and width of a window in cells."""
+    stride: int
+    """Cells between neighbouring windows."""
+    wrap: bool
+    """Whether windows run across the left and right edges."""
+    notices: list[str]
+    """What the user should know of it."""
+
+    def facts(self) -> dict[str, Any]:
+        """For a JSON file; sizes are widths and heights."""
+        return {
+            "work_size": [*reversed(self.size)],
+            "canvas_cells": [*reversed(self.grid)],
+            "window_cells": [*reversed(self.window)],
+            "stride_cells": self.stride,
+        }
+
+
+def plan_layout(prior: Prior, size: tuple[int, int], options: PanoramaOptions) -> Layout:
+    """Choose the size at which to edit: the input's or `--size`, as the prior's grid allows.
+
+    It is at least a window. The whole picture as one window, for ip2p-downsize, has the area of a
+    picture that the prior was trained on, or less if `--size` says so.
+
+    Args:
+        prior: The diffusion model.
+        size: Height and width of the input.
+        options: `method`, `size`, `stride` and `wrap` count.
+    """
+    edge, whole = prior.preferred_size, options.method == "ip2p-downsize"
+    scale = (options.size or max(size)) / max(size)
+    if whole:
+        trained = edge / math.sqrt(size[0] * size[1])
+        scale = trained if options.size is None else min(scale, trained)
+    notices = []
+    if not whole and scale * min(size) < edge:
+        scale = edge / min(size)
+        wanted = f"--size {options.size}" if options.size else f"{size[1]} x {size[0]} pixels"
+        notices.append(f"enlarged for the edit: {wanted} is less than a window of {edge} pixels")
+    least = prior.size_multiple if whole else edge
+    height, width = (max(least, _rounded(scale * e, prior.size_multiple)) for e in size)
+    grid = (height // prior.cell_size, width // prior.cell_size)
+    cells = edge // prior.cell_size
+    return Layout(
+        size=(height, width),
+        grid=grid,
+        window=grid if whole else (cells, cells),
+        stride=min(grid) if whole else options.stride or max(1, cells // 4),
+        wrap=options.wrap and not whole,
+        notices=notices,
+    )
+
+
+def resize(
+    image: UInt8[Tensor, "h w 3"], size: tuple[int, int], *, wrap: bool = False
+) -> UInt8[Tensor, "{size[0]} {size[1]} 3"]:
+    """Resize by Lanczos' filter, which looks across the left and right edges if they meet."""
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    beyond = math.ceil(3 * max(1, width / size[1])) + 1 if wrap else 0
+    columns = torch.arange(-beyond, width + beyond) % width
+    picture = Image.fromarray((image[:, columns] if wrap else image).numpy())
+    box = (beyond, 0, beyond + width, height)
+    resized = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
+    return torch.from_numpy(np.array(resized))
+
+
+def _rounded(length: float, multiple: int) -> int:
+    return round(length / multiple) * multiple

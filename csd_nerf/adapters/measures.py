@@ -1,0 +1,74 @@
+"""What a run costs: time by stage, memory, evaluations of the prior."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from csd_nerf.priors.base import Branch, Prior
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs inside; stages of one name add up."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
+
+
+class CountedPrior:
+    """A prior that counts its evaluations: one for each particle and guidance branch."""
+
+    def __init__(self, prior: Prior, evaluations: int = 0) -> None:
+        self._prior = prior
+        self.evaluations = evaluations
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prior, name)
+
+    def predict(
+        self, branches: Sequence[Branch], timestep: Real[Tensor, "n"], **options: Any
+    ) -> Float[Tensor, "k n c h w"]:
+        """Noise estimates of the prior."""
+        self.evaluations += sum(
+            len(branch.noisy if branch.rows is None else branch.rows) for branch in branches
+        )
+        return self._prior.predict(branches, timestep, **options)
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Most memory that this process has held so far, in MiB."""
+    # Linux counts KiB, macOS bytes.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if device.type == "cuda":
+        peak["gpu"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return {name: round(mib, 1) for name, mib in peak.items()}
+
+
+def spread(updates: Float[Tensor, "h w"]) -> dict[str, Any]:
+    """How evenly the cells of a canvas were updated."""
+    counts, edges = torch.histogram(updates.double(), bins=10)
+    return {
+        "mean": float(updates.mean()),
+        "min": float(updates.min()),
+        "max": float(updates.max()),
+        "sd": float(updates.std(correction=0)),
+        "histogram": {"counts": counts.long().tolist(), "edges": edges.tolist()},
+    }

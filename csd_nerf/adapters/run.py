@@ -1,0 +1,291 @@
+"""From files to files: what `csd-nerf panorama` and `csd-nerf video` run.
+
+Everything that can be wrong with the inputs, the outputs and the options is looked for before the
+prior is loaded, which happens once. Of several inputs those that fail are told, and the others
+run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csd_nerf import priors
+from csd_nerf.adapters.file_job import FileJob
+from csd_nerf.adapters.files import check_writable
+from csd_nerf.adapters.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
+from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
+from csd_nerf.adapters.regions import parse_region, region_mask
+from csd_nerf.priors.memory import SparingPrior, is_out_of_memory, out_of_memory
+from csd_nerf.priors.weights import BUNDLED_MODELS
+
+MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
+"""Errors whose message is a line for the user; any other is a fault of ours."""
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_Work = Callable[[priors.Prior, FileJob], dict[str, Any]]
+"""Edits one input into its output and returns the facts."""
+
+
+def run_panoramas(
+    inputs: Sequence[Path], output: Path, options: PanoramaOptions, *, command: Sequence[str]
+) -> int:
+    """Edit pictures.
+
+    Args:
+        inputs: Picture files.
+        output: The file to make, or the folder for several.
+        options: How.
+        command: The command line, for the records.
+
+    Returns:
+        The exit code: 0, or 1 if an input failed, or 130 after Ctrl-C.
+
+    Raises:
+        ValueError: If an option, or the outputs together, can't be right.
+        OSError: If the outputs' folder can't be written to, or the prior can't be had.
+    """
+    regions = [parse_region(text) for text in options.region]
+    if not regions:
+        _check_prompt(options.prompt)
+    masks = [region.where for region in regions if isinstance(region.where, Path)]
+
+    def prepare(source: Path, target: Path) -> _Work:
+        check_picture_path(target)
+        image, _ = read_image(source)
+        size = (image.shape[0], image.shape[1])
+        check_picture_path(target, size=size)
+        for region in regions:
+            region_mask(region, size=size)
+        return partial(_edit_picture, source, target, options)
+
+    def result_name(source: Path) -> str:
+        return _with_suffix_of(source, PICTURE_SUFFIXES, ".png")
+
+    if len(inputs) == 1 and output.is_dir():
+        output /= result_name(inputs[0])
+    outputs = _outputs(inputs, output, result_name)
+    return _Call(options, command, prepare, masks).run(inputs, outputs)
+
+
+def run_videos(
+    inputs: Sequence[Path], output: Path, options: VideoOptions, *, command: Sequence[str]
+) -> int:
+    """Edit video files or folders of frames; as `run_panoramas` otherwise."""
+    from csd_nerf.adapters.film_writer import FILM_SUFFIXES
+    from csd_nerf.adapters.frames import check_frames_output, open_frames
+    from csd_nerf.adapters.video import edit_video
+    from csd_nerf.priors.decoders import fetch_decoder
+
+    _check_prompt(options.prompt)
+    if options.decoder != "vae":
+        fetch_decoder(options.decoder, options.decoder_weights)
+
+    def prepare(source: Path, target: Path) -> _Work:
+        check_frames_output(target)
+        if source.is_dir() and source.resolve() in target.resolve().parents:
+            raise ValueError(
+                f"The output must lie outside of the input's folder, got {target}; name another "
+                "--output."
+            )
+        frames = open_frames(source, frames=options.frames)
+
+        def work(prior: priors.Prior, job: FileJob) -> dict[str, Any]:
+            return edit_video(prior, frames, target, options, job=job)
+
+        return work
+
+    def result_name(source: Path) -> str:
+        if source.is_dir():
+            return source.resolve().name
+        return _with_suffix_of(source, FILM_SUFFIXES, ".mp4")
+
+    outputs = _outputs(inputs, output, result_name)
+    return _Call(options, command, prepare, []).run(inputs, outputs)
+
+
+def _edit_picture(
+    source: Path, target: Path, options: PanoramaOptions, prior: priors.Prior, job: FileJob
+) -> dict[str, Any]:
+    from csd_nerf.adapters.panorama import edit_panorama
+
+    image, notices = read_image(source)
+    for notice in notices:
+        job.note(notice)
+    result = edit_panorama(prior, image, options, job=job)
+    write_image(target, result.image)
+    return result.facts
+
+
+@dataclass(frozen=True)
+class _Task:
+    source: Path
+    output: Path
+    job: FileJob
+    work: _Work
+
+
+@dataclass
+class _Call:
+    """One call of the command."""
+
+    options: EditOptions
+    command: Sequence[str]
+    prepare: Callable[[Path, Path], _Work]
+    """Checks an input and an output, and returns what is to be done."""
+    also: Sequence[Path]
+    """Further files that every input is edited with."""
+    failures: int = 0
+
+    def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
+        """Check all, load the prior, do all; returns the exit code."""
+        device = _device(self.options)
+        try:
+            tasks = self._checked(inputs, outputs, device)
+            if tasks:
+                notices: list[str] = []
+                prior = self._load(device, notices)
+                for task in tasks:
+                    self._do(task, prior, notices)
+        except KeyboardInterrupt:
+            again = [*self.command, *(["--resume"] if "--resume" not in self.command else [])]
+            print(f"csd-nerf: interrupted; go on with: {shlex.join(again)}", file=sys.stderr)
+            return _INTERRUPTED
+        return 1 if self.failures else 0
+
+    def _checked(
+        self, inputs: Sequence[Path], outputs: Sequence[Path], device: torch.device
+    ) -> list[_Task]:
+        tasks = []
+        for number, (source, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
+            with self._telling(source):
+                work = self.prepare(source, output)
+                job = self._job(source, output, device)
+                if len(inputs) > 1:
+                    job.label = f"[{number}/{len(inputs)}] {source.name}: "
+                if job.finished:
+                    print(f"{output} is finished: nothing is left to do.")
+                    continue
+                check_writable(output)
+                if self.options.resume and not job.resuming:
+                    job.note("no run was interrupted here: it starts anew")
+                tasks.append(_Task(source, output, job, work))
+        return tasks
+
+    def _job(self, source: Path, output: Path, device: torch.device) -> FileJob:
+        options = self.options
+        return FileJob(
+            source,
+            output,
+            also=self.also,
+            settings={
+                **dataclasses.asdict(options),
+                **dataclasses.asdict(options.values()),
+                "device": str(device),
+            },
+            command=self.command,
+            save_every=options.save_every,
+            preview_every=options.preview_every,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+
+    def _load(self, device: torch.device, notices: list[str]) -> priors.Prior:
+        values = self.options.values()
+
+        def tell(text: str) -> None:
+            notices.append(text)
+            print(f"note: {text}", file=sys.stderr)
+
+        prior = priors.load(
+            values.prior,
+            device=device,
+            dtype=values.dtype,
+            variant=self.options.prior_variant,
+            vae_slicing=self.options.preset == "small",
+        )
+        return SparingPrior(prior, max_batch=values.max_batch, tell=tell)
+
+    def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
+        with self._telling(task.source, task.job.state_path):
+            try:
+                with task.job as job:
+                    job.finish(task.work(prior, job), notices=notices)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise out_of_memory("the run", prior.device) from error
+            print(f"Wrote {task.output}.")
+
+    @contextmanager
+    def _telling(self, source: Path, state: Path | None = None) -> Iterator[None]:
+        """Print a mistake in one line and count it, so that the other inputs run."""
+        try:
+            yield
+        except MISTAKES as error:
+            self.failures += 1
+            message = " ".join(str(error).split()) or f"{type(error).__name__} with {source}"
+            if state is not None and state.exists():
+                message += " (--resume goes on from what was done)"
+            print(f"csd-nerf: {message}", file=sys.stderr)
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise ValueError(f'--prompt needs an instruction, got {prompt!r}; give --prompt "...".')
+
+
+def _with_suffix_of(source: Path, suffixes: Sequence[str], other: str) -> str:
+    """The input's name, with another suffix where results can't be written under its own."""
+    return source.name if source.suffix.lower() in suffixes else f"{source.stem}{other}"
+
+
+def _outputs(
+    inputs: Sequence[Path], output: Path, result_name: Callable[[Path], str]
+) -> list[Path]:
+    """Where the result of each input goes."""
+    if not inputs:
+        raise ValueError("A run needs one input or more, got none.")
+    outputs = [output]
+    if len(inputs) > 1:
+        if output.exists() and not output.is_dir():
+            raise ValueError(
+                f"--output must be a folder for several inputs, got the file {output}."
+            )
+        outputs = [output / result_name(source) for source in inputs]
+    by_name: dict[Path, Path] = {}
+    for source, target in zip(inputs, outputs, strict=True):
+        if target.resolve() == source.resolve():
+            raise ValueError(f"The output must not be the input, got {target} for both.")
+        if (other := by_name.setdefault(target, source)) is not source:
+            raise ValueError(
+                f"Inputs need names of their own, since results are named like them, got {other} "
+                f"and {source}, both to {target}; run them apart."
+            )
+    return outputs
+
+
+def _device(options: EditOptions) -> torch.device:
+    bundled = options.values().prior in BUNDLED_MODELS
+    name = options.device or ("cuda" if torch.cuda.is_available() and not bundled else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device needs a name such as cpu or cuda:0, got {name!r}.") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"--device needs one that is there, got {name} with {count} GPUs; try cpu."
+        )
+    return device

@@ -1,0 +1,224 @@
+"""Large pictures through a prior's autoencoder, tile by tile.
+
+Tiles overlap, leave out their edges there and fade into one another linearly. A model normalises
+all of them as one picture (`Prior.encoding_tiles`). Beside the picture
+in 8 bits and its latent, memory holds a few tiles and one row of them, whatever the picture's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from csd_nerf.core.windows import cut_windows, window_positions
+from csd_nerf.priors.base import Prior
+
+ENCODE_MARGIN = 3
+"""Cells at a tile's edge that its padding spoils; they are left out where tiles meet. The bundled
+prior's latents of a photograph break by 0.15 between tiles that fade over a quarter, by 0.01 so."""
+DECODE_MARGIN = 1
+"""Likewise; decoding spoils less, and takes longer."""
+TILES_A_CALL = 4
+"""An autoencoder needs far more memory a picture than a U-Net needs an evaluation."""
+SAMPLE_PIXELS = 2**20
+"""Pixels of the tiles from which a model takes what it derives from whole pictures."""
+
+
+@torch.no_grad()
+def encode_tiled(
+    prior: Prior,
+    image: UInt8[Tensor, "H W 3"],
+    *,
+    wrap: bool = False,
+    tile: tuple[int, int] | None = None,
+    max_batch: int | None = None,
+    after_row: Callable[[int, int], None] | None = None,
+) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k h w"]]:
+    """Clean latent and image condition of a picture, on the CPU.
+
+    Args:
+        prior: The diffusion model.
+        image: Edges in multiples of `prior.size_multiple`.
+        wrap: Whether the left and right edges meet; tiles then run across.
+        tile: Height and width of a tile in latent cells; None means the prior's preferred size.
+            A picture no larger than a tile, without wrap, is encoded as a whole.
+        max_batch: Most tiles a call; never more than `TILES_A_CALL`.
+        after_row: Called with the rows of tiles that are done and their total.
+    """
+    scale = prior.cell_size
+    canvas = (image.shape[0] // scale, image.shape[1] // scale)
+    tiles = _Tiles.over(prior, canvas, tile, ENCODE_MARGIN, wrap)
+    down, across = tiles.weights(1)
+    sums: list[Tensor] = []
+    size = (scale * tiles.window[0], scale * tiles.window[1])
+    sample = [
+        image[top : top + size[0], left : left + size[1]]
+        for top, left in (scale * tiles.sample(scale)).tolist()
+    ]
+    sample01 = torch.stack(sample).permute(0, 3, 1, 2).float() / 255
+    with prior.encoding_tiles(sample01) if tiles.several else nullcontext():
+        for row, part in tiles.calls(max_batch):
+            top = int(tiles.rows[row])
+            strip = image[top * scale : top * scale + size[0]]
+            columns = _along(tiles.columns[part] * scale, size[1], image.shape[1])
+            pixels = strip[:, columns].permute(1, 3, 0, 2)
+            encoded = prior.encode_source(pixels.float() / 255)
+            sums = sums or [e.new_zeros(e.shape[1], *tiles.canvas) for e in encoded]
+            at = _along(tiles.columns[part], tiles.window[1], tiles.canvas[1])
+            for whole, parts in zip(sums, encoded, strict=True):
+                rows = whole[:, top : top + tiles.window[0]]
+                _add(rows, parts * down[row][:, None] * across[part][:, None, None, :], at)
+            if after_row is not None and part.stop == len(tiles.columns):
+                after_row(row + 1, len(tiles.rows))
+    latent, condition = sums
+    return latent, condition
+
+
+@torch.no_grad()
+def decode_tiled(
+    prior: Prior,
+    latent: Float[Tensor, "c h w"],
+    *,
+    wrap: bool = False,
+    tile: tuple[int, int] | None = None,
+    max_batch: int | None = None,
+    after_row: Callable[[int, int], None] | None = None,
+) -> UInt8[Tensor, "H W 3"]:
+    """The picture of a clean latent, on the CPU; options as for `encode_tiled`."""
+    scale = prior.cell_size
+    canvas = (latent.shape[1], latent.shape[2])
+    tiles = _Tiles.over(prior, canvas, tile, DECODE_MARGIN, wrap)
+    down, across = tiles.weights(scale)
+    height, width = (scale * edge for edge in tiles.canvas)
+    image = torch.empty(height, width, 3, dtype=torch.uint8)
+    strip = torch.zeros(3, scale * tiles.window[0], width)
+    # Below each row of tiles the strip holds what the next row still adds to.
+    ends = [*(scale * tiles.rows[1:]).tolist(), height]
+    sample = cut_windows(latent, tiles.sample(scale), tiles.window)
+    with prior.decoding_tiles(sample) if tiles.several else nullcontext():
+        for row, part in tiles.calls(max_batch):
+            tops = tiles.rows[row].expand(part.stop - part.start)
+            positions = torch.stack([tops, tiles.columns[part]], dim=1)
+            pixels = prior.decode(cut_windows(latent, positions, tiles.window)).cpu()
+            at = _along(scale * tiles.columns[part], scale * tiles.window[1], width)
+            _add(strip, pixels * down[row][:, None] * across[part][:, None, None, :], at)
+            if part.stop == len(tiles.columns):
+                top = scale * int(tiles.rows[row])
+                done = ends[row] - top
+                image[top : ends[row]] = _to_bytes(strip[:, :done])
+                strip = torch.cat([strip[:, done:], strip.new_zeros(3, done, width)], dim=1)
+                if after_row is not None:
+                    after_row(row + 1, len(tiles.rows))
+    return image
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """How tiles lie over a canvas; everything in cells."""
+
+    canvas: tuple[int, int]
+    window: tuple[int, int]
+    rows: Int[Tensor, "r"]
+    columns: Int[Tensor, "q"]
+    margin: int
+    wrap: bool
+
+    @classmethod
+    def over(
+        cls,
+        prior: Prior,
+        canvas: tuple[int, int],
+        tile: tuple[int, int] | None,
+        margin: int,
+        wrap: bool,
+    ) -> _Tiles:
+        edge = prior.preferred_size // prior.cell_size
+        height, width = tile or (edge, edge)
+        window = (min(height, canvas[0]), min(width, canvas[1]))
+        rows = _starts(canvas[0], window[0], margin, wrap=False)
+        columns = _starts(canvas[1], window[1], margin, wrap=wrap)
+        return cls(canvas, window, rows, columns, margin, wrap)
+
+    def weights(self, scale: int) -> tuple[Float[Tensor, "r h"], Float[Tensor, "q w"]]:
+        """Of every row and column of tiles, at `scale` times the cells; each place's sum to one."""
+        down, across = (
+            _ramps(starts, window, length, margin=self.margin, scale=scale, wrap=wrap)
+            for starts, window, length, wrap in zip(
+                (self.rows, self.columns), self.window, self.canvas, (False, self.wrap), strict=True
+            )
+        )
+        return down, across
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one tile."""
+        return len(self.rows) * len(self.columns) > 1
+
+    def sample(self, scale: int) -> Int[Tensor, "m 2"]:
+        """Positions of tiles side by side all over the canvas, `SAMPLE_PIXELS` at most."""
+        positions = window_positions(self.canvas, self.window, stride=min(self.window))
+        pixels = self.window[0] * self.window[1] * scale**2
+        count = min(max(TILES_A_CALL, SAMPLE_PIXELS // pixels), len(positions))
+        return positions[torch.linspace(0, len(positions) - 1, count).round().long()]
+
+    def calls(self, max_batch: int | None) -> Iterator[tuple[int, slice]]:
+        """Row by row, the tiles that go through the autoencoder together."""
+        count = min(max_batch or TILES_A_CALL, TILES_A_CALL)
+        for row in range(len(self.rows)):
+            for first in range(0, len(self.columns), count):
+                yield row, slice(first, min(first + count, len(self.columns)))
+
+
+def _fringe(window: int, margin: int) -> tuple[int, int]:
+    """Cells that neighbouring tiles leave out of their overlap, and over which they fade.
+
+    Together a quarter of a tile, or more where margins need it; half a tile at most.
+    """
+    fade = max(1, window // 8, window // 4 - 2 * margin)
+    return min(2 * margin, max(0, window // 2 - fade)), fade
+
+
+def _starts(length: int, window: int, margin: int, *, wrap: bool) -> Int[Tensor, "m"]:
+    """First cells of the tiles along an axis; the last one ends with it, unless it is a circle."""
+    stride = max(1, window - sum(_fringe(window, margin)))
+    if wrap:
+        return torch.arange(0, length, stride)
+    return torch.tensor([*range(0, length - window, stride), length - window])
+
+
+def _ramps(
+    starts: Int[Tensor, "m"], window: int, length: int, *, margin: int, scale: int, wrap: bool
+) -> Float[Tensor, "m {window*scale}"]:
+    """Weights along the tiles of an axis; its own ends don't fade."""
+    left_out, fade = _fringe(window, margin)
+    places = torch.arange(window * scale)
+    rise = ((places + 0.5 - scale * left_out / 2) / (scale * fade)).clamp(0, 1)
+    low = (starts[:, None] == 0) & (not wrap)
+    high = (starts[:, None] == length - window) & (not wrap)
+    ramps = torch.where(low, 1.0, rise) * torch.where(high, 1.0, rise.flip(0))
+    at = _along(starts * scale, window * scale, length * scale)
+    # Tiles that overlap by more than their fringes share.
+    total = torch.zeros(length * scale).index_add_(0, at.flatten(), ramps.flatten())
+    return ramps / total[at]
+
+
+def _along(starts: Int[Tensor, "m"], window: int, length: int) -> Int[Tensor, "m {window}"]:
+    """The places of windows on an axis that may be a circle."""
+    return (starts[:, None] + torch.arange(window)) % length
+
+
+def _add(
+    strip: Float[Tensor, "c h W"], parts: Float[Tensor, "b c h w"], at: Int[Tensor, "b w"]
+) -> None:
+    """Add parts to a strip as high as they are, in place."""
+    for part, columns in zip(parts, at, strict=True):
+        strip.index_add_(2, columns, part)
+
+
+def _to_bytes(image01: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
+    return (image01 * 255).round().to(torch.uint8).permute(1, 2, 0)

@@ -1,0 +1,175 @@
+"""Which particles an iteration draws, so that each place is updated equally often.
+
+The paper draws a batch by chance. A frame, or a cell of a canvas, then has more updates than
+another; cells at a canvas's corners, which one window covers where many cover the middle, have a
+sixteenth of them at a stride of a quarter window (the artifacts of the paper's Appendix E).
+Here particles come in sweeps, each of which covers everything: a shuffled deck of frames, or
+overlapping windows laid over the canvas at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from csd_nerf.core.randomness import Randomness
+
+Drawing = Literal["balanced", "uniform"]
+
+
+def check_drawing(drawing: str) -> None:
+    """Raises ValueError if there is no such way to draw."""
+    if drawing not in get_args(Drawing):
+        raise ValueError(
+            f"drawing needs to be one of {', '.join(get_args(Drawing))}, got {drawing!r}."
+        )
+
+
+class Deck:
+    """Deals the particles of one sweep after another, in batches of nearly equal size.
+
+    All batches of a sweep can share a timestep and a noise: then all frames of a video go through
+    the same ones, and don't flicker for having been drawn at different times.
+    """
+
+    def __init__(self, draw_sweep: Callable[[Randomness], Int[Tensor, "s"]]) -> None:
+        """Deal what `draw_sweep` returns, which is shuffled and holds nothing twice."""
+        self._draw_sweep = draw_sweep
+        self.waiting: Int[Tensor, "w"] = torch.zeros(0, dtype=torch.long)
+        """What is left of the sweep that is being dealt, in its order."""
+        self.begins_sweep = True
+        """Whether the last batch was the first of its sweep."""
+
+    def draw(self, count: int, randomness: Randomness) -> Int[Tensor, "n"]:
+        """The next batch: `count` particles, or fewer where sweeps don't divide by it."""
+        self.begins_sweep = len(self.waiting) == 0
+        if self.begins_sweep:
+            self.waiting = self._draw_sweep(randomness)
+        batches = -(-len(self.waiting) // count)
+        size = -(-len(self.waiting) // batches)
+        batch, self.waiting = self.waiting[:size], self.waiting[size:]
+        return batch
+
+
+@dataclass(frozen=True)
+class AxisCover:
+    """Draws windows along one axis of a canvas so that together they cover it.
+
+    All ways to cover the axis by the same number of the given windows, neighbours overlapping by
+    no less than `overlap`, are equally likely. The number leaves as much room for chance as half
+    that overlap, or half the grid's stride, a window.
+
+    Attributes:
+        starts: First cells of the windows, ascending from 0.
+        length: Cells of the axis.
+        window: Cells of a window.
+        overlap: Least overlap of neighbours in cells; 0 where the grid has no nearer neighbours.
+        wrap: Whether the axis is a circle.
+    """
+
+    starts: Int[Tensor, "m"]
+    length: int
+    window: int
+    overlap: int
+    wrap: bool = False
+
+    @property
+    def _stride(self) -> int:
+        return int(self.starts[1]) if len(self.starts) > 1 else self.window
+
+    @property
+    def _reach(self) -> int:
+        """Most cells from a window's start to its neighbour's."""
+        return max(self.window - self.overlap, self._stride)
+
+    @property
+    def count(self) -> int:
+        """Windows in a cover."""
+        m, stride = len(self.starts), self._stride
+        # From one start of the grid to the farthest other one within reach.
+        farthest = self._reach // stride * stride
+        room = max(self.overlap, stride) // 2
+        step = max(farthest - room, stride)
+        if self.wrap:
+            # Where the grid meets itself again a step may come out shorter.
+            length = self.length + (stride if self.length % stride else 0)
+            return min(-(-length // step), m)
+        return min(-(-(self.length - self.window) // step) + 1, m)
+
+    def draw(self, randomness: Randomness, *, rows: int = 1) -> Int[Tensor, "{rows} windows"]:
+        """Indices into `starts` of the windows of `rows` covers; on a circle all begin alike."""
+        m = len(self.starts)
+        first = int(randomness.choice(m, 1)) if self.wrap else 0
+        starts = self.starts.roll(-first)
+        if self.wrap:
+            # Once round, and back to where it began.
+            starts = torch.cat([starts, starts[:1]]) - starts[0]
+            starts = starts + self.length * (starts < 0)
+            starts[-1] = self.length
+        steps = self.count if self.wrap else self.count - 1
+        allowed, onward = self._ways(starts, steps)
+        paths = [torch.zeros(rows, dtype=torch.long)]
+        for ways in reversed(onward[:-1]):
+            # In proportion to the number of ways that lead on: all covers are equally likely.
+            paths.append(randomness.pick(allowed[paths[-1]] * ways))
+        return (torch.stack(paths, dim=1)[:, : self.count] + first) % m
+
+    def expected(self, weights: Float[Tensor, "m window"]) -> Float[Tensor, "length"]:
+        """How much weight each cell has in a cover on average.
+
+        Args:
+            weights: Each window's weights along itself.
+        """
+        m = len(self.starts)
+        if self.wrap:
+            chances = torch.full((m,), self.count / m, dtype=torch.float64)
+        else:
+            allowed, onward = self._ways(self.starts, self.count - 1)
+            chances, reached = torch.zeros(m, dtype=torch.float64), torch.zeros(m).double()
+            reached[0] = 1
+            for ways in reversed(onward):
+                through = reached * ways
+                chances += through / through.sum()
+                reached = allowed.T @ reached
+                reached = reached / reached.max().clamp(min=1e-300)
+        cells = (self.starts[:, None] + torch.arange(self.window)) % self.length
+        total = torch.zeros(self.length, dtype=torch.float64)
+        total.index_add_(0, cells.flatten(), (chances[:, None] * weights).flatten())
+        return total.float()
+
+    def _ways(
+        self, starts: Int[Tensor, "p"], steps: int
+    ) -> tuple[Float[Tensor, "p p"], list[Float[Tensor, "p"]]]:
+        """Which steps are allowed, and how many ways lead to the end in 0, 1, ... `steps` steps."""
+        gap = starts[None] - starts[:, None]
+        allowed = ((gap > 0) & (gap <= self._reach)).double()
+        ways = torch.zeros(len(starts), dtype=torch.float64)
+        ways[-1] = 1
+        onward = [ways]
+        for _ in range(steps):
+            ways = allowed @ ways
+            # Numbers of ways grow beyond any float; only their proportions matter.
+            ways = ways / ways.max()
+            onward.append(ways)
+        return allowed, onward
+
+
+def fade(
+    starts: Int[Tensor, "b"], *, length: int, window: int, taper: int, wrap: bool = False
+) -> Float[Tensor, "b {window}"]:
+    """Weights along a window that rise from its ends, but not where it meets the axis's end.
+
+    A linear ramp over `taper` cells: windows that overlap by as much add up to one. 0 is one
+    everywhere.
+    """
+    cells = torch.arange(window)
+    ramp = ((cells + 0.5) / taper).clamp(max=1) if taper else torch.ones(window)
+    ramp = ramp.expand(len(starts), window)
+    low = (starts[:, None] == 0) & (not wrap)
+    high = (starts[:, None] == length - window) & (not wrap)
+    return torch.where(low, 1.0, ramp) * torch.where(high, 1.0, ramp.flip(1))

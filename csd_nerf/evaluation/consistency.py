@@ -1,0 +1,192 @@
+"""How well an edit agrees with itself: across windows, at the border, from frame to frame.
+
+All measures take images in [0, 1]. e = edited - truth is the error; where the truth isn't known
+for a picture, a look applied to the original serves. Differences are absolute, averaged over
+channels and places, and lie in [0, 1] for images and in [0, 2] for errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Borders:
+    """Where windows begin and end, without the image's own edges.
+
+    A border at k lies between pixel k - 1 and pixel k.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def window_borders(
+    positions: Int[Tensor, "m 2"],
+    window: tuple[int, int],
+    canvas: tuple[int, int],
+    *,
+    cell_size: int,
+    wrap: bool = False,
+) -> Borders:
+    """The borders of windows, in pixels.
+
+    Args:
+        positions: Top left cells of the windows.
+        window: Height and width in cells.
+        canvas: Height and width in cells.
+        cell_size: Pixels along a cell's edge.
+        wrap: Columns run round; then a border may lie at 0, between the last column and the first.
+    """
+
+    def lines(starts: Iterable[int], extent: int, length: int, around: bool) -> tuple[int, ...]:
+        ends = {start + extent for start in starts} | set(starts)
+        inside = {k % length for k in ends} if around else ends - {0, length}
+        return tuple(sorted(k * cell_size for k in inside))
+
+    rows, columns = (positions[:, axis].tolist() for axis in (0, 1))
+    return Borders(
+        lines(rows, window[0], canvas[0], False), lines(columns, window[1], canvas[1], wrap)
+    )
+
+
+def seam_step(
+    edited01: Float[Tensor, "3 H W"],
+    truth01: Float[Tensor, "3 H W"],
+    borders: Borders,
+    *,
+    period: int = 1,
+) -> float:
+    """How much more the error jumps across windows' borders than elsewhere.
+
+    For columns: mean |e(x) - e(x - 1)| over the borders x, minus the same over all other x that
+    are multiples of `period`; rows likewise; the mean of both. An axis on which there is no
+    border, or nothing else, doesn't count.
+
+    Args:
+        edited01: The edit.
+        truth01: The true edit.
+        borders: Where windows begin and end.
+        period: Pixels along a latent cell's edge: jumps are then compared with those between
+            other cells, so that the autoencoder's grid doesn't count as a seam.
+
+    Returns:
+        0 without seams; positive where windows can be told apart; smaller is better.
+
+    Raises:
+        ValueError: If no axis has both borders and other places.
+    """
+    error = edited01 - truth01
+    steps = [
+        _excess(error, borders.rows, period, axis=1),
+        _excess(error, borders.columns, period, axis=2),
+    ]
+    found = [step for step in steps if step is not None]
+    if not found:
+        raise ValueError(
+            f"seam_step needs borders and places that are none on one axis, got {borders} and "
+            f"period {period} for an image of {edited01.shape[1]}x{edited01.shape[2]} pixels."
+        )
+    return sum(found) / len(found)
+
+
+def _excess(
+    error: Float[Tensor, "3 H W"], borders: tuple[int, ...], period: int, *, axis: int
+) -> float | None:
+    """Mean jump at the borders minus that elsewhere; None where either is empty."""
+    other = 3 - axis
+    jumps = (error - error.roll(1, dims=axis)).abs().mean(dim=(0, other))
+    elsewhere = [k for k in range(period, len(jumps), period) if k not in borders]
+    if not borders or not elsewhere:
+        return None
+    return float(jumps[list(borders)].mean() - jumps[elsewhere].mean())
+
+
+@dataclass(frozen=True)
+class BorderPsnr:
+    """PSNR to the truth in dB by place; higher is nearer."""
+
+    corners: float
+    """Within the margin of two edges that meet."""
+    border: float
+    """Within the margin of any edge, corners included."""
+    interior: float
+    """Everywhere else."""
+
+
+def border_psnr(
+    edited01: Float[Tensor, "3 H W"],
+    truth01: Float[Tensor, "3 H W"],
+    *,
+    margin: int,
+    wrap: bool = False,
+) -> BorderPsnr:
+    """PSNR, -10 log10(mean e^2), at the image's edges and away from them.
+
+    Args:
+        edited01: The edit.
+        truth01: The true edit.
+        margin: Pixels from an edge that count as border.
+        wrap: Left and right edges meet, so that they are no edges; there are no corners then,
+            and `corners` is that of the border.
+
+    Raises:
+        ValueError: If the margin leaves no interior.
+    """
+    height, width = edited01.shape[1:]
+    if not 0 < 2 * margin < (height if wrap else min(height, width)):
+        raise ValueError(
+            f"margin needs to be positive and to leave an interior of a {height}x{width} image, "
+            f"got {margin}."
+        )
+    near_row, near_column = _near_edge(height, margin)[:, None], _near_edge(width, margin)[None]
+    if wrap:
+        near_column = torch.zeros_like(near_column)
+    border = near_row | near_column
+    corners = border if wrap else near_row & near_column
+    squared = (edited01 - truth01).square().mean(dim=0).cpu()
+    return BorderPsnr(*(_psnr_where(squared, mask) for mask in (corners, border, ~border)))
+
+
+def _near_edge(length: int, margin: int) -> Bool[Tensor, "n"]:
+    place = torch.arange(length)
+    return (place < margin) | (place >= length - margin)
+
+
+def _psnr_where(squared: Float[Tensor, "H W"], mask: Bool[Tensor, "H W"]) -> float:
+    return float(-10 * squared[mask].mean().log10())
+
+
+def flicker(edited01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
+    """Mean |D edited - D truth| with D the difference of consecutive frames.
+
+    0 means that the edit changes from frame to frame exactly as the truth does, even where it is
+    wrong all along; smaller is better.
+
+    Raises:
+        ValueError: If there are less than two frames.
+    """
+    return float((_changes(edited01) - _changes(truth01)).abs().mean())
+
+
+def extra_change(edited01: Float[Tensor, "n 3 h w"], source01: Float[Tensor, "n 3 h w"]) -> float:
+    """Mean |D edited| - mean |D source|: consecutive frames' difference beyond the original's.
+
+    Needs no truth, but a look that raises contrast makes it positive without any flicker and one
+    that lowers contrast hides flicker: read it beside the same measure of the true edit.
+
+    Raises:
+        ValueError: If there are less than two frames.
+    """
+    return float(_changes(edited01).abs().mean() - _changes(source01).abs().mean())
+
+
+def _changes(frames01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n-1 3 h w"]:
+    if len(frames01) < 2:
+        raise ValueError(f"Flicker needs at least 2 frames, got {len(frames01)}.")
+    return frames01[1:] - frames01[:-1]

@@ -1,0 +1,228 @@
+"""Other decoders for Stable Diffusion's latents, which flicker less than its own.
+
+Frames that are edited together still flicker where the autoencoder renders like things unlike
+(the paper's Appendix E). `consistency` is OpenAI's decoder of DALL-E 3, a diffusion model of two
+steps, which gets the same noise for every frame here. `temporal` is the decoder of Stable Video
+Diffusion, which sees neighbouring frames: long films are decoded in windows of time that overlap,
+and over the overlap one window fades into the next.
+
+Latents are in the prior's scale, that is VAE latents times the scaling factor, which is read from
+the decoder's configuration. diffusers is imported late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.priors.weights import WeightsNotFoundError
+
+Kind = Literal["consistency", "temporal"]
+
+LATENT_CHANNELS = 4
+"""Of Stable Diffusion's latents, which these decoders were made for."""
+
+_PUBLISHED = {
+    "consistency": ("openai/consistency-decoder", ""),
+    "temporal": ("stabilityai/stable-video-diffusion-img2vid", "vae/"),
+}
+"""Hub repository, and the place in it."""
+_CONFIG = "config.json"
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_HUB_TIMEOUT_SECONDS = 10.0
+_NOISE_SEED = 0
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Turns the latents of consecutive frames into images."""
+
+    def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "m 3 H W"]]:
+        """Images in [0, 1] in order, a few at a time; latents may lie on any device."""
+        ...
+
+
+def decode(decoder: Decoder, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+    """All images at once, in [0, 1]."""
+    return torch.cat([*decoder.stream(latent)])
+
+
+def check_latents(kind: str, channels: int) -> None:
+    """Check that a decoder can read latents of this many channels.
+
+    Raises:
+        ValueError: If they aren't Stable Diffusion's.
+    """
+    if channels != LATENT_CHANNELS:
+        raise ValueError(
+            f"--decoder {kind} needs Stable Diffusion's latents, of {LATENT_CHANNELS} channels, "
+            f"got {channels} channels: the bundled prior needs --decoder vae."
+        )
+
+
+def fetch_decoder(kind: Kind, weights: str | None = None) -> Path:
+    """Return the folder with a decoder's configuration and weights, fetched if need be.
+
+    Args:
+        kind: Which one.
+        weights: A hub id or a folder; the files lie in it as in the published model's repository,
+            or at its top. None means the published one.
+
+    Raises:
+        WeightsNotFoundError: If the weights are not there and can't be fetched.
+    """
+    repo, place = _PUBLISHED[kind]
+    name = repo if weights is None else weights
+    local = Path(name).expanduser()
+    if not local.is_dir():
+        return _cached_folder(name, place) or _download(kind, name, place)
+    for folder in (local / place, local):
+        if _is_complete(folder):
+            return folder
+    raise _not_found(kind, name, f"the folder lacks {_CONFIG} or {_WEIGHTS[0]}")
+
+
+def load_decoder(
+    kind: Kind,
+    *,
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Decoder:
+    """Load a decoder.
+
+    Args:
+        kind: Which one.
+        weights: As for `fetch_decoder`.
+        device: Where it runs.
+        dtype: In which precision.
+
+    Raises:
+        ValueError: If its latents aren't Stable Diffusion's.
+        WeightsNotFoundError: If the weights are not there and can't be fetched.
+    """
+    folder = fetch_decoder(kind, weights)
+    import diffusers
+    from diffusers.utils import is_accelerate_available
+
+    classes: dict[str, Any] = {
+        "consistency": diffusers.ConsistencyDecoderVAE,
+        "temporal": diffusers.AutoencoderKLTemporalDecoder,
+    }
+    # Without accelerate diffusers would fall back to this by itself, with a warning.
+    low_memory = is_accelerate_available()
+    vae = classes[kind].from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=low_memory)
+    check_latents(kind, vae.config["latent_channels"])
+    vae = vae.to(device).eval().requires_grad_(False)
+    return ConsistencyDecoder(vae) if kind == "consistency" else TemporalDecoder(vae)
+
+
+@dataclass(frozen=True)
+class ConsistencyDecoder:
+    """Decodes every frame for itself, from the same noise.
+
+    One at a time: it works at full resolution, and a frame keeps a GPU busy.
+    """
+
+    vae: Any
+    """A diffusers ConsistencyDecoderVAE."""
+
+    def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "1 3 H W"]]:
+        """Images in [0, 1], one by one."""
+        check_latents("consistency", latent.shape[1])
+        for frame in latent.split(1):
+            # On the CPU, so that the noise is the same on every device.
+            noise = torch.Generator().manual_seed(_NOISE_SEED)
+            yield _decoded(self.vae, frame, generator=noise)
+
+
+@dataclass(frozen=True)
+class TemporalDecoder:
+    """Decodes frames together with their neighbours."""
+
+    vae: Any
+    """A diffusers AutoencoderKLTemporalDecoder."""
+    window: int = 8
+    """Frames that are decoded at once."""
+    overlap: int = 2
+    """Frames at least that neighbouring windows share."""
+
+    def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "m 3 H W"]]:
+        """Images in [0, 1], as the windows come."""
+        check_latents("temporal", latent.shape[1])
+        # The last window ends with the last frame, and may share more with the one before.
+        last = max(len(latent) - self.window, 0)
+        starts = [*range(0, last, self.window - self.overlap), last]
+        shared = None
+        for start, following in zip(starts, [*starts[1:], len(latent)], strict=True):
+            part = latent[start : start + self.window]
+            image01 = _decoded(self.vae, part, num_frames=len(part))
+            if shared is not None:
+                count = len(shared)
+                fade = torch.arange(1, count + 1, device=image01.device) / (count + 1)
+                image01[:count] = torch.lerp(shared, image01[:count], fade.view(-1, 1, 1, 1))
+            yield image01[: following - start]
+            shared = image01[following - start :]
+
+
+@torch.no_grad()
+def _decoded(
+    vae: Any, latent: Float[Tensor, "n c h w"], **options: Any
+) -> Float[Tensor, "n 3 H W"]:
+    unscaled = latent.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
+    pixels = vae.decode(unscaled, **options).sample
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _is_complete(folder: Path) -> bool:
+    weights = any((folder / name).is_file() for name in _WEIGHTS)
+    return weights and (folder / _CONFIG).is_file()
+
+
+def _cached_folder(repo: str, place: str) -> Path | None:
+    """Return the folder in the hub's cache if it is complete; never touches the network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(repo, f"{place}{_CONFIG}")
+    except HFValidationError:
+        return None
+    if not isinstance(config, str) or not _is_complete(Path(config).parent):
+        return None
+    return Path(config).parent
+
+
+def _download(kind: str, repo: str, place: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    wanted = [f"{place}{name}" for name in (_CONFIG, *_WEIGHTS)]
+    try:
+        # Asking first ends an offline run at once: the download itself would retry for long.
+        HfApi().model_info(repo, timeout=_HUB_TIMEOUT_SECONDS)
+        folder = Path(snapshot_download(repo, allow_patterns=wanted)) / place
+    # The hub client's transport, and so its errors, differ between releases; whichever it is,
+    # the weights can't be had.
+    except Exception as error:
+        reason = f"the hub does not give it ({type(error).__name__})"
+        what = f"it is no folder, it is not in the hub's cache, and {reason}"
+        raise _not_found(kind, repo, what) from None
+    if not _is_complete(folder):
+        raise _not_found(kind, repo, f"the hub's repository lacks {' or '.join(wanted[:2])}")
+    return folder
+
+
+def _not_found(kind: str, name: str, what: str) -> WeightsNotFoundError:
+    repo, place = _PUBLISHED[kind]
+    files = " ".join(f"{place}{file}" for file in (_CONFIG, _WEIGHTS[0]))
+    return WeightsNotFoundError(
+        f"No weights for the {kind} decoder in {name!r}: {what}; fetch them with "
+        f"`hf download {repo} {files}`, name a folder that has them with --decoder-weights DIR, "
+        "or take --decoder vae."
+    )

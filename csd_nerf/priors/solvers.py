@@ -1,0 +1,93 @@
+"""diffusers' solvers over a prior's noise schedule, stepping on noise estimates.
+
+A solver may work in another scale than the prior's z_t = alpha_t x + sigma_t e, Euler's for one in
+x + (sigma_t / alpha_t) e; its `scale_model_input` leads back to z_t. Noise estimates are the same
+in both, whatever the model predicts.
+
+This module imports diffusers; import it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from csd_nerf.core.schedules import NoiseSchedule
+
+# Timesteps are spaced as Stable Diffusion's own configurations of these solvers space them.
+_SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (
+        DDIMScheduler,
+        {
+            "timestep_spacing": "leading",
+            "steps_offset": 1,
+            "set_alpha_to_one": False,
+            # Latents are not bounded by one, as pixels are.
+            "clip_sample": False,
+        },
+    ),
+    "euler-ancestral": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "linspace"}),
+}
+
+
+def make_solver(schedule: NoiseSchedule, solver: str, *, steps: int, strength: float = 1.0) -> Any:
+    """Build a solver of diffusers.
+
+    Args:
+        schedule: The prior's.
+        solver: `ddim` or `euler-ancestral`.
+        steps: Length of the whole schedule.
+        strength: Share of it that will be done.
+
+    Raises:
+        ValueError: If the solver is unknown, steps is not positive, or strength is not in (0, 1].
+    """
+    if steps < 1 or not 0 < strength <= 1:
+        raise ValueError(
+            f"Sampling needs steps >= 1 and 0 < strength <= 1, got {steps} and {strength}."
+        )
+    if solver not in _SOLVERS:
+        raise ValueError(f"solver needs one of {', '.join(_SOLVERS)}, got {solver!r}.")
+    solver_class, options = _SOLVERS[solver]
+    squares = schedule.alphas_cumprod
+    previous = torch.cat([squares.new_ones(1), squares[:-1]])
+    scheduler = solver_class(
+        num_train_timesteps=schedule.num_timesteps,
+        trained_betas=(1 - squares / previous).tolist(),
+        prediction_type="epsilon",
+        **options,
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def solve(
+    scheduler: Any,
+    latent: Float[Tensor, "n c h w"],
+    estimate: Callable[[Float[Tensor, "n c h w"], Real[Tensor, ""]], Tensor],
+    *,
+    start: int,
+    generator: torch.Generator | None,
+    after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """Take the solver's steps.
+
+    Args:
+        scheduler: What `make_solver` returns.
+        latent: Where to start, in the solver's scale.
+        estimate: The noise in z_t at a timestep.
+        start: Steps that are done.
+        generator: Source of the solver's noise.
+        after_step: Called with the steps done and the latents as they are.
+    """
+    for done, step in enumerate(scheduler.timesteps[start:], start + 1):
+        noise = estimate(scheduler.scale_model_input(latent, step), step)
+        latent = scheduler.step(noise, step, latent, generator=generator).prev_sample
+        if after_step is not None:
+            after_step(done, latent)
+    return latent

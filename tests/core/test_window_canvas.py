@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from csd_nerf.core.canvas import Canvas
+from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.window_canvas import WindowCanvas
+
+
+def randomness(seed=0):
+    return SeededRandomness(torch.Generator().manual_seed(seed))
+
+
+def make(height=10, width=14, *, window=(4, 4), stride=2, batch_size=3, seed=0, **options):
+    latent = torch.randn(2, height, width, generator=torch.Generator().manual_seed(seed))
+    return WindowCanvas(
+        latent.clone(), latent, latent[:1] + 5, window, stride, batch_size, **options
+    )
+
+
+def test_it_is_a_canvas():
+    assert isinstance(make(), Canvas)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("taper", [0, 2])
+def test_descent_is_that_of_a_slow_loop_over_cells(wrap, taper):
+    """Weights by hand: a ramp of 1/4 and 3/4 from each end that is not the canvas's own."""
+    editable = torch.rand(10, 14, generator=torch.Generator().manual_seed(2))
+    canvas = make(wrap=wrap, taper=taper, editable=editable, drawing="uniform")
+    index = torch.arange(canvas.size)[[0, 1, 5, canvas.size - 1]]
+    step = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    expected, updates = canvas.latent.double().clone(), torch.zeros(10, 14)
+
+    def ramp(start, k, length, around):
+        weight = 1.0
+        if taper and (around or start != 0):
+            weight *= min(1.0, (k + 0.5) / 2)
+        if taper and (around or start != length - 4):
+            weight *= min(1.0, (3.5 - k) / 2)
+        return weight
+
+    for row in range(10):
+        for column in range(14):
+            total, count = torch.zeros(2, dtype=torch.float64), 0.0
+            for part, (top, left) in zip(step, canvas.positions[index].tolist(), strict=True):
+                i, j = row - top, (column - left) % 14 if wrap else column - left
+                if 0 <= i < 4 and 0 <= j < 4:
+                    weight = ramp(top, i, 10, False) * ramp(left, j, 14, wrap)
+                    total, count = total + weight * part[:, i, j], count + weight
+            expected[:, row, column] -= editable[row, column] * total / max(count, 1.0)
+            updates[row, column] = min(count, 1.0)
+    canvas.descend(index, step)
+    assert torch.allclose(canvas.latent.double(), expected, atol=1e-6)
+    assert torch.allclose(canvas.updates, updates)
+
+
+def test_windows_are_cut_from_latent_source_and_condition():
+    canvas = make()
+    canvas.latent += 1
+    (row, column), particles = canvas.positions[7].tolist(), canvas.read(torch.tensor([7]))
+    place = (slice(None), slice(row, row + 4), slice(column, column + 4))
+    assert torch.equal(particles.latent[0], canvas.latent[place])
+    assert torch.equal(particles.source[0], canvas.source[place])
+    assert torch.equal(particles.condition[0], canvas.condition[place])
+
+
+def test_a_window_that_runs_across_the_seam_sees_both_edges():
+    canvas = make(wrap=True)
+    index = (canvas.positions == torch.tensor([0, 12])).all(1).nonzero()[0]
+    across = torch.cat([canvas.latent[:, :4, 12:], canvas.latent[:, :4, :2]], dim=2)
+    assert torch.equal(canvas.read(index).latent[0], across)
+
+
+def test_shared_noise_is_one_field_and_independent_noise_is_not():
+    canvas = make()
+    index = torch.tensor([0, 1])
+    assert canvas.positions[index].tolist() == [[0, 0], [0, 2]]
+    first, second = canvas.draw_noise(index, randomness(), shared=True)
+    assert torch.equal(first[:, :, 2:], second[:, :, :2])
+    assert not torch.equal(first, second)
+    first, second = canvas.draw_noise(index, randomness(), shared=False)
+    assert not torch.equal(first[:, :, 2:], second[:, :, :2])
+
+
+def spread(drawing, taper, *, batches=400, **options):
+    """Least and greatest number of updates of a cell, relative to the mean."""
+    canvas = make(20, 32, window=(8, 8), drawing=drawing, taper=taper, batch_size=4, **options)
+    source = randomness(3)
+    for _ in range(batches):
+        index = canvas.draw_batch(source)
+        assert len(set(index.tolist())) == len(index) <= 4
+        canvas.descend(index, torch.zeros(len(index), 2, 8, 8))
+    updates = canvas.updates / canvas.updates.mean()
+    return float(updates.min()), float(updates.max())
+
+
+def test_balanced_drawing_reaches_corners_as_often_as_the_middle():
+    low, high = spread("uniform", 0)
+    assert low < 0.2
+    assert high > 1.6
+    for wrap in (False, True):
+        low, high = spread("balanced", None, wrap=wrap)
+        assert low > 0.85
+        assert high < 1.15
+
+
+def test_the_mean_number_of_updates_is_foretold():
+    for drawing, taper, most in (("uniform", 0, 0.15), ("balanced", 2, 0.05)):
+        canvas = make(20, 32, window=(8, 8), drawing=drawing, taper=taper, batch_size=1)
+        source = randomness(3)
+        for _ in range(canvas.iterations_for(20)):
+            canvas.descend(canvas.draw_batch(source), torch.zeros(1, 2, 8, 8))
+        assert float(canvas.updates.mean()) == pytest.approx(20, rel=most)
+
+
+def test_a_sweep_has_one_timestep_and_one_field_of_noise():
+    canvas, source = make(batch_size=3), randomness()
+    seen = []
+    for _ in range(3 * canvas.batches_per_sweep):
+        index = canvas.draw_batch(source)
+        timestep = canvas.draw_timestep(source, 0, 999)
+        noise = canvas.draw_noise(index, source, shared=True)
+        place = canvas.positions[index[0]].tolist()
+        field = torch.zeros(10, 14)
+        field[place[0] : place[0] + 4, place[1] : place[1] + 4] = noise[0, 0]
+        seen.append((timestep, field))
+    sweeps = [seen[k::1][: canvas.batches_per_sweep] for k in range(0, len(seen), len(seen) // 3)]
+    for sweep in sweeps:
+        assert len({timestep for timestep, _ in sweep}) == 1
+        total = torch.stack([field for _, field in sweep])
+        drawn = total != 0
+        highest = total.where(drawn, -9.0).amax(0)
+        lowest = total.where(drawn, 9.0).amin(0)
+        assert torch.equal(highest[drawn.any(0)], lowest[drawn.any(0)])
+    assert len({sweep[0][0] for sweep in sweeps}) == 3
+
+
+def test_a_canvas_goes_on_from_its_state():
+    whole, first = make(), make()
+
+    def run(canvas, source, steps):
+        for _ in range(steps):
+            index = canvas.draw_batch(source)
+            noise = canvas.draw_noise(index, source, shared=True)
+            canvas.descend(index, noise * canvas.draw_timestep(source, 1, 9))
+
+    run(whole, randomness(), 7)
+    generator = torch.Generator().manual_seed(0)
+    run(first, SeededRandomness(generator), 4)
+    second = make(seed=5)
+    second.restore(first.state())
+    run(second, SeededRandomness(generator), 3)
+    assert torch.equal(second.latent, whole.latent)
+    assert torch.equal(second.updates, whole.updates)
+    assert not torch.equal(first.latent, whole.latent)
+
+
+def test_a_taper_fits_in_half_a_window():
+    with pytest.raises(ValueError, match="0 <= taper <= 2 cells, got 3"):
+        make(taper=3)
+    assert make(stride=3).taper == 2
+
+
+def test_a_small_canvas_has_smaller_batches():
+    canvas = make(4, 6, batch_size=9)
+    assert len(canvas.draw_batch(randomness())) == canvas.iterations_for(1) + 1 == 2
