@@ -38,8 +38,13 @@ class _Format:
     """Kinds of sound that are copied; muxers promise more than they and players can do."""
 
 
-# One thread: how many there are changes what an encoder writes.
-_H264 = ("libx264", {"crf": "16", "threads": "1"}, "aac")
+# One thread: how many there are changes what an encoder writes. So does x264's fast arithmetic, from
+# one run to the next (its macroblock tree).
+_H264 = (
+    "libx264",
+    {"crf": "16", "threads": "1", "x264-params": "cpu-independent=1"},
+    "aac",
+)
 _VP9 = ("libvpx-vp9", {"crf": "18", "b": "0", "threads": "1", "cpu-used": "4"}, "libopus")
 _COMMON = ("aac", "mp3", "ac3", "eac3", "alac")
 _FORMATS = {
@@ -90,7 +95,8 @@ def film_writer(
     odd = size[0] % 2 == 1 or size[1] % 2 == 1
     if odd:
         note("sides of odd length need colours at full resolution, which some players can't show")
-    with av.open(str(path), "w") as container:
+    # Bit-exact: no random numbers and no versions of libraries in the file.
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(kind.video, rate=fps, options=kind.options)
         stream.height, stream.width = size
         layout = stream.pix_fmt = "yuv444p" if odd else "yuv420p"

@@ -11,6 +11,7 @@ import torch
 from film_maker import RATE, TONE_HZ, decode_film, decode_sound, grey_frames, write_film
 from PIL import Image
 
+from csd_nerf.adapters.film_writer import FILM_SUFFIXES
 from csd_nerf.adapters.frames import check_frames_output, frame_writer, open_frames
 
 
@@ -247,9 +248,17 @@ def test_a_written_film_has_the_frames_their_size_and_their_rate(tmp_path, name,
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-def test_equal_frames_make_equal_files(tmp_path):
-    films = [written_film(tmp_path / f"{i}.mp4", moving(8, (32, 48))) for i in range(2)]
-    assert len({hashlib.sha256(film.read_bytes()).hexdigest() for film in films}) == 1
+@pytest.mark.parametrize("suffix", FILM_SUFFIXES)
+def test_equal_frames_make_equal_files(tmp_path, suffix):
+    """Often, and with memory that holds something else each time: encoders have read beyond it."""
+    generator = torch.Generator().manual_seed(0)
+    files = set()
+    for _ in range(3 if suffix == ".webm" else 20):
+        used = [torch.rand(int(n), generator=generator) for n in torch.randint(100, 70_000, (20,))]
+        del used[::2]
+        film = written_film(tmp_path / f"film{suffix}", moving(8, (32, 48)))
+        files.add(hashlib.sha256(film.read_bytes()).hexdigest())
+    assert len(files) == 1
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "folder"])
