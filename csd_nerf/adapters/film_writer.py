@@ -38,8 +38,8 @@ class _Format:
     """Kinds of sound that are copied; muxers promise more than they and players can do."""
 
 
-# One thread: how many there are changes what an encoder writes. So does x264's fast arithmetic, from
-# one run to the next (its macroblock tree).
+# One thread: how many there are changes what an encoder writes. x264's fast arithmetic changes it
+# from one run to the next (in the macroblock tree).
 _H264 = (
     "libx264",
     {"crf": "16", "threads": "1", "x264-params": "cpu-independent=1"},
