@@ -42,8 +42,8 @@ from csd_nerf.evaluation.consistency import (
     seam_step,
     window_borders,
 )
+from csd_nerf.evaluation.metrics import psnr
 from csd_nerf.evaluation.pictures import enlarge, save_contact_sheet, to_uint8
-from csd_nerf.evaluation.scene import psnr
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.scenes import Split
 

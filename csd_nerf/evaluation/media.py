@@ -16,7 +16,7 @@ from csd_nerf.adapters.images import read_image
 from csd_nerf.adapters.layout import resize
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.consistency import extra_change, flicker, seam_step, window_borders
-from csd_nerf.evaluation.scene import psnr
+from csd_nerf.evaluation.metrics import psnr
 from csd_nerf.synthetic.edits import Edit, find_edit
 
 

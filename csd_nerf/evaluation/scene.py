@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from csd_nerf.evaluation.metrics import psnr
 from csd_nerf.evaluation.pictures import enlarge, label_columns, save_contact_sheet, save_video
 from csd_nerf.synthetic.dataset import RECORD
 from csd_nerf.synthetic.edits import Edit, find_edit
@@ -35,15 +36,6 @@ class HeldOut:
     truth01: Float[Tensor, "n 3 h w"]
     source01: Float[Tensor, "n 3 h w"]
     edited01: Float[Tensor, "n 3 h w"]
-
-
-def psnr(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
-    """Peak signal-to-noise ratio in dB, -10 log10(MSE) an image, averaged over the images.
-
-    Higher is nearer; identical images give infinity.
-    """
-    error = (image01 - truth01).square().mean(dim=(1, 2, 3))
-    return float((-10 * error.log10()).mean())
 
 
 def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -> dict[str, Any]:
