@@ -14,7 +14,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio as batch_psnr
 
-from csd_nerf.evaluation.scene import compare_scene, psnr, true_edit
+from csd_nerf.evaluation.metrics import psnr
+from csd_nerf.evaluation.scene import compare_scene, true_edit
 from csd_nerf.synthetic.edits import find_edit
 from csd_nerf.synthetic.looks import LOOKS
 
