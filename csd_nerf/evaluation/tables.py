@@ -1,0 +1,124 @@
+"""Rows of results as tables: markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+Row = dict[str, Any]
+"""What was measured of one method on one input; a value that isn't known is missing or None."""
+
+
+_ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+_LATEX_ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", None: ""}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    key: str
+    """Of the rows' values."""
+    head: str
+    scale: int = 1
+    """What values are multiplied by."""
+    digits: int = 1
+    """Behind the point."""
+    better: Literal["higher", "lower"] | None = None
+    """Which mean is set in bold; None where the column doesn't judge."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Mean and sample standard deviation of each method's rows, a method a line.
+
+    Attributes:
+        rows: What was measured.
+        names: The methods in the order of the lines.
+        columns: What is shown.
+        by: Key of a row's method.
+        count: Head of the column with the number of rows; None leaves it out.
+        references: Methods that are shown but don't compete for the bold figure.
+    """
+
+    rows: Sequence[Row]
+    names: Sequence[str]
+    columns: Sequence[Column]
+    by: str = "arm"
+    count: str | None = "inputs"
+    references: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """The table with its best means in bold."""
+        heads = [column.head + _ARROWS[column.better] for column in self.columns]
+        lines = [["method", *self._counted(self.count), *heads]]
+        lines.append(["---"] * len(lines[0]))
+        for name in self.names:
+            cells = [self._cell(name, column, "**{}**", " ± ") for column in self.columns]
+            lines.append([name, *self._counted(self._number(name)), *cells])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def latex(self) -> str:
+        """The table for the booktabs package."""
+        heads = [_escaped(column.head) + _LATEX_ARROWS[column.better] for column in self.columns]
+        first = ["Method", *self._counted(self.count)]
+        rules = "l" + "r" * (len(first) - 1 + len(heads))
+        lines = [f"\\begin{{tabular}}{{{rules}}}", "\\toprule"]
+        lines += [" & ".join([*first, *heads]) + r" \\", "\\midrule"]
+        for name in self.names:
+            cells = [
+                self._cell(name, column, r"\textbf{{{}}}", r" $\pm$ ") for column in self.columns
+            ]
+            cells = [_escaped(name), *self._counted(self._number(name)), *cells]
+            lines.append(" & ".join(cells) + r" \\")
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+    def csv(self) -> str:
+        """All rows, unrounded, a line each, with every value that any of them has."""
+        keys = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def values(self, name: str, column: Column) -> list[float]:
+        """A method's values in a column, scaled, in the order of the rows."""
+        mine = (row for row in self.rows if row[self.by] == name)
+        return [row[column.key] * column.scale for row in mine if row.get(column.key) is not None]
+
+    def _number(self, name: str) -> str:
+        return str(sum(row[self.by] == name for row in self.rows))
+
+    def _counted(self, text: str | None) -> list[str]:
+        return [] if self.count is None else [text or ""]
+
+    def _cell(self, name: str, column: Column, bold: str, between: str) -> str:
+        values = self.values(name, column)
+        if not values:
+            return ""
+        mean = f"{fmean(values):.{column.digits}f}"
+        if mean == self._best(column) and name not in self.references:
+            mean = bold.format(mean)
+        if len(values) == 1:
+            return mean
+        return f"{mean}{between}{stdev(values):.{column.digits}f}"
+
+    def _best(self, column: Column) -> str | None:
+        """The best mean as it is printed, so that equal ones are all bold."""
+        if column.better is None:
+            return None
+        rivals = [self.values(name, column) for name in self.names if name not in self.references]
+        means = [fmean(values) for values in rivals if values]
+        if len(means) < 2:
+            return None
+        best = max(means) if column.better == "higher" else min(means)
+        return f"{best:.{column.digits}f}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)

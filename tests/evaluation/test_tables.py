@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import csv
+import io
+from statistics import stdev
+
+import pytest
+
+from csd_nerf.evaluation.plots import save_bars, save_curves
+from csd_nerf.evaluation.tables import Column, Table
+
+ROWS = [
+    {"arm": "truth_", "psnr": 40.0},
+    {"arm": "ours", "psnr": 20.0, "flicker": 0.0021},
+    {"arm": "ours", "psnr": 23.0, "flicker": 0.0040},
+    {"arm": "theirs", "psnr": 21.0, "flicker": 0.0010, "note": "a, b"},
+]
+COLUMNS = (
+    Column("psnr", "PSNR, dB", better="higher"),
+    Column("flicker", "flicker, 1/1000", 1000, 2, better="lower"),
+    Column("seconds", "100% of time"),
+)
+TABLE = Table(ROWS, ["truth_", "ours", "theirs"], COLUMNS, references=["truth_"])
+
+
+def test_markdown_has_means_and_deviations_and_the_best_in_bold():
+    lines = TABLE.markdown().splitlines()
+    assert lines[0] == "| method | inputs | PSNR, dB ↑ | flicker, 1/1000 ↓ | 100% of time |"
+    assert lines[1] == "| --- | --- | --- | --- | --- |"
+    assert lines[2] == "| truth_ | 1 | 40.0 |  |  |"
+    assert lines[3] == f"| ours | 2 | **21.5** ± {stdev([20, 23]):.1f} | 3.05 ± 1.34 |  |"
+    assert lines[4] == "| theirs | 1 | 21.0 | **1.00** |  |"
+
+
+def test_means_that_print_alike_are_all_bold_and_one_alone_is_not():
+    column = Column("psnr", "PSNR", better="higher")
+    rows = [{"arm": "a", "psnr": 1.01}, {"arm": "b", "psnr": 0.99}]
+    assert Table(rows, ["a", "b"], [column]).markdown().count("**1.0**") == 2
+    assert "**" not in Table(rows[:1], ["a", "b"], [column]).markdown()
+
+
+def test_latex_is_a_booktabs_table_with_what_tex_would_read_escaped():
+    text = TABLE.latex()
+    assert text.startswith("\\begin{tabular}{lrrrr}\n\\toprule\n")
+    assert text.endswith("\\bottomrule\n\\end{tabular}\n")
+    assert r"100\% of time \\" in text
+    assert r"truth\_ & 1 & 40.0 &  &  \\" in text
+    assert r"ours & 2 & \textbf{21.5} $\pm$ 2.1 & 3.05 $\pm$ 1.34 &  \\" in text
+    assert r"PSNR, dB $\uparrow$ & flicker, 1/1000 $\downarrow$" in text
+
+
+def test_csv_holds_all_rows_unrounded():
+    rows = list(csv.DictReader(io.StringIO(TABLE.csv())))
+    assert [row["psnr"] for row in rows] == ["40.0", "20.0", "23.0", "21.0"]
+    assert rows[3]["note"] == "a, b"
+    assert rows[0]["flicker"] == ""
+
+
+def test_the_number_of_rows_can_be_left_out():
+    table = Table(ROWS, ["ours"], COLUMNS[:1], count=None)
+    assert table.markdown().splitlines()[0] == "| method | PSNR, dB ↑ |"
+    assert "{lr}" in table.latex()
+
+
+@pytest.mark.parametrize("log_x", [False, True])
+def test_plots_are_pictures(tmp_path, log_x):
+    from PIL import Image
+
+    save_curves(
+        tmp_path / "deep" / "curves.png",
+        {"a": [(2.0, 3.0, 0.1), (1.0, 2.0, 0.0)], "b": [(1.0, 1.0, 0.5)]},
+        x="cost",
+        y="quality",
+        log_x=log_x,
+    )
+    save_bars(tmp_path / "bars.png", ["a", "b"], [("x", [(1.0, 0.1), (float("nan"), 0.0)])])
+    for path in (tmp_path / "deep" / "curves.png", tmp_path / "bars.png"):
+        assert Image.open(path).format == "PNG"
+        assert Image.open(path).width > 200
+    assert len([*tmp_path.rglob("*.*")]) == 2
