@@ -103,16 +103,24 @@ _Preset = Annotated[
 class Benchmark:
     """Compare all methods on inputs whose true edit is known, with the bundled prior."""
 
-    medium: Annotated[Literal["panorama", "video"], tyro.conf.Positional]
+    domain: Annotated[Literal["scene", "panorama", "video"], tyro.conf.Positional]
     """What is edited."""
     output: Path
-    """Folder for the table, the rows behind it and the pictures; what is there is not run again."""
+    """Folder for tables, curves, pictures and the rows behind them.
+    What is there is not run again."""
     split: Literal["validation", "benchmark"] = "benchmark"
     """Family of seeds that the inputs come from; tune on validation, report on benchmark."""
     inputs: int = 12
     """Number of inputs; there are 12 edits, each on a scene of its own."""
+    seeds: int = 1
+    """Times that each input is edited, with another seed each time."""
+    budgets: tuple[float, ...] = (1.0,)
+    """U-Net evaluations of every method, in those that csd makes by its preset.
+    The first makes the table; several make a plot of quality by cost."""
     arms: tuple[str, ...] = ()
     """Rows of the table; all without names."""
+    ablations: bool = False
+    """Run csd and departures from its settings instead of the usual rows."""
     updates: _Preset[int] = None
     """How often a place is updated by csd; other methods get as many U-Net evaluations."""
     learning_rate: _Preset[float] = None
@@ -127,8 +135,16 @@ class Benchmark:
         from csd_nerf.evaluation.benchmark import BenchmarkSettings, run_benchmark
 
         names = ("updates", "learning_rate", "text_scale", "image_scale")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        settings = BenchmarkSettings(self.medium, self.split, self.inputs, self.arms, given)
+        settings = BenchmarkSettings(
+            domain=self.domain,
+            split=self.split,
+            inputs=self.inputs,
+            seeds=self.seeds,
+            budgets=self.budgets,
+            arms=self.arms,
+            ablations=self.ablations,
+            options={name: value for name in names if (value := getattr(self, name)) is not None},
+        )
         print(run_benchmark(self.output, settings))
 
 

@@ -29,13 +29,13 @@ def edit_settings(options: EditOptions, canvas: ImageStack | WindowCanvas) -> Ed
         decay_every=math.ceil(iterations / values.decays / sweep) * sweep,
         text_scale=values.text_scale,
         image_scale=values.image_scale,
-        t_range=options.t_range,
+        t_range=values.t_range,
         mixing="stein" if method == "csd" else "none",
         baseline="noise" if method == "sds" else "source",
         noise=options.noise,
         kernel_on=options.kernel_on,
         normalize=values.normalize,
-        repulsion=options.repulsion,
+        repulsion=values.repulsion,
         max_batch=values.max_batch,
     )
 

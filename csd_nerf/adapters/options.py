@@ -34,6 +34,8 @@ class Values:
     decay: float
     decays: int
     normalize: Literal["n", "rowsum"]
+    t_range: tuple[float, float]
+    repulsion: float
     steps: int
     solver: Literal["ddim", "euler-ancestral"]
 
@@ -51,6 +53,8 @@ _FULL = {
     "decay": 0.9,
     "decays": 10,
     "normalize": "n",
+    "t_range": (0.02, 0.5),
+    "repulsion": 1.0,
     "text_scale": 7.5,
     "steps": 100,
     "solver": "euler-ancestral",
@@ -116,7 +120,7 @@ class EditOptions:
     """w_y: how strongly the instruction is followed."""
     image_scale: Annotated[float | None, _unset("FLOAT")] = None
     """w_s: how closely the source is kept."""
-    t_range: tuple[float, float] = (0.02, 0.5)
+    t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
     """First and last timestep, as fractions of the prior's schedule."""
     noise: Literal["shared", "independent"] = "shared"
     """One noise for all (a field, for windows), or one for each window or frame."""
@@ -124,7 +128,7 @@ class EditOptions:
     """Whether the kernel compares noisy or clean latents."""
     normalize: Annotated[Literal["n", "rowsum"] | None, _unset("{n,rowsum}")] = None
     """Divide mixed residuals by their number or by the kernel's sum."""
-    repulsion: float = 1.0
+    repulsion: Annotated[float | None, _unset("FLOAT")] = None
     """Weight of the term that pushes particles apart."""
     drawing: Literal["balanced", "uniform"] = "balanced"
     """Draw so that all places get equally many updates, or by chance, as the paper does."""
@@ -170,7 +174,7 @@ class EditOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}.")
-        low, high = self.t_range
+        low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")
 

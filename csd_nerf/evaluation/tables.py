@@ -89,7 +89,8 @@ class Table:
     def values(self, name: str, column: Column) -> list[float]:
         """A method's values in a column, scaled, in the order of the rows."""
         mine = (row for row in self.rows if row[self.by] == name)
-        return [row[column.key] * column.scale for row in mine if row.get(column.key) is not None]
+        given = (row[column.key] for row in mine if row.get(column.key) is not None)
+        return [float(value * column.scale) for value in given]
 
     def _number(self, name: str) -> str:
         return str(sum(row[self.by] == name for row in self.rows))

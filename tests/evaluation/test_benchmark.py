@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from statistics import fmean, stdev
 
 import numpy as np
 import pytest
@@ -10,9 +9,20 @@ from PIL import Image
 
 from csd_nerf import priors
 from csd_nerf.adapters.options import PanoramaOptions
-from csd_nerf.evaluation import arms, benchmark
-from csd_nerf.evaluation.arms import ARMS, Arm, Input, Medium, arm_options, draw_input, run_arm
-from csd_nerf.evaluation.benchmark import BenchmarkSettings, Column, run_benchmark, table
+from csd_nerf.evaluation import arms
+from csd_nerf.evaluation.arms import (
+    ABLATIONS,
+    ARMS,
+    Input,
+    MediaDomain,
+    Medium,
+    arm_options,
+    draw_input,
+    measure_panorama,
+    run_arm,
+)
+from csd_nerf.evaluation.benchmark import BenchmarkSettings, run_benchmark
+from csd_nerf.evaluation.domains import Arm, Job, chosen_arms
 from csd_nerf.synthetic.edits import all_edits
 from csd_nerf.synthetic.looks import LOOKS
 
@@ -23,7 +33,7 @@ def prior():
 
 
 def arm_of(medium: Medium, name: str) -> Arm:
-    return next(arm for arm in ARMS[medium] if arm.name == name)
+    return next(arm for arm in (*ARMS[medium], *ABLATIONS[medium]) if arm.name == name)
 
 
 def small_input(frames: int) -> Input:
@@ -69,6 +79,43 @@ def test_methods_that_optimise_have_one_budget(prior, scales, branches):
         assert options.method == name
         evaluations.append(count * options.values().updates)
     assert evaluations == [30 * branches["csd"]] * 3
+
+
+def test_sampling_takes_the_steps_that_the_budget_allows(prior):
+    given = {"updates": 20, "image_scale": 1.0, "text_scale": 1.5}
+    csd = arm_options("video", arm_of("video", "csd"), prior, given)
+    for budget in (0.5, 1.0, 2.0):
+        ip2p = arm_options("video", arm_of("video", "ip2p"), prior, given, budget=budget)
+        assert 3 * ip2p.values().steps == budget * 3 * csd.values().updates
+    windows, tiles, small = (
+        arm_options("panorama", arm_of("panorama", name), prior, given).values().steps
+        for name in ("ip2p-windows", "ip2p-tiles", "ip2p-downsize")
+    )
+    # 3 x 13 windows overlap where 2 x 4 lie side by side; one is enough for the shrunken picture.
+    assert windows < tiles < small
+    assert tiles / windows == pytest.approx(39 / 8, rel=0.2)
+    assert small == 50, "More steps change nothing."
+
+
+def test_a_budget_counts_what_csd_spends(prior):
+    for medium in ("panorama", "video"):
+        options = [
+            arm_options(medium, arm_of(medium, "csd"), prior, {}, budget=budget)
+            for budget in (1.0, 0.5)
+        ]
+        updates = [given.values().updates for given in options]
+        assert updates[0] == type(options[0])(preset="tiny").values().updates
+        assert updates[1] == round(updates[0] / 2)
+
+
+def test_every_ablation_differs_from_csd_or_its_peer(prior):
+    for medium in ("panorama", "video"):
+        seen = [
+            str(arm_options(medium, arm, prior, {}))
+            for arm in (*ARMS[medium], *ABLATIONS[medium])
+            if arm.method is not None
+        ]
+        assert len(set(seen)) == len(seen)
 
 
 def test_plain_windows_update_more_with_one_budget(prior):
@@ -122,32 +169,16 @@ def test_seams_of_tiles_are_measured_where_they_are(prior):
     edited01[:, :, 64:128] += 0.1
     shifted = edited01.roll(8, dims=2)
     # Three borders between columns, one of which has no step; and one each on the two rows.
-    seam = benchmark.measure_panorama(prior, edited01, truth01, stride=16)["seam"]
+    seam = measure_panorama(prior, edited01, truth01, stride=16)["seam"]
     assert seam == pytest.approx((2 / 3 * 0.1 + 0) / 2, abs=1e-6)
-    assert benchmark.measure_panorama(prior, shifted, truth01, stride=16)["seam"] < 0
+    assert measure_panorama(prior, shifted, truth01, stride=16)["seam"] < 0
     dark = truth01.clone()
     dark[:, :16] = 0.4
-    places = benchmark.measure_panorama(prior, dark, truth01)
+    places = measure_panorama(prior, dark, truth01)
     assert places["interior"] > 100
     share = 16 * 256 / (96 * 256 - 64 * 224)
     assert places["border"] == pytest.approx(-10 * np.log10(0.01 * share), abs=1e-4)
     assert places["corners"] == pytest.approx(-10 * np.log10(0.01 / 2), abs=1e-4)
-
-
-def test_the_table_has_mean_and_deviation_of_each_arm():
-    rows = [
-        {"arm": "one", "a": 0.001, "b": 3},
-        {"arm": "two", "a": 0.5, "b": 9},
-        {"arm": "one", "a": 0.004, "b": 5},
-    ]
-    columns = (Column("a", "first", 1000, 2), Column("b", "second", digits=0), Column("c", "none"))
-    deviation = stdev([1, 4])
-    assert table(rows, ["one", "two"], columns).splitlines() == [
-        "| method | inputs | first | second | none |",
-        "| --- | --- | --- | --- | --- |",
-        f"| one | 2 | {fmean([1, 4]):.2f} ± {deviation:.2f} | 4 ± 1 |  |",
-        "| two | 1 | 500.00 | 9 |  |",
-    ]
 
 
 class InterruptedByTestError(Exception):
@@ -172,15 +203,15 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch
     monkeypatch.setattr(arms, "FRAMES", 2)
     settings = BenchmarkSettings("video", "validation", inputs=2, arms=("csd", "ip2p"))
     first, second = FakeRuns(stop_after=3), FakeRuns(stop_after=99)
-    monkeypatch.setattr(benchmark, "run_arm", first)
+    monkeypatch.setattr(arms, "run_arm", first)
     with pytest.raises(InterruptedByTestError):
         run_benchmark(tmp_path / "a", settings)
-    monkeypatch.setattr(benchmark, "run_arm", second)
+    monkeypatch.setattr(arms, "run_arm", second)
     text = run_benchmark(tmp_path / "a", settings)
     assert [*first.calls, *second.calls] == [
         (name, method) for name in ("00 night", "01 floor grass") for method in ("csd", "ip2p")
     ]
-    monkeypatch.setattr(benchmark, "run_arm", FakeRuns(stop_after=99))
+    monkeypatch.setattr(arms, "run_arm", FakeRuns(stop_after=99))
     run_benchmark(tmp_path / "b", settings)
 
     def results(folder: str) -> list[dict]:
@@ -197,7 +228,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch
 
 def test_the_measures_of_a_row_are_those_of_its_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "FRAMES", 2)
-    monkeypatch.setattr(benchmark, "run_arm", FakeRuns(stop_after=99))
+    monkeypatch.setattr(arms, "run_arm", FakeRuns(stop_after=99))
     run_benchmark(tmp_path, BenchmarkSettings("video", "validation", inputs=1, arms=("csd",)))
     rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
 
@@ -223,7 +254,7 @@ def test_the_measures_of_a_row_are_those_of_its_picture(tmp_path, monkeypatch):
 def test_a_folder_keeps_to_its_settings_but_takes_more_inputs(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "FRAMES", 2)
     runs = FakeRuns(stop_after=99)
-    monkeypatch.setattr(benchmark, "run_arm", runs)
+    monkeypatch.setattr(arms, "run_arm", runs)
     one = BenchmarkSettings("video", "validation", inputs=1, arms=("sds",))
     run_benchmark(tmp_path, one)
     run_benchmark(tmp_path, BenchmarkSettings("video", "validation", inputs=2, arms=("csd", "sds")))
@@ -236,18 +267,55 @@ def test_a_folder_keeps_to_its_settings_but_takes_more_inputs(tmp_path, monkeypa
             BenchmarkSettings(
                 "video", "validation", inputs=1, arms=("sds",), options={"text_scale": 9.0}
             ),
-            "sds",
+            "sds x 1",
         ),
     ):
         with pytest.raises(ValueError, match=f"other settings of {what}; name another --output"):
             run_benchmark(tmp_path, other)
 
 
+def test_seeds_and_budgets_add_rows_and_budgets_make_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(arms, "FRAMES", 2)
+    runs = FakeRuns(stop_after=99)
+    monkeypatch.setattr(arms, "run_arm", runs)
+    given = {"inputs": 1, "arms": ("csd", "ip2p")}
+    run_benchmark(tmp_path, BenchmarkSettings("video", "validation", **given))
+    more = BenchmarkSettings("video", "validation", seeds=2, budgets=(1.0, 0.5), **given)
+    text = run_benchmark(tmp_path, more)
+    assert len(runs.calls) == 2 + 2 * 2, "One seed at the second budget, and nothing twice."
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    jobs = [(row["arm"], row["budget"], row["seed"]) for row in rows if row["arm"] == "ip2p"]
+    assert jobs == [("ip2p", 1.0, 0), ("ip2p", 1.0, 1), ("ip2p", 0.5, 0)]
+    assert "| csd | 2 |" in text
+    assert "| source | 1 |" in text
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 1 + len(rows)
+    assert "toprule" in (tmp_path / "table.tex").read_text()
+    for name in ("cost_psnr.png", "cost_flicker.png"):
+        assert Image.open(tmp_path / name).width > 300
+
+
+def test_ablations_take_the_place_of_the_other_methods(prior):
+    domain = MediaDomain("video", prior, {})
+    names = [arm.name for arm in chosen_arms(domain, (), ablations=True)]
+    assert names == ["source", "autoencoder", "csd", *(arm.name for arm in ABLATIONS["video"])]
+    assert [arm.name for arm in chosen_arms(domain, (), ablations=False)] == [
+        arm.name for arm in ARMS["video"]
+    ]
+    seeds = [domain.settings(Job(ARMS["video"][2], seed=seed))["seed"] for seed in (0, 1)]
+    assert seeds == [0, 1]
+
+
+def test_an_unknown_arm_is_refused(prior):
+    with pytest.raises(ValueError, match=r"--arms needs some of source.*ip2p.*, got 'magic'"):
+        chosen_arms(MediaDomain("video", prior, {}), ("csd", "magic"), ablations=False)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"inputs": 0}, "--inputs must be at least 1, got 0"),
-        ({"arms": ("csd", "magic")}, "--arms needs some of source.*ip2p, got 'magic'"),
+        ({"seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"budgets": (1.0, 0.0)}, r"--budgets must be positive numbers, got \(1.0, 0.0\)"),
     ],
 )
 def test_mistaken_settings_are_refused(given, message):

@@ -1,0 +1,105 @@
+"""What the benchmark asks of a domain: its methods, its inputs, and a measured result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.synthetic.edits import Edit
+from csd_nerf.synthetic.scenes import Split
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method, and where it departs from the tiny preset."""
+
+    name: str
+    method: str | None
+    """None for a reference: what bounds the methods rather than being one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tiles: bool = False
+    """Windows that lie side by side instead of overlapping."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a method."""
+
+    arm: Arm
+    budget: float = 1.0
+    """U-Net evaluations, in those that csd makes by its preset."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result and what was measured of it."""
+
+    row: Row
+    """Values by the keys of the domain's columns, with `evaluations` and `seconds`."""
+    edited01: Float[Tensor, "n 3 h w"]
+    truth01: Float[Tensor, "n 3 h w"]
+
+
+@runtime_checkable
+class Given(Protocol):
+    """An input of the benchmark."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the benchmark's inputs."""
+        ...
+
+    @property
+    def edit(self) -> Edit:
+        """What is asked for."""
+        ...
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """Scenes, panoramas or videos."""
+
+    arms: tuple[Arm, ...]
+    """The methods in the table's order, references first."""
+    ablations: tuple[Arm, ...]
+    """Departures of csd, run when asked for."""
+    columns: tuple[Column, ...]
+    """What is measured, without the cost."""
+    consistency: str
+    """Key of the column that tells how well the images agree."""
+
+    def draw(self, position: int, split: Split) -> Any:
+        """The input at a position of the benchmark, a `Given`; the same every time."""
+        ...
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """What decides a job's result, for the record."""
+        ...
+
+    def measure(self, job: Job, given: Any) -> Outcome:
+        """Run a job on an input, and measure the result against the truth."""
+        ...
+
+
+def chosen_arms(domain: Domain, names: Sequence[str], *, ablations: bool) -> tuple[Arm, ...]:
+    """The arms of these names in the table's order, the references with them.
+
+    Without names all that are not ablations, or csd and its ablations.
+
+    Raises:
+        ValueError: If there is no such arm.
+    """
+    known = {arm.name: arm for arm in (*domain.arms, *domain.ablations)}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--arms needs some of {', '.join(known)}, got {name!r}.")
+    if not names:
+        csd = tuple(arm for arm in domain.arms if arm.method is None or arm.name == "csd")
+        return (*csd, *domain.ablations) if ablations else domain.arms
+    return tuple(arm for arm in known.values() if arm.name in names or arm.method is None)
