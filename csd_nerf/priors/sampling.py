@@ -20,6 +20,8 @@ from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Branch, Prior, Text
 from csd_nerf.priors.solvers import make_solver, solve
 
+BRANCHES = 3
+"""Model evaluations an image and step: those of Eq. 3 for one instruction."""
 WINDOWS_A_CALL = 16
 """Windows that are cut out together where no `max_batch` says less."""
 
@@ -36,6 +38,8 @@ def sample_edit(
     steps: int = 100,
     solver: str = "ddim",
     strength: float = 1.0,
+    level: float = 1.0,
+    start01: Float[Tensor, "n 3 H W"] | None = None,
     noise: Float[Tensor, "n c h w"] | None = None,
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
@@ -56,40 +60,35 @@ def sample_edit(
         steps: Length of the whole schedule; a strength below 1 does the last part of it.
         solver: `ddim` without added noise, or `euler-ancestral`, the published model's own.
             The latter visits fractional timesteps, so that the prior must take them.
-        strength: Where to start: 1 from pure noise, lower from the noised source image, with
+        strength: Where to start: 1 from pure noise, lower from the noised start image, with
             this share of the steps left to do.
+        level: The other way to say where: all of the steps are taken within this share of the
+            prior's timesteps, below 1 from the noised start image. Instruct-NeRF2NeRF draws it.
+        start01: The start image of a strength or level below 1; None means the source.
         noise: Unit Gaussian noise to start from; drawn from the generator if None.
         generator: Source of this and of the solver's noise; torch's global one if None.
         max_batch: Largest number of model evaluations a call; None means all at once.
 
     Raises:
-        ValueError: If the solver is unknown, steps is not positive, or strength is not in (0, 1].
+        ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1], or
+            level leaves fewer timesteps than steps.
     """
-    scheduler = make_solver(prior.schedule, solver, steps=steps, strength=strength)
+    scheduler = make_solver(prior.schedule, solver, steps=steps, strength=strength, level=level)
     condition = prior.encode_condition(image01)
     if noise is None:
         shape = (len(image01), prior.latent_channels, *condition.shape[-2:])
         noise = _standard_normal(shape, generator)
-    done = None
-    if strength < 1:
+    start, latent = 0, noise.to(condition) * scheduler.init_noise_sigma
+    if strength < 1 or level < 1:
         start = steps - max(1, round(steps * strength))
         at = scheduler.timesteps[start : start + 1]
-        done = (start, scheduler.add_noise(prior.encode(image01), noise.to(image01), at))
-    latent = sample_latents(
-        prior,
-        condition,
-        prompt,
-        negative_prompt=negative_prompt,
-        text_scale=text_scale,
-        image_scale=image_scale,
-        steps=steps,
-        solver=solver,
-        noise=noise,
-        generator=generator,
-        max_batch=max_batch,
-        done=done,
+        clean = prior.encode(image01 if start01 is None else start01)
+        latent = scheduler.add_noise(clean, noise.to(clean), at).to(condition)
+    guidance = _Guidance.of_one(
+        prior, prompt, negative_prompt, text_scale, image_scale, max_batch=max_batch
     )
-    return prior.decode(latent)
+    estimate = guidance.of_whole(condition)
+    return prior.decode(solve(scheduler, latent, estimate, start=start, generator=generator))
 
 
 @torch.no_grad()
@@ -116,19 +115,15 @@ def sample_latents(
     The other arguments are those of `sample_edit`.
     """
     scheduler = make_solver(prior.schedule, solver, steps=steps)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    empty, texts = prior.encode_text([negative_prompt]), [prior.encode_text(prompts)]
-    guidance = _Guidance(prior, empty, texts, text_scale, image_scale, max_batch)
-    shares = torch.ones(len(condition), 1)
-
-    def estimate(noisy: Float[Tensor, "n c h w"], step: Real[Tensor, ""]) -> Tensor:
-        return guidance.estimate(noisy, condition, step, shares)
-
+    guidance = _Guidance.of_one(
+        prior, prompt, negative_prompt, text_scale, image_scale, max_batch=max_batch
+    )
     if done is None:
         shape = (len(condition), prior.latent_channels, *condition.shape[-2:])
         latent = _standard_normal(shape, generator) if noise is None else noise
         done = (0, latent.to(condition) * scheduler.init_noise_sigma)
     start, latent = done[0], done[1].to(condition)
+    estimate = guidance.of_whole(condition)
     return solve(
         scheduler, latent, estimate, start=start, generator=generator, after_step=after_step
     )
@@ -221,6 +216,29 @@ class _Guidance:
     text_scale: float
     image_scale: float
     max_batch: int | None
+
+    @classmethod
+    def of_one(
+        cls,
+        prior: Prior,
+        prompt: str | Sequence[str],
+        negative_prompt: str,
+        text_scale: float,
+        image_scale: float,
+        *,
+        max_batch: int | None,
+    ) -> _Guidance:
+        """One instruction for all images, or one an image; none are composed."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        empty, text = prior.encode_text([negative_prompt]), prior.encode_text(prompts)
+        return cls(prior, empty, [text], text_scale, image_scale, max_batch)
+
+    def of_whole(
+        self, condition: Float[Tensor, "n k h w"]
+    ) -> Callable[[Float[Tensor, "n c h w"], Real[Tensor, ""]], Tensor]:
+        """The estimate of whole images, as `solve` asks for it."""
+        shares = torch.ones(len(condition), 1)
+        return lambda noisy, step: self.estimate(noisy, condition, step, shares)
 
     def estimate(
         self,

@@ -35,7 +35,14 @@ _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def make_solver(schedule: NoiseSchedule, solver: str, *, steps: int, strength: float = 1.0) -> Any:
+def make_solver(
+    schedule: NoiseSchedule,
+    solver: str,
+    *,
+    steps: int,
+    strength: float = 1.0,
+    level: float = 1.0,
+) -> Any:
     """Build a solver of diffusers.
 
     Args:
@@ -43,13 +50,21 @@ def make_solver(schedule: NoiseSchedule, solver: str, *, steps: int, strength: f
         solver: `ddim` or `euler-ancestral`.
         steps: Length of the whole schedule.
         strength: Share of it that will be done.
+        level: Share of the prior's timesteps over which the steps are spaced, from the clean end.
 
     Raises:
-        ValueError: If the solver is unknown, steps is not positive, or strength is not in (0, 1].
+        ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1], or
+            level leaves fewer timesteps than steps or more than there are.
     """
     if steps < 1 or not 0 < strength <= 1:
         raise ValueError(
             f"Sampling needs steps >= 1 and 0 < strength <= 1, got {steps} and {strength}."
+        )
+    used = round(level * schedule.num_timesteps)
+    if not steps <= used <= schedule.num_timesteps:
+        raise ValueError(
+            f"A level needs room for {steps} of {schedule.num_timesteps} timesteps, so it has to "
+            f"be from {steps / schedule.num_timesteps:g} to 1, got {level}."
         )
     if solver not in _SOLVERS:
         raise ValueError(f"solver needs one of {', '.join(_SOLVERS)}, got {solver!r}.")
@@ -62,6 +77,8 @@ def make_solver(schedule: NoiseSchedule, solver: str, *, steps: int, strength: f
         prediction_type="epsilon",
         **options,
     )
+    # The solvers space their steps over this many timesteps; the noise table stays whole.
+    scheduler.register_to_config(num_train_timesteps=used)
     scheduler.set_timesteps(steps)
     return scheduler
 

@@ -262,9 +262,70 @@ def test_a_lower_strength_starts_from_the_noised_source(
     torch.testing.assert_close(result, prior.decode(target), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("level", "first"), [(0.98, 785), (0.34, 273), (0.005, 5)])
+def test_a_level_takes_all_steps_below_it_from_the_noised_start(folder, level, first):
+    """DDIM (Song et al. 2021, Eq. 12 without noise), written out."""
+    prior = load_prior(folder)
+    source01, start01 = images(2)
+    source01, start01 = source01[None], start01[None]
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    spacing = round(level * 1000) // STEPS
+    squares = prior.schedule.alphas_cumprod.tolist()
+    condition = prior.encode_condition(source01)
+    empty, text = prior.encode_text([""]), prior.encode_text([PROMPT])
+    branches = [(empty, None), (empty, condition), (text, condition)]
+
+    timestep = spacing * (STEPS - 1) + 1
+    assert timestep == first
+    alpha, sigma = squares[timestep] ** 0.5, (1 - squares[timestep]) ** 0.5
+    latent = alpha * prior.encode(start01) + sigma * noise
+    for _ in range(STEPS):
+        null, image, both = (
+            prior.predict([priors.Branch(latent, *branch)], torch.tensor([timestep]))[0]
+            for branch in branches
+        )
+        estimate = null + 1.3 * (image - null) + 3.0 * (both - image)
+        clean = (latent - sigma * estimate) / alpha
+        timestep = max(timestep - spacing, 0)
+        alpha, sigma = squares[timestep] ** 0.5, (1 - squares[timestep]) ** 0.5
+        latent = alpha * clean + sigma * estimate
+
+    ours = sample_edit(
+        prior,
+        source01,
+        PROMPT,
+        steps=STEPS,
+        level=level,
+        start01=start01,
+        noise=noise,
+        text_scale=3.0,
+        image_scale=1.3,
+    )
+    torch.testing.assert_close(ours, prior.decode(latent), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("solver", "last"), [("ddim", 1), ("euler-ancestral", 0)])
+def test_both_solvers_stay_below_the_level(folder, solver, last, monkeypatch):
+    prior, timesteps = priors.load(folder), []
+    right = prior.predict
+
+    def predict(branches, timestep, *, max_batch=None):
+        timesteps.append(float(timestep[0]))
+        return right(branches, timestep, max_batch=max_batch)
+
+    monkeypatch.setattr(prior, "predict", predict)
+    sample_edit(prior, images(), PROMPT, steps=STEPS, solver=solver, level=0.3)
+    assert len(timesteps) == STEPS
+    assert 200 < timesteps[0] < 300
+    assert timesteps == sorted(timesteps, reverse=True)
+    assert timesteps[-1] == last
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"level": 0.05}, "room for 100 of 1000 timesteps.* from 0.1 to 1, got 0.05"),
+        ({"level": 1.5}, "from 0.1 to 1, got 1.5"),
         ({"steps": 0}, "steps >= 1 .* got 0 and 1.0"),
         ({"strength": 0.0}, "0 < strength <= 1, got 100 and 0.0"),
         ({"solver": "heun"}, "one of ddim, euler-ancestral, got 'heun'"),

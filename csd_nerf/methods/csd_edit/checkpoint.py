@@ -23,12 +23,16 @@ class EditProgress:
         rounds: Rounds done.
         last_round: The step before which the last one came; None before.
         waiting: Views whose turn has not come yet, in the order they will be taken.
+        evaluations: Model evaluations of all rounds.
+        last_report: The step before which the last round came that left a report; None before.
     """
 
     first_edit: int | None = None
     rounds: int = 0
     last_round: int | None = None
     waiting: list[int] = field(default_factory=list)
+    evaluations: int = 0
+    last_report: int | None = None
 
 
 def random_state() -> dict[str, Any]:

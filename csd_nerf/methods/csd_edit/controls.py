@@ -58,8 +58,12 @@ class EditControls(nn.Module):
     def _on_reset(self, _: ViewerButton) -> None:
         self._reset = True
 
-    def read(self) -> EditRequest:
-        """Read everything once, and take a pressed button back."""
+    def read(self, *, editing: bool = True) -> EditRequest:
+        """Read everything once, and take a pressed button back.
+
+        Args:
+            editing: Whether a round can come; before that, "Edit now" stays pressed.
+        """
         request = EditRequest(
             prompt=self.prompt.value,
             negative_prompt=self._negative_prompt,
@@ -68,11 +72,13 @@ class EditControls(nn.Module):
                 text_scale=self.text_scale.value,
                 image_scale=self.image_scale.value,
             ),
-            edit_now=self._edit_now,
+            edit_now=editing and self._edit_now,
             paused=self.pause.value,
             reset=self._reset,
         )
-        self._edit_now = self._reset = False
+        self._reset = False
+        if editing:
+            self._edit_now = False
         return request
 
     def show_round(self, sheet: Path) -> None:

@@ -27,8 +27,14 @@ from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.late_prior import LatePrior
 from csd_nerf.methods.csd_edit.loading import OUR_STATE, load_scene
 from csd_nerf.methods.csd_edit.model import CSDEditModel, CSDEditModelConfig
-from csd_nerf.methods.csd_edit.report import contact_sheet01, round_metrics, save_round
+from csd_nerf.methods.csd_edit.report import (
+    REPORT_EVERY,
+    contact_sheet01,
+    round_metrics,
+    save_round,
+)
 from csd_nerf.methods.csd_edit.schedule import StepPlan, draw_views
+from csd_nerf.methods.csd_edit.updates import Update
 
 
 @runtime_checkable
@@ -69,13 +75,21 @@ class CSDEditPipelineConfig(VanillaPipelineConfig):
     """Training steps between two editing rounds; the first comes at once."""
     edit_views: int = 16
     """Views that are edited together in a round."""
+    update: Update = "csd"
+    """How a round edits its views: csd, together by Collaborative Score Distillation; in2n, renders
+    of the scene noised and denoised one by one, as Instruct-NeRF2NeRF does, whose paper takes
+    --pipeline.edit-views 1 --pipeline.edit-every 10; or ip2p, each by InstructPix2Pix from pure
+    noise. The last two take text_scale, image_scale and max_batch of `edit`."""
+    denoising_steps: int = 20
+    """Sampling steps a view of in2n and ip2p."""
     edit: EditSettings = field(default_factory=EditSettings)
     """How a round optimises its views."""
     edit_size: int | None = None
     """Views are edited at about this number of pixels squared; None takes what the prior was
     trained on."""
     start: Literal["render", "original"] = "render"
-    """Whether a round starts from renders of the scene as it is, or from the photographs."""
+    """Whether a round of csd starts from renders of the scene as it is, or from the photographs;
+    in2n takes renders, ip2p neither."""
     keep_detail: bool = False
     """Whether the photographs' fine detail stays: only the change is enlarged and added."""
     prior: str = "instruct-pix2pix"
@@ -95,7 +109,7 @@ class CSDEditPipelineConfig(VanillaPipelineConfig):
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("edit_steps", "edit_every", "edit_views"):
+        for name in ("edit_steps", "edit_every", "edit_views", "denoising_steps"):
             if getattr(self, name) < 1:
                 raise EditError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
         if self.source_steps < 0:
@@ -165,7 +179,7 @@ class CSDEditPipeline(VanillaPipeline):
 
     def _before_step(self, trainer: StageHost, step: int) -> None:
         self._restore_randomness()
-        request = self.controls.read()
+        request = self.controls.read(editing=step >= trainer.plan.first_edit)
         if request.reset:
             self.datamanager.reset_images()
         if step < trainer.plan.first_edit:
@@ -199,25 +213,45 @@ class CSDEditPipeline(VanillaPipeline):
             generator=generator,
         )
         photographs = {view: self._photograph01(view) for view in views}
-        edits = rounds.edit_views(
+        edited = rounds.edit_views(
             self._prior.get(),
             photographs,
             {view: self._start01(view, photographs[view]) for view in views},
+            update=self.config.update,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             settings=request.settings,
+            denoising_steps=self.config.denoising_steps,
             keep_detail=self.config.keep_detail,
             generator=generator,
             progress=f"editing round {index}",
         )
-        self.datamanager.set_edited({view: edit.image for view, edit in edits.items()})
+        self.datamanager.set_edited({view: edit.image for view, edit in edited.edits.items()})
+        before = self.progress
+        report = self._report_is_due(request, step)
         self.progress = checkpoint.EditProgress(
             first_edit=trainer.plan.first_edit,
             rounds=index + 1,
             last_round=step,
             waiting=waiting,
+            evaluations=before.evaluations + edited.evaluations,
+            last_report=step if report else before.last_report,
         )
-        self._report(edits, request, trainer, step, seconds=perf_counter() - began)
+        metrics = round_metrics(
+            edited.edits,
+            seconds=perf_counter() - began,
+            evaluations=edited.evaluations,
+            evaluations_before=before.evaluations,
+        )
+        writer.put_dict(name="Edit Round", scalar_dict=metrics, step=step)
+        if report:
+            self._report(edited.edits, request, trainer, step, metrics=metrics)
+
+    def _report_is_due(self, request: EditRequest, step: int) -> bool:
+        """Every round's, but of in2n's many those that were asked for and one now and then."""
+        last = self.progress.last_report
+        often = self.config.update != "in2n" or request.edit_now
+        return often or last is None or step - last >= REPORT_EVERY
 
     def _report(
         self,
@@ -226,12 +260,10 @@ class CSDEditPipeline(VanillaPipeline):
         trainer: StageHost,
         step: int,
         *,
-        seconds: float,
+        metrics: Mapping[str, float],
     ) -> None:
-        metrics = round_metrics(edits, seconds=seconds)
         path = trainer.base_dir / "rounds" / f"round_{self.progress.rounds - 1:03d}.png"
-        save_round(path, edits, request, step=step, metrics=metrics)
-        writer.put_dict(name="Edit Round", scalar_dict=metrics, step=step)
+        save_round(path, edits, request, update=self.config.update, step=step, metrics=metrics)
         sheet = contact_sheet01(edits).permute(1, 2, 0)
         writer.put_image(name="Edit Round/sheet", image=sheet, step=step)
         self.controls.show_round(path)
@@ -248,7 +280,8 @@ class CSDEditPipeline(VanillaPipeline):
             edge=self.config.edit_size or prior.preferred_size,
             multiple=prior.size_multiple,
         )
-        if self.config.start == "original":
+        update = self.config.update
+        if update == "ip2p" or (update == "csd" and self.config.start == "original"):
             return rounds.resize01(photograph01[None], size)[0]
         cameras = self.datamanager.train_dataset.cameras
         return rounds.render_view(self.model, cameras, view, size=size)

@@ -15,6 +15,10 @@ from torch.nn import functional
 
 from csd_nerf.methods.csd_edit.controls import EditRequest
 from csd_nerf.methods.csd_edit.rounds import ViewEdit
+from csd_nerf.methods.csd_edit.updates import Update
+
+REPORT_EVERY = 100
+"""Training steps at least between two reports of Instruct-NeRF2NeRF's many small rounds."""
 
 
 def contact_sheet01(edits: Mapping[int, ViewEdit]) -> Float[Tensor, "3 height width"]:
@@ -33,12 +37,20 @@ def contact_sheet01(edits: Mapping[int, ViewEdit]) -> Float[Tensor, "3 height wi
     return torch.cat(columns, dim=2).cpu()
 
 
-def round_metrics(edits: Mapping[int, ViewEdit], *, seconds: float) -> dict[str, float]:
+def round_metrics(
+    edits: Mapping[int, ViewEdit], *, seconds: float, evaluations: int, evaluations_before: int = 0
+) -> dict[str, float]:
     """Summarise a round.
+
+    Args:
+        edits: The edited views.
+        seconds: Wall-clock time of the round.
+        evaluations: Its model evaluations.
+        evaluations_before: Those of the rounds before it.
 
     Returns:
         `change_from_source` and `change_from_start`: mean absolute differences of the edits, in
-        [0, 1]; `views` and `seconds`.
+        [0, 1]; `views`, `seconds`, `evaluations`, and `evaluations_so_far`, this round's included.
     """
     from_source = [(view.edited01 - view.source01).abs().mean() for view in edits.values()]
     from_start = [(view.edited01 - view.start01).abs().mean() for view in edits.values()]
@@ -47,6 +59,8 @@ def round_metrics(edits: Mapping[int, ViewEdit], *, seconds: float) -> dict[str,
         "change_from_start": float(torch.stack(from_start).mean()),
         "views": float(len(edits)),
         "seconds": seconds,
+        "evaluations": float(evaluations),
+        "evaluations_so_far": float(evaluations_before + evaluations),
     }
 
 
@@ -55,6 +69,7 @@ def save_round(
     edits: Mapping[int, ViewEdit],
     request: EditRequest,
     *,
+    update: Update,
     step: int,
     metrics: Mapping[str, float],
 ) -> None:
@@ -64,6 +79,7 @@ def save_round(
         path: The contact sheet's file, a PNG.
         edits: The edited views.
         request: What was asked for.
+        update: How the views were edited.
         step: The training step that the round came before.
         metrics: From `round_metrics`.
     """
@@ -72,6 +88,7 @@ def save_round(
     Image.fromarray(sheet.numpy()).save(path)
     record = {
         "step": step,
+        "update": update,
         "views": list(edits),
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.editor import edit_images
 from csd_nerf.methods.csd_edit.model import CSDEditModel
+from csd_nerf.methods.csd_edit.updates import Update, edit_by_csd, edit_by_sampling
 from csd_nerf.priors import Prior
 
 
@@ -28,7 +28,7 @@ class ViewEdit:
 
     Attributes:
         source01: The photograph.
-        start01: Where the optimisation began: a render of the scene, or the photograph.
+        start01: What the edit began from: a render of the scene, or the photograph.
         edited01: The edit.
         image: The edit at the photograph's size, 8-bit: what is trained on.
     """
@@ -37,6 +37,14 @@ class ViewEdit:
     start01: Float[Tensor, "3 h w"]
     edited01: Float[Tensor, "3 h w"]
     image: UInt8[Tensor, "H W 3"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round's edits by view, and the model evaluations that they took."""
+
+    edits: dict[int, ViewEdit]
+    evaluations: int
 
 
 def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int, int]:
@@ -125,48 +133,54 @@ def edit_views(
     photographs01: Mapping[int, Float[Tensor, "3 _ _"]],
     starts01: Mapping[int, Float[Tensor, "3 _ _"]],
     *,
+    update: Update = "csd",
     prompt: str,
     negative_prompt: str,
     settings: EditSettings,
+    denoising_steps: int = 20,
     keep_detail: bool,
     generator: torch.Generator,
     progress: str | None = None,
-) -> dict[int, ViewEdit]:
-    """Edit views together.
+) -> Round:
+    """Edit the views of a round.
 
-    Views whose edits have one size share their scores; mixed aspects make several groups.
+    Views whose edits have one size share their scores under csd; mixed aspects make several
+    groups.
 
     Args:
         prior: The editing model.
         photographs01: The photographs in full size, by view: source and condition.
-        starts01: Where the optimisation begins, by view, at the size of the edit.
+        starts01: Where the edit begins, by view, at its size; ip2p takes the size alone.
+        update: How to edit, see `updates`.
         prompt: The instruction.
         negative_prompt: Takes the place of the empty text.
-        settings: Options of the optimisation.
+        settings: Options of the optimisation; of guidance for all.
+        denoising_steps: Sampling steps a view, where the update samples.
         keep_detail: Whether the photographs' fine detail stays, see `finish_image`.
         generator: On the CPU.
-        progress: Label of a progress bar on stderr; None means no bar.
+        progress: Label of a progress bar on stderr for csd; None means no bar.
     """
     edits: dict[int, ViewEdit] = {}
+    evaluations = 0
     for views in _same_size(starts01):
         start01 = torch.stack([starts01[view] for view in views])
         size = (start01.shape[-2], start01.shape[-1])
         source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
-        result = edit_images(
-            prior,
-            source01,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            settings=settings,
-            start01=start01,
-            generator=generator,
-            progress=progress,
-        )
-        edited01 = result.image01.to(source01)
+        asked = {"prompt": prompt, "negative_prompt": negative_prompt, "settings": settings}
+        if update == "csd":
+            edited01, count = edit_by_csd(
+                prior, source01, start01, **asked, generator=generator, progress=progress
+            )
+        else:
+            from_start = start01 if update == "in2n" else None
+            edited01, count = edit_by_sampling(
+                prior, source01, from_start, **asked, steps=denoising_steps, generator=generator
+            )
+        evaluations += count
         trip01 = None
         if keep_detail:
-            parts = result.source_latent.split(settings.max_batch or len(views))
-            trip01 = torch.cat([prior.decode(part) for part in parts]).to(source01)
+            parts = source01.split(settings.max_batch or len(views))
+            trip01 = torch.cat([prior.decode(prior.encode(part)) for part in parts]).to(source01)
         for row, view in enumerate(views):
             image = finish_image(
                 edited01[row : row + 1],
@@ -174,7 +188,7 @@ def edit_views(
                 round_trip01=None if trip01 is None else trip01[row : row + 1],
             )
             edits[view] = ViewEdit(source01[row], start01[row], edited01[row], image[0])
-    return {view: edits[view] for view in starts01}
+    return Round({view: edits[view] for view in starts01}, evaluations)
 
 
 def _same_size(images: Mapping[int, Tensor]) -> Sequence[list[int]]:

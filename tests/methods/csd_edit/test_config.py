@@ -69,6 +69,7 @@ def test_options_are_found_where_they_are_documented():
             *("--pipeline.edit.mixing", "none", "--pipeline.prior-device", "cuda:1"),
             *("--pipeline.datamanager.only-edited-views", "True"),
             *("--pipeline.start", "original", "--pipeline.keep-detail", "True"),
+            *("--pipeline.update", "in2n", "--pipeline.denoising-steps", "5"),
         ],
     )
     pipeline = config.pipeline
@@ -77,6 +78,7 @@ def test_options_are_found_where_they_are_documented():
     assert (pipeline.edit.mixing, pipeline.prior_device) == ("none", "cuda:1")
     assert pipeline.datamanager.only_edited_views
     assert (pipeline.start, pipeline.keep_detail) == ("original", True)
+    assert (pipeline.update, pipeline.denoising_steps) == ("in2n", 5)
     assert config.data == Path("scene")
 
 

@@ -32,6 +32,17 @@ def test_what_is_changed_is_read_and_a_button_acts_once():
     assert [second.edit_now, second.reset] == [False, False]
 
 
+def test_a_button_pressed_before_editing_waits_for_it():
+    controls = EditControls("make it snow", "", EditSettings())
+    controls.edit_button.cb_hook(controls.edit_button)
+    controls.reset_button.cb_hook(controls.reset_button)
+    before = controls.read(editing=False)
+    assert [before.edit_now, before.reset] == [False, True]
+    first, second = controls.read(), controls.read()
+    assert [first.edit_now, first.reset] == [True, False]
+    assert not second.edit_now
+
+
 def test_the_viewer_finds_the_elements_in_the_pipeline(make_config, tint_prior):
     """It evaluates every property of the pipeline on the way; none may load the prior."""
     pipeline = start(make_config()).pipeline

@@ -95,6 +95,7 @@ def test_lpips_weights_that_are_not_there(make_config, tint_prior, monkeypatch, 
     [
         ({"edit_every": 0}, "edit_every needs to be at least 1, got 0"),
         ({"edit_views": -1}, "edit_views needs to be at least 1, got -1"),
+        ({"denoising_steps": 0}, "denoising_steps needs to be at least 1, got 0"),
         ({"source_steps": -1}, "source_steps can't be negative"),
     ],
 )

@@ -31,7 +31,7 @@ def test_edits_have_about_the_area_asked_and_the_aspect(size, edge, multiple, ex
     assert prior_size(size, edge=edge, multiple=multiple) == expected
 
 
-def edit(photographs, starts, *, keep_detail=False, settings=SETTINGS):
+def edit_round(photographs, starts, *, keep_detail=False, settings=SETTINGS, **options):
     return edit_views(
         TintPrior(),
         photographs,
@@ -41,7 +41,12 @@ def edit(photographs, starts, *, keep_detail=False, settings=SETTINGS):
         settings=settings,
         keep_detail=keep_detail,
         generator=torch.Generator().manual_seed(0),
+        **options,
     )
+
+
+def edit(photographs, starts, **options):
+    return edit_round(photographs, starts, **options).edits
 
 
 def photograph(seed: int, height: int, width: int) -> torch.Tensor:
@@ -70,7 +75,8 @@ def test_views_of_mixed_aspects_keep_theirs():
     assert [tuple(e.image.shape[:2]) for e in edits.values()] == [(60, 40), (40, 60), (60, 40)]
     assert [tuple(e.edited01.shape[1:]) for e in edits.values()] == list(sizes.values())
     assert contact_sheet01(edits).shape == (3, 3 * 40, 3 * 24)
-    metrics = round_metrics(edits, seconds=2.0)
+    metrics = round_metrics(edits, seconds=2.0, evaluations=7, evaluations_before=5)
+    assert (metrics["evaluations"], metrics["evaluations_so_far"]) == (7, 12)
     assert metrics["views"] == 3
     assert metrics["change_from_source"] > 0.02
 
@@ -81,6 +87,60 @@ def test_the_start_decides_where_few_iterations_end():
     few = EditSettings(iterations=1, learning_rate=1e-4, text_scale=1.0)
     result = edit(photographs, grey, settings=few)[0]
     assert (result.edited01 - 0.5).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("update", ["in2n", "ip2p"])
+def test_sampled_updates_end_at_the_edit_that_the_prior_knows_too(update):
+    photographs = {0: photograph(0, 32, 32), 1: photograph(1, 32, 32)}
+    grey = {view: torch.full((3, 32, 32), 0.5) for view in photographs}
+    whole = edit_round(photographs, grey, update=update, denoising_steps=5)
+    assert whole.evaluations == 2 * 5 * 3
+    for result in whole.edits.values():
+        # The last step leaves the noise of timestep 0, sigma = 0.03 in [-1, 1].
+        assert (result.edited01 - result.source01.flip(0)).abs().mean() < 0.02
+
+
+def test_in2n_noises_each_render_at_a_level_of_its_own(monkeypatch):
+    shown = []
+    right = TintPrior.predict
+
+    def predict(self, branches, timestep, *, max_batch=None):
+        shown.append((timestep, branches[0].noisy, branches[1].condition))
+        return right(self, branches, timestep, max_batch=max_batch)
+
+    monkeypatch.setattr(TintPrior, "predict", predict)
+    photographs = {view: photograph(view, 32, 32) for view in range(40)}
+    renders = {view: torch.full((3, 32, 32), view / 40) for view in photographs}
+    edit(photographs, renders, update="in2n", denoising_steps=2)
+
+    levels = []
+    for view, (timestep, noisy, condition) in enumerate(shown[::2]):
+        # Of two steps, the first is halfway to the level.
+        levels.append(2 * (int(timestep) - 1))
+        alpha, sigma = TintPrior.schedule.alpha(timestep), TintPrior.schedule.sigma(timestep)
+        noise = (noisy - alpha * (2 * renders[view] - 1)) / sigma
+        assert abs(float(noise.mean())) < 0.1
+        assert abs(float(noise.std()) - 1) < 0.1
+        assert torch.equal(condition[0], photographs[view] * 2 - 1)
+    assert len(levels) == 40
+    assert 18 <= min(levels) < 150
+    assert 850 < max(levels) <= 980
+
+
+def test_ip2p_starts_from_noise_whatever_the_render():
+    photographs = {0: photograph(0, 32, 32)}
+    dark, grey = ({0: torch.full((3, 32, 32), value)} for value in (0.0, 0.5))
+    few = {"update": "ip2p", "denoising_steps": 2}
+    first, second = (edit(photographs, start, **few)[0].edited01 for start in (dark, grey))
+    assert torch.equal(first, second)
+
+
+def test_values_that_are_not_finite_are_told(monkeypatch):
+    nan = torch.full((3, 1, 3, 32, 32), torch.nan)
+    monkeypatch.setattr(TintPrior, "predict", lambda *_, **__: nan)
+    photographs = {0: photograph(0, 32, 32)}
+    with pytest.raises(FloatingPointError, match="aren't finite; try another"):
+        edit(photographs, photographs, update="ip2p")
 
 
 def test_fine_detail_stays_when_asked():

@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import start
 
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.methods.csd_edit import pipeline
 from csd_nerf.methods.csd_edit.progress import writer
 
 
@@ -46,6 +48,78 @@ def test_a_run_has_both_stages_and_leaves_its_rounds(make_config, train):
     assert records[0]["prompt"] == "swap red and blue"
     assert records[0]["settings"]["text_scale"] == 1.0
     assert set(checkpoint_of(trainer)["pipeline"]["_extra_state"]["edited"]) == set(range(11))
+
+
+def records_of(trainer) -> list[dict]:
+    paths = sorted((trainer.base_dir / "rounds").glob("*.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def progress_of(trainer) -> dict:
+    return checkpoint_of(trainer)["pipeline"]["_extra_state"]["progress"]
+
+
+def test_evaluations_are_counted_over_all_rounds(make_config, train):
+    config = make_config()
+    config.pipeline.edit = EditSettings(iterations=2, text_scale=1.0, image_scale=1.0)
+    trainer = train(config)
+    counted = [record["metrics"] for record in records_of(trainer)]
+    # With these scales two of the five estimates of Eq. 9 have weight zero, a third one too.
+    assert [metrics["evaluations"] for metrics in counted] == [4 * 2 * 2] * 3
+    assert [metrics["evaluations_so_far"] for metrics in counted] == [16, 32, 48]
+    assert progress_of(trainer)["evaluations"] == 48
+
+
+@pytest.mark.parametrize("update", ["in2n", "ip2p"])
+def test_other_updates_train_on_what_they_sampled(make_config, train, update):
+    config = make_config()
+    config.pipeline.update, config.pipeline.denoising_steps = update, 4
+    config.pipeline.edit = EditSettings(text_scale=1.0)
+    trainer = train(config)
+    progress = progress_of(trainer)
+    assert (progress["rounds"], progress["evaluations"]) == (3, 3 * 4 * 4 * 3)
+    manager = trainer.pipeline.datamanager
+    assert len(manager.edited) == 11
+    for view, image in manager.edited.items():
+        swapped = manager.photograph01(view).flip(-1)
+        # The prior works at 32 pixels squared.
+        assert (image / 255 - swapped).abs().mean() < 0.02
+    first = records_of(trainer)[0]
+    assert (first["update"], first["metrics"]["evaluations"]) == (update, 48)
+
+
+def test_rounds_of_one_view_leave_a_report_now_and_then(make_config, train, monkeypatch):
+    monkeypatch.setattr(pipeline, "REPORT_EVERY", 4)
+    config = make_config()
+    config.pipeline.update, config.pipeline.denoising_steps = "in2n", 2
+    config.pipeline.edit_views = config.pipeline.edit_every = 1
+    trainer = train(config)
+    assert progress_of(trainer)["rounds"] == 8
+    records = records_of(trainer)
+    assert [record["step"] for record in records] == [4, 8]
+    assert [record["metrics"]["evaluations_so_far"] for record in records] == [6, 30]
+    assert [p.name for p in sorted((trainer.base_dir / "rounds").glob("*.png"))] == [
+        "round_000.png",
+        "round_004.png",
+    ]
+
+
+def test_a_resumed_run_of_in2n_goes_on_to_the_last_bit(make_config, train):
+    def config_of(name):
+        config = make_config(name)
+        config.pipeline.update, config.pipeline.denoising_steps = "in2n", 2
+        config.pipeline.edit_views, config.pipeline.edit_every = 1, 2
+        return config
+
+    whole = train(config_of("whole"))
+    config = config_of("stopped")
+    config.max_num_iterations = 7
+    stopped = train(config)
+    config = config_of("resumed")
+    config.load_dir = stopped.checkpoint_dir
+    resumed = train(config, seed=99)
+    assert progress_of(resumed)["evaluations"] == 4 * 2 * 3
+    assert differences(checkpoint_of(whole), checkpoint_of(resumed)) == []
 
 
 def test_optimizers_start_afresh_when_editing_begins(make_config, train):
@@ -132,6 +206,18 @@ def test_steps_and_time_left_count_from_where_editing_began(make_config, train, 
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("6 (35.29%)") for line in lines)
     assert any(line.startswith("16 (94.12%)") for line in lines)
+
+
+def test_a_button_pressed_in_the_source_stage_is_answered_when_editing_begins(
+    make_config, tint_prior
+):
+    trainer = start(make_config())
+    controls = trainer.pipeline.controls
+    controls.pause.value = True
+    controls.edit_button.cb_hook(controls.edit_button)
+    trainer.train()
+    (record,) = records_of(trainer)
+    assert record["step"] == 4
 
 
 def test_editing_waits_while_it_is_paused_and_comes_at_once_when_asked(
