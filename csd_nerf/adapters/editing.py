@@ -32,7 +32,7 @@ def edit_settings(options: EditOptions, canvas: ImageStack | WindowCanvas) -> Ed
         t_range=values.t_range,
         mixing="stein" if method == "csd" else "none",
         baseline="noise" if method == "sds" else "source",
-        noise=options.noise,
+        noise=values.noise,
         kernel_on=options.kernel_on,
         normalize=values.normalize,
         repulsion=values.repulsion,

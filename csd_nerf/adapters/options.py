@@ -36,6 +36,7 @@ class Values:
     normalize: Literal["n", "rowsum"]
     t_range: tuple[float, float]
     repulsion: float
+    noise: Literal["shared", "independent"]
     steps: int
     solver: Literal["ddim", "euler-ancestral"]
 
@@ -55,6 +56,7 @@ _FULL = {
     "normalize": "n",
     "t_range": (0.02, 0.5),
     "repulsion": 1.0,
+    "noise": "shared",
     "text_scale": 7.5,
     "steps": 100,
     "solver": "euler-ancestral",
@@ -122,7 +124,10 @@ class EditOptions:
     """w_s: how closely the source is kept."""
     t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
     """First and last timestep, as fractions of the prior's schedule."""
-    noise: Literal["shared", "independent"] = "shared"
+    noise: Annotated[
+        Literal["shared", "independent"] | None,
+        _unset("{shared,independent}", "shared; independent for ip2p"),
+    ] = None
     """One noise for all (a field, for windows), or one for each window or frame."""
     kernel_on: Literal["noisy", "clean"] = "noisy"
     """Whether the kernel compares noisy or clean latents."""
@@ -240,7 +245,7 @@ class VideoOptions(EditOptions):
             rates = {"csd": 2.0, "csd-no-stein": 2.0, "sds": 1.5}
             if method in rates:
                 return {"learning_rate": rates[method], "updates": 20, "batch": 8}
-            sampling = {"text_scale": 2.0, "image_scale": 1.5}
+            sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
             return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
         # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the rest is ours.
         return {
@@ -248,4 +253,5 @@ class VideoOptions(EditOptions):
             "updates": 100,
             "batch": 8,
             "image_scale": 1.5,
+            "noise": "independent" if method == "ip2p" else "shared",
         }

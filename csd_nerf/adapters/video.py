@@ -214,13 +214,16 @@ def _optimise(
 def _sample(
     work: _Work, condition: Float[Tensor, "n k h w"]
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
-    """InstructPix2Pix on every frame, from noise of its own; a few frames at a time."""
+    """InstructPix2Pix on every frame, from noise of its own or one for all; a few at a time."""
     from csd_nerf.priors.sampling import sample_latents
 
     options, values, job = work.options, work.options.values(), work.job
     parts = torch.arange(work.source.count).split(work.batch)
     latent = torch.zeros(len(condition), work.prior.latent_channels, *condition.shape[2:])
     generator = torch.Generator().manual_seed(options.seed)
+    noise = None
+    if values.noise == "shared":
+        noise = torch.randn(1, *latent.shape[1:], generator=generator)
     done = 0
     if (saved := job.restored()) is not None:
         latent.copy_(saved["latent"])
@@ -246,6 +249,7 @@ def _sample(
             image_scale=values.image_scale,
             steps=values.steps,
             solver=values.solver,
+            noise=None if noise is None else noise.expand(len(part), -1, -1, -1),
             generator=generator,
             max_batch=values.max_batch,
             done=(steps, latent[part].to(work.prior.device)) if steps else None,

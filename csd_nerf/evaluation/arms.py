@@ -113,7 +113,12 @@ ARMS: dict[Medium, tuple[Arm, ...]] = {
         Arm("ip2p-windows", "ip2p-windows"),
         Arm("ip2p-tiles", "ip2p-windows", tiles=True),
     ),
-    "video": (*REFERENCES, *_OPTIMISED, Arm("ip2p", "ip2p")),
+    "video": (
+        *REFERENCES,
+        *_OPTIMISED,
+        Arm("ip2p", "ip2p"),
+        Arm("ip2p-shared-noise", "ip2p", {"noise": "shared"}),
+    ),
 }
 """csd-paper-drawing draws windows by chance and averages them plainly."""
 ABLATIONS: dict[Medium, tuple[Arm, ...]] = {

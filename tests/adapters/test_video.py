@@ -119,15 +119,20 @@ def test_a_seed_gives_the_same_frames_and_another_seed_others(tiny, method):
     assert not torch.equal(first, other)
 
 
-def test_plain_sampling_gives_each_frame_noise_of_its_own(tiny):
+@pytest.mark.parametrize(("noise", "different"), [(None, 3), ("independent", 3), ("shared", 1)])
+def test_plain_sampling_gives_each_frame_noise_of_its_own_or_one_to_all(tiny, noise, different):
     still = film(1).expand(3, -1, -1, -1)
-    edited, _ = edit_frames(tiny, still, options(method="ip2p"))
-    assert len({frame.numpy().tobytes() for frame in edited}) == 3
+    edited, _ = edit_frames(tiny, still, options(method="ip2p", noise=noise, batch=1))
+    assert len({frame.numpy().tobytes() for frame in edited}) == different
 
 
-@pytest.mark.parametrize(("method", "stop"), [("csd", 2), ("ip2p", 4), ("ip2p", 3)])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path, method, stop):
-    chosen, source = options(method=method), source_of(film(), fps=Fraction(10))
+@pytest.mark.parametrize(
+    ("method", "stop", "noise"),
+    [("csd", 2, None), ("ip2p", 4, None), ("ip2p", 3, None), ("ip2p", 4, "shared")],
+)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path, method, stop, noise):
+    chosen = options(method=method, noise=noise)
+    source = source_of(film(), fps=Fraction(10))
     whole = tmp_path / "whole.mp4"
     facts = edit_video(tiny, source, whole, chosen)
 
