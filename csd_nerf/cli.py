@@ -150,22 +150,45 @@ class Benchmark:
 
 @dataclass
 class Evaluate:
-    """Measure an edited picture or video against a look applied to the original."""
+    """Measure edits of a picture, video or capture, several side by side."""
 
-    source: Annotated[Path, tyro.conf.Positional]
-    """The input of csd-nerf panorama or csd-nerf video."""
-    edited: Annotated[Path, tyro.conf.Positional]
-    """What it made, with the record beside it."""
-    look: str
-    """The look that was asked for, by name or wording, such as "make it night"."""
+    source: Path
+    """The unedited input: a picture, a video, a folder of frames, or one with a transforms.json,
+    whose depth then tells how well the edited views agree."""
+    edited: tuple[str, ...]
+    """Edits of it, each as PATH or NAME=PATH."""
+    output: Path
+    """JSON file to make; beside it .csv, .md, .tex and .png."""
+    truth: Path | None = None
+    """The true edit, for PSNR, SSIM, LPIPS and flicker."""
+    look: str | None = None
+    """A look that is the true edit, by name or wording, such as "make it night"."""
+    source_caption: str | None = None
+    """What the input shows, for CLIP's direction."""
+    edited_caption: str | None = None
+    """What the edit should show, for CLIP's direction and similarity."""
+    reference: Path | None = None
+    """Folder of pictures for FID."""
+    depth_unit: float = 1e-3
+    """Units of the poses in a step of the transforms.json's depth files."""
+    clip: str = "ViT-bigG-14"
+    """OpenCLIP model, by name or as a local folder."""
+    inception: Path | None = None
+    """File with the weights of FID's network, instead of its download."""
+    device: str = "cpu"
+    """Where the networks run, such as cuda."""
 
     def run(self) -> None:
-        """Print the numbers."""
-        import json
+        """Measure, write the results and print the table."""
+        from csd_nerf.evaluation.evaluate import EvaluateSettings, run_evaluate
 
-        from csd_nerf.evaluation.media import evaluate_edit
+        values = {item.name: getattr(self, item.name) for item in fields(EvaluateSettings)}
+        settings = EvaluateSettings(**values)
+        print(run_evaluate(self.output, settings, note=_note), end="")
 
-        print(json.dumps(evaluate_edit(self.source, self.edited, look=self.look), indent=1))
+
+def _note(text: str) -> None:
+    print(f"csd-nerf: {text}", file=sys.stderr)
 
 
 _Inputs = Annotated[
@@ -238,6 +261,7 @@ Command = (
     | Annotated[Video, tyro.conf.subcommand("video")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
 )
 
 

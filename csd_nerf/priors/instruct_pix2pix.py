@@ -118,6 +118,11 @@ class InstructPix2Pix:
             prediction_type=scheduler.config["prediction_type"],
         )
 
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        """The denoiser, to be compiled, laid out or measured; its weights stay as they are."""
+        return self._unet
+
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Images to clean latents: VAE modes in the U-Net's scale.
 

@@ -1,0 +1,106 @@
+"""Priors of a real model's shape with random weights: for measuring cost without a download.
+
+They take as long and as much memory as the real model; their edits mean nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
+
+Shape = Literal["sd15"]
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def random_prior(
+    shape: Shape,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> InstructPix2Pix:
+    """Build an InstructPix2Pix model with random weights.
+
+    `sd15` has the shape of timbrooks/instruct-pix2pix, which is Stable Diffusion 1.5's with four
+    more input channels: a U-Net of 859.5 million parameters, an autoencoder of 83.7 million, the
+    text encoder of CLIP ViT-L/14 of 123 million.
+
+    Args:
+        shape: Which model's.
+        device: Where it is made and stays.
+        dtype: Precision of the model.
+        seed: Of the weights; the caller's random state is left as it was.
+
+    Raises:
+        ValueError: If the shape is not known.
+    """
+    if shape not in get_args(Shape):
+        raise ValueError(f"random weights need one of {', '.join(get_args(Shape))}, got {shape!r}.")
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(seed)
+        # Part after part, so that no two are held in float32 at a time.
+        unet = sd15_unet().to(dtype=dtype)
+        vae = sd15_vae().to(dtype=dtype)
+        text_encoder = CLIPTextModel(_sd15_text_config()).to(dtype=dtype)
+    return InstructPix2Pix(
+        name=f"{shape} with random weights",
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=byte_tokenizer(text_encoder.config.max_position_embeddings),
+        schedule=NoiseSchedule.scaled_linear(),
+    )
+
+
+def sd15_unet() -> UNet2DConditionModel:
+    """The U-Net of Stable Diffusion 1.5 (Rombach et al. 2022) with InstructPix2Pix's input."""
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(320, 640, 1280, 1280),
+        cross_attention_dim=768,
+        # diffusers reads it as the number of heads.
+        attention_head_dim=8,
+    )
+
+
+def sd15_vae() -> AutoencoderKL:
+    """The autoencoder of Stable Diffusion 1.5."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+        scaling_factor=0.18215,
+    )
+
+
+def byte_tokenizer(length: int) -> CLIPTokenizer:
+    """A CLIP tokenizer that has learned no merges: a token for each byte."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), _START, _END]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
+
+
+def _sd15_text_config() -> CLIPTextConfig:
+    """CLIP ViT-L/14's text encoder; its table of 49,408 tokens is larger than what is used."""
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=77,
+    )
