@@ -29,7 +29,8 @@ from csd_nerf.evaluation.consistency import (
 from csd_nerf.evaluation.domains import Arm, Job, Outcome
 from csd_nerf.evaluation.metrics import psnr, ssim
 from csd_nerf.evaluation.pictures import to_uint8
-from csd_nerf.evaluation.tables import Column
+from csd_nerf.evaluation.residuals import residuals_at_truth
+from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.edits import Edit, all_edits
 from csd_nerf.synthetic.panoramas import find_panorama, render_panorama
@@ -189,6 +190,23 @@ class MediaDomain:
             row["extra_change"] = extra_change(edited01, given.source01)
         row |= {"evaluations": facts.get("evaluations", 0), "seconds": seconds}
         return Outcome(row, edited01, given.truth01)
+
+    def residuals(self, given: Input) -> list[Row]:
+        """What csd and sds would still change at the truth of an input's first frame."""
+        kind = PanoramaOptions if self._medium == "panorama" else VideoOptions
+        values = kind(preset="tiny", **self._options).values()
+        found = residuals_at_truth(
+            self._prior,
+            given.source01[0],
+            given.truth01[0],
+            given.edit.instructions[0],
+            image_scale=values.image_scale,
+            text_scale=values.text_scale,
+        )
+        arms: dict[Baseline, str] = {"source": "csd", "noise": "sds"}
+        return [
+            {"input": given.name, "arm": arms[baseline], **row} for baseline, row in found.items()
+        ]
 
     def _job_options(self, job: Job) -> PanoramaOptions | VideoOptions:
         given = {**self._options, "seed": job.seed}

@@ -25,6 +25,7 @@ from csd_nerf.evaluation.arms import MediaDomain
 from csd_nerf.evaluation.domains import Arm, Domain, Given, Job, chosen_arms
 from csd_nerf.evaluation.pictures import enlarge, save_contact_sheet, to_uint8
 from csd_nerf.evaluation.plots import save_curves
+from csd_nerf.evaluation.residuals import RESIDUAL_COLUMNS
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.synthetic.scenes import Split
 
@@ -64,7 +65,8 @@ def run_benchmark(output: Path, settings: BenchmarkSettings) -> str:
 
     Args:
         output: Folder for benchmark.json, which grows by a row for each job, table.md, table.tex,
-            rows.csv, curves where there are several budgets, sheet.png and the pictures. An
+            rows.csv, curves where there are several budgets, residuals.md with the ablations of
+            panoramas and videos, sheet.png and the pictures. An
             interrupted run goes on; more inputs, arms, seeds or budgets are added.
         settings: What to run.
 
@@ -97,6 +99,8 @@ def run_benchmark(output: Path, settings: BenchmarkSettings) -> str:
             _write(output / "benchmark.json", json.dumps(record, indent=1))
             print(_told(row, (*domain.columns, *_COSTS)), flush=True)
     _save_sheet(output, inputs, [*(arm.name for arm in arms), "truth"])
+    if settings.ablations and isinstance(domain, MediaDomain):
+        _residuals(output, domain, record, inputs)
     return _report(output, settings, domain, arms, record["rows"], inputs)
 
 
@@ -182,6 +186,21 @@ def _report(
                 log_x=True,
             )
     return text
+
+
+def _residuals(
+    output: Path, domain: MediaDomain, record: dict[str, Any], inputs: Sequence[Any]
+) -> None:
+    """What csd and sds would still change at the true edit, in residuals.md."""
+    rows: list[Row] = record.setdefault("residuals", [])
+    done = {row["input"] for row in rows}
+    for given in inputs:
+        if given.name not in done:
+            rows.extend(domain.residuals(given))
+            _write(output / "benchmark.json", json.dumps(record, indent=1))
+    names = [given.name for given in inputs]
+    mine = [row for row in rows if row["input"] in names]
+    _write(output / "residuals.md", Table(mine, ["csd", "sds"], RESIDUAL_COLUMNS).markdown())
 
 
 def _curve(rows: Sequence[Row], arm: Arm, column: Column) -> list[tuple[float, float, float]]:

@@ -305,6 +305,25 @@ def test_ablations_take_the_place_of_the_other_methods(prior):
     assert seeds == [0, 1]
 
 
+def test_ablations_tell_what_is_left_of_the_residuals_at_the_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr(arms, "FRAMES", 2)
+    monkeypatch.setattr(arms, "run_arm", FakeRuns(stop_after=99))
+    asked = []
+
+    def residuals(prior, source01, truth01, prompt, **scales):
+        asked.append(prompt)
+        return {"source": {"bias_0.1": 0.25}, "noise": {"bias_0.1": 0.125}}
+
+    monkeypatch.setattr(arms, "residuals_at_truth", residuals)
+    settings = BenchmarkSettings("video", "validation", inputs=1, ablations=True)
+    for _ in range(2):
+        run_benchmark(tmp_path, settings)
+    assert asked == ["make it night"]
+    lines = (tmp_path / "residuals.md").read_text().splitlines()
+    assert lines[2].startswith("| csd | 1 | 0.250 |")
+    assert lines[3].startswith("| sds | 1 | **0.125** |")
+
+
 def test_an_unknown_arm_is_refused(prior):
     with pytest.raises(ValueError, match=r"--arms needs some of source.*ip2p.*, got 'magic'"):
         chosen_arms(MediaDomain("video", prior, {}), ("csd", "magic"), ablations=False)
