@@ -191,6 +191,43 @@ def _note(text: str) -> None:
     print(f"csd-nerf: {text}", file=sys.stderr)
 
 
+@dataclass
+class Profile:
+    """Measure what an edit costs and where its time goes, beside a naive loop."""
+
+    output: Path
+    """JSON file to make; beside it .md and .png."""
+    prior: str | None = None
+    """Name or folder of the prior; the bundled tiny one if neither this nor --random-weights."""
+    random_weights: Literal["sd15"] | None = None
+    """Shape of a model with random weights, in the prior's place."""
+    particles: tuple[int, ...] = (4, 16)
+    """Images that are edited together; each number is measured."""
+    size: int | None = None
+    """Edge of the images in pixels; the prior's own if not given."""
+    iterations: int = 10
+    """Iterations of a run."""
+    repetitions: int = 5
+    """Runs of each loop, in turns."""
+    dtype: str = "float32"
+    """Number format of the prior, such as bfloat16."""
+    device: str | None = None
+    """Such as cpu or cuda; a GPU if there is one, the CPU for the bundled prior."""
+    channels_last: bool = False
+    """Lay our U-Net's weights out with the channels last."""
+    compile: bool = False
+    """Compile our U-Net."""
+    max_batch: int | None = None
+    """Most evaluations in one of our calls."""
+
+    def run(self) -> None:
+        """Measure, write the results and print the table."""
+        from csd_nerf.evaluation.profile import ProfileSettings, run_profile
+
+        values = {item.name: getattr(self, item.name) for item in fields(ProfileSettings)}
+        print(run_profile(self.output, ProfileSettings(**values)))
+
+
 _Inputs = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
