@@ -155,8 +155,8 @@ class Evaluate:
     source: Path
     """The unedited input: a picture, a video, a folder of frames, or one with a transforms.json,
     whose depth then tells how well the edited views agree."""
-    edited: tuple[str, ...]
-    """Edits of it, each as PATH or NAME=PATH."""
+    edited: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]PATH...")]
+    """Edits of it."""
     output: Path
     """JSON file to make; beside it .csv, .md, .tex and .png."""
     truth: Path | None = None
