@@ -57,3 +57,7 @@ class LatePrior:
                 **self._options,
             )
         return self._prior
+
+    def lend(self, prior: Prior) -> None:
+        """Take a prior that is loaded already, as a caller has that makes many runs."""
+        self._prior = prior

@@ -35,6 +35,7 @@ from csd_nerf.methods.csd_edit.report import (
 )
 from csd_nerf.methods.csd_edit.schedule import StepPlan, draw_views
 from csd_nerf.methods.csd_edit.updates import Update
+from csd_nerf.priors import Prior
 
 
 @runtime_checkable
@@ -157,6 +158,10 @@ class CSDEditPipeline(VanillaPipeline):
             if self.model.uses_perceptual_loss:
                 self.model.perceptual.require()
             self.controls = EditControls(config.prompt, config.negative_prompt, config.edit)
+
+    def lend_prior(self, prior: Prior) -> None:
+        """Edit with a prior that is loaded already, instead of the one that is named."""
+        self._prior.lend(prior)
 
     @property
     def model(self) -> CSDEditModel:
