@@ -115,7 +115,7 @@ def _notices(total: int, wanted: int | None) -> tuple[str, ...]:
 
 def _open_folder(folder: Path, wanted: int | None) -> FrameSource:
     pictures = (path for path in folder.iterdir() if _is_picture(path))
-    paths = sorted(pictures, key=lambda path: _natural(path.name))
+    paths = sorted(pictures, key=lambda path: natural_order(path.name))
     if not paths:
         raise ValueError(
             f"A folder of frames needs pictures ({', '.join(FRAME_SUFFIXES)}), got {folder} "
@@ -144,7 +144,7 @@ def _is_picture(path: Path) -> bool:
     return not hidden and path.suffix.lower() in FRAME_SUFFIXES and path.is_file()
 
 
-def _natural(name: str) -> list[str | int]:
+def natural_order(name: str) -> list[str | int]:
     """Sort key under which numbers count as numbers; they have every second place."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]

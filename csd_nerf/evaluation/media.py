@@ -1,123 +1,125 @@
-"""An edited picture or video against a look applied to the original."""
+"""What is measured: pictures, videos, folders of frames and captures, a frame at a time."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.frames import open_frames
+from csd_nerf.adapters.frames import FRAME_SUFFIXES, FrameSource, open_frames
 from csd_nerf.adapters.images import read_image
 from csd_nerf.adapters.layout import resize
 from csd_nerf.core.windows import window_positions
-from csd_nerf.evaluation.consistency import extra_change, flicker, seam_step, window_borders
-from csd_nerf.evaluation.metrics import psnr
-from csd_nerf.synthetic.edits import Edit, find_edit
+from csd_nerf.evaluation.captures import TRANSFORMS, Views, read_capture
+from csd_nerf.evaluation.consistency import Borders, window_borders
 
 
-def evaluate_edit(source: Path, edited: Path, *, look: str) -> dict[str, Any]:
-    """Measure an edit that `csd-nerf panorama` or `csd-nerf video` made.
+@dataclass(frozen=True, eq=False)
+class Media:
+    """Frames of one size in [0, 1], read anew at every iteration."""
+
+    frames: FrameSource
+    views: Views | None = None
+    """Poses and depths of a capture's frames."""
+    obstacle: str = "it needs a source that is a folder with a transforms.json and depth"
+    """Why there are no views."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.frames.size
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return self.frames.count
+
+    def __iter__(self) -> Iterator[Float[Tensor, "1 3 h w"]]:
+        for index, frame in enumerate(self.frames):
+            if (size := (frame.shape[0], frame.shape[1])) != self.size:
+                raise ValueError(
+                    f"Frames need one size, got {self.frames.path} with {self.size[1]} x "
+                    f"{self.size[0]} and, as frame {index}, {size[1]} x {size[0]}; resize them."
+                )
+            yield to_01(frame)
+
+
+def open_media(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> Media:
+    """Open a picture, a video, a folder of pictures or a folder with a transforms.json.
 
     Args:
-        source: The input: a picture, a video or a folder of frames.
-        edited: The result, with the record that was written beside it.
-        look: Name or wording of the look that was asked for.
-
-    Returns:
-        `psnr_source` and `psnr_edited`: dB to the look applied to the input, at the input's size.
-        At the size of the edit, for a picture `seams`, see `seam_step`, at the borders of its
-        windows; for a video `flicker` and `extra_change`, and the latter of the look itself as
-        `extra_change_of_look`, all from `csd_nerf.evaluation.consistency`.
+        path: What to open; the pictures of a folder come in natural order.
+        frames: Which frames of a video or folder, see `open_frames`.
+        depth_unit: See `read_capture`.
 
     Raises:
-        ValueError: If the look isn't one, or the files don't fit each other.
-        FileNotFoundError: If a file or the record is missing.
+        FileNotFoundError: If there is nothing of that name.
+        ValueError: If it can't be read.
     """
-    edit = find_edit(look)
-    if edit.kind != "look":
-        raise ValueError(f"--look needs a look, which applies to any picture, got {edit.name!r}.")
+    if path.suffix.lower() in FRAME_SUFFIXES and not path.is_dir():
+        return _pictures(path, (path,))
+    if (path / TRANSFORMS).is_file():
+        capture = read_capture(path, depth_unit=depth_unit)
+        return _pictures(path, capture.images, views=capture.views, obstacle=capture.obstacle)
+    return Media(open_frames(path, frames=frames))
+
+
+def _pictures(path: Path, images: tuple[Path, ...], **known: Any) -> Media:
+    first = read_image(images[0])[0]
+    size = (first.shape[0], first.shape[1])
+    frames = FrameSource(
+        size, len(images), lambda: (read_image(image)[0] for image in images), path=path
+    )
+    return Media(frames, **known)
+
+
+def read_facts(edited: Path) -> dict[str, Any]:
+    """What the record beside a result of `csd-nerf panorama` or `video` says; else nothing.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
     record = edited.with_name(edited.name + ".json")
     if not record.is_file():
-        raise FileNotFoundError(
-            f"An edit is measured by the record beside it, but there is no {record}; make it "
-            "with csd-nerf panorama or csd-nerf video."
-        )
-    facts = json.loads(record.read_text())["facts"]
-    if "canvas_cells" in facts:
-        return _picture(source, edited, edit, facts)
-    return _video(source, edited, edit, facts)
+        return {}
+    try:
+        return json.loads(record.read_text())["facts"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{record} must be the record of an edit, with its facts, but can't be read as one; "
+            "move it away to measure without it."
+        ) from None
 
 
-def _picture(source: Path, edited: Path, edit: Edit, facts: dict[str, Any]) -> dict[str, Any]:
-    original, result = (read_image(path)[0] for path in (source, edited))
-    row = _distances(original, result, edit)
-    source01, edited01 = (_work_size(image, facts) for image in (original, result))
+def find_borders(facts: dict[str, Any]) -> tuple[Borders, int] | None:
+    """Borders of a picture's windows at the size of the edit, and the pixels of a cell's edge.
+
+    None if there are no borders: no windows are known, or one window is the whole picture.
+    """
+    if "canvas_cells" not in facts or facts["window_cells"] == facts["canvas_cells"]:
+        return None
     (height, width), window = facts["canvas_cells"][::-1], tuple(facts["window_cells"][::-1])
-    wrap, stride = facts.get("wrap", False), facts["stride_cells"]
-    if window == (height, width):
-        return row
-    cell = facts["work_size"][0] // width
-    positions = window_positions((height, width), window, stride=stride, wrap=wrap)
-    borders = window_borders(positions, window, (height, width), cell_size=cell, wrap=wrap)
-    seams = seam_step(edited01[0], edit.edit_image(source01)[0], borders, period=cell)
-    return row | {"seams": round(seams, 5)}
+    wrap, cell = facts.get("wrap", False), facts["work_size"][0] // width
+    positions = window_positions((height, width), window, stride=facts["stride_cells"], wrap=wrap)
+    return window_borders(positions, window, (height, width), cell_size=cell, wrap=wrap), cell
 
 
-def _video(source: Path, edited: Path, edit: Edit, facts: dict[str, Any]) -> dict[str, Any]:
-    count = facts["frames"]
-    rows, small = [], []
-    for pair in _pairs(source, edited, str(count)):
-        rows.append(_distances(*pair, edit))
-        small.append(torch.cat([_work_size(frame, facts) for frame in pair]))
-    mean = {name: round(sum(row[name] for row in rows) / len(rows), 2) for name in rows[0]}
-    if len(small) < 2:
-        return mean
-    source01, edited01 = torch.stack(small, dim=1)
-    truth01 = edit.edit_image(source01)
-    return mean | {
-        "flicker": round(flicker(edited01, truth01), 5),
-        "extra_change": round(extra_change(edited01, source01), 5),
-        "extra_change_of_look": round(extra_change(truth01, source01), 5),
-    }
-
-
-def _pairs(
-    source: Path, edited: Path, frames: str
-) -> Iterator[tuple[UInt8[Tensor, "H W 3"], UInt8[Tensor, "H W 3"]]]:
-    inputs, results = open_frames(source, frames=frames), open_frames(edited)
-    if inputs.count != results.count:
-        raise ValueError(
-            f"An edit needs as many frames as its input, {inputs.count}, got {results.count} in "
-            f"{edited}."
-        )
-    return zip(inputs, results, strict=True)
-
-
-def _distances(
-    source: UInt8[Tensor, "H W 3"], edited: UInt8[Tensor, "H W 3"], edit: Edit
-) -> dict[str, float]:
-    if source.shape != edited.shape:
-        raise ValueError(
-            f"An edit needs the size of its input, {tuple(source.shape[:2])}, got "
-            f"{tuple(edited.shape[:2])}."
-        )
-    source01, edited01 = _to_01(source), _to_01(edited)
-    truth01 = edit.edit_image(source01)
-    return {
-        "psnr_source": round(psnr(source01, truth01), 2),
-        "psnr_edited": round(psnr(edited01, truth01), 2),
-    }
-
-
-def _work_size(image: UInt8[Tensor, "H W 3"], facts: dict[str, Any]) -> Float[Tensor, "1 3 h w"]:
+def at_work_size(
+    image01: Float[Tensor, "1 3 H W"], facts: dict[str, Any]
+) -> Float[Tensor, "1 3 h w"]:
+    """An image at the size at which it was edited; as it is if that isn't known."""
+    if "work_size" not in facts:
+        return image01
     width, height = facts["work_size"]
-    return _to_01(resize(image, (height, width)))
+    pixels = (255 * image01[0]).round().byte().permute(1, 2, 0)
+    return to_01(resize(pixels.cpu(), (height, width))).to(image01.device)
 
 
-def _to_01(image: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+def to_01(image: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+    """Pixels as a batch of one image in [0, 1]."""
     return image.permute(2, 0, 1)[None].float() / 255

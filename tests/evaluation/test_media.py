@@ -4,65 +4,65 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from csd_nerf import cli
-from csd_nerf.evaluation.media import evaluate_edit
-
-FACTS = {
-    "work_size": [32, 16],
-    "canvas_cells": [8, 4],
-    "window_cells": [4, 4],
-    "stride_cells": 4,
-}
+from csd_nerf.evaluation.media import open_media, read_facts
 
 
-def save(path, array):
-    Image.fromarray(array.astype(np.uint8)).save(path)
+def save(path, value, size=(16, 32)):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
 
 
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "source.png"
-    save(path, np.full((16, 32, 3), 100))
-    return path
+def values(media):
+    return [round(float(255 * frame.mean())) for frame in media]
 
 
-def test_a_picture_is_measured_by_hand(tmp_path, source):
-    """The negative of 100 is 155; the second window is 10 too bright, a step at its border."""
-    edited = np.full((16, 32, 3), 155)
-    edited[:, 16:] += 10
-    save(tmp_path / "edited.png", edited)
-    (tmp_path / "edited.png.json").write_text(json.dumps({"facts": FACTS}))
-    row = evaluate_edit(source, tmp_path / "edited.png", look="negative")
-    assert row["psnr_source"] == pytest.approx(-20 * np.log10(55 / 255), abs=0.01)
-    assert row["psnr_edited"] == pytest.approx(-10 * np.log10(0.5 * (10 / 255) ** 2), abs=0.01)
-    assert row["seams"] == pytest.approx(10 / 255, abs=1e-4)
+def test_a_picture_is_one_frame(tmp_path):
+    save(tmp_path / "a.png", 51)
+    media = open_media(tmp_path / "a.png")
+    assert (media.count, media.size) == (1, (16, 32))
+    (frame,) = media
+    torch.testing.assert_close(frame, torch.full((1, 3, 16, 32), 0.2))
 
 
-def test_a_video_is_measured_by_hand(tmp_path):
-    """Still frames, of which the edit of one is 30 brighter than of the others."""
-    for name, last in (("frames", 100), ("edited", 185)):
-        (tmp_path / name).mkdir()
-        for k in range(3):
-            value = last if k == 2 else {"frames": 100, "edited": 155}[name]
-            save(tmp_path / name / f"{k}.png", np.full((16, 32, 3), value))
-    record = {"facts": {"work_size": [32, 16], "frames": 3}}
-    (tmp_path / "edited.json").write_text(json.dumps(record))
-    row = evaluate_edit(tmp_path / "frames", tmp_path / "edited", look="invert it")
-    assert row["flicker"] == row["extra_change"] == pytest.approx(15 / 255, abs=1e-4)
-    assert row["extra_change_of_look"] == 0
+def test_frames_come_in_natural_order_again_and_again(tmp_path):
+    for value in (2, 10, 1):
+        save(tmp_path / "f" / f"{value}.png", value)
+    media = open_media(tmp_path / "f")
+    assert values(media) == values(media) == [1, 2, 10]
+    assert values(open_media(tmp_path / "f", frames="2")) == [1, 10]
 
 
-@pytest.mark.parametrize(
-    ("look", "name", "message"),
-    [
-        ("fog", "edited.png", "--look needs a look"),
-        ("sepia", "edited.png", "there is no"),
-    ],
-)
-def test_mistakes_are_told(tmp_path, source, capsys, look, name, message):
-    arguments = ["evaluate", str(source), str(tmp_path / name), "--look", look]
-    with pytest.raises(SystemExit):
-        cli.main(arguments)
-    assert message in capsys.readouterr().err
+def test_a_capture_is_read_by_its_transforms(tmp_path):
+    for value in (10, 2, 1):
+        save(tmp_path / "images" / f"{value}.png", value)
+    frames = [{"file_path": f"images/{value}.png"} for value in (10, 1)]
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
+    media = open_media(tmp_path)
+    assert values(media) == [1, 10]
+    assert media.views is None
+    assert "depth_file_path" in media.obstacle
+
+
+def test_frames_of_a_capture_need_one_size(tmp_path):
+    save(tmp_path / "images" / "0.png", 0)
+    save(tmp_path / "images" / "1.png", 0, size=(16, 16))
+    frames = [{"file_path": f"images/{k}.png"} for k in (0, 1)]
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
+    with pytest.raises(ValueError, match="32 x 16 and, as frame 1, 16 x 16; resize"):
+        list(open_media(tmp_path))
+
+
+def test_what_is_missing_is_told(tmp_path):
+    for name in ("a.png", "film.mp4", "folder"):
+        with pytest.raises(FileNotFoundError, match=name):
+            open_media(tmp_path / name)
+
+
+def test_a_result_without_a_record_has_no_facts_and_a_damaged_one_is_told(tmp_path):
+    assert read_facts(tmp_path / "a.png") == {}
+    (tmp_path / "a.png.json").write_text("{")
+    with pytest.raises(ValueError, match="must be the record of an edit"):
+        read_facts(tmp_path / "a.png")

@@ -1,0 +1,150 @@
+"""Posed views with depth, as nerfstudio's transforms.json names them.
+
+Two kinds of depth are known. Nerfstudio's `depth_file_path` (PNG or .npy) holds depth along the
+camera's axis, in whole numbers of `depth_unit`, a millimetre if nothing else is said, where the
+poses are in metres; 0 is unknown. That is how its data parser (`depth_unit_scale_factor`, 1e-3) and
+its depth losses (`is_euclidean_depth`, false) read them. Data sets of `csd-nerf synthetic` hold
+distances along the rays instead, in the poses' unit, and need no conversion.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from csd_nerf.adapters.frames import natural_order
+from csd_nerf.evaluation.cross_view import ray_lengths
+from csd_nerf.synthetic.dataset import RECORD
+
+TRANSFORMS = "transforms.json"
+
+_PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_LENS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Where the cameras of a capture stand, and how far each pixel is away."""
+
+    camera_to_world: Float[Tensor, "n 3 4"]
+    """OpenGL axes."""
+    lens: Float[Tensor, "n 6"]
+    """fx, fy, cx, cy, width, height in pixels of the original photographs."""
+    depth: tuple[Path, ...]
+    """A file a view."""
+    depth_unit: float | None
+    """Poses' units a step of a depth file; None: the files hold distances along the rays."""
+
+    def intrinsics(self, size: tuple[int, int]) -> Float[Tensor, "n 4"]:
+        """fx, fy, cx, cy for images of this height and width."""
+        height, width = size
+        scale = torch.tensor([width, height]) / self.lens[:, 4:]
+        return self.lens[:, :4] * scale.repeat(1, 2)
+
+    def distance(self, view: int, size: tuple[int, int]) -> Float[Tensor, "h w"]:
+        """Distance of each pixel along its ray, for an image of this height and width.
+
+        Raises:
+            FileNotFoundError: If the view's depth file is missing.
+            ValueError: If it can't be read.
+        """
+        depth = _read_depth(self.depth[view])
+        # Between pixels of different depth there is often nothing: no value is interpolated.
+        depth = torch.nn.functional.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+        if self.depth_unit is None:
+            return depth
+        return depth * self.depth_unit * ray_lengths(*size, self.intrinsics(size)[view, None])[0]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The photographs of a transforms.json in the natural order of their names."""
+
+    images: tuple[Path, ...]
+    views: Views | None
+    """None: cross-view consistency can't be measured."""
+    obstacle: str = ""
+    """Why it can't."""
+
+
+def read_capture(folder: Path, *, depth_unit: float = 1e-3) -> Capture:
+    """Read the views of a folder with a transforms.json.
+
+    Args:
+        folder: A data set of nerfstudio or of `csd-nerf synthetic`.
+        depth_unit: Poses' units a step of nerfstudio's depth files.
+
+    Raises:
+        ValueError: If the file is damaged or names no frames.
+    """
+    path = folder / TRANSFORMS
+    try:
+        data = json.loads(path.read_text())
+        frames = sorted(data["frames"], key=lambda frame: _order(frame["file_path"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be a transforms.json with frames and their file_path, but reading it "
+            f"fails with {error!r}; write it again."
+        ) from None
+    if not frames:
+        raise ValueError(f"{path} must name frames, got none.")
+    images = tuple(folder / frame["file_path"] for frame in frames)
+    depth, unit = _depth_files(folder, frames, depth_unit)
+    frames = [data | frame for frame in frames]
+    if obstacle := _obstacle(frames, found=bool(depth)):
+        return Capture(images, None, obstacle)
+    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames])
+    lens = torch.tensor([[float(frame[key]) for key in _LENS] for frame in frames])
+    return Capture(images, Views(poses.float(), lens, depth, unit))
+
+
+def _order(file_path: str) -> list[str | int]:
+    return natural_order(Path(file_path).name)
+
+
+def _depth_files(
+    folder: Path, frames: list[dict[str, Any]], unit: float
+) -> tuple[tuple[Path, ...], float | None]:
+    if all("depth_file_path" in frame for frame in frames):
+        return tuple(folder / frame["depth_file_path"] for frame in frames), unit
+    if (folder / RECORD).is_file() and (folder / "depth").is_dir():
+        names = (Path(frame["file_path"]).with_suffix(".npy").name for frame in frames)
+        return tuple(folder / "depth" / name for name in names), None
+    return (), None
+
+
+def _obstacle(frames: list[dict[str, Any]], *, found: bool) -> str:
+    """What keeps pixels from being put into space; empty if nothing does."""
+    if not found:
+        return "it needs a depth_file_path for every frame of the source's transforms.json"
+    needed = (*_LENS, "transform_matrix")
+    if missing := [key for key in needed if any(key not in frame for frame in frames)]:
+        return f"it needs {', '.join(missing)} in the source's transforms.json"
+    model = frames[0].get("camera_model", "OPENCV")
+    bent = [key for key in _DISTORTION if any(frame.get(key) for frame in frames)]
+    if model not in _PINHOLES or bent:
+        found_model = f"{model} with {', '.join(bent)}" if bent else model
+        return f"it needs pinhole cameras, got {found_model}; undistort the photographs and depth"
+    return ""
+
+
+def _read_depth(path: Path) -> Float[Tensor, "h w"]:
+    if not path.is_file():
+        raise FileNotFoundError(f"A view's depth must be a file, got {path}, which does not exist.")
+    try:
+        values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Depth must be a picture or .npy, got {path} ({error}).") from None
+    values = values.squeeze()
+    if values.ndim != 2:
+        raise ValueError(f"Depth must have one channel, got {path} of shape {values.shape}.")
+    return torch.from_numpy(values.astype(np.float32))
