@@ -1,0 +1,211 @@
+"""CLIP similarities of images and texts, by OpenCLIP.
+
+All measures are cosines c(a, b) = <a, b> / (|a| |b|) of CLIP's features, in [-1, 1], higher is
+better unless a docstring says otherwise. The networks are OpenCLIP's own; it is imported late.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+DEFAULT_MODEL = "ViT-bigG-14"
+"""What the paper evaluates with (Appendix B)."""
+_TAGS = {DEFAULT_MODEL: "laion2b_s39b_b160k"}
+"""Published weights, where OpenCLIP lists several and its first aren't meant."""
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP model that features are taken from."""
+
+    name: str
+    model: Any
+    """OpenCLIP's module."""
+    tokenizer: Any
+    device: torch.device
+
+    @torch.no_grad()
+    def image_features(
+        self, image01: Float[Tensor, "n 3 h w"], max_batch: int = 16
+    ) -> Float[Tensor, "n d"]:
+        """Features of unit length, on the CPU.
+
+        Images are shown as CLIP was trained on them: the shorter edge is resized (bicubic,
+        without aliasing) and the middle square is cut out, so that what lies at the ends of a
+        wide picture doesn't count.
+
+        Args:
+            image01: Images in [0, 1], of any size.
+            max_batch: Most images a call.
+        """
+        parts = (self.preprocess(part.to(self.device)) for part in image01.split(max_batch))
+        return torch.cat([normalize(self.model.encode_image(part)).cpu() for part in parts])
+
+    @torch.no_grad()
+    def text_features(self, texts: list[str]) -> Float[Tensor, "k d"]:
+        """Features of unit length, on the CPU."""
+        tokens = self.tokenizer(texts).to(self.device)
+        return normalize(self.model.encode_text(tokens)).cpu()
+
+    def preprocess(self, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
+        """Resize, cut out and normalise, as the model's own transform of PIL images does."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2.functional import center_crop, resize
+
+        visual = self.model.visual
+        size = visual.image_size
+        edge = size[0] if isinstance(size, tuple | list) else size
+        squash = visual.preprocess_cfg.get("resize_mode", "shortest") == "squash"
+        shape = [edge, edge] if squash else [edge]
+        bicubic = InterpolationMode.BICUBIC
+        resized = resize(image01, shape, interpolation=bicubic, antialias=True).clamp(0, 1)
+        mean, std = (
+            torch.tensor(values, device=image01.device)[:, None, None]
+            for values in (visual.image_mean, visual.image_std)
+        )
+        return (center_crop(resized, [edge, edge]) - mean) / std
+
+
+def load_clip(
+    name: str = DEFAULT_MODEL,
+    *,
+    pretrained: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Clip:
+    """Load a CLIP model.
+
+    Args:
+        name: A model that OpenCLIP knows, or a folder as OpenCLIP publishes them on the hub:
+            open_clip_config.json and its weights.
+        pretrained: Which of a known model's weights; None takes those that the paper used, or
+            the first that OpenCLIP lists.
+        device: Where to.
+
+    Raises:
+        ValueError: If OpenCLIP doesn't know the name or the weights.
+        FileNotFoundError: If the weights can't be had.
+    """
+    if Path(name).is_dir():
+        model, tokenizer = _from_folder(Path(name))
+    else:
+        model, tokenizer = _from_name(name, pretrained)
+    model = model.to(device).eval().requires_grad_(False)
+    return Clip(name, model, tokenizer, torch.device(device))
+
+
+def _from_name(name: str, pretrained: str | None) -> tuple[Any, Any]:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ValueError(
+            f"CLIP needs a folder or a model that OpenCLIP knows, such as {DEFAULT_MODEL} or "
+            f"ViT-B-32, got {name!r}."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = pretrained or _TAGS.get(name) or next(iter(tags), None)
+    if tag not in tags and not (tag and Path(tag).is_file()):
+        raise ValueError(
+            f"The weights of CLIP {name} need to be one of {', '.join(tags) or 'a file'}, "
+            f"got {tag!r}."
+        )
+    try:
+        model = open_clip.create_model(name, pretrained=tag)
+    except (OSError, RuntimeError) as error:
+        # RuntimeError is also what a refused connection ends in.
+        raise FileNotFoundError(
+            f"CLIP {name} needs its weights {tag!r}, and they can't be fetched "
+            f'({type(error).__name__}); run `python -c "import open_clip; '
+            f"open_clip.create_model('{name}', '{tag}')\"` with a network, or name a local folder."
+        ) from None
+    return model, open_clip.get_tokenizer(name)
+
+
+def _from_folder(folder: Path) -> tuple[Any, Any]:
+    import open_clip
+
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if weights is None or not (folder / _CONFIG).is_file():
+        raise FileNotFoundError(
+            f"A CLIP folder needs {_CONFIG} and {_WEIGHTS[0]} or {_WEIGHTS[-1]}, as OpenCLIP "
+            f"publishes them, but {folder} doesn't hold both."
+        )
+    config = json.loads((folder / _CONFIG).read_text())
+    settings = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
+    if "hf_tokenizer_name" in settings["text_cfg"] or "timm_model_name" in settings["vision_cfg"]:
+        raise ValueError(
+            f"A CLIP folder needs a plain CLIP, with OpenCLIP's own towers and tokenizer, but "
+            f"{folder} names others; give the model by its OpenCLIP name instead."
+        )
+    custom = config["model_cfg"].get("custom_text", False)
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
+    open_clip.load_checkpoint(model, str(weights))
+    open_clip.factory.set_model_preprocess_cfg(
+        model,
+        open_clip.factory.merge_preprocess_dict(
+            open_clip.factory.PreprocessCfg(), config.get("preprocess_cfg", {})
+        ),
+    )
+    tokenizer = open_clip.SimpleTokenizer(
+        context_length=settings["text_cfg"].get("context_length", 77)
+    )
+    return model, tokenizer
+
+
+def directional_similarity(
+    source: Float[Tensor, "n d"],
+    edited: Float[Tensor, "n d"],
+    source_text: Float[Tensor, "1 d"],
+    edited_text: Float[Tensor, "1 d"],
+) -> float:
+    """Whether images changed as their captions did: mean c(edited_i - source_i, t' - t).
+
+    Gal et al. 2022 (StyleGAN-NADA); the paper's CLIP directional similarity. An image that didn't
+    change counts 0.
+
+    Args:
+        source: Features of the sources, of unit length.
+        edited: Features of the edits in the same order, of unit length.
+        source_text: Features of the source's caption.
+        edited_text: Features of the edit's caption.
+    """
+    return float(torch.cosine_similarity(edited - source, edited_text - source_text).mean())
+
+
+def image_consistency(edited: Float[Tensor, "n d"]) -> float:
+    """How alike consecutive frames or views are: mean c(edited_i, edited_(i+1)).
+
+    The paper's CLIP image consistency (Section 4.2).
+
+    Raises:
+        ValueError: If there are less than two.
+    """
+    if len(edited) < 2:
+        raise ValueError(f"CLIP image consistency needs at least 2 images, got {len(edited)}.")
+    return float(torch.cosine_similarity(edited[1:], edited[:-1]).mean())
+
+
+def image_similarity(source: Float[Tensor, "n d"], edited: Float[Tensor, "n d"]) -> float:
+    """How much of the source an edit keeps: mean c(source_i, edited_i) (Section 4.1).
+
+    1 also for an edit that changes nothing: read it beside the directional similarity.
+    """
+    return float(torch.cosine_similarity(source, edited).mean())
+
+
+def text_similarity(edited: Float[Tensor, "n d"], text: Float[Tensor, "1 d"]) -> float:
+    """How well images fit a text: mean c(edited_i, text) (Hessel et al. 2021, without scale)."""
+    return float(torch.cosine_similarity(edited, text).mean())

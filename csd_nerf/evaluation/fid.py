@@ -1,0 +1,77 @@
+"""Frechet inception distance between two sets of images (Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Features = Callable[[Tensor], Tensor]
+"""Images in [0, 1], n x 3 x h x w, to features, n x d."""
+
+
+def frechet_distance(features: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the means and covariances.
+
+    0 for equal sets, lower is better. With few images the covariances have low rank, and the
+    distance is biased upwards: compare only distances of equally many images.
+
+    Args:
+        features: Of one set.
+        other: Of the other.
+
+    Raises:
+        ValueError: If a set has less than two.
+    """
+    if min(len(features), len(other)) < 2:
+        raise ValueError(
+            f"FID needs at least 2 images on either side, got {len(features)} and {len(other)}."
+        )
+    first, second = features.double(), other.double()
+    shift = (first.mean(0) - second.mean(0)).square().sum()
+    # With centred rows X and Y, C1 = X'X and C2 = Y'Y up to their counts, and tr (C1 C2)^(1/2) is
+    # the sum of the singular values of X Y', which are few where images are.
+    x = (first - first.mean(0)) / (len(first) - 1) ** 0.5
+    y = (second - second.mean(0)) / (len(second) - 1) ** 0.5
+    mixed = torch.linalg.svdvals(x @ y.T).sum()
+    return float(shift + x.square().sum() + y.square().sum() - 2 * mixed)
+
+
+def load_inception(weights: Path | None = None, device: str | torch.device = "cpu") -> Features:
+    """Inception-v3's 2048 pooled features, by torch-fidelity's copy of the published network.
+
+    Args:
+        weights: Its weights; None takes torch's cache, or fetches them.
+        device: Where to.
+
+    Raises:
+        FileNotFoundError: If the weights can't be had.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import (
+        URL_INCEPTION_V3,
+        FeatureExtractorInceptionV3,
+    )
+
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
+    if weights is not None and not weights.is_file():
+        raise FileNotFoundError(f"FID needs Inception's weights, but there is no {weights}.")
+    if weights is None and not cached.is_file():
+        try:
+            torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", progress=True)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"FID needs Inception's weights at {cached}, and they can't be fetched "
+                f"({type(error).__name__}); fetch {URL_INCEPTION_V3} with a network."
+            ) from None
+    network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights or cached))
+    network = network.to(device)
+
+    @torch.no_grad()
+    def features(image01: Tensor) -> Tensor:
+        pixels = (255 * image01.clamp(0, 1)).round().byte().to(device)
+        return torch.cat([network(part)[0].cpu() for part in pixels.split(16)])
+
+    return features
