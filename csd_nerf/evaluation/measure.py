@@ -16,7 +16,7 @@ from torch import Tensor
 from csd_nerf.evaluation.consistency import extra_change, flicker, seam_step
 from csd_nerf.evaluation.cross_view import cross_view_error
 from csd_nerf.evaluation.media import Media, at_work_size, find_borders
-from csd_nerf.evaluation.metrics import psnr, ssim
+from csd_nerf.evaluation.metrics import frame_lpips, psnr, ssim
 from csd_nerf.evaluation.tables import Column
 from csd_nerf.synthetic.edits import Edit
 
@@ -229,7 +229,7 @@ def _over_frames(run: Run, networks: Networks, left_out: dict[str, str]) -> dict
         take("seams", _seams, small, run)
         if before is not None and before_small is not None:
             edited01 = torch.cat([before.edited01, frame.edited01])
-            take("frame_lpips", _frame_lpips, networks.lpips, edited01)
+            take("frame_lpips", frame_lpips, networks.lpips, edited01)
             source01, edited01, truth01 = _pairs(before_small, small)
             take("flicker", flicker, edited01, truth01)
             take("extra_change", extra_change, edited01, source01)
@@ -240,12 +240,6 @@ def _over_frames(run: Run, networks: Networks, left_out: dict[str, str]) -> dict
 
 def _lpips(lpips: Lpips, image01: Image01, truth01: Image01) -> float:
     return float(lpips(image01, truth01).mean())
-
-
-def _frame_lpips(lpips: Lpips, frames01: Float[Tensor, "n 3 h w"]) -> float:
-    from csd_nerf.evaluation.metrics import frame_lpips
-
-    return frame_lpips(lpips, frames01)
 
 
 def _seams(frame: Frame, run: Run) -> float:

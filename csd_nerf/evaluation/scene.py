@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
 from csd_nerf.evaluation.metrics import psnr
 from csd_nerf.evaluation.pictures import enlarge, label_columns, save_contact_sheet, save_video
 from csd_nerf.synthetic.dataset import RECORD
@@ -50,7 +51,10 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
 
     Returns:
         What metrics.json holds: `psnr_source` and `psnr_edited` in dB (held-out views against
-        the true edit), their difference `psnr_gain`, and the settings.
+        the true edit), their difference `psnr_gain`; `cross_view_source` and `cross_view_edited`,
+        the cross-view error of neighbouring frames of the video by each scene's own depth, see
+        `cross_view_error`, with the share of pixels that it compares in `cross_view_seen_source`
+        and `cross_view_seen_edited`; and the settings.
 
     Raises:
         ValueError: If the true edit is not known.
@@ -71,15 +75,17 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     cameras, photograph01, names = _held_out_views(pipeline)
     truth01 = true_edit(known, photograph01, names, data=asked.datamanager.data)
     path = _camera_path(cameras)
-    edited01, edited_path = _render(pipeline, cameras, "edited views"), _render(pipeline, path)
+    edited01, edited_path = _render(pipeline, cameras, "edited views")[0], _render(pipeline, path)
     source_checkpoint = _load_source(pipeline, config.get_base_dir() / "source_models")
-    source01, source_path = _render(pipeline, cameras, "source views"), _render(pipeline, path)
+    source01, source_path = _render(pipeline, cameras, "source views")[0], _render(pipeline, path)
 
     views = HeldOut(photograph01, truth01, source01, edited01)
     metrics = {
         "psnr_source": round(psnr(source01, truth01), 3),
         "psnr_edited": round(psnr(edited01, truth01), 3),
         "psnr_source_to_photograph": round(psnr(source01, photograph01), 3),
+        **_agreement("source", path, *source_path),
+        **_agreement("edited", path, *edited_path),
         "held_out_views": len(names),
         "edit": known.name,
         "prompt": asked.prompt,
@@ -90,7 +96,7 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         "compare_seconds": round(time.perf_counter() - began, 1),
     }
     metrics["psnr_gain"] = round(metrics["psnr_edited"] - metrics["psnr_source"], 3)
-    _save(output, views, torch.stack([source_path, edited_path]), metrics)
+    _save(output, views, torch.stack([source_path[0], edited_path[0]]), metrics)
     return metrics
 
 
@@ -176,15 +182,39 @@ def _load_source(pipeline: Any, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def _render(pipeline: Any, cameras: Cameras, label: str = "path") -> Float[Tensor, "n 3 h w"]:
-    frames = []
+def _render(
+    pipeline: Any, cameras: Cameras, label: str = "path"
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
+    """Colours in [0, 1], and distances along the pixels' rays in the scene's units."""
+    frames, distances = [], []
     with warnings.catch_warnings():
         # nerfstudio indexes tensors in a way that torch warns of at every image.
         warnings.filterwarnings("ignore", category=UserWarning, module="nerfstudio")
         for index in tqdm(range(len(cameras)), desc=f"render {label}"):
             outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
             frames.append(outputs["rgb"].permute(2, 0, 1).float().clamp(0, 1).cpu())
-    return torch.stack(frames)
+            distances.append(outputs["depth"][..., 0].float().cpu())
+    return torch.stack(frames), torch.stack(distances)
+
+
+def _agreement(
+    name: str, path: Cameras, image01: Float[Tensor, "n 3 h w"], distance: Float[Tensor, "n h w"]
+) -> dict[str, float | None]:
+    """Cross-view error of renders, and the share of pixels that it compares.
+
+    The video's cameras are taken, for they are near each other, and free of lens distortion.
+    """
+    lens = torch.cat([path.fx, path.fy, path.cx, path.cy], dim=1).cpu()
+    result = cross_view_error(image01, distance, path.camera_to_worlds.cpu(), lens)
+    return {
+        f"cross_view_{name}": _rounded(result),
+        f"cross_view_seen_{name}": round(result.seen, 3),
+    }
+
+
+def _rounded(result: CrossViewError) -> float | None:
+    """The error for JSON, which has no NaN."""
+    return round(result.error, 5) if result.seen else None
 
 
 def _save(

@@ -11,17 +11,21 @@ from PIL import Image
 from csd_nerf import cli
 from csd_nerf.evaluation import evaluate as module
 from csd_nerf.evaluation.evaluate import EvaluateSettings, run_evaluate
-from csd_nerf.evaluation.metrics import psnr, ssim
+from csd_nerf.evaluation.metrics import Lpips, psnr, ssim
 from csd_nerf.synthetic.dataset import SceneSettings, write_dataset
 
 FACTS = {"work_size": [32, 16], "canvas_cells": [8, 4], "window_cells": [4, 4], "stride_cells": 4}
 
 
+class Difference(torch.nn.Module):
+    """In the place of LPIPS's network."""
+
+    def forward(self, image01, other01, normalize):
+        return (image01 - other01).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+
 class Networks:
     """Stand-ins whose results can be computed by hand."""
-
-    def lpips(self, image01, other01):
-        return (image01 - other01).abs().mean(dim=(1, 2, 3))
 
     def image_features(self, image01, max_batch=16):
         assert len(image01) <= max_batch
@@ -48,7 +52,7 @@ def offline(monkeypatch):
 @pytest.fixture
 def networks(monkeypatch):
     made = Networks()
-    monkeypatch.setattr(module, "_load_lpips", lambda *_: made.lpips)
+    monkeypatch.setattr(module, "_load_lpips", lambda *_: Lpips(Difference(), torch.device("cpu")))
     monkeypatch.setattr(module, "_load_clip", lambda *_: made)
     monkeypatch.setattr(module, "_load_inception", lambda *_: made.inception)
 
@@ -145,10 +149,10 @@ def test_a_truth_of_frames_is_compared_frame_by_frame(tmp_path, offline):
 
 def test_learned_measures_get_the_images_that_they_compare(tmp_path, networks):
     source = save_frames(tmp_path / "source", [0, 0])
-    edited, truth = tmp_path / "edited", save_frames(tmp_path / "truth", [51, 51])
+    edited, truth = tmp_path / "edited", save_frames(tmp_path / "truth", [51, 51], size=(64, 80))
     for k, colour in enumerate(((255, 0, 0), (0, 0, 255))):
-        save(edited / f"{k}.png", np.full((16, 32, 3), colour))
-        save(source / f"{k}.png", np.full((16, 32, 3), (255, 0, 0)))
+        save(edited / f"{k}.png", np.full((64, 80, 3), colour))
+        save(source / f"{k}.png", np.full((64, 80, 3), (255, 0, 0)))
     values, left_out = measured(
         tmp_path,
         source=source,
@@ -214,14 +218,14 @@ def test_missing_weights_are_one_line_each_and_the_rest_is_measured(tmp_path, of
 
 
 def test_unequal_sizes_leave_out_what_compares_pixels(tmp_path, networks):
-    source = save_frames(tmp_path / "source", [100, 100])
-    edited = save_frames(tmp_path / "edited", [150, 151], size=(32, 32))
+    source = save_frames(tmp_path / "source", [100, 100], size=(64, 80))
+    edited = save_frames(tmp_path / "edited", [150, 151], size=(64, 64))
     notes: list[str] = []
     values, left_out = measured(
         tmp_path, notes, source=source, edited=(str(edited),), look="negative"
     )
     assert len(notes) == 2
-    assert "got 32 x 16 in the truth and 32 x 32 in the edit; resize one" in notes[0]
+    assert "got 80 x 64 in the truth and 64 x 64 in the edit; resize one" in notes[0]
     assert {"psnr_edited", "lpips_edited", "flicker", "extra_change"} <= {*left_out}
     assert {"psnr_source", "clip_consistency", "frame_lpips"} <= {*values}
 
@@ -230,7 +234,7 @@ def test_what_images_are_too_small_for_is_left_out(tmp_path, offline):
     save_frames(tmp_path / "source", [100], size=(8, 8))
     path = tmp_path / "source" / "0.png"
     values, left_out = measured(tmp_path, source=path, edited=(str(path),), look="negative")
-    assert "ssim_edited" in left_out
+    assert left_out["ssim_edited"].startswith("SSIM needs images of at least 11x11")
     assert values["psnr_edited"] > 0
 
 

@@ -14,10 +14,15 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio as batch_psnr
 
+from csd_nerf.evaluation import scene
 from csd_nerf.evaluation.metrics import psnr
 from csd_nerf.evaluation.scene import compare_scene, true_edit
+from csd_nerf.synthetic import cameras as synthetic_cameras
+from csd_nerf.synthetic.dataset import view_cameras
 from csd_nerf.synthetic.edits import find_edit
 from csd_nerf.synthetic.looks import LOOKS
+from csd_nerf.synthetic.render import render
+from csd_nerf.synthetic.scenes import draw_scenes
 
 
 def images(n: int, *, seed: int) -> Tensor:
@@ -115,3 +120,22 @@ def test_comparing_needs_a_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"needs a checkpoint .*nerfstudio_models has none"):
         compare_scene(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_renders_are_compared_along_the_video_by_nerfacto_s_kind_of_depth():
+    """Distances along unit rays, as the ray caster gives them too, with nerfstudio's cameras."""
+    from nerfstudio.cameras.cameras import Cameras
+
+    size = 24
+    orbit = view_cameras(40)
+    near = synthetic_cameras.Cameras(orbit.camera_to_world[:3], orbit.focal[:3])
+    seen = render(draw_scenes([7]).repeat(3), near, height=size, width=size, supersample=1)
+    path = Cameras(near.camera_to_world, size * near.focal, size * near.focal, size / 2, size / 2)
+    agreeing = scene._agreement("source", path, seen.image01, seen.depth)
+    image01 = seen.image01 * torch.tensor([1.0, 0.5, 1.0])[:, None, None, None]
+    edited = scene._agreement("edited", path, image01, seen.depth)
+    assert agreeing["cross_view_source"] < 0.05
+    assert edited["cross_view_edited"] > 3 * agreeing["cross_view_source"]
+    assert agreeing["cross_view_seen_source"] == edited["cross_view_seen_edited"] > 0.4
+    nowhere = scene._agreement("source", path, image01, torch.full_like(seen.depth, math.inf))
+    assert nowhere == {"cross_view_source": None, "cross_view_seen_source": 0.0}
