@@ -228,6 +228,43 @@ class Profile:
         print(run_profile(self.output, ProfileSettings(**values)))
 
 
+@dataclass
+class UserStudy:
+    """Write a page on which people rank methods blindly, or tabulate their answers."""
+
+    examples: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DIR...", help_behavior_hint="(required without --summarize)"),
+    ]
+    """Folders with prompt.txt, source.* and METHOD.* for each method: videos, pictures or folders
+    of frames."""
+    output: Path
+    """The page, an .html file, with its .key.json beside it; the table with --summarize."""
+    seed: int = 0
+    """Of the ids under which the page knows the results."""
+    summarize: tuple[Path, ...] = ()
+    """Answers' files, a participant each."""
+    key: Path | None = None
+    """The .key.json of the answers' page."""
+    paper: Literal["video", "scene"] | None = None
+    """Print the numbers of CSD Table 6 (video) or 7 (scene) too."""
+
+    def run(self) -> None:
+        """Write the page, or the table and print it."""
+        from csd_nerf.evaluation.user_study import summarize, write_study
+
+        if not self.summarize:
+            if self.key or self.paper:
+                raise ValueError("--key and --paper need --summarize with the answers' files.")
+            key = write_study(self.examples, self.output, seed=self.seed)
+            print(f"Wrote {self.output} for participants, and {key} to keep for --summarize.")
+            return
+        if self.key is None or self.examples:
+            raise ValueError("--summarize needs --key and no examples' folders.")
+        print(summarize(self.summarize, self.key, self.output, paper=self.paper), end="")
+
+
 _Inputs = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
@@ -290,6 +327,66 @@ def _values_of(command: Panorama | Video, options: type[EditOptions]) -> dict[st
     return {field.name: getattr(command, field.name) for field in fields(options)}
 
 
+@dataclass
+class Reproduce:
+    """Run a table or figure of the paper, and print ours beside its numbers.
+
+    table5 scores folders of rendered views: nothing is generated for it.
+    """
+
+    experiment: Annotated[
+        Literal[
+            "table1",
+            "table2",
+            "table3",
+            "table4",
+            "table5",
+            "table8",
+            "table9",
+            "table10",
+            "figure5",
+            "figure7",
+        ],
+        tyro.conf.Positional,
+    ]
+    """1, 3, 9: videos. 2, 4: scenes. 8, 10 and the figures: panoramas. 5: text-to-3D."""
+    output: Path
+    """Folder for results, tables, plot and record.json. What is finished there is not run again."""
+    data: Path | None = None
+    """Inputs. Videos: prompts.json and the videos or folders of frames that it names.
+    Scenes: prompts.json and nerfstudio data sets. Panoramas: pictures, prompts.json if wanted.
+    table5: prompts.json with a text for each scene, and pictures in reference/ for FID."""
+    tiny: bool = False
+    """Synthetic inputs, the bundled prior and few steps instead; no --data."""
+    peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=DIR: results of a method that this package hasn't, named like the inputs.
+    FateZero, Pix2Video; for table5 csd and sds, whose DIR/SCENE/colour and DIR/SCENE/depth hold
+    12 views each."""
+    clip: str | None = None
+    """OpenCLIP model or local folder that judges.
+    Without it the paper's ViT-bigG-14, with --tiny none."""
+    preset: Literal["full", "small"] = "full"
+    """Of csd-nerf or ns-train csd-edit: small is half precision for a GPU of 12 GB."""
+    device: str | None = None
+    """Where prior and networks run; a GPU if there is one, the CPU with --tiny."""
+
+    def run(self) -> None:
+        """Run what is missing, and print the table."""
+        from csd_nerf.evaluation.reproduce.run import parse_peers, run_reproduce
+        from csd_nerf.evaluation.reproduce.settings import ReproduceSettings
+
+        settings = ReproduceSettings(
+            experiment=self.experiment,
+            data=self.data,
+            tiny=self.tiny,
+            peers=parse_peers(self.peer),
+            clip=self.clip,
+            preset=self.preset,
+            device=self.device,
+        )
+        print(run_reproduce(self.output, settings))
+
+
 Command = (
     Annotated[Synthetic, tyro.conf.subcommand("synthetic")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -298,7 +395,9 @@ Command = (
     | Annotated[Video, tyro.conf.subcommand("video")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[UserStudy, tyro.conf.subcommand("user-study")]
 )
 
 

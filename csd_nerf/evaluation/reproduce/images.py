@@ -1,0 +1,187 @@
+"""The experiments on panoramas and videos."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from csd_nerf import priors
+from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
+from csd_nerf.adapters.panorama import edit_panorama
+from csd_nerf.adapters.video import edit_frames
+from csd_nerf.evaluation.reproduce.inputs import (
+    Frames,
+    Item,
+    panorama_items,
+    read_peer,
+    resized,
+    tiny_items,
+    to_01,
+    video_items,
+)
+from csd_nerf.evaluation.reproduce.paper import Experiment, Line
+from csd_nerf.evaluation.reproduce.scores import Scorer
+from csd_nerf.evaluation.reproduce.settings import ReproduceSettings, TinySize
+from csd_nerf.evaluation.reproduce.store import Store, complete
+from csd_nerf.evaluation.tables import Row
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.memory import SparingPrior
+
+_COSTS = ("seconds", "rate", "ratio")
+"""Columns that come from a run's facts instead of its pictures."""
+_WARM_UP = 2
+"""Iterations or steps of the short run before one that is timed."""
+
+
+def run_images(
+    experiment: Experiment,
+    settings: ReproduceSettings,
+    store: Store,
+    scorer: Scorer,
+    size: TinySize,
+) -> list[Row]:
+    """Run what is missing, and measure all results.
+
+    Returns:
+        A row for each line and input, with the measures by the columns' keys.
+
+    Raises:
+        FileNotFoundError: If an input or a peer's result is missing.
+        ValueError: If an input is not as it must be.
+    """
+    items = _items(experiment, settings, size)
+    load = functools.cache(lambda options: _load_prior(options, settings.place))
+    rows: list[Row] = []
+    for item in items:
+        for line in experiment.lines:
+            if line.method is None and line.peer not in settings.peers:
+                continue
+            source = _brought_to_size(line, item.read(), settings, size)
+            if line.method is None:
+                edited, facts = read_peer(settings.peers[line.peer or ""], item, like=source), {}
+            else:
+                edited, facts = _edited(experiment, line, item, source, settings, size, store, load)
+            rows.append(_scored(experiment, line, item, source, edited, facts, store, scorer))
+            print(_told(rows[-1], experiment), flush=True)
+    return rows
+
+
+def _items(experiment: Experiment, settings: ReproduceSettings, size: TinySize) -> Sequence[Item]:
+    if settings.tiny:
+        return tiny_items("panorama" if experiment.kind == "panorama" else "video", size.inputs)
+    assert settings.data is not None
+    if experiment.kind == "video":
+        return video_items(settings.data)
+    return panorama_items(settings.data, experiment)
+
+
+def _brought_to_size(
+    line: Line, source: Frames, settings: ReproduceSettings, size: TinySize
+) -> Frames:
+    wanted = line.tiny_size if settings.tiny else line.size
+    if wanted is None:
+        return source
+    if settings.tiny:
+        wanted = (wanted[0] // size.shrink, wanted[1] // size.shrink)
+    return resized(source, wanted)
+
+
+def line_options(
+    experiment: Experiment, line: Line, prompt: str, settings: ReproduceSettings, size: TinySize
+) -> PanoramaOptions | VideoOptions:
+    """The options of a line's edits: its own over the preset's."""
+    chosen: dict[str, Any] = {"prompt": prompt, "method": line.method, "device": settings.place}
+    if settings.tiny:
+        chosen |= {**line.tiny, **size.options, "preset": "tiny"}
+    else:
+        chosen |= {**line.options, "preset": settings.preset}
+    return (PanoramaOptions if experiment.kind == "panorama" else VideoOptions)(**chosen)
+
+
+def _edited(
+    experiment: Experiment,
+    line: Line,
+    item: Item,
+    source: Frames,
+    settings: ReproduceSettings,
+    size: TinySize,
+    store: Store,
+    load: Any,
+) -> tuple[Frames, Row]:
+    """A result that was kept, or a new one."""
+    if (kept := store.frames(line.name, item.task.name)) is not None:
+        return kept, store.facts(line.name, item.task.name) or {}
+    options = line_options(experiment, line, item.task.prompt, settings, size)
+    # Prompt and method don't change the prior: one is loaded for all.
+    prior = load(type(options)(preset=options.preset))
+    if experiment.timed:
+        short = dataclasses.replace(options, iterations=_WARM_UP, steps=_WARM_UP)
+        _edit(prior, source, short)
+    edited, facts = _edit(prior, source, options)
+    facts["options"] = {
+        key: value for key, value in dataclasses.asdict(options).items() if value is not None
+    }
+    store.keep(line.name, item.task.name, edited, facts)
+    return edited, facts
+
+
+def _edit(prior: Prior, source: Frames, options: EditOptions) -> tuple[Frames, Row]:
+    if isinstance(options, PanoramaOptions):
+        result = edit_panorama(prior, source[0], options)
+        return result.image[None], dict(result.facts)
+    assert isinstance(options, VideoOptions)
+    return edit_frames(prior, source, options)
+
+
+def _load_prior(options: EditOptions, device: str) -> Prior:
+    values = options.values()
+    prior = priors.load(
+        values.prior, device=device, dtype=values.dtype, vae_slicing=options.preset == "small"
+    )
+    return SparingPrior(
+        prior, max_batch=values.max_batch, tell=lambda text: print(f"note: {text}", file=sys.stderr)
+    )
+
+
+def _scored(
+    experiment: Experiment,
+    line: Line,
+    item: Item,
+    source: Frames,
+    edited: Frames,
+    facts: Row,
+    store: Store,
+    scorer: Scorer,
+) -> Row:
+    keys = [column.key for column in experiment.columns if column.key not in _COSTS]
+    row = store.score(line.name, item.task.name)
+    if row is None or not complete(row, keys, scorer.clip_name):
+        # The truth of an input that was brought to another size isn't known.
+        truth01 = item.truth01 if line.tiny_size is None else None
+        scores = scorer.image_scores(keys, item.task, to_01(source), to_01(edited), truth01)
+        scores["clip_model"] = scorer.clip_name
+        store.keep_score(line.name, item.task.name, scores)
+        row = {"line": line.name, "input": item.task.name, **scores}
+    return {**row, **_costs(facts)}
+
+
+def _costs(facts: Row) -> Row:
+    if "seconds" not in facts:
+        return {}
+    costs = {
+        "seconds": sum(facts["seconds"].values()),
+        "evaluations": facts["evaluations"],
+    }
+    if "iterations" in facts:
+        costs["rate"] = facts["iterations"] / max(facts["seconds"]["edit"], 0.01)
+    return costs
+
+
+def _told(row: Row, experiment: Experiment) -> str:
+    """One line for the terminal."""
+    keys = ("psnr", *(column.key for column in experiment.columns))
+    values = [f"{key} {row[key]:.3f}" for key in keys if row.get(key) is not None]
+    return f"{row['input']}, {row['line']}: {', '.join(values) or 'done'}"
