@@ -45,7 +45,7 @@ from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 from csd_nerf.priors.random_weights import Shape, random_prior
 
 PROMPT = "make it night"
-SECTIONS = ("unet", "vae", "mixing", "rest")
+SECTIONS: tuple[str, ...] = ("unet", "vae", "mixing", "rest")
 OURS, NAIVE = "csd_nerf", "naive loop"
 
 _COLUMNS = (
@@ -137,7 +137,7 @@ def run_profile(output: Path, settings: ProfileSettings) -> str:
     flop = unet_flop(prior, size)
     rate = matmul_rate(prior.device, prior.unet.dtype)
     if settings.channels_last:
-        prior.unet.to(memory_format=torch.channels_last)
+        _lay_out(prior.unet, torch.channels_last)
     if settings.compile:
         # A graph for each batch size: one for all sizes would be slower.
         prior.unet.compile(dynamic=False)
@@ -301,13 +301,17 @@ class _ClockedStack(ImageStack):
 def _as_released(prior: InstructPix2Pix, *, channels_last: bool) -> Iterator[None]:
     """Within it the U-Net is neither compiled nor laid out anew, and its attention is sliced."""
     if channels_last:
-        prior.unet.to(memory_format=torch.contiguous_format)
+        _lay_out(prior.unet, torch.contiguous_format)
     try:
         with torch.compiler.set_stance("force_eager"), sliced_attention(prior.unet):
             yield
     finally:
         if channels_last:
-            prior.unet.to(memory_format=torch.channels_last)
+            _lay_out(prior.unet, torch.channels_last)
+
+
+def _lay_out(unet: torch.nn.Module, memory_format: torch.memory_format) -> None:
+    unet.to(memory_format=memory_format)
 
 
 def unet_flop(prior: InstructPix2Pix, size: int) -> float:
@@ -334,7 +338,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, repetitions: int = 
     for repetition in range(repetitions + 1):
         clock = SectionClock(device)
         clock.enter("rest")
-        a @ b
+        torch.mm(a, b)
         elapsed = clock.stop()["rest"]
         # The first product picks and loads the kernel.
         if repetition:
@@ -407,7 +411,8 @@ def _device(settings: ProfileSettings) -> torch.device:
 
 
 def _checked_size(prior: InstructPix2Pix, size: int | None) -> int:
-    size = prior.preferred_size if size is None else size
+    if size is None:
+        return prior.preferred_size
     if size < 1 or size % prior.size_multiple:
         raise ValueError(
             f"--size needs a multiple of {prior.size_multiple} for {prior.name}, got {size}."
@@ -476,7 +481,7 @@ def _report(record: dict[str, Any]) -> str:
     return (
         f"{table}\n{chr(10).join(_told(batch) for batch in record['batches'])}\n\n"
         f"{settings['prior']} at {settings['size']} pixels, {settings['dtype']}{options}: "
-        f"{settings['repetitions']} runs of {settings['iterations']} iterations each, medians. "
+        f"medians of {settings['repetitions']} runs, iterations a run: {settings['iterations']}. "
         f"An evaluation has {record['unet_tflop']:.3g} TFLOP; a large matrix product runs at "
         f"{record['matmul_tflop_per_second']:.3g} TFLOP/s. {where}, torch {on['torch']}."
     )

@@ -5,7 +5,8 @@ They take as long and as much memory as the real model; their edits mean nothing
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -21,7 +22,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def random_prior(
-    shape: Shape,
+    shape: str,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -44,12 +45,11 @@ def random_prior(
     """
     if shape not in get_args(Shape):
         raise ValueError(f"random weights need one of {', '.join(get_args(Shape))}, got {shape!r}.")
+    makers = (sd15_unet, sd15_vae, lambda: CLIPTextModel(_sd15_text_config()))
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         # Part after part, so that no two are held in float32 at a time.
-        unet = sd15_unet().to(dtype=dtype)
-        vae = sd15_vae().to(dtype=dtype)
-        text_encoder = CLIPTextModel(_sd15_text_config()).to(dtype=dtype)
+        unet, vae, text_encoder = (_in(dtype, make) for make in makers)
     return InstructPix2Pix(
         name=f"{shape} with random weights",
         vae=vae,
@@ -60,30 +60,37 @@ def random_prior(
     )
 
 
+def _in(dtype: torch.dtype, make: Callable[[], torch.nn.Module]) -> Any:
+    return make().to(dtype=dtype)
+
+
 def sd15_unet() -> UNet2DConditionModel:
     """The U-Net of Stable Diffusion 1.5 (Rombach et al. 2022) with InstructPix2Pix's input."""
-    return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(320, 640, 1280, 1280),
-        cross_attention_dim=768,
+    # diffusers' annotations allow tuples of one element only, hence Any, here and below.
+    options: dict[str, Any] = {
+        "sample_size": 64,
+        "in_channels": 8,
+        "out_channels": 4,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "cross_attention_dim": 768,
         # diffusers reads it as the number of heads.
-        attention_head_dim=8,
-    )
+        "attention_head_dim": 8,
+    }
+    return UNet2DConditionModel(**options)
 
 
 def sd15_vae() -> AutoencoderKL:
     """The autoencoder of Stable Diffusion 1.5."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-        scaling_factor=0.18215,
-    )
+    options: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "sample_size": 512,
+        "scaling_factor": 0.18215,
+    }
+    return AutoencoderKL(**options)
 
 
 def byte_tokenizer(length: int) -> CLIPTokenizer:
