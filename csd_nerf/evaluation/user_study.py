@@ -139,7 +139,7 @@ def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path
         secret.append({"id": example_id, "name": example.name, "results": ids})
     study = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
     payload = json.dumps({"study": study, "examples": shown}).replace("<", "\\u003c")
-    template = files("csd_nerf").joinpath("assets", "user_study.html").read_text("utf-8")
+    template = files("csd_nerf").joinpath("assets").joinpath("user_study.html").read_text("utf-8")
     key = output.with_suffix(".key.json")
     _write(key, json.dumps({"study": study, "examples": secret}, indent=1))
     _write(output, template.replace("__STUDY__", payload))
