@@ -69,7 +69,10 @@ _TINY = {
     "max_batch": None,
     "decays": 6,
     "normalize": "rowsum",
-    "text_scale": 1.5,
+    "t_range": (0.02, 0.8),
+    # With one noise for all nothing is left that particles must be kept apart by.
+    "repulsion": 0.0,
+    "text_scale": 1.25,
     "image_scale": 1.0,
     "steps": 15,
     "solver": "ddim",
@@ -200,7 +203,7 @@ class PanoramaOptions(EditOptions):
     What no region covers takes --prompt, or stays as it is without one."""
     stride: Annotated[int | None, _unset("INT", "a quarter of a window")] = None
     """Latent cells between neighbouring windows."""
-    taper: Annotated[int | None, _unset("INT", "the stride")] = None
+    taper: Annotated[int | None, _unset("INT", "half the stride")] = None
     """Latent cells over which a window's step fades in from its edge.
     0: the paper's plain average."""
     wrap: bool = False
@@ -208,9 +211,11 @@ class PanoramaOptions(EditOptions):
 
     def _by_method(self, method: str) -> dict[str, Any]:
         if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 1.5, "sds": 1.0}
+            rates = {"csd": 2.0, "csd-no-stein": 2.0}
             if method in rates:
                 return {"learning_rate": rates[method], "updates": 20}
+            if method == "sds":
+                return {"learning_rate": 1.5, "updates": 20, "text_scale": 1.0}
             return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
         # The release's rate and image scale; the paper's 200 iterations of 4 windows update a
         # cell of 1920x512 about 213 times. Without mixing a step at batch 4 is 2.5 times as long.
@@ -242,9 +247,11 @@ class VideoOptions(EditOptions):
 
     def _by_method(self, method: str) -> dict[str, Any]:
         if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 2.0, "sds": 1.5}
+            rates = {"csd": 2.0, "csd-no-stein": 2.0}
             if method in rates:
                 return {"learning_rate": rates[method], "updates": 20, "batch": 8}
+            if method == "sds":
+                return {"learning_rate": 1.0, "updates": 20, "batch": 8, "text_scale": 1.0}
             sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
             return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
         # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the rest is ours.

@@ -89,13 +89,14 @@ BASELINES: dict[str, Baseline] = {"csd": "source", "csd-no-stein": "source", "sd
 REFERENCES = (Arm("source", None), Arm("autoencoder", None))
 """Nothing done, and the true edit encoded and decoded, which shows the autoencoder's own errors."""
 _OPTIMISED = tuple(Arm(name, name) for name in BASELINES)
-_STRONG = {"text_scale": 7.5, "image_scale": 1.5}
+_STRONG = {"text_scale": 7.5, "image_scale": 1.5, "learning_rate": 0.5}
 """The guidance that InstructPix2Pix is used with, far from what suits the bundled prior."""
 _ABLATIONS = (
     Arm("csd-independent-noise", "csd", {"noise": "independent"}),
     Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
     Arm("sds-independent-noise", "sds", {"noise": "independent"}),
-    Arm("csd-clean-kernel", "csd", {"kernel_on": "clean"}),
+    # With one noise for all a kernel on clean latents is the same: all are moved alike.
+    Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
     # The kernel's sum over the batch in place of its row sum: the step is shorter by what rows
     # sum to, 0.2 to 0.4 for these batches.
     Arm("csd-divided-by-n", "csd", {"normalize": "n", "learning_rate": 5.0}),
