@@ -211,7 +211,7 @@ class PanoramaOptions(EditOptions):
 
     def _by_method(self, method: str) -> dict[str, Any]:
         if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 2.0}
+            rates = {"csd": 2.0, "csd-no-stein": 1.5}
             if method in rates:
                 return {"learning_rate": rates[method], "updates": 20}
             if method == "sds":
