@@ -1,8 +1,7 @@
 """The benchmark on scenes: one trained source, edited by every method, against the true edit.
 
 The scene method runs in this process, by its nerfstudio config. All methods edit with the bundled
-prior and train for as many steps afterwards; what they ask of the U-Net is made equal, see
-`plan_arm`.
+prior, train for equally many steps and ask as much of the U-Net, see `scene_plans`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.core.guidance import edit_weights
 from csd_nerf.evaluation.arms import EDITS, SEEDS_APART
 from csd_nerf.evaluation.cross_view import cross_view_error
 from csd_nerf.evaluation.domains import Arm, Job, Outcome
 from csd_nerf.evaluation.metrics import psnr, ssim
 from csd_nerf.evaluation.scene import true_edit
+from csd_nerf.evaluation.scene_plans import REFERENCES, ROUND_VIEWS, SCENE_ARMS, plan_arm
 from csd_nerf.evaluation.scene_runs import (
     held_out_renders,
     photographs,
@@ -52,42 +51,9 @@ SCENE_VIEWS = 40
 SCENE_SIZE = 64
 """Edge of a view in pixels."""
 SOURCE_STEPS = 900
-EDIT_STEPS = 480
-"""Training steps of every method after editing has begun."""
-ROUNDS = 3
-ROUND_VIEWS = 16
-"""Views that csd edits together; all views of a scene have their turn in `ROUNDS` rounds."""
-UPDATES = 20
-"""Iterations of csd a round."""
-IN2N_EVERY = 10
-"""Training steps between Instruct-NeRF2NeRF's rounds of one view."""
-DENOISING_STEPS = 20
-"""Sampling steps of Instruct-NeRF2NeRF a view."""
-DECAYS = 6
-"""Decays of the learning rate in a round."""
-_SAMPLING_BRANCHES = 3
-"""Estimates of Eq. 3 a sampling step."""
+"""Training steps of the unedited scene."""
 _DEPTH_RAY = 0.25
 """Pixels by which the rays of a data set's depth lie right of and below the pixels' centres."""
-
-_OPTIMISED = {"text_scale": 1.5, "image_scale": 1.0, "normalize": "rowsum"}
-_SAMPLED = {"text_scale": 2.0, "image_scale": 1.5}
-SCENE_ARMS: dict[str, dict[str, Any]] = {
-    "source": {},
-    "autoencoder": {},
-    "ip2p": {"update": "ip2p", **_SAMPLED},
-    # As published, photographs that are not edited yet stay among the training images.
-    "in2n": {"update": "in2n", "only_edited_views": False, **_SAMPLED},
-    "csd-no-stein": {**_OPTIMISED, "mixing": "none", "learning_rate": 2.0},
-    "sds": {**_OPTIMISED, "mixing": "none", "baseline": "noise", "learning_rate": 1.5},
-    "csd": {**_OPTIMISED, "learning_rate": 2.0},
-}
-"""What each method sets of `EditSettings`, of the pipeline and of the datamanager.
-
-source is the unedited scene. autoencoder is trained on the true edits, encoded and decoded: what
-a perfect editor could reach with this prior, this scene model and this training.
-"""
-_REFERENCES = ("source", "autoencoder")
 
 
 @dataclass(frozen=True)
@@ -97,39 +63,6 @@ class SceneInput:
     name: str
     edit: Edit
     folder: Path
-
-
-@dataclass(frozen=True)
-class ArmPlan:
-    """How a method spends its budget.
-
-    Attributes:
-        edit_steps: Training steps after editing has begun.
-        edit_every: Training steps between rounds.
-        edit_views: Views a round.
-        denoising_steps: Sampling steps a view, for methods that sample.
-        iterations: Iterations a round, for methods that optimise.
-        evaluations: U-Net evaluations of all rounds.
-    """
-
-    edit_steps: int
-    edit_every: int
-    edit_views: int
-    denoising_steps: int
-    iterations: int
-    evaluations: int
-
-    def options(self) -> dict[str, Any]:
-        """The scene method's options; editing begins at once, as the source is loaded."""
-        return {
-            "source_steps": 0,
-            "edit_steps": self.edit_steps,
-            "edit_every": self.edit_every,
-            "edit_views": self.edit_views,
-            "denoising_steps": self.denoising_steps,
-            "iterations": self.iterations,
-            "decay_every": -(-self.iterations // DECAYS),
-        }
 
 
 @dataclass(frozen=True)
@@ -158,7 +91,7 @@ class SceneResult:
 class SceneDomain:
     """Scenes, for the benchmark."""
 
-    arms = tuple(Arm(name, None if name in _REFERENCES else name) for name in SCENE_ARMS)
+    arms = tuple(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS)
     ablations = (
         Arm("csd-independent-noise", "csd", {"noise": "independent"}),
         Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
@@ -263,56 +196,6 @@ def train_source(given: SceneInput, folder: Path, *, steps: int) -> Path:
     with run(config, runs / "log.txt") as trainer:
         trainer.train()
     return checkpoints
-
-
-def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> ArmPlan:
-    """Give a method as many U-Net evaluations as csd makes, times a budget.
-
-    A branch of Eq. 9 whose weight is zero at the given scales is not evaluated, so that methods
-    differ in what an iteration costs. csd and what departs from it get more or fewer iterations,
-    ip2p sampling steps, and in2n rounds of one view, or of more where rounds would come more
-    often than published.
-
-    Args:
-        name: One of `SCENE_ARMS`.
-        options: What replaces the method's own settings; `updates` and `edit_steps` replace
-            `UPDATES` and `EDIT_STEPS`.
-        budget: In those evaluations that csd makes by its own settings.
-    """
-    edit_steps, updates = options.get("edit_steps", EDIT_STEPS), options.get("updates", UPDATES)
-    views, every = ROUNDS * ROUND_VIEWS, -(-edit_steps // ROUNDS)
-    total = budget * updates * views * _branches({**SCENE_ARMS["csd"], **_scales(options)})
-    arm = {**SCENE_ARMS[name], **options}
-    update = arm.get("update", "csd")
-    if name in _REFERENCES:
-        return ArmPlan(edit_steps, edit_steps, 1, 1, 1, 0)
-    if update == "ip2p":
-        steps = max(1, round(total / views / _SAMPLING_BRANCHES))
-        count = views * steps * _SAMPLING_BRANCHES
-        return ArmPlan(edit_steps, every, ROUND_VIEWS, steps, 1, count)
-    if update == "in2n":
-        edits = max(1, round(total / DENOISING_STEPS / _SAMPLING_BRANCHES))
-        each = -(-edits * IN2N_EVERY // edit_steps)
-        every = max(1, edit_steps // round(edits / each))
-        rounds = -(-edit_steps // every)
-        count = rounds * each * DENOISING_STEPS * _SAMPLING_BRANCHES
-        return ArmPlan(edit_steps, every, each, DENOISING_STEPS, 1, count)
-    branches = _branches(arm)
-    iterations = max(1, round(total / views / branches))
-    return ArmPlan(edit_steps, every, ROUND_VIEWS, 1, iterations, views * iterations * branches)
-
-
-def _scales(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: options[key] for key in ("text_scale", "image_scale") if key in options}
-
-
-def _branches(arm: Mapping[str, Any]) -> int:
-    weights = edit_weights(
-        image_scale=arm["image_scale"],
-        text_scale=arm["text_scale"],
-        baseline=arm.get("baseline", "source"),
-    )._asdict()
-    return sum(weight != 0 for branch, weight in weights.items() if branch != "noise")
 
 
 def run_scene_arm(

@@ -15,15 +15,14 @@ from csd_nerf import priors
 from csd_nerf.evaluation import scene_arms
 from csd_nerf.evaluation.domains import Arm, Domain, Given, Job
 from csd_nerf.evaluation.scene_arms import (
-    SCENE_ARMS,
     SceneDomain,
     SceneInput,
     SceneResult,
     draw_scene,
-    plan_arm,
     run_scene_arm,
     train_source,
 )
+from csd_nerf.evaluation.scene_plans import SCENE_ARMS, plan_arm
 from csd_nerf.evaluation.scene_runs import tiny_config
 from csd_nerf.synthetic.looks import LOOKS
 

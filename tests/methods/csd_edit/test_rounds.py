@@ -186,3 +186,27 @@ def test_training_views_are_rendered_through_their_corrected_cameras(make_config
     rays.origins, rays.directions = bundle.origins, bundle.directions
     expected = model.eval()(rays)["rgb"].view(48, 48, 3).permute(2, 0, 1)
     assert torch.allclose(corrected, expected.clamp(0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("update", "begin", "renders"),
+    [
+        ("csd", "original", False),
+        ("csd", "render", True),
+        ("in2n", "original", True),
+        ("ip2p", "render", False),
+    ],
+)
+def test_what_an_update_starts_from(make_config, tint_prior, update, begin, renders):
+    config = make_config()
+    config.pipeline.update, config.pipeline.start = update, begin
+    pipeline = start(config).pipeline
+    image = pipeline._photograph01(3)
+    cameras = pipeline.datamanager.train_dataset.cameras
+    expected = {
+        True: render_view(pipeline.model, cameras, 3, size=(32, 32)),
+        False: resize01(image[None], (32, 32))[0],
+    }
+    begun = pipeline._start01(3, image)
+    assert torch.equal(begun, expected[renders])
+    assert not torch.equal(begun, expected[not renders])

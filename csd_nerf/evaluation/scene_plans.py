@@ -1,0 +1,128 @@
+"""The methods of the benchmark on scenes, and what each makes of one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from csd_nerf.core.guidance import edit_weights
+
+EDIT_STEPS = 480
+"""Training steps of every method after editing has begun."""
+ROUNDS = 3
+ROUND_VIEWS = 16
+"""Views that csd edits together; all views of a scene have their turn in `ROUNDS` rounds."""
+UPDATES = 20
+"""Iterations of csd a round."""
+IN2N_EVERY = 10
+"""Training steps between Instruct-NeRF2NeRF's rounds of one view."""
+DENOISING_STEPS = 20
+"""Sampling steps of Instruct-NeRF2NeRF a view."""
+DECAYS = 6
+"""Decays of the learning rate in a round."""
+_SAMPLING_BRANCHES = 3
+"""Estimates of Eq. 3 a sampling step."""
+
+_OPTIMISED = {"text_scale": 1.5, "image_scale": 1.0, "normalize": "rowsum"}
+_SAMPLED = {"text_scale": 2.0, "image_scale": 1.5}
+SCENE_ARMS: dict[str, dict[str, Any]] = {
+    "source": {},
+    "autoencoder": {},
+    "ip2p": {"update": "ip2p", **_SAMPLED},
+    # As published, photographs that are not edited yet stay among the training images.
+    "in2n": {"update": "in2n", "only_edited_views": False, **_SAMPLED},
+    "csd-no-stein": {**_OPTIMISED, "mixing": "none", "learning_rate": 2.0},
+    "sds": {**_OPTIMISED, "mixing": "none", "baseline": "noise", "learning_rate": 1.5},
+    "csd": {**_OPTIMISED, "learning_rate": 2.0},
+}
+"""What each method sets of `EditSettings`, of the pipeline and of the datamanager.
+
+source is the unedited scene. autoencoder is trained on the true edits, encoded and decoded: what
+a perfect editor could reach with this prior, this scene model and this training.
+"""
+REFERENCES = ("source", "autoencoder")
+"""Arms that edit nothing."""
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """How a method spends its budget.
+
+    Attributes:
+        edit_steps: Training steps after editing has begun.
+        edit_every: Training steps between rounds.
+        edit_views: Views a round.
+        denoising_steps: Sampling steps a view, for methods that sample.
+        iterations: Iterations a round, for methods that optimise.
+        evaluations: U-Net evaluations of all rounds.
+    """
+
+    edit_steps: int
+    edit_every: int
+    edit_views: int
+    denoising_steps: int
+    iterations: int
+    evaluations: int
+
+    def options(self) -> dict[str, Any]:
+        """The scene method's options; editing begins at once, as the source is loaded."""
+        return {
+            "source_steps": 0,
+            "edit_steps": self.edit_steps,
+            "edit_every": self.edit_every,
+            "edit_views": self.edit_views,
+            "denoising_steps": self.denoising_steps,
+            "iterations": self.iterations,
+            "decay_every": -(-self.iterations // DECAYS),
+        }
+
+
+def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> ArmPlan:
+    """Give a method as many U-Net evaluations as csd makes, times a budget.
+
+    A branch of Eq. 9 whose weight is zero at the given scales is not evaluated, so that methods
+    differ in what an iteration costs. csd and what departs from it get more or fewer iterations,
+    ip2p sampling steps, and in2n rounds of one view, or of more where rounds would come more
+    often than published.
+
+    Args:
+        name: One of `SCENE_ARMS`.
+        options: What replaces the method's own settings; `updates` and `edit_steps` replace
+            `UPDATES` and `EDIT_STEPS`.
+        budget: In those evaluations that csd makes by its own settings.
+    """
+    edit_steps, updates = options.get("edit_steps", EDIT_STEPS), options.get("updates", UPDATES)
+    views, every = ROUNDS * ROUND_VIEWS, -(-edit_steps // ROUNDS)
+    total = budget * updates * views * _branches({**SCENE_ARMS["csd"], **_scales(options)})
+    arm = {**SCENE_ARMS[name], **options}
+    update = arm.get("update", "csd")
+    if name in REFERENCES:
+        return ArmPlan(edit_steps, edit_steps, 1, 1, 1, 0)
+    if update == "ip2p":
+        steps = max(1, round(total / views / _SAMPLING_BRANCHES))
+        count = views * steps * _SAMPLING_BRANCHES
+        return ArmPlan(edit_steps, every, ROUND_VIEWS, steps, 1, count)
+    if update == "in2n":
+        edits = max(1, round(total / DENOISING_STEPS / _SAMPLING_BRANCHES))
+        each = -(-edits * IN2N_EVERY // edit_steps)
+        every = max(1, edit_steps // round(edits / each))
+        rounds = -(-edit_steps // every)
+        count = rounds * each * DENOISING_STEPS * _SAMPLING_BRANCHES
+        return ArmPlan(edit_steps, every, each, DENOISING_STEPS, 1, count)
+    branches = _branches(arm)
+    iterations = max(1, round(total / views / branches))
+    return ArmPlan(edit_steps, every, ROUND_VIEWS, 1, iterations, views * iterations * branches)
+
+
+def _scales(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in ("text_scale", "image_scale") if key in options}
+
+
+def _branches(arm: Mapping[str, Any]) -> int:
+    weights = edit_weights(
+        image_scale=arm["image_scale"],
+        text_scale=arm["text_scale"],
+        baseline=arm.get("baseline", "source"),
+    )._asdict()
+    return sum(weight != 0 for branch, weight in weights.items() if branch != "noise")
