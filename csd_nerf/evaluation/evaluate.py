@@ -24,7 +24,7 @@ from csd_nerf.adapters.images import read_image
 from csd_nerf.evaluation.measure import COLUMNS, Networks, Run, measure
 from csd_nerf.evaluation.media import Media, open_media, read_facts, to_01
 from csd_nerf.evaluation.plots import save_bars
-from csd_nerf.evaluation.tables import Table
+from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.synthetic.edits import Edit, find_edit
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def run_evaluate(output: Path, settings: EvaluateSettings, *, note: Callable[[st
     """Measure edits and write results.json, and beside it .csv, .md, .tex and .png.
 
     Args:
-        output: The JSON file; the others are named like it.
+        output: The JSON file; the others are named like it. The plot shows the measures that
+            say which edit is better.
         settings: What to measure.
         note: Told, in a line each, which measures are left out for weights that are missing or
             for sizes that differ.
@@ -121,10 +122,9 @@ def run_evaluate(output: Path, settings: EvaluateSettings, *, note: Callable[[st
     columns = [column for column in COLUMNS if any(column.key in row for row in rows)]
     names = [row["run"] for row in rows]
     table = Table(rows, names, columns, by="run", count=None)
-    if columns:
-        panels = [
-            (column.head, [(_scaled(row, column), 0.0) for row in rows]) for column in columns
-        ]
+    judged = [column for column in columns if column.better]
+    if judged:
+        panels = [(column.head, [(_scaled(row, column), 0.0) for row in rows]) for column in judged]
         save_bars(output.with_suffix(".png"), names, panels)
     texts = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex()}
     for suffix, text in (texts | {".json": json.dumps(results, indent=1) + "\n"}).items():
@@ -133,7 +133,7 @@ def run_evaluate(output: Path, settings: EvaluateSettings, *, note: Callable[[st
     return table.markdown()
 
 
-def _scaled(row: dict[str, Any], column: Any) -> float:
+def _scaled(row: Row, column: Column) -> float:
     return row.get(column.key, math.nan) * column.scale
 
 
