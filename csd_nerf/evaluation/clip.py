@@ -91,8 +91,8 @@ def load_clip(
     Args:
         name: A model that OpenCLIP knows, or a folder as OpenCLIP publishes them on the hub:
             open_clip_config.json and its weights.
-        pretrained: Which of a known model's weights; None takes those that the paper used, or
-            the first that OpenCLIP lists.
+        pretrained: Which of a known model's weights; None takes laion2b_s39b_b160k for the
+            default (the paper names no weights), else the first that OpenCLIP lists.
         device: Where to.
 
     Raises:
