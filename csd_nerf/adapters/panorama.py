@@ -165,8 +165,8 @@ def _optimise(
         layout.stride,
         values.batch,
         wrap=layout.wrap,
-        drawing=options.drawing,
-        taper=options.taper,
+        drawing=values.drawing,
+        taper=values.taper,
         editable=work.prompts.editable if work.prompts.leaves_parts_alone else None,
         device=work.prior.device,
     )

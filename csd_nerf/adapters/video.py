@@ -168,13 +168,13 @@ def _optimise(
     work: _Work, source: Float[Tensor, "n c h w"], condition: Float[Tensor, "n k h w"]
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations on batches of frames."""
-    options, job = work.options, work.job
+    options, values, job = work.options, work.options.values(), work.job
     stack = ImageStack(
         source.clone(),
         source,
         condition,
         work.batch,
-        drawing=options.drawing,
+        drawing=values.drawing,
         device=work.prior.device,
     )
     settings = edit_settings(options, stack)

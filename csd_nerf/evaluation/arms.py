@@ -154,7 +154,6 @@ class MediaDomain:
 
     def __init__(self, medium: Medium, prior: Prior, options: Mapping[str, Any]) -> None:
         """Take a prior, and options of all arms in place of the preset's."""
-        self.arms, self.ablations = ARMS[medium], ABLATIONS[medium]
         self.columns = COLUMNS[medium]
         self.consistency = "seam" if medium == "panorama" else "flicker"
         self._medium: Medium = medium
@@ -279,8 +278,8 @@ def _cost(prior: Prior, options: PanoramaOptions | VideoOptions) -> float:
         layout.window,
         layout.stride,
         values.batch,
-        drawing=options.drawing,
-        taper=options.taper,
+        drawing=values.drawing,
+        taper=values.taper,
     )
     return branches * values.batch * canvas.iterations_for(_MANY) / _MANY
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from csd_nerf import priors
 from csd_nerf.adapters.files import written_whole
-from csd_nerf.evaluation.arms import MediaDomain
+from csd_nerf.evaluation.arms import ABLATIONS, ARMS, MediaDomain
 from csd_nerf.evaluation.domains import Arm, Domain, Given, Job, chosen_arms
 from csd_nerf.evaluation.pictures import enlarge, save_contact_sheet, to_uint8
 from csd_nerf.evaluation.plots import save_curves
@@ -76,8 +76,8 @@ def run_benchmark(output: Path, settings: BenchmarkSettings) -> str:
     Raises:
         ValueError: If the folder holds a benchmark of other settings, or an arm is unknown.
     """
+    arms = chosen_arms(*_known_arms(settings), settings.arms, ablate=settings.ablations)
     domain = _domain(output, settings)
-    arms = chosen_arms(domain, settings.arms, ablations=settings.ablations)
     jobs = [job for arm in arms for job in _jobs(arm, settings)]
     record = _opened(output, settings, domain, jobs)
     done = {_key(row) for row in record["rows"]}
@@ -102,6 +102,14 @@ def run_benchmark(output: Path, settings: BenchmarkSettings) -> str:
     if settings.ablations and isinstance(domain, MediaDomain):
         _residuals(output, domain, record, inputs)
     return _report(output, settings, domain, arms, record["rows"], inputs)
+
+
+def _known_arms(settings: BenchmarkSettings) -> tuple[tuple[Arm, ...], tuple[Arm, ...]]:
+    if settings.domain == "scene":
+        from csd_nerf.evaluation.scene_arms import SceneDomain
+
+        return SceneDomain.arms, SceneDomain.ablations
+    return ARMS[settings.domain], ABLATIONS[settings.domain]
 
 
 def _domain(output: Path, settings: BenchmarkSettings) -> Domain:

@@ -65,10 +65,6 @@ class Given(Protocol):
 class Domain(Protocol):
     """Scenes, panoramas or videos."""
 
-    arms: tuple[Arm, ...]
-    """The methods in the table's order, references first."""
-    ablations: tuple[Arm, ...]
-    """Departures of csd, run when asked for."""
     columns: tuple[Column, ...]
     """What is measured, without the cost."""
     consistency: str
@@ -87,19 +83,25 @@ class Domain(Protocol):
         ...
 
 
-def chosen_arms(domain: Domain, names: Sequence[str], *, ablations: bool) -> tuple[Arm, ...]:
+def chosen_arms(
+    arms: Sequence[Arm], ablations: Sequence[Arm], names: Sequence[str], *, ablate: bool
+) -> tuple[Arm, ...]:
     """The arms of these names in the table's order, the references with them.
 
-    Without names all that are not ablations, or csd and its ablations.
+    Args:
+        arms: The usual ones.
+        ablations: Departures of csd.
+        names: Whom to choose; without names all usual ones, or csd and its ablations.
+        ablate: The latter.
 
     Raises:
         ValueError: If there is no such arm.
     """
-    known = {arm.name: arm for arm in (*domain.arms, *domain.ablations)}
+    known = {arm.name: arm for arm in (*arms, *ablations)}
     for name in names:
         if name not in known:
             raise ValueError(f"--arms needs some of {', '.join(known)}, got {name!r}.")
-    if not names:
-        csd = tuple(arm for arm in domain.arms if arm.method is None or arm.name == "csd")
-        return (*csd, *domain.ablations) if ablations else domain.arms
-    return tuple(arm for arm in known.values() if arm.name in names or arm.method is None)
+    if not names and not ablate:
+        return tuple(arms)
+    chosen = names or ("csd", *(arm.name for arm in ablations))
+    return tuple(arm for arm in known.values() if arm.name in chosen or arm.method is None)

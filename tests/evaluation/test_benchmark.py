@@ -295,13 +295,14 @@ def test_seeds_and_budgets_add_rows_and_budgets_make_curves(tmp_path, monkeypatc
 
 
 def test_ablations_take_the_place_of_the_other_methods(prior):
+    usual, others = ARMS["video"], ABLATIONS["video"]
+    names = [arm.name for arm in chosen_arms(usual, others, (), ablate=True)]
+    assert names == ["source", "autoencoder", "csd", *(arm.name for arm in others)]
+    assert chosen_arms(usual, others, (), ablate=False) == usual
+    named = chosen_arms(usual, others, ("csd-strong", "ip2p"), ablate=False)
+    assert [arm.name for arm in named] == ["source", "autoencoder", "ip2p", "csd-strong"]
     domain = MediaDomain("video", prior, {})
-    names = [arm.name for arm in chosen_arms(domain, (), ablations=True)]
-    assert names == ["source", "autoencoder", "csd", *(arm.name for arm in ABLATIONS["video"])]
-    assert [arm.name for arm in chosen_arms(domain, (), ablations=False)] == [
-        arm.name for arm in ARMS["video"]
-    ]
-    seeds = [domain.settings(Job(ARMS["video"][2], seed=seed))["seed"] for seed in (0, 1)]
+    seeds = [domain.settings(Job(usual[2], seed=seed))["seed"] for seed in (0, 1)]
     assert seeds == [0, 1]
 
 
@@ -324,9 +325,11 @@ def test_ablations_tell_what_is_left_of_the_residuals_at_the_truth(tmp_path, mon
     assert lines[3].startswith("| sds | 1 | **0.125** |")
 
 
-def test_an_unknown_arm_is_refused(prior):
+def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(priors, "load", lambda name: pytest.fail("loaded"))
+    settings = BenchmarkSettings("video", arms=("csd", "magic"))
     with pytest.raises(ValueError, match=r"--arms needs some of source.*ip2p.*, got 'magic'"):
-        chosen_arms(MediaDomain("video", prior, {}), ("csd", "magic"), ablations=False)
+        run_benchmark(tmp_path, settings)
 
 
 @pytest.mark.parametrize(

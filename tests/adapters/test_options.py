@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from csd_nerf.adapters.options import PanoramaOptions, VideoOptions
+
+
+def test_the_release_preset_draws_by_chance_with_a_noise_for_each():
+    for kind in (PanoramaOptions, VideoOptions):
+        full, release = kind().values(), kind(preset="release").values()
+        changed = {k for k, v in vars(release).items() if v != getattr(full, k)}
+        assert changed == {"noise", "drawing", "taper"}
+        assert (release.noise, release.drawing, release.taper) == ("independent", "uniform", 0)
+        assert kind(preset="release", drawing="balanced").values().drawing == "balanced"
+
+
+def test_plain_sampling_of_frames_takes_noise_of_their_own_unless_told():
+    for preset in ("full", "tiny"):
+        assert VideoOptions(preset=preset, method="ip2p").values().noise == "independent"
+        assert VideoOptions(preset=preset, method="ip2p", noise="shared").values().noise == "shared"
+        assert VideoOptions(preset=preset, method="csd").values().noise == "shared"
+
+
+def test_given_values_go_over_the_method_and_the_method_over_the_preset():
+    sds = VideoOptions(preset="tiny", method="sds").values()
+    csd = VideoOptions(preset="tiny").values()
+    assert sds.text_scale != csd.text_scale
+    assert VideoOptions(preset="tiny", method="sds", text_scale=9.0).values().text_scale == 9.0
+    assert PanoramaOptions(preset="tiny", t_range=(0.1, 0.2)).values().t_range == (0.1, 0.2)
