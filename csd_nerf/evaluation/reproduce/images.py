@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.reproduce.inputs import (
     Frames,
     Item,
+    find_input,
     panorama_items,
     read_peer,
     resized,
@@ -32,8 +33,6 @@ from csd_nerf.priors.memory import SparingPrior
 
 _COSTS = ("seconds", "rate", "ratio")
 """Columns that come from a run's facts instead of its pictures."""
-_WARM_UP = 2
-"""Iterations or steps of the short run before one that is timed."""
 
 
 def run_images(
@@ -53,17 +52,19 @@ def run_images(
         ValueError: If an input is not as it must be.
     """
     items = _items(experiment, settings, size)
-    load = functools.cache(lambda options: _load_prior(options, settings.place))
+    lines = [line for line in experiment.lines if line.method or line.peer in settings.peers]
+    for line, item in itertools.product(lines, items):
+        if line.method is None:
+            find_input(settings.peers[line.peer or ""] / item.task.name)
+    editor = _Editor(experiment, settings, size)
     rows: list[Row] = []
     for item in items:
-        for line in experiment.lines:
-            if line.method is None and line.peer not in settings.peers:
-                continue
+        for line in lines:
             source = _brought_to_size(line, item.read(), settings, size)
             if line.method is None:
                 edited, facts = read_peer(settings.peers[line.peer or ""], item, like=source), {}
             else:
-                edited, facts = _edited(experiment, line, item, source, settings, size, store, load)
+                edited, facts = _kept_or_made(line, item, source, store, editor)
             rows.append(_scored(experiment, line, item, source, edited, facts, store, scorer))
             print(_told(rows[-1], experiment), flush=True)
     return rows
@@ -71,7 +72,10 @@ def run_images(
 
 def _items(experiment: Experiment, settings: ReproduceSettings, size: TinySize) -> Sequence[Item]:
     if settings.tiny:
-        return tiny_items("panorama" if experiment.kind == "panorama" else "video", size.inputs)
+        return tiny_items(
+            "panorama" if experiment.kind == "panorama" else "video",
+            size.inputs or experiment.tiny_inputs,
+        )
     assert settings.data is not None
     if experiment.kind == "video":
         return video_items(settings.data)
@@ -101,31 +105,41 @@ def line_options(
     return (PanoramaOptions if experiment.kind == "panorama" else VideoOptions)(**chosen)
 
 
-def _edited(
-    experiment: Experiment,
-    line: Line,
-    item: Item,
-    source: Frames,
-    settings: ReproduceSettings,
-    size: TinySize,
-    store: Store,
-    load: Any,
+def _kept_or_made(
+    line: Line, item: Item, source: Frames, store: Store, editor: _Editor
 ) -> tuple[Frames, Row]:
     """A result that was kept, or a new one."""
-    if (kept := store.frames(line.name, item.task.name)) is not None:
-        return kept, store.facts(line.name, item.task.name) or {}
-    options = line_options(experiment, line, item.task.prompt, settings, size)
-    # Prompt and method don't change the prior: one is loaded for all.
-    prior = load(type(options)(preset=options.preset))
-    if experiment.timed:
-        short = dataclasses.replace(options, iterations=_WARM_UP, steps=_WARM_UP)
-        _edit(prior, source, short)
-    edited, facts = _edit(prior, source, options)
-    facts["options"] = {
-        key: value for key, value in dataclasses.asdict(options).items() if value is not None
-    }
-    store.keep(line.name, item.task.name, edited, facts)
+    name = item.task.name
+    if (kept := store.frames(line.name, name)) is not None:
+        return kept, store.facts(line.name, name) or {}
+    edited, facts = editor.edit(line, item.task.prompt, source)
+    store.keep(line.name, name, edited, facts)
     return edited, facts
+
+
+class _Editor:
+    """Edits with one prior, which is loaded for the first edit."""
+
+    def __init__(self, experiment: Experiment, settings: ReproduceSettings, size: TinySize) -> None:
+        self._experiment, self._settings, self._size = experiment, settings, size
+        self._prior: Prior | None = None
+        self._warm: set[tuple[str | None, int]] = set()
+
+    def edit(self, line: Line, prompt: str, source: Frames) -> tuple[Frames, Row]:
+        """A line's result and the facts of its making."""
+        options = line_options(self._experiment, line, prompt, self._settings, self._size)
+        if self._prior is None:
+            self._prior = _load_prior(options, self._settings.place)
+        kind = (line.method, options.values().batch)
+        if self._experiment.timed and kind not in self._warm:
+            # What is done once, such as choosing kernels, is no part of an edit's time.
+            _edit(self._prior, source, dataclasses.replace(options, iterations=1, steps=1))
+            self._warm.add(kind)
+        edited, facts = _edit(self._prior, source, options)
+        facts["options"] = {
+            key: value for key, value in dataclasses.asdict(options).items() if value is not None
+        }
+        return edited, facts
 
 
 def _edit(prior: Prior, source: Frames, options: EditOptions) -> tuple[Frames, Row]:

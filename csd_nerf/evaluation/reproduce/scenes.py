@@ -65,7 +65,7 @@ def run_scenes(
         ChildProcessError: If ns-train fails.
     """
     rows: list[Row] = []
-    for scene in _scenes(settings, store, size):
+    for scene in _scenes(experiment, settings, store, size):
         source, _ = _made(scene, None, store)
         for line in experiment.lines:
             edited, facts = _made(scene, line, store)
@@ -110,9 +110,12 @@ def _scored(
     return {"line": line.name, "input": scene.task.name, **scores}
 
 
-def _scenes(settings: ReproduceSettings, store: Store, size: TinySize) -> list[Scene]:
+def _scenes(
+    experiment: Experiment, settings: ReproduceSettings, store: Store, size: TinySize
+) -> list[Scene]:
     if settings.tiny:
-        return [_tiny_scene(position, store, size) for position in range(size.inputs)]
+        count = size.inputs or experiment.tiny_inputs
+        return [_tiny_scene(position, store, size) for position in range(count)]
     assert settings.data is not None
     tasks = read_tasks(settings.data)
     for task in tasks:

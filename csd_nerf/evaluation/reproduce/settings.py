@@ -47,7 +47,8 @@ class ReproduceSettings:
 class TinySize:
     """How large the experiments on synthetic inputs are."""
 
-    inputs: int = 2
+    inputs: int | None = None
+    """None: the experiment's own number."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Over those of every line that edits pictures."""
     shrink: int = 1

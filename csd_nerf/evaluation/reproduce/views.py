@@ -127,7 +127,7 @@ def _tiny_views(
     scenes = []
     seed = 0
     for line in experiment.lines:
-        for position in range(size.inputs):
+        for position in range(size.inputs or experiment.tiny_inputs):
             name = f"shapes {position}"
             for kind, image01 in _render(seed, size.view_edge).items():
                 if store.frames(f"{line.name} {kind}", name) is None:
