@@ -86,7 +86,7 @@ def load_clip(
     pretrained: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Clip:
-    """Load a CLIP model.
+    """Load a CLIP model that was fetched before, as the diffusion models are.
 
     Args:
         name: A model that OpenCLIP knows, or a folder as OpenCLIP publishes them on the hub:
@@ -97,7 +97,7 @@ def load_clip(
 
     Raises:
         ValueError: If OpenCLIP doesn't know the name or the weights.
-        FileNotFoundError: If the weights can't be had.
+        FileNotFoundError: If the weights aren't there.
     """
     if Path(name).is_dir():
         model, tokenizer = _from_folder(Path(name))
@@ -122,16 +122,31 @@ def _from_name(name: str, pretrained: str | None) -> tuple[Any, Any]:
             f"The weights of CLIP {name} need to be one of {', '.join(tags) or 'a file'}, "
             f"got {tag!r}."
         )
-    try:
-        model = open_clip.create_model(name, pretrained=tag)
-    except (OSError, RuntimeError) as error:
-        # RuntimeError is also what a refused connection ends in.
+    if not Path(tag).is_file():
+        _require_weights(name, tag, open_clip.get_pretrained_cfg(name, tag))
+    return open_clip.create_model(name, pretrained=tag), open_clip.get_tokenizer(name)
+
+
+def _require_weights(name: str, tag: str, config: dict[str, Any]) -> None:
+    """Look for the weights before anything is built: that of the default takes a minute."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    if repository:
+        found = any(
+            isinstance(try_to_load_from_cache(repository, file_name), str)
+            for file_name in ([file] if file else _WEIGHTS)
+        )
+        command = f"hf download {repository}"
+    else:
+        file = Path(config["url"]).name
+        found = (Path.home() / ".cache" / "clip" / file).is_file()
+        command = f"python -c \"import open_clip; open_clip.create_model('{name}', '{tag}')\""
+    if not found:
         raise FileNotFoundError(
-            f"CLIP {name} needs its weights {tag!r}, and they can't be fetched "
-            f'({type(error).__name__}); run `python -c "import open_clip; '
-            f"open_clip.create_model('{name}', '{tag}')\"` with a network, or name a local folder."
-        ) from None
-    return model, open_clip.get_tokenizer(name)
+            f"CLIP {name} needs its weights {tag!r}, which aren't on this machine; fetch them with "
+            f"`{command}`, or name a local folder."
+        )
 
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:

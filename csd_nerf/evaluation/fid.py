@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float
@@ -49,6 +50,7 @@ def load_inception(weights: Path | None = None, device: str | torch.device = "cp
 
     Raises:
         FileNotFoundError: If the weights can't be had.
+        ValueError: If the file holds others.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import (
         URL_INCEPTION_V3,
@@ -66,7 +68,13 @@ def load_inception(weights: Path | None = None, device: str | torch.device = "cp
                 f"FID needs Inception's weights at {cached}, and they can't be fetched "
                 f"({type(error).__name__}); fetch {URL_INCEPTION_V3} with a network."
             ) from None
-    network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights or cached))
+    try:
+        network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights or cached))
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"FID needs the weights of torch-fidelity's Inception, got {weights or cached}, which "
+            f"can't be read as such ({type(error).__name__}); fetch {URL_INCEPTION_V3} anew."
+        ) from None
     network = network.to(device)
 
     @torch.no_grad()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -114,11 +116,29 @@ def test_unknown_names_and_unfit_folders_are_told_in_one_line(tmp_path, folder):
         load_clip(str(tmp_path))
 
 
-def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise FileNotFoundError("no route\nto the hub")
-
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", refuse)
-    with pytest.raises(FileNotFoundError, match=r"ViT-B-32 needs its weights 'openai'") as raised:
-        load_clip("ViT-B-32")
+@pytest.mark.parametrize(
+    ("tag", "remedy"),
+    [
+        (None, "hf download timm/vit_base_patch32_clip_224.openai"),
+        ("laion400m_e31", "hf download timm/vit_base_patch32_clip_224.laion400m_e31"),
+    ],
+)
+def test_missing_weights_are_one_line_before_anything_is_built(monkeypatch, tmp_path, tag, remedy):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: pytest.fail("built"))
+    with pytest.raises(FileNotFoundError, match=f"with `{re.escape(remedy)}`") as raised:
+        load_clip("ViT-B-32", pretrained=tag)
     assert "\n" not in str(raised.value)
+
+
+def test_weights_in_the_cache_are_loaded_by_openclip(monkeypatch, clip):
+    asked = []
+
+    def create(name, pretrained):
+        asked.append((name, pretrained))
+        return clip.model
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: "/somewhere/weights")
+    monkeypatch.setattr(open_clip, "create_model", create)
+    assert load_clip().name == "ViT-bigG-14"
+    assert asked == [("ViT-bigG-14", "laion2b_s39b_b160k")]

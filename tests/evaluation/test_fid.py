@@ -66,6 +66,18 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", None])
+def test_files_that_hold_no_weights_are_one_line(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    if content is None:
+        torch.save({"wrong": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="can't be read as such") as raised:
+        load_inception(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_features_are_those_of_torch_fidelity_with_the_given_weights(tmp_path, monkeypatch):
     from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
