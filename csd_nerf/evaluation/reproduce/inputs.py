@@ -220,7 +220,7 @@ def to_01(frames: Frames) -> Float[Tensor, "n 3 h w"]:
     return frames.permute(0, 3, 1, 2).float() / 255
 
 
-def resized(frames: Frames, size: tuple[int, int]) -> Frames:
+def resized(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "n H W 3"]:
     """All frames at a height and width."""
     return torch.stack([resize(frame, size) for frame in frames])
 
