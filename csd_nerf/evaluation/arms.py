@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -234,7 +235,8 @@ def arm_options(
     """The options of an arm: those given over its own, and both over the tiny preset's.
 
     All arms get as many U-Net evaluations as csd makes with the preset's number of updates, times
-    `budget`: updates for those that optimise, sampling steps for the others.
+    `budget`: updates for those that optimise, sampling steps for the others. Fewer updates need
+    longer steps: the learning rate goes with budget^(-1/2), which suits validation inputs.
     """
     kind = PanoramaOptions if medium == "panorama" else VideoOptions
     chosen = {**arm.options, **given, "preset": "tiny"}
@@ -244,7 +246,8 @@ def arm_options(
     csd = kind(**{**given, "preset": "tiny", "method": "csd"})
     count = budget * csd.values().updates * _cost(prior, csd) / _cost(prior, options)
     if arm.method in BASELINES:
-        return dataclasses.replace(options, updates=max(1, round(count)))
+        rate = options.values().learning_rate / math.sqrt(budget)
+        return dataclasses.replace(options, updates=max(1, round(count)), learning_rate=rate)
     return dataclasses.replace(options, steps=min(max(1, round(count)), _MOST_STEPS))
 
 

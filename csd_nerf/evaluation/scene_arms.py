@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ class SceneDomain:
     ablations = (
         Arm("csd-independent-noise", "csd", {"noise": "independent"}),
         Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
-        Arm("csd-clean-kernel", "csd", {"kernel_on": "clean"}),
+        Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
         Arm("csd-from-renders", "csd", {"start": "render"}),
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )
@@ -146,7 +147,13 @@ class SceneDomain:
         return Outcome(row, result.edited01, result.truth01)
 
     def _asked(self, job: Job) -> tuple[str, dict[str, Any]]:
-        return job.arm.method or job.arm.name, {**job.arm.options, **self._options}
+        method = job.arm.method or job.arm.name
+        options = {**job.arm.options, **self._options}
+        rate = {**SCENE_ARMS[method], **options}.get("learning_rate")
+        if rate is not None:
+            # As for panoramas and videos: fewer updates need longer steps.
+            options["learning_rate"] = rate / math.sqrt(job.budget)
+        return method, options
 
 
 def draw_scene(position: int, split: Split, folder: Path) -> SceneInput:

@@ -106,6 +106,8 @@ def test_a_budget_counts_what_csd_spends(prior):
         updates = [given.values().updates for given in options]
         assert updates[0] == type(options[0])(preset="tiny").values().updates
         assert updates[1] == round(updates[0] / 2)
+        rates = [given.values().learning_rate for given in options]
+        assert rates[1] == pytest.approx(rates[0] * 2**0.5)
 
 
 def test_every_ablation_differs_from_csd_or_its_peer(prior):
