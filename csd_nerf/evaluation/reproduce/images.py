@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import UInt8
+from torch import Tensor
+
 from csd_nerf import priors
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.panorama import edit_panorama
@@ -84,7 +87,7 @@ def _items(experiment: Experiment, settings: ReproduceSettings, size: TinySize) 
 
 def _brought_to_size(
     line: Line, source: Frames, settings: ReproduceSettings, size: TinySize
-) -> Frames:
+) -> UInt8[Tensor, "n H W 3"]:
     wanted = line.tiny_size if settings.tiny else line.size
     if wanted is None:
         return source
