@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from csd_nerf.priors.lpips import Net, lpips_network
 
 _SSIM_WINDOW = 11
 _LPIPS_EDGE = 32
@@ -73,29 +73,13 @@ class Lpips:
         return self._network(*pairs, normalize=True).flatten().cpu()
 
 
-def load_lpips(net: Literal["alex", "vgg"] = "alex", device: str | torch.device = "cpu") -> Lpips:
+def load_lpips(net: Net = "alex", device: str | torch.device = "cpu") -> Lpips:
     """Build LPIPS on AlexNet or VGG-16, fetching torchvision's weights if needed.
 
     Raises:
         FileNotFoundError: If the weights can't be had.
     """
-    import lpips
-    from torchvision.models import AlexNet_Weights, VGG16_Weights
-
-    url = (AlexNet_Weights if net == "alex" else VGG16_Weights).IMAGENET1K_V1.url
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    try:
-        with warnings.catch_warnings():
-            # lpips uses an argument of torchvision that is deprecated.
-            warnings.simplefilter("ignore")
-            network = lpips.LPIPS(net=net, verbose=False)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"LPIPS needs the weights {cached}, and they can't be fetched "
-            f"({type(error).__name__}); run `python -c \"import lpips; lpips.LPIPS(net='{net}')\"` "
-            "with a network."
-        ) from None
-    return Lpips(network.eval().requires_grad_(False), torch.device(device))
+    return Lpips(lpips_network(net), torch.device(device))
 
 
 def frame_lpips(lpips: Lpips, frames01: Float[Tensor, "n 3 h w"]) -> float:

@@ -6,8 +6,6 @@ evaluation starts; and as a module of the model it would be part of every checkp
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.priors.lpips import lpips_network, weights_path
 
 
 class LatePerceptualDistance:
@@ -24,17 +23,9 @@ class LatePerceptualDistance:
         self._network: Any = None
 
     @property
-    def weights_path(self) -> Path:
-        """Where torch keeps AlexNet's weights once they were fetched."""
-        from torchvision.models import AlexNet_Weights
-
-        name = Path(AlexNet_Weights.IMAGENET1K_V1.url).name
-        return Path(torch.hub.get_dir()) / "checkpoints" / name
-
-    @property
     def is_available(self) -> bool:
         """Whether the distance can be computed without fetching anything."""
-        return self._network is not None or self.weights_path.is_file()
+        return self._network is not None or weights_path().is_file()
 
     def require(self) -> None:
         """Build the network, fetching AlexNet's weights if needed.
@@ -42,22 +33,13 @@ class LatePerceptualDistance:
         Raises:
             EditError: If they can't be had.
         """
-        if self._network is not None:
-            return
-        import lpips
-
-        try:
-            with warnings.catch_warnings():
-                # lpips uses an argument of torchvision that is deprecated.
-                warnings.simplefilter("ignore")
-                network = lpips.LPIPS(net="alex", verbose=False)
-        except (OSError, RuntimeError) as error:
-            raise EditError(
-                f"LPIPS needs AlexNet's weights at {self.weights_path}, and they can't be fetched "
-                f"({type(error).__name__}); run `python -c \"import lpips; lpips.LPIPS('alex')\"` "
-                "with a network, or train without it: --pipeline.model.lpips-weight 0."
-            ) from None
-        self._network = network.requires_grad_(False)
+        if self._network is None:
+            try:
+                self._network = lpips_network()
+            except FileNotFoundError as error:
+                raise EditError(
+                    f"{error}, or train without it: --pipeline.model.lpips-weight 0."
+                ) from None
 
     def __call__(
         self, first01: Float[Tensor, "n 3 h w"], second01: Float[Tensor, "n 3 h w"]
