@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from csd_nerf.evaluation.clip import Clip
     from csd_nerf.evaluation.metrics import Lpips
 
-_PACKAGES = ("csd_nerf", "torch", "torchvision", "torchmetrics", "lpips", "open_clip_torch")
+_PACKAGES = ("csd_nerf", "torch", "torchvision", "scikit-image", "lpips", "open_clip_torch")
 _BATCH = 16
 """Images that a network sees at once."""
 
