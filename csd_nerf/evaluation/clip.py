@@ -117,7 +117,7 @@ def _from_name(name: str, pretrained: str | None) -> tuple[Any, Any]:
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag = pretrained or _TAGS.get(name) or next(iter(tags), None)
-    if tag not in tags and not (tag and Path(tag).is_file()):
+    if tag is None or not (tag in tags or Path(tag).is_file()):
         raise ValueError(
             f"The weights of CLIP {name} need to be one of {', '.join(tags) or 'a file'}, "
             f"got {tag!r}."

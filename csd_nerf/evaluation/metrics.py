@@ -41,12 +41,11 @@ def ssim(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -
             f"SSIM needs images of at least {_SSIM_WINDOW}x{_SSIM_WINDOW} pixels, got "
             f"{image01.shape[2]}x{image01.shape[3]}."
         )
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5}
+    options |= {"channel_axis": 0, "data_range": 1.0, "use_sample_covariance": False}
     pairs = zip(image01.double().cpu().numpy(), truth01.double().cpu().numpy(), strict=True)
-    return fmean(
-        float(structural_similarity(a, b, channel_axis=0, data_range=1.0, **options))
-        for a, b in pairs
-    )
+    values: list[Any] = [structural_similarity(*pair, **options) for pair in pairs]
+    return fmean(float(value) for value in values)
 
 
 class Lpips:
