@@ -214,7 +214,7 @@ class PanoramaOptions(EditOptions):
     What no region covers takes --prompt, or stays as it is without one."""
     stride: Annotated[int | None, _unset("INT", "a quarter of a window")] = None
     """Latent cells between neighbouring windows."""
-    taper: Annotated[int | None, _unset("INT", "half the stride")] = None
+    taper: Annotated[int | None, _unset("INT", "the stride")] = None
     """Latent cells over which a window's step fades in from its edge.
     0: the paper's plain average."""
     wrap: bool = False

@@ -48,8 +48,7 @@ class WindowCanvas:
     """Sweeps of windows that cover everything, each at one timestep and, if noise is shared, in
     one field of noise; or windows by chance."""
     taper: int | None = None
-    """Cells over which a window's step fades in; None means half the stride, half a window at
-    most."""
+    """Cells over which a window's step fades in; None means the stride, half a window at most."""
     editable: Float[Tensor, "H W"] | None = None
     """Factor of each cell's step; None means one."""
     device: torch.device | None = None
@@ -65,7 +64,7 @@ class WindowCanvas:
         size = self._canvas
         self.positions = window_positions(size, self.window, stride=self.stride, wrap=self.wrap)
         most = min(self.window) // 2
-        self.taper = min(self.stride // 2, most) if self.taper is None else self.taper
+        self.taper = min(self.stride, most) if self.taper is None else self.taper
         if not 0 <= self.taper <= most:
             raise ValueError(f"taper needs 0 <= taper <= {most} cells, got {self.taper}.")
         self.updates = torch.zeros(size)

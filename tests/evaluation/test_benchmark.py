@@ -125,9 +125,9 @@ def test_plain_windows_update_more_with_one_budget(prior):
         arm_options("panorama", arm_of("panorama", name), prior, {"updates": 40})
         for name in ("csd", "csd-paper-drawing")
     )
-    # Windows of 16 x 16 cells on 24 x 64. At each edge that isn't the canvas's a ramp of 2 cells
-    # loses 1: of 2 rows of windows each has one such edge, of 6 columns of them 4 have two.
-    drawn = 2 * 6 * (16 - 1) * (16 - 10 / 6)
+    # Windows of 16 x 16 cells on 24 x 64. At each edge that isn't the canvas's a ramp of 4 cells
+    # loses 2: of 2 rows of windows each has one such edge, of 6 columns of them 4 have two.
+    drawn = 2 * 6 * (16 - 2) * (16 - 2 * 10 / 6)
     assert ours.values().updates == 40
     assert paper.values().updates == round(40 * 12 / drawn * 16 * 16)
 
