@@ -120,7 +120,7 @@ def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> A
     if update == "in2n":
         edits = max(1, round(total / DENOISING_STEPS / _SAMPLING_BRANCHES))
         each = -(-edits * IN2N_EVERY // edit_steps)
-        every = max(1, edit_steps // round(edits / each))
+        every = max(1, edit_steps // max(1, round(edits / each)))
         rounds = -(-edit_steps // every)
         count = rounds * each * DENOISING_STEPS * _SAMPLING_BRANCHES
         return ArmPlan(edit_steps, every, each, DENOISING_STEPS, 1, count)

@@ -335,7 +335,7 @@ def test_when_memory_runs_out_half_the_batch_is_tried(tmp_path, run, loads, tiny
 
     monkeypatch.setattr(tiny, "_evaluate", narrow)
     source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
-    code, told = run("panorama", source, "--output", output, *QUICK, "--image-scale", "1.25")
+    code, told = run("panorama", source, "--output", output, *QUICK, "--image-scale", "1.1")
     assert code == 0
     assert told.count("note: The memory was not enough for 10 U-Net evaluations at a time") == 1
     assert "--max-batch 5 would start with that" in record(output)["notices"][0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TintPrior, start
@@ -93,7 +95,8 @@ def test_the_start_decides_where_few_iterations_end():
 def test_sampled_updates_end_at_the_edit_that_the_prior_knows_too(update):
     photographs = {0: photograph(0, 32, 32), 1: photograph(1, 32, 32)}
     grey = {view: torch.full((3, 32, 32), 0.5) for view in photographs}
-    whole = edit_round(photographs, grey, update=update, denoising_steps=5)
+    settings = replace(SETTINGS, image_scale=1.0)
+    whole = edit_round(photographs, grey, update=update, denoising_steps=5, settings=settings)
     assert whole.evaluations == 2 * 5 * 3
     for result in whole.edits.values():
         # The last step leaves the noise of timestep 0, sigma = 0.03 in [-1, 1].

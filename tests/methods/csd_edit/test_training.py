@@ -74,7 +74,7 @@ def test_evaluations_are_counted_over_all_rounds(make_config, train):
 def test_other_updates_train_on_what_they_sampled(make_config, train, update):
     config = make_config()
     config.pipeline.update, config.pipeline.denoising_steps = update, 4
-    config.pipeline.edit = EditSettings(text_scale=1.0)
+    config.pipeline.edit = EditSettings(text_scale=1.0, image_scale=1.0)
     trainer = train(config)
     progress = progress_of(trainer)
     assert (progress["rounds"], progress["evaluations"]) == (3, 3 * 4 * 4 * 3)
@@ -82,8 +82,10 @@ def test_other_updates_train_on_what_they_sampled(make_config, train, update):
     assert len(manager.edited) == 11
     for view, image in manager.edited.items():
         swapped = manager.photograph01(view).flip(-1)
-        # The prior works at 32 pixels squared.
-        assert (image / 255 - swapped).abs().mean() < 0.02
+        # The prior works at 32 pixels squared. From a level sigma_t the last step leaves
+        # sigma_0 / sigma_t of what the render was wrong by.
+        assert (image / 255 - swapped).abs().mean() < (0.02 if update == "ip2p" else 0.06)
+        assert (manager.photograph01(view) - swapped).abs().mean() > 0.2
     first = records_of(trainer)[0]
     assert (first["update"], first["metrics"]["evaluations"]) == (update, 48)
 
