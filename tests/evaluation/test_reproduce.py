@@ -104,6 +104,9 @@ def test_every_experiment_on_pictures_runs_and_stands_beside_the_paper(name, tmp
                 assert cell == f"{line.paper[column.key][0]:.{column.digits}f}"
     for file in ("table.md", "table.tex", "rows.csv", "plot.png", "record.json"):
         assert (tmp_path / file).stat().st_size > 0
+    # What a line's name promises of the paper's settings is taken back where --tiny sets another.
+    told = "CSD-Edit, w_y 3: text_scale 1.0" in (tmp_path / "table.md").read_text()
+    assert told == (name in ("figure5", "figure7"))
 
 
 def test_without_weights_the_truth_still_judges(tmp_path, monkeypatch):

@@ -120,6 +120,9 @@ def _notes(
             "Tiny: synthetic inputs, the bundled prior and its own settings. The numbers show "
             "that the experiment runs and can't be compared with the paper's."
         )
+        instead = [text for line in experiment.lines if (text := _in_place(line))]
+        if instead:
+            notes.append(f"Tiny: in place of what the lines name: {'; '.join(instead)}.")
     for network, needed in _NETWORKS.items():
         if network in missing and (left_out := keys.intersection(needed)):
             heads = [column.head for column in experiment.columns if column.key in left_out]
@@ -187,3 +190,12 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     if not values:
         return math.nan, 0.0
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def _in_place(line: Line) -> str:
+    """What --tiny sets where a line's name tells the paper's settings; empty if it tells none."""
+    given = line.options
+    changed = [f"{k} {v}" for k, v in line.tiny.items() if k in given and v != given[k]]
+    if line.tiny_size is not None:
+        changed.append(f"{line.tiny_size[1]}x{line.tiny_size[0]} pixels")
+    return f"{line.name}: {', '.join(changed)}" if changed else ""
