@@ -25,6 +25,7 @@ from csd_nerf.adapters.files import check_writable
 from csd_nerf.adapters.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.regions import parse_region, region_mask
+from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.memory import SparingPrior, is_out_of_memory, out_of_memory
 from csd_nerf.priors.weights import BUNDLED_MODELS
 
@@ -150,7 +151,8 @@ class _Call:
 
     def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
         """Check all, load the prior, do all; returns the exit code."""
-        device = _device(self.options)
+        bundled = self.options.values().prior in BUNDLED_MODELS
+        device = find_device(self.options.device, bundled=bundled)
         try:
             tasks = self._checked(inputs, outputs, device)
             if tasks:
@@ -274,18 +276,3 @@ def _outputs(
                 f"and {source}, both to {target}; run them apart."
             )
     return outputs
-
-
-def _device(options: EditOptions) -> torch.device:
-    bundled = options.values().prior in BUNDLED_MODELS
-    name = options.device or ("cuda" if torch.cuda.is_available() and not bundled else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device needs a name such as cpu or cuda:0, got {name!r}.") from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"--device needs one that is there, got {name} with {count} GPUs; try cpu."
-        )
-    return device

@@ -25,6 +25,7 @@ from csd_nerf.evaluation.measure import COLUMNS, Networks, Run, measure
 from csd_nerf.evaluation.media import Media, open_media, read_facts, to_01
 from csd_nerf.evaluation.plots import save_bars
 from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.priors.devices import find_device
 from csd_nerf.synthetic.edits import Edit, find_edit
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> dict
         (width, height), the `values` by the keys of `COLUMNS`, and in `left_out` the measures
         that could not be made, with the reasons.
     """
-    _check_device(settings.device)
+    find_device(settings.device)
     look = None if settings.look is None else _find_look(settings.look)
     runs = _open_runs(settings, look)
     networks = _load_networks(settings, runs, note)
@@ -168,18 +169,6 @@ def evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> dict
         "versions": _versions(),
         "runs": results,
     }
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device needs a name such as cpu or cuda:0, got {name!r}.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device needs one that is there, got {name} with {torch.cuda.device_count()} GPUs; "
-            "try cpu."
-        )
 
 
 def _find_look(text: str) -> Edit:

@@ -41,6 +41,7 @@ from csd_nerf.evaluation.naive_loop import naive_edit, sliced_attention
 from csd_nerf.evaluation.plots import save_bars
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 from csd_nerf.priors.random_weights import Shape, random_prior
 
@@ -381,7 +382,8 @@ def _forget_peak(device: torch.device) -> None:
 
 
 def _load(settings: ProfileSettings) -> InstructPix2Pix:
-    device = _device(settings)
+    bundled = settings.random_weights is None and settings.prior in (None, "tiny")
+    device = find_device(settings.device, bundled=bundled)
     precision = priors.DTYPES.get(settings.dtype)
     if precision is None:
         raise ValueError(
@@ -393,21 +395,6 @@ def _load(settings: ProfileSettings) -> InstructPix2Pix:
     return cast(
         InstructPix2Pix, priors.load(settings.prior or "tiny", device=device, dtype=precision)
     )
-
-
-def _device(settings: ProfileSettings) -> torch.device:
-    bundled = settings.random_weights is None and settings.prior in (None, "tiny")
-    name = settings.device or ("cuda" if torch.cuda.is_available() and not bundled else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device needs a name such as cpu or cuda:0, got {name!r}.") from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"--device needs one that is there, got {name} with {count} GPUs; try cpu."
-        )
-    return device
 
 
 def _checked_size(prior: InstructPix2Pix, size: int | None) -> int:
