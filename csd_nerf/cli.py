@@ -192,6 +192,43 @@ def _note(text: str) -> None:
 
 
 @dataclass
+class EvaluateTextTo3d:
+    """Make objects from texts by several distillations, and measure them from 12 sides."""
+
+    prompts: Path
+    """Text file, one prompt a line; blank lines and those that begin with # are skipped."""
+    output: Path
+    """Folder for results.json, .md and .csv, objects.png and the runs.
+    What is finished there is not run again."""
+    method: Literal["csd-dreamfusion", "csd-dreamfusion-tiny"] = "csd-dreamfusion"
+    """Method of ns-train; -tiny runs on a CPU with the bundled prior."""
+    seeds: int = 3
+    """Runs of each prompt and arm; equal seeds begin equally in all arms."""
+    arms: tuple[str, ...] = ("csd", "sds")
+    """Distillations that are compared."""
+    steps: _Preset[int] = None
+    """Training steps of a run; warm-up, decay and the unshaded beginning keep their shares."""
+    prior: str | None = None
+    """Text-to-image model, by name or as a local folder; the method's own if not given."""
+    clip: str | None = None
+    """OpenCLIP model, by name or as a local folder, that judges how views fit their text."""
+    reference: Path | None = None
+    """Folder of pictures for FID."""
+    inception: Path | None = None
+    """File with the weights of FID's network, instead of its download."""
+    device: str | None = None
+    """cpu or cuda, for training and networks; the method's own if not given."""
+
+    def run(self) -> None:
+        """Run what is missing, write the results and print the tables."""
+        from csd_nerf.evaluation.text_to_3d import TextTo3dSettings, read_prompts, run_text_to_3d
+
+        values = {item.name: getattr(self, item.name) for item in fields(TextTo3dSettings)}
+        values["prompts"] = read_prompts(self.prompts)
+        print(run_text_to_3d(self.output, TextTo3dSettings(**values), note=_note), end="")
+
+
+@dataclass
 class Profile:
     """Measure what an edit costs and where its time goes, beside a naive loop."""
 
@@ -394,6 +431,7 @@ Command = (
     | Annotated[Panorama, tyro.conf.subcommand("panorama")]
     | Annotated[Video, tyro.conf.subcommand("video")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[EvaluateTextTo3d, tyro.conf.subcommand("evaluate-text-to-3d")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]

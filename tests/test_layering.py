@@ -17,8 +17,18 @@ MAY_ENTER = {
     "priors": {"priors", "core"},
     "editor": {"editor", "core", "priors.base"},
     "adapters": {"adapters", "editor", "priors", "core"},
-    "methods": {"methods", "editor", "priors", "core"},
-    "evaluation": {"evaluation", "adapters", "synthetic", "editor", "priors", "core"},
+    "pictures": {"pictures"},
+    "distill": {"distill", "core", "priors.base"},
+    "methods": {"methods", "editor", "distill", "pictures", "priors", "core"},
+    "evaluation": {
+        "evaluation",
+        "adapters",
+        "synthetic",
+        "editor",
+        "pictures",
+        "priors",
+        "core",
+    },
     "cli": {"cli", "evaluation", "adapters", "synthetic", "editor", "priors", "core"},
 }
 """What each room may import of ours; methods and cli are entered by the entry points alone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import log
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,21 @@ def median_bandwidth(
             thousandth of the largest squared distance holds.
     """
     squared = squared_distances(particles, distance=distance)
-    n = len(particles)
+    return bandwidth_of(squared, divisor=log(len(particles) + 1), floor=floor)
+
+
+@torch.no_grad()
+def bandwidth_of(
+    squared: Float[Tensor, "n n"], *, divisor: float, floor: float = 1e-8
+) -> Float[Tensor, ""]:
+    """The median heuristic from squared distances; see `median_bandwidth`.
+
+    Args:
+        squared: Squared distances of all pairs.
+        divisor: What the median is divided by: log(N + 1), or log N as in CSD Appendix C.2.
+        floor: Smallest bandwidth.
+    """
+    n = len(squared)
     if n < 2:
         return squared.new_full((), floor)
     upper = torch.triu_indices(n, n, offset=1, device=squared.device)
@@ -63,7 +78,7 @@ def median_bandwidth(
     median = (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / 2
     # Relative to the largest distance: a far smaller bandwidth would blow the rounding errors of
     # coincident particles up to a repulsion.
-    return torch.maximum(median / log(n + 1), floor + 1e-4 * pairs[-1])
+    return torch.maximum(median / divisor, floor + 1e-4 * pairs[-1])
 
 
 def rbf(
@@ -71,3 +86,54 @@ def rbf(
 ) -> Float[Tensor, "*shape"]:
     """Kernel values exp(-d^2 / h) from squared distances; an infinite h gives 1."""
     return torch.exp(-squared / bandwidth)
+
+
+class KernelTerms(NamedTuple):
+    """What Stein mixing needs of a kernel."""
+
+    values: Float[Tensor, "n n"]
+    """k(x_j, x_i), with ones on the diagonal."""
+    gradient: Float[Tensor, "n d"]
+    """Row i: the sum over j of the gradient of k(x_j, x_i) by x_j."""
+
+
+Features = Callable[[Tensor], Tensor]
+"""A differentiable map of particles to features: (n d) -> (n f)."""
+
+
+@torch.enable_grad()
+def feature_kernel(
+    particles: Float[Tensor, "n d"],
+    features: Features | None = None,
+    *,
+    exponent: int = 1,
+    divisor: float | None = None,
+) -> KernelTerms:
+    """A kernel on features, with the median bandwidth; a particle's features are computed once.
+
+    k(x, y) = exp(-d^2 / h) with d^2 = |phi(x) - phi(y)|^(2 exponent). LPIPS is the squared distance
+    of weighted features (`csd_nerf.priors.lpips`), and itself the paper's d: exponent 2.
+
+    Args:
+        particles: One a row.
+        features: phi; None means the particles themselves.
+        exponent: 1, or 2 where the squared distance of features is the distance.
+        divisor: Of the median; None means log N for two particles and more, as in CSD's
+            Appendix C.2. For two, log 2.
+    """
+    points = particles.detach().to(torch.promote_types(particles.dtype, torch.float32))
+    # A common shift of all x_j has the sum of their gradients as its gradient.
+    shift = torch.zeros_like(points[0], requires_grad=True)
+    embedded = points + shift if features is None else features(points + shift)
+    still = embedded.detach()
+    squared = squared_distances(still).pow(exponent)
+    n = len(points)
+    bandwidth = bandwidth_of(squared, divisor=log(max(n, 2)) if divisor is None else divisor)
+    rows = []
+    for i in range(n):
+        # Particle i is left out: k is largest at itself, where its gradient is zero.
+        others = [j for j in range(n) if j != i]
+        apart = (embedded[others] - still[i]).square().sum(1).pow(exponent)
+        total = rbf(apart, bandwidth=bandwidth).sum()
+        rows.append(torch.autograd.grad(total, shift, retain_graph=i + 1 < n)[0])
+    return KernelTerms(rbf(squared, bandwidth=bandwidth), torch.stack(rows))

@@ -13,6 +13,8 @@ Mixing = Literal["stein", "none"]
 Noise = Literal["shared", "independent"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
+Distillation = Literal["csd", "sds"]
+Kernel = Literal["lpips", "l2"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,47 @@ class EditSettings:
                 )
 
 
+@dataclass(frozen=True)
+class DistillSettings:
+    """How rendered views are distilled from a text-to-image prior (CSD Eq. 8)."""
+
+    distillation: Distillation = "csd"
+    """Collaborative score distillation, or SDS, in which each particle goes by its own residual."""
+    text_scale: float = 20.0
+    """Classifier-free guidance; the paper takes 20 with DeepFloyd IF (Appendix C.2)."""
+    t_range: tuple[float, float] = (0.02, 0.98)
+    """First and last timestep, as fractions of the prior's schedule; DreamFusion's."""
+    noise: Noise = "shared"
+    """One noise for all particles (Eq. 8) or one for each."""
+    kernel: Kernel = "lpips"
+    """Distance of the kernel: LPIPS between rendered views, as in the paper, or squared L2."""
+    normalize: Normalize = "n"
+    """Divide mixed residuals by the number of particles or by the sum of kernel values."""
+    repulsion: float = 1.0
+    """Weight of the term that pushes particles apart. In many dimensions the plain scale moves
+    nothing visibly: several objects want 100 and more."""
+    max_batch: int | None = None
+    """Largest number of model evaluations in one call."""
+
+    def __post_init__(self) -> None:
+        check_t_range(self.t_range)
+        if self.max_batch is not None and self.max_batch < 1:
+            raise ValueError(f"max_batch needs to be at least 1, got {self.max_batch}.")
+        if self.repulsion < 0:
+            raise ValueError(f"repulsion can't be negative, got {self.repulsion}.")
+        for name, choices in _DISTILL_CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} needs to be one of {', '.join(choices)}, got {getattr(self, name)!r}."
+                )
+
+
+_DISTILL_CHOICES = {
+    "distillation": get_args(Distillation),
+    "noise": get_args(Noise),
+    "kernel": get_args(Kernel),
+    "normalize": get_args(Normalize),
+}
 _CHOICES = {
     "mixing": get_args(Mixing),
     "baseline": get_args(Baseline),

@@ -78,9 +78,43 @@ def stein_direction(
         else:
             gradient = _kernel_gradient(particles, bandwidth, distance)
         total = kernel @ residuals - repulsion * gradient
-        if normalize == "rowsum":
-            return total / kernel.sum(1, keepdim=True)
-        return total / len(particles)
+        return total / _divisor(kernel, normalize)
+
+
+def mix_residuals(
+    kernel: Float[Tensor, "n n"],
+    residuals: Float[Tensor, "n d"],
+    *,
+    normalize: Normalize = "n",
+) -> Float[Tensor, "n d"]:
+    """The first term of `stein_direction` alone: residuals averaged by similarity.
+
+    Residuals and the points that the kernel compared may live in different spaces, as latents and
+    the pixels of rendered views do. The same goes for the second term, `repulsion_step`.
+    """
+    return kernel @ residuals / _divisor(kernel, normalize)
+
+
+def repulsion_step(
+    kernel: Float[Tensor, "n n"],
+    gradient: Float[Tensor, "n d"],
+    *,
+    repulsion: float,
+    normalize: Normalize = "n",
+) -> Float[Tensor, "n d"]:
+    """The second term of `stein_direction` alone, in the space of the points compared.
+
+    Args:
+        kernel: Values of the kernel.
+        gradient: Row i: the sum over j of the gradient of k(x_j, x_i) by x_j.
+        repulsion: Factor of the kernel's gradient.
+        normalize: As for `stein_direction`.
+    """
+    return -repulsion * gradient / _divisor(kernel, normalize)
+
+
+def _divisor(kernel: Float[Tensor, "n n"], normalize: Normalize) -> int | Float[Tensor, "n 1"]:
+    return kernel.sum(1, keepdim=True) if normalize == "rowsum" else len(kernel)
 
 
 def _l2_kernel_gradient(

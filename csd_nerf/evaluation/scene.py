@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
 from csd_nerf.evaluation.metrics import psnr
-from csd_nerf.evaluation.pictures import enlarge, label_columns, save_contact_sheet, save_video
+from csd_nerf.pictures import enlarge, label_columns, save_contact_sheet, save_video
 from csd_nerf.synthetic.dataset import RECORD
 from csd_nerf.synthetic.edits import Edit, find_edit
 

@@ -111,3 +111,55 @@ class Prior(Protocol):
                 Splitting changes memory, not the result.
         """
         ...
+
+
+@runtime_checkable
+class TextToImage(Protocol):
+    """A 2D diffusion model that makes images from texts, as distillation sees it."""
+
+    name: str
+    device: torch.device
+    schedule: NoiseSchedule
+    latent_channels: int
+    cell_size: int
+    """Pixels along one edge of a latent cell; 1 for a model that diffuses pixels."""
+    preferred_size: int
+    """Edge length in pixels of the square images that the model was trained on."""
+    size_multiple: int
+    """Heights and widths in pixels must be multiples of this."""
+
+    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Images to clean latents (the mode of the encoder's distribution).
+
+        Differentiable with respect to the images: where autograd is on and they need a gradient,
+        the graph is kept. The model's weights never need one.
+        """
+        ...
+
+    def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Clean latents to images, clamped to [0, 1]."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
+        """Prompts to a row each, float32 on the prior's device; "" is the empty prompt.
+
+        Rows may be mixed linearly, and handed to `predict` as a branch's text.
+
+        Raises:
+            RuntimeError: After `free_text_encoder`.
+        """
+        ...
+
+    def free_text_encoder(self) -> None:
+        """Drop the text encoder from memory once all texts are encoded."""
+        ...
+
+    def predict(
+        self,
+        branches: Sequence[Branch],
+        timestep: Int[Tensor, "n"],
+        *,
+        max_batch: int | None = None,
+    ) -> Float[Tensor, "k n c h w"]:
+        """Noise estimates as `Prior.predict` gives them; no branch has a condition."""
+        ...

@@ -5,15 +5,11 @@ differ in scale: noisy latents are VAE modes times the VAE's scaling factor, the
 raw VAE mode, since that is what InstructPix2Pix (Brooks et al. 2023) was trained on. (The authors'
 release of CSD conditions on a scaled sample.) A missing condition is zeros.
 
-Symbols: z_t = alpha_t x + sigma_t e. A model predicts e itself, or v = alpha_t e - sigma_t x; then
-e = alpha_t v + sigma_t z_t.
-
 This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +25,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from csd_nerf.core.schedules import NoiseSchedule
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
-from csd_nerf.priors.unet import branch_rows, check_parts, noise_scales, shown_channels, text_rows
+from csd_nerf.priors.texts import clip_states
+from csd_nerf.priors.unet import check_parts, halvings, predict_noise, run_unet, shown_channels
+from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
 
 
 class InstructPix2Pix:
@@ -69,10 +67,9 @@ class InstructPix2Pix:
         self.device = unet.device
         self.schedule = schedule
         self.latent_channels = vae.config["latent_channels"]
-        self.cell_size = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.cell_size = cell_size_of(vae)
         self.preferred_size = unet.config["sample_size"] * self.cell_size
-        # Every U-Net level but the last halves the latent's edges.
-        self.size_multiple = self.cell_size * 2 ** (len(unet.config["down_block_types"]) - 1)
+        self.size_multiple = self.cell_size * halvings(unet)
         self._vae = vae.eval().requires_grad_(False)
         self._unet = unet.eval().requires_grad_(False)
         self._text_encoder = text_encoder.eval().requires_grad_(False)
@@ -140,16 +137,12 @@ class InstructPix2Pix:
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
         """Clean latents and image condition, by one pass of the encoder; sizes as for `encode`."""
         mode = self._mode(image01)
-        shift = self._vae.config.get("shift_factor") or 0.0
-        return (mode - shift) * self._vae.config["scaling_factor"], mode
+        return scale_mode(self._vae, mode), mode
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Clean latents to images, clamped to [0, 1]."""
-        shift = self._vae.config.get("shift_factor") or 0.0
-        scaled = latent / self._vae.config["scaling_factor"] + shift
-        pixels = self._vae.decode(scaled.to(self.device, self._vae.dtype), return_dict=False)[0]
-        return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)
+        return decode_latent(self._vae, latent)
 
     @contextmanager
     def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> Iterator[None]:
@@ -183,21 +176,7 @@ class InstructPix2Pix:
         Raises:
             ValueError: If there is no prompt, or prompts is one string.
         """
-        if isinstance(prompts, str) or not prompts:
-            raise ValueError(f"prompts needs a sequence of at least one string, got {prompts!r}.")
-        limit = self._text_encoder.config.max_position_embeddings
-        self._warn_of_cuts(prompts, limit)
-        tokens = self._tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=limit,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.device)
-        # CLIP attends to its padding, unless a model was trained otherwise and says so.
-        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask if masked else None
-        return self._text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
+        return clip_states(self._text_encoder, self._tokenizer, prompts, name=self.name)
 
     @torch.no_grad()
     def predict(
@@ -220,30 +199,15 @@ class InstructPix2Pix:
             ValueError: If there is no branch, a branch's text has neither one row nor n, or
                 max_batch is not positive.
         """
-        n = len(timestep)
-        if not branches or (max_batch is not None and max_batch < 1):
-            raise ValueError(
-                "predict needs a branch or more and a positive max_batch (or None), got "
-                f"{len(branches)} branches and max_batch {max_batch}."
-            )
-        rows = [branch_rows(branch, n) for branch in branches]
-        noisy = torch.cat([b.noisy[r] for b, r in zip(branches, rows, strict=True)])
-        shown = torch.cat([shown_channels(b)[r] for b, r in zip(branches, rows, strict=True)])
-        text = torch.cat([text_rows(b.text, n)[r] for b, r in zip(branches, rows, strict=True)])
-        steps = torch.cat([timestep[r] for r in rows])
-        # One evaluation a row; the U-Net takes a row's timestep, so that rows may be split freely.
-        chunks = zip(
-            *(part.split(max_batch or len(part)) for part in (shown, steps, text)), strict=True
+        return predict_noise(
+            self._evaluate,
+            branches,
+            timestep,
+            show=shown_channels,
+            schedule=self.schedule,
+            prediction_type=self._prediction_type,
+            max_batch=max_batch,
         )
-        output = torch.cat([self._evaluate(*chunk) for chunk in chunks]).to(noisy.device)
-        estimate = self._to_noise(output, noisy, steps)
-        if all(branch.rows is None for branch in branches):
-            return estimate.unflatten(0, (len(branches), n))
-        whole = estimate.new_zeros(len(branches), n, *estimate.shape[1:])
-        sizes = [len(branch.noisy[r]) for branch, r in zip(branches, rows, strict=True)]
-        for k, part in enumerate(estimate.split(sizes)):
-            whole[k, rows[k]] = part
-        return whole
 
     def _evaluate(
         self,
@@ -251,44 +215,9 @@ class InstructPix2Pix:
         timestep: Real[Tensor, "rows"],
         text: Float[Tensor, "rows tokens width"],
     ) -> Float[Tensor, "rows c h w"]:
-        """Run the U-Net once; its raw output as float32."""
-        shown, text = (rows.to(self.device, self._unet.dtype) for rows in (shown, text))
-        output = self._unet(
-            shown, timestep.to(self.device), encoder_hidden_states=text, return_dict=False
-        )
-        return output[0].float()
-
-    def _to_noise(
-        self,
-        output: Float[Tensor, "rows c h w"],
-        noisy: Float[Tensor, "rows c h w"],
-        timestep: Real[Tensor, "rows"],
-    ) -> Float[Tensor, "rows c h w"]:
-        if self._prediction_type == "epsilon":
-            return output
-        alpha, sigma = noise_scales(self.schedule, timestep.to(output.device))
-        return alpha.view(-1, 1, 1, 1) * output + sigma.view(-1, 1, 1, 1) * noisy
+        return run_unet(self._unet, shown, timestep, text)
 
     @torch.no_grad()
     def _mode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        height, width = image01.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"{self.name!r} needs heights and widths that are multiples of "
-                f"{self.size_multiple}, got {height} x {width}: resize the images."
-            )
-        pixels = (2 * image01 - 1).to(self.device, self._vae.dtype)
-        posterior = self._vae.encode(pixels, return_dict=False)[0]
-        return posterior.mode().float().to(image01.device)
-
-    def _warn_of_cuts(self, prompts: Sequence[str], limit: int) -> None:
-        # Two of the places are taken by the tokens that begin and end every prompt.
-        ids = self._tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
-        for prompt, tokens in zip(prompts, ids, strict=True):
-            if cut := tokens[limit - 2 :]:
-                lost = self._tokenizer.decode(cut)
-                warnings.warn(
-                    f"The prompt {prompt!r} has {len(tokens)} tokens, {self.name!r} reads "
-                    f"{limit - 2}: {lost!r} is cut off.",
-                    stacklevel=3,
-                )
+        check_size(self.name, image01, self.size_multiple)
+        return encode_mode(self._vae, image01)

@@ -18,7 +18,7 @@ from torch import Tensor
 from csd_nerf.core.guidance import composed_noise, guided_noise
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Branch, Prior, Text
-from csd_nerf.priors.solvers import make_solver, solve
+from csd_nerf.priors.solvers import make_solver, per_image, solve, standard_normal
 
 BRANCHES = 3
 """Model evaluations an image and step: those of Eq. 3 for one instruction."""
@@ -77,7 +77,7 @@ def sample_edit(
     condition = prior.encode_condition(image01)
     if noise is None:
         shape = (len(image01), prior.latent_channels, *condition.shape[-2:])
-        noise = _standard_normal(shape, generator)
+        noise = standard_normal(shape, generator)
     start, latent = 0, noise.to(condition) * scheduler.init_noise_sigma
     if strength < 1 or level < 1:
         start = steps - max(1, round(steps * strength))
@@ -120,7 +120,7 @@ def sample_latents(
     )
     if done is None:
         shape = (len(condition), prior.latent_channels, *condition.shape[-2:])
-        latent = _standard_normal(shape, generator) if noise is None else noise
+        latent = standard_normal(shape, generator) if noise is None else noise
         done = (0, latent.to(condition) * scheduler.init_noise_sigma)
     start, latent = done[0], done[1].to(condition)
     estimate = guidance.of_whole(condition)
@@ -199,7 +199,7 @@ def sample_windows(
 
     if done is None:
         shape = (prior.latent_channels, *canvas)
-        latent = _standard_normal(shape, generator) if noise is None else noise
+        latent = standard_normal(shape, generator) if noise is None else noise
         done = (0, latent.to(condition) * scheduler.init_noise_sigma)
     tell = None if after_step is None else lambda done, latent: after_step(done, latent[0])
     start, latent = done[0], done[1].to(condition)[None]
@@ -254,7 +254,7 @@ class _Guidance:
             Branch(noisy, self.empty, condition),
             *(Branch(noisy, self.texts[k], condition, _rows(shares[:, k])) for k in asked),
         ]
-        timestep = _per_image(step, len(noisy)).to(noisy.device)
+        timestep = per_image(step, len(noisy)).to(noisy.device)
         null, image, *texts = self.prior.predict(branches, timestep, max_batch=self.max_batch)
         rest = 1 - shares.sum(1)
         text = composed_noise(
@@ -267,14 +267,3 @@ class _Guidance:
 
 def _rows(share: Float[Tensor, "n"]) -> Int[Tensor, "m"] | None:
     return None if bool(share.all()) else share.nonzero().flatten()
-
-
-def _standard_normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else "cpu"
-    return torch.randn(shape, generator=generator, device=device)
-
-
-def _per_image(step: Real[Tensor, ""], n: int) -> Real[Tensor, "n"]:
-    """One timestep an image; as integers where the solver's float is a whole number."""
-    whole = step.round()
-    return (whole.long() if bool(whole == step) else step).expand(n)

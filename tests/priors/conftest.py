@@ -1,4 +1,4 @@
-"""Randomly initialised InstructPix2Pix pipelines, saved in the hub's layout."""
+"""Randomly initialised pipelines, saved in the hub's layout, and a hub that can't be reached."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     EulerAncestralDiscreteScheduler,
+    IFPipeline,
     StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 CORPUS = [
     "make the sphere blue and turn it into a sepia photograph",
@@ -27,7 +38,18 @@ SCHEDULERS = {
     # The settings of Stable Diffusion's and of timbrooks/instruct-pix2pix's configurations.
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
     "euler-ancestral": (EulerAncestralDiscreteScheduler, {"steps_offset": 1}),
+    "ddpm": (DDPMScheduler, {"clip_sample": False, "steps_offset": 1}),
 }
+IF_SCHEDULERS = {
+    "clipped": {"clip_sample": True},
+    # Those of DeepFloyd/IF-I-XL-v1.0, whose variance is learned.
+    "thresholded": {
+        "thresholding": True,
+        "dynamic_thresholding_ratio": 0.95,
+        "sample_max_value": 1.5,
+    },
+}
+TEXT_MODELS = ("pixels", "latents")
 
 MakeFolder = Callable[..., Path]
 
@@ -47,11 +69,8 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=24)
 
 
-def make_pipeline(solver: str, prediction_type: str) -> StableDiffusionInstructPix2PixPipeline:
-    """A pipeline whose estimate depends strongly on the text and on the source image."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    text_encoder = CLIPTextModel(
+def make_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=32,
@@ -64,7 +83,10 @@ def make_pipeline(solver: str, prediction_type: str) -> StableDiffusionInstructP
             initializer_factor=10.0,
         )
     )
-    vae = AutoencoderKL(
+
+
+def make_vae() -> AutoencoderKL:
+    return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 3,
         up_block_types=["UpDecoderBlock2D"] * 3,
         block_out_channels=[8, 16, 16],
@@ -72,22 +94,38 @@ def make_pipeline(solver: str, prediction_type: str) -> StableDiffusionInstructP
         latent_channels=4,
         sample_size=64,
     )
+
+
+def make_unet(in_channels: int, **options) -> UNet2DConditionModel:
+    """A U-Net whose estimate depends strongly on the text."""
+    defaults = {
+        "out_channels": 4,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "attention_head_dim": 4,
+    }
     unet = UNet2DConditionModel(
         sample_size=16,
-        in_channels=8,
-        out_channels=4,
-        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+        in_channels=in_channels,
         block_out_channels=[16, 32],
         layers_per_block=1,
         norm_num_groups=4,
         cross_attention_dim=32,
-        attention_head_dim=4,
+        **{**defaults, **options},
     )
     with torch.no_grad():
         for name, weight in unet.named_parameters():
             if "attn2" in name:
                 weight.mul_(3.0)
+    return unet
+
+
+def make_pipeline(solver: str, prediction_type: str) -> StableDiffusionInstructPix2PixPipeline:
+    """A pipeline whose estimate depends strongly on the text and on the source image."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    text_encoder, vae, unet = make_clip(tokenizer), make_vae(), make_unet(8)
+    with torch.no_grad():
         unet.conv_in.weight[:, vae.config.latent_channels :].mul_(20.0)
     scheduler_class, options = SCHEDULERS[solver]
     return StableDiffusionInstructPix2PixPipeline(
@@ -98,6 +136,63 @@ def make_pipeline(solver: str, prediction_type: str) -> StableDiffusionInstructP
         scheduler=scheduler_class(prediction_type=prediction_type, **TRAINING_SCHEDULE, **options),
         safety_checker=None,
         feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def make_latent_pipeline(solver: str, prediction_type: str) -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    scheduler_class, options = SCHEDULERS[solver]
+    return StableDiffusionPipeline(
+        text_encoder=make_clip(tokenizer),
+        vae=make_vae(),
+        unet=make_unet(4),
+        tokenizer=tokenizer,
+        scheduler=scheduler_class(prediction_type=prediction_type, **TRAINING_SCHEDULE, **options),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def make_pixel_pipeline(bound: str, prediction_type: str) -> IFPipeline:
+    torch.manual_seed(0)
+    letters = [(letter, -4.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    words = [(f"▁{word}", -5.0) for text in CORPUS for word in text.split() if len(word) > 1]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = T5Tokenizer(vocab=[*special, *letters, *dict(words).items()], extra_ids=0)
+    config = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    unet = make_unet(
+        3,
+        # The pipeline expects a variance even where its scheduler does not use it.
+        out_channels=6,
+        down_block_types=["DownBlock2D", "SimpleCrossAttnDownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=["SimpleCrossAttnUpBlock2D", "UpBlock2D"],
+        attention_head_dim=8,
+        encoder_hid_dim=32,
+        encoder_hid_dim_type="text_proj",
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    with torch.no_grad():
+        unet.add_embedding.proj.weight.mul_(10.0)
+        unet.encoder_hid_proj.weight.mul_(3.0)
+    return IFPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(T5Config(vocab_size=len(tokenizer), **config)),
+        unet=unet,
+        scheduler=DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type=prediction_type,
+            variance_type="fixed_small",
+            **IF_SCHEDULERS[bound],
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
         requires_safety_checker=False,
     )
 
@@ -120,3 +215,39 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 @pytest.fixture(scope="session")
 def folder(make_folder: MakeFolder) -> Path:
     return make_folder()
+
+
+@pytest.fixture(scope="session")
+def make_text_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+    """A text-to-image folder for each model, scheduler and prediction type."""
+    folders: dict[tuple[str, str, str], Path] = {}
+    makers = dict(zip(TEXT_MODELS, (make_pixel_pipeline, make_latent_pipeline), strict=True))
+
+    def make(model: str, scheduler: str | None = None, prediction_type: str = "epsilon") -> Path:
+        scheduler = scheduler or {"pixels": "clipped", "latents": "ddim"}[model]
+        key = (model, scheduler, prediction_type)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("-".join(key))
+            makers[model](scheduler, prediction_type).save_pretrained(folders[key])
+        return folders[key]
+
+    return make
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def no_hub(monkeypatch) -> list[dict]:
+    """A hub that can't be reached, and the list of attempts."""
+    attempts: list[dict] = []
+
+    def model_info(_, repo, **options):
+        attempts.append(options)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    return attempts

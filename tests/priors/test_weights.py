@@ -20,25 +20,6 @@ REPO = "someone/some-model"
 FETCH = r"`hf download timbrooks/instruct-pix2pix --include \"\*/\*\"`"
 
 
-@pytest.fixture
-def empty_cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-@pytest.fixture
-def no_hub(monkeypatch) -> list[dict]:
-    """A hub that can't be reached, and the list of attempts."""
-    attempts: list[dict] = []
-
-    def model_info(_, repo, **options):
-        attempts.append(options)
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    return attempts
-
-
 def put_into_cache(folder: Path, cache: Path, repo: str) -> Path:
     """Lay a pipeline's folder out as the hub's client does."""
     store = cache / f"models--{repo.replace('/', '--')}"

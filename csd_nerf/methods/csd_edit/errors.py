@@ -1,24 +1,9 @@
-"""How a user's mistake ends a command: one line, no traceback."""
+"""Mistakes that csd-edit tells of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from csd_nerf.priors import WeightsNotFoundError
+from csd_nerf.methods.errors import MethodError
 
 
-class EditError(ValueError):
-    """A mistake in what the user asked for; the message is one line with the remedy."""
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake into the message itself and the exit status 1.
-
-    For the outermost layer of a command only: callers in Python should see the exception.
-    """
-    try:
-        yield
-    except (EditError, WeightsNotFoundError, FloatingPointError) as error:
-        raise SystemExit(f"csd-edit: {error}") from None
+class EditError(MethodError):
+    """A mistake in what the user asked of csd-edit."""

@@ -14,10 +14,11 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.methods.csd_edit import loading
-from csd_nerf.methods.csd_edit.errors import EditError, one_line_errors
+from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
 from csd_nerf.methods.csd_edit.progress import begin_stage
 from csd_nerf.methods.csd_edit.schedule import StepPlan, plan_steps
+from csd_nerf.methods.errors import one_line_errors
 
 LPIPS_PATCH = 32
 """Edge in pixels below which AlexNet's pooling leaves nothing."""
@@ -51,7 +52,7 @@ class CSDEditTrainer(Trainer):
     def __init__(
         self, config: CSDEditTrainerConfig, local_rank: int = 0, world_size: int = 1
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("csd-edit"):
             if world_size > 1:
                 raise EditError(
                     f"csd-edit trains on one device, got {world_size}; a second GPU can hold the "
@@ -81,14 +82,14 @@ class CSDEditTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends here."""
-        with one_line_errors():
+        with one_line_errors("csd-edit"):
             super().setup(test_mode)
         edits = self._start_step > self.plan.first_edit
         self.count_from(step=self.plan.first_edit if edits else 0)
 
     def train(self) -> None:
         """Train; a user's mistake that shows only now ends in one line, too."""
-        with one_line_errors():
+        with one_line_errors("csd-edit"):
             super().train()
 
     def count_from(self, *, step: int) -> None:

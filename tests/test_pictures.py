@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from csd_nerf.evaluation.pictures import (
+from csd_nerf.pictures import (
     LABEL_HEIGHT,
     enlarge,
     label_columns,

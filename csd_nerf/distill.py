@@ -1,0 +1,154 @@
+"""One step of text-to-3D: what a text-to-image prior says of rendered views.
+
+The renders x are encoded (pixels or latents), noised at one timestep and shown to the prior with
+and without their text; residuals r = e_cfg(z) - e (CSD Eq. 8) become a direction g, which is handed
+on to the renders by the chain rule. No autograd graph passes through the diffusion model.
+
+Particles are the views of one object, or, where there are several objects, the objects: then all
+of an object's views together are one particle, and objects are seen through the same cameras.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.core.guidance import generation_residual
+from csd_nerf.core.kernels import Features, KernelTerms, feature_kernel
+from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.settings import DistillSettings
+from csd_nerf.core.stein import mix_residuals, repulsion_step
+from csd_nerf.priors.base import Branch, TextToImage
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Outcome of `distill`."""
+
+    loss: Float[Tensor, ""]
+    """Its gradient by the renders is what counts; its value says nothing."""
+    residual: Float[Tensor, ""]
+    """Root mean square of the residuals."""
+    timestep: int
+    """What was drawn."""
+
+
+def distill(
+    prior: TextToImage,
+    image01: Float[Tensor, "objects views 3 h w"],
+    *,
+    text: Float[Tensor, "views tokens width"],
+    empty: Float[Tensor, "1 tokens width"],
+    settings: DistillSettings,
+    randomness: Randomness,
+    features: Features | None = None,
+) -> Distilled:
+    """A loss whose gradient by the renders is CSD's direction (Eq. 8), or SDS's.
+
+    With SDS, or with one particle, the direction is w(t) r; w(t) = sigma_t^2. With CSD it is
+    w(t)/N sum_j [k(x_j, x_i) r_j - repulsion sigma_t grad_{x_j} k(x_j, x_i)]: the kernel compares
+    clean renders. As in DreamFusion the factor alpha_t of the chain rule counts as part of w(t).
+    The loss is averaged over views.
+
+    Args:
+        prior: The diffusion model.
+        image01: Rendered views, with the autograd graph of their renderer.
+        text: Each view's text.
+        empty: The empty or negative text.
+        settings: How to distil.
+        randomness: Drawn from for the timestep and the noise, in this order.
+        features: Feature map of the kernel on renders, (n, 3 h w) -> (n, f), whose squared distance
+            is LPIPS; None means squared L2.
+
+    Raises:
+        FloatingPointError: If a render or a residual isn't finite.
+    """
+    objects, views = image01.shape[:2]
+    flat01 = image01.flatten(0, 1)
+    latent = prior.encode(flat01)
+    low, high = prior.schedule.timestep_bounds(settings.t_range)
+    step = randomness.timestep(low, high)
+    noise = _draw_noise(latent, randomness, settings, views=views, objects=objects)
+    residual = _residual(prior, latent.detach(), noise, step, text, empty, settings)
+    if not bool(residual.isfinite().all()):
+        raise FloatingPointError(
+            "Residuals need to be finite, got inf or nan from the prior or the renders; lower the "
+            "learning rate or the guidance scale, or run the prior in float32."
+        )
+    t = torch.tensor(step)
+    weight, sigma = float(prior.schedule.weight(t)), float(prior.schedule.sigma(t))
+    count = views if objects == 1 else objects
+    if settings.distillation == "sds" or count == 1:
+        loss = (latent * residual).sum()
+    else:
+        points = image01.detach().reshape(count, -1)
+        terms = _kernel(points, features, image01.shape[2:], settings)
+        mixed = mix_residuals(
+            terms.values, residual.reshape(count, -1), normalize=settings.normalize
+        )
+        apart = repulsion_step(
+            terms.values,
+            terms.gradient,
+            repulsion=settings.repulsion * sigma,
+            normalize=settings.normalize,
+        )
+        loss = (latent.reshape(count, -1) * mixed).sum()
+        loss = loss + (image01.reshape(count, -1) * apart).sum()
+    return Distilled(weight / views * loss, residual.square().mean().sqrt(), step)
+
+
+def _draw_noise(
+    latent: Float[Tensor, "n c h w"],
+    randomness: Randomness,
+    settings: DistillSettings,
+    *,
+    views: int,
+    objects: int,
+) -> Float[Tensor, "n c h w"]:
+    """Unit noise; if shared, one for the views of one object, or one a view for all objects."""
+    shape = latent.shape[1:]
+    if settings.noise == "independent":
+        return randomness.normal((objects * views, *shape)).to(latent)
+    own = 1 if objects == 1 else views
+    noise = randomness.normal((own, *shape)).to(latent)
+    return noise.expand(views, *shape).repeat(objects, 1, 1, 1)
+
+
+@torch.no_grad()
+def _residual(
+    prior: TextToImage,
+    clean: Float[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    step: int,
+    text: Float[Tensor, "views tokens width"],
+    empty: Float[Tensor, "1 tokens width"],
+    settings: DistillSettings,
+) -> Float[Tensor, "n c h w"]:
+    timestep = torch.full((len(clean),), step)
+    noisy = prior.schedule.add_noise(clean, noise, timestep)
+    rows = text.repeat(len(clean) // len(text), 1, 1)
+    null, conditional = prior.predict(
+        [Branch(noisy, empty), Branch(noisy, rows)],
+        timestep.to(prior.device),
+        max_batch=settings.max_batch,
+    )
+    return generation_residual(null, conditional, noise, text_scale=settings.text_scale)
+
+
+def _kernel(
+    points: Float[Tensor, "n d"],
+    features: Features | None,
+    shape: torch.Size,
+    settings: DistillSettings,
+) -> KernelTerms:
+    if settings.kernel == "l2" or features is None:
+        return feature_kernel(points)
+
+    def embed(flat: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
+        views = features(flat.reshape(-1, *shape).flatten(1))
+        return views.reshape(len(flat), -1)
+
+    return feature_kernel(points, embed, exponent=2)

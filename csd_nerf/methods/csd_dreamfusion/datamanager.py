@@ -1,0 +1,201 @@
+"""Random orbit cameras: what trains, and what nerfstudio's viewer, renderers and exporters read.
+
+Frames: world z up; azimuth 0 looks at the front, which faces negative y; angles in radians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import DataManager
+from nerfstudio.data.datamanagers.random_cameras_datamanager import (
+    RandomCamerasDataManager,
+    RandomCamerasDataManagerConfig,
+    TrivialDataset,
+    random_train_pose,
+)
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from torch import Tensor
+
+from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
+
+
+@dataclass
+class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
+    """nerfstudio's options of random cameras."""
+
+    _target: type = field(default_factory=lambda: CSDDreamFusionDataManager)
+    train_resolution: int = 64
+    """Edge of training views in pixels."""
+    eval_resolution: int = 128
+    """Edge of the views for renders and exports."""
+    num_eval_angles: int = 64
+    """Views on the orbits for renders and exports."""
+    train_images_per_batch: int = 4
+    """Views of an object a step; with one object they are the particles."""
+    radius_mean: float = 2.5
+    """Mean distance of the cameras; the object lies in a sphere of radius 1."""
+    focal_range: tuple[float, float] = (0.9, 1.35)
+    """Focal length in units of the image's edge."""
+    vertical_rotation_range: tuple[float, float] = (-90, 10)
+    """Degrees from straight above (-90) to the horizon (0) and below."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("train_resolution", "eval_resolution", "train_images_per_batch"):
+            if getattr(self, name) < 1:
+                raise DreamFusionError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+
+
+def orbit_cameras(
+    azimuth: Float[Tensor, "n"],
+    elevation: Float[Tensor, "n"],
+    *,
+    radius: float,
+    focal: float,
+    size: int,
+) -> Cameras:
+    """Cameras that look at the origin, upright.
+
+    Args:
+        azimuth: From the front towards positive x.
+        elevation: Up from the horizon, below pi/2.
+        radius: Distance from the origin.
+        focal: Focal length in units of the image's edge.
+        size: Edge of the images in pixels.
+    """
+    flat = elevation.cos()
+    backward = torch.stack([flat * azimuth.sin(), -flat * azimuth.cos(), elevation.sin()], -1)
+    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(backward)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, backward), dim=-1)
+    pose = [right, torch.linalg.cross(backward, right), backward, radius * backward]
+    return Cameras(
+        camera_to_worlds=torch.stack(pose, dim=-1),
+        fx=focal * size,
+        fy=focal * size,
+        cx=size / 2,
+        cy=size / 2,
+        width=size,
+        height=size,
+    )
+
+
+def view_angles(cameras: Cameras) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Azimuth and elevation of cameras."""
+    x, y, z = cameras.camera_to_worlds[:, :3, 3].unbind(-1)
+    return torch.atan2(x, -y), torch.atan2(z, torch.hypot(x, y))
+
+
+class CSDDreamFusionDataManager(RandomCamerasDataManager):
+    """Training cameras at random; others on two orbits, for whatever looks at the result."""
+
+    config: CSDDreamFusionDataManagerConfig
+
+    def __init__(
+        self,
+        config: CSDDreamFusionDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: str = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **_: Any,
+    ) -> None:
+        if config.data is not None:
+            raise DreamFusionError(
+                f"csd-dreamfusion takes no data, got --data {config.data}; leave it out, or edit a "
+                "capture with ns-train csd-edit."
+            )
+        self.config = config
+        self.device = device
+        self.world_size, self.local_rank = world_size, local_rank
+        self.sampler = None
+        self.test_mode = test_mode
+        self.test_split = "test" if test_mode in ("test", "inference") else "val"
+        cameras = self._orbits()
+        self.train_dataset = _blank_dataset(cameras)
+        self.eval_dataset = _blank_dataset(cameras)
+        self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
+        # ns-export sets the number of rays that it wants at a time on a sampler's attribute.
+        self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=None)
+        self.eval_dataloader = RandIndicesEvalDataloader(
+            input_dataset=self.eval_dataset, device=device
+        )
+        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(
+            input_dataset=self.eval_dataset, device=device
+        )
+        DataManager.__init__(self)
+
+    def _orbits(self) -> Cameras:
+        """A low orbit and a high one."""
+        c = self.config
+        turn = torch.arange(c.num_eval_angles) / max(c.num_eval_angles, 1)
+        high = torch.arange(c.num_eval_angles) % 2
+        return orbit_cameras(
+            2 * torch.pi * turn,
+            torch.deg2rad(15.0 + 40.0 * high),
+            radius=c.radius_mean,
+            focal=sum(c.focal_range) / 2,
+            size=c.eval_resolution,
+        )
+
+    def draw_cameras(self, count: int) -> Cameras:
+        """Random cameras on the sphere, by torch's global generator."""
+        c = self.config
+        cameras, _, _ = random_train_pose(
+            count,
+            c.train_resolution,
+            device=self.device,
+            radius_mean=c.radius_mean,
+            radius_std=c.radius_std,
+            focal_range=c.focal_range,
+            vertical_rotation_range=c.vertical_rotation_range,
+            jitter_std=c.jitter_std,
+            center=c.center,
+            central_rotation_range=(-180, 180),
+        )
+        return cameras
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:  # noqa: ARG002
+        """The next training views, flattened; while exporting, as many rays as were asked for."""
+        self.train_count += 1
+        wanted = self.train_pixel_sampler.num_rays_per_batch
+        if wanted is not None:
+            return self._export_rays(wanted), {}
+        cameras = self.draw_cameras(self.config.train_images_per_batch)
+        bundle = cameras.generate_rays(torch.arange(len(cameras))[:, None])
+        return _view_by_view(bundle), {"cameras": cameras}
+
+    def _export_rays(self, count: int) -> RayBundle:
+        dataset = self.train_dataset
+        view = torch.randint(len(dataset), (count, 1))
+        pixel = torch.rand(count, 2) * self.config.eval_resolution
+        return dataset.cameras.to(self.device).generate_rays(view, coords=pixel)
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict[str, Any]]:  # noqa: ARG002
+        """Random views, as for training."""
+        self.eval_count += 1
+        cameras = self.draw_cameras(self.config.eval_images_per_batch)
+        return _view_by_view(cameras.generate_rays(torch.arange(len(cameras))[:, None])), {
+            "cameras": cameras
+        }
+
+
+def _view_by_view(bundle: RayBundle) -> RayBundle:
+    """Flatten nerfstudio's (h, w, views) so that each view's rays follow each other."""
+    return bundle._apply_fn_to_fields(lambda t: t.movedim(2, 0).flatten(0, 2))
+
+
+def _blank_dataset(cameras: Cameras) -> TrivialDataset:
+    """A data set without photographs, with what exporters ask of one."""
+    dataset = TrivialDataset(cameras)
+    dataset._dataparser_outputs = DataparserOutputs(
+        image_filenames=[], cameras=cameras, scene_box=dataset.scene_box
+    )
+    return dataset

@@ -1,0 +1,298 @@
+"""One or several objects as radiance fields, rendered within the unit sphere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from torch import Tensor, nn
+
+from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
+from csd_nerf.methods.csd_dreamfusion.fields import (
+    FieldKind,
+    ObjectField,
+    build_hash_grid,
+    build_mlp,
+    normals,
+)
+from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, shade
+
+BEYOND = 10.0
+"""Depth of rays that see no object, in world units: well outside the sphere."""
+
+
+@dataclass
+class CSDDreamFusionModelConfig(ModelConfig):
+    """Options of the fields and of their rendering."""
+
+    _target: type = field(default_factory=lambda: CSDDreamFusionModel)
+    enable_collider: bool = False
+    """Unused: rays are clipped to the unit sphere here."""
+    eval_num_rays_per_chunk: int = 8192
+    """Rays that are rendered at a time outside training."""
+    kind: FieldKind = "mlp"
+    """mlp: the paper's coordinate MLP; hash: a hash grid, which is faster."""
+    blocks: int = 5
+    """Residual blocks of the MLP."""
+    width: int = 96
+    """Hidden width."""
+    levels: int = 16
+    """Levels of the hash grid."""
+    max_res: int = 256
+    """Cells an edge of its finest level."""
+    log2_hashmap_size: int = 19
+    """Entries of a level, as a power of two."""
+    implementation: Literal["tcnn", "torch"] = "tcnn"
+    """Of the hash grid; without tiny-cuda-nn nerfstudio falls back to torch."""
+    density_bias: float = 5.0
+    """Raw density added at the centre, so that training begins with a blob there."""
+    bias_radius: float = 0.4
+    """Distance from the centre at which the bias crosses zero; beyond, it is negative."""
+    num_samples: int = 64
+    """Samples along a ray, evenly spaced."""
+    num_importance_samples: int = 32
+    """Further samples where the first have weight; 0 for none."""
+    normal_step: float = 0.02
+    """Size of the differences that give normals, in units of the bounding sphere's radius."""
+    background: Literal["network", "white", "black"] = "network"
+    """Behind the object outside training; in training it is the network's or a random colour."""
+    shown_object: int = 0
+    """Which of several objects viewer, renders and exports show."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("blocks", "width", "levels", "num_samples"):
+            if getattr(self, name) < 1:
+                raise DreamFusionError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+
+
+class CSDDreamFusionModel(Model):
+    """Fields of equally many objects.
+
+    Attributes:
+        fields: One for each object.
+    """
+
+    config: CSDDreamFusionModelConfig
+
+    def __init__(self, config: CSDDreamFusionModelConfig, *, num_objects: int, **kwargs: Any):
+        """Build `num_objects` fields, each with an initialisation of its own."""
+        self._num_objects = num_objects
+        super().__init__(config=config, **kwargs)
+
+    def populate_modules(self) -> None:
+        """Build fields and samplers."""
+        super().populate_modules()
+        self.fields = nn.ModuleList(self._build_field() for _ in range(self._num_objects))
+        self.sampler = UniformSampler(num_samples=self.config.num_samples, single_jitter=False)
+        self.fine_sampler = PDFSampler(
+            num_samples=self.config.num_importance_samples, include_original=True
+        )
+
+    def _build_field(self) -> ObjectField:
+        c = self.config
+        if c.kind == "mlp":
+            base = build_mlp(blocks=c.blocks, width=c.width)
+        else:
+            base = build_hash_grid(
+                levels=c.levels,
+                max_res=c.max_res,
+                log2_size=c.log2_hashmap_size,
+                width=c.width,
+                implementation=c.implementation,
+            )
+        return ObjectField(base, bias=c.density_bias, bias_radius=c.bias_radius)
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The fields with their backgrounds."""
+        return {"fields": list(self.fields.parameters())}
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Views of the shown object in its own colours."""
+        scene = self.fields[min(self.config.shown_object, len(self.fields) - 1)]
+        assert isinstance(scene, ObjectField)
+        colour = {"white": 1.0, "black": 0.0}.get(self.config.background)
+        behind = None if colour is None else torch.full((3,), colour, device=self.device)
+        out = self.render(scene, ray_bundle, background01=behind, with_normals=True)
+        return {
+            "rgb": out["rgb"],
+            "accumulation": out["accumulation"],
+            "depth": out["depth"],
+            "normals": out["normals"],
+            "textureless": out["textureless"],
+        }
+
+    def render(
+        self,
+        scene: ObjectField,
+        rays: RayBundle,
+        *,
+        shading: Shading = "albedo",
+        light: Light | None = None,
+        background01: Float[Tensor, "3"] | None = None,
+        with_normals: bool = False,
+    ) -> dict[str, Tensor]:
+        """Render rays through one field.
+
+        Args:
+            scene: The object.
+            rays: Flat bundle with unit directions.
+            shading: How surfaces look.
+            light: Needed unless shading is albedo.
+            background01: Colour behind the object; None takes the network's.
+            with_normals: Whether normals, a textureless view and the orientation loss are wanted;
+                they come with every shading but albedo anyway.
+
+        Returns:
+            rgb, accumulation and depth, a row a ray; with normals also normals (as colours in
+            [0, 1]), textureless, and orientation, a number.
+        """
+        count = len(rays)
+        behind = scene.behind(rays.directions)
+        if background01 is not None:
+            behind = background01.expand(count, 3)
+        hit, near, far = _sphere(rays.origins, rays.directions)
+        if not bool(hit.any()):
+            # Gradients need a graph even where every ray misses.
+            hit = torch.ones_like(hit)
+        inside = rays[hit]
+        inside.nears, inside.fars = near[hit, None], far[hit, None]
+        weights, depth, points, albedo = self._march(scene, inside)
+        lit = shading != "albedo" or with_normals
+        colour, extra = albedo, {}
+        if lit:
+            normal, active = self._normals(scene, points, weights)
+            at = light or Light(-inside.directions[0], 0.3)
+            colour = _shade_active(albedo, normal, active, light=at, shading=shading)
+            extra = _normal_outputs(weights, normal, active, inside, colour)
+        accumulation = weights.sum(1, keepdim=True)
+        rgb = (weights[..., None] * colour).sum(1) + (1 - accumulation) * behind[hit]
+        expected = (weights * depth).sum(1, keepdim=True) / accumulation.clamp(min=1e-6)
+        solid = torch.where(accumulation > 0.5, expected, BEYOND)
+        out = {
+            "rgb": behind.index_put((hit,), rgb),
+            "accumulation": _spread(accumulation, hit, 0.0),
+            "depth": _spread(solid, hit, BEYOND),
+        }
+        if lit:
+            out["normals"] = _spread(extra["normals"], hit, 0.5)
+            out["textureless"] = _spread(extra["textureless"], hit, 1.0)
+            out["orientation"] = extra["orientation"]
+        return out
+
+    def _march(
+        self, scene: ObjectField, rays: RayBundle
+    ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "r k"], Float[Tensor, "r k 3"], Tensor]:
+        """Weights, distances, points and albedos of the samples along rays."""
+        samples = self.sampler(rays)
+        if self.config.num_importance_samples > 0:
+            with torch.no_grad():
+                coarse = scene.density(samples.frustums.get_positions().flatten(0, 1))
+                weights = samples.get_weights(coarse.view(*samples.shape, 1))
+            samples = self.fine_sampler(rays, samples, weights)
+        points = samples.frustums.get_positions()
+        density, albedo = scene(points.flatten(0, 1))
+        weights = samples.get_weights(density.view(*points.shape[:2], 1))[..., 0]
+        middle = 0.5 * (samples.frustums.starts + samples.frustums.ends)[..., 0]
+        return weights, middle, points, albedo.view_as(points)
+
+    def _normals(
+        self, scene: ObjectField, points: Float[Tensor, "r k 3"], weights: Float[Tensor, "r k"]
+    ) -> tuple[Float[Tensor, "a 3"], Bool[Tensor, "r k"]]:
+        """Normals where a sample is seen, and which samples these are."""
+        active = weights.detach() > 0.02
+        if not bool(active.any()):
+            active[0, 0] = True
+        return normals(scene.density, points[active], step=self.config.normal_step), active
+
+    def get_loss_dict(
+        self,
+        outputs: dict[str, Any],  # noqa: ARG002
+        batch: dict[str, Any],  # noqa: ARG002
+        metrics_dict: dict | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """No loss without a prior: the pipeline has it."""
+        return {}
+
+    def get_image_metrics_and_images(
+        self,
+        outputs: dict[str, Tensor],
+        batch: dict[str, Any],  # noqa: ARG002
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Share of the picture that the object covers, and its views."""
+        accumulation = outputs["accumulation"]
+        images = {
+            "img": outputs["rgb"],
+            "accumulation": colormaps.apply_colormap(accumulation),
+            "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=accumulation),
+            "normals": outputs["normals"],
+        }
+        return {"coverage": float(accumulation.mean())}, images
+
+    def get_rgba_image(
+        self, outputs: dict[str, Tensor], output_name: str = "rgb"
+    ) -> Float[Tensor, "*rays 4"]:
+        """Colours with the object's opacity, so that exporters leave the background out."""
+        return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
+
+
+def _sphere(
+    origin: Float[Tensor, "r 3"], direction: Float[Tensor, "r 3"]
+) -> tuple[Bool[Tensor, "r"], Float[Tensor, "r"], Float[Tensor, "r"]]:
+    """Which rays meet the unit sphere, and where they enter and leave it."""
+    half = (origin * direction).sum(-1)
+    discriminant = half.square() - origin.square().sum(-1) + 1
+    root = discriminant.clamp(min=1e-8).sqrt()
+    near, far = (-half - root).clamp(min=0), (-half + root).clamp(min=1e-4)
+    return (discriminant > 0) & (far > near), near, torch.maximum(far, near + 1e-4)
+
+
+def _spread(
+    values: Float[Tensor, "m k"], hit: Bool[Tensor, "r"], missed: float
+) -> Float[Tensor, "r k"]:
+    whole = values.new_full((len(hit), values.shape[1]), missed)
+    return whole.index_put((hit,), values)
+
+
+def _shade_active(
+    albedo: Float[Tensor, "r k 3"],
+    normal: Float[Tensor, "a 3"],
+    active: Bool[Tensor, "r k"],
+    *,
+    light: Light,
+    shading: Shading,
+) -> Float[Tensor, "r k 3"]:
+    """Shade what is seen; samples of next to no weight keep their albedo."""
+    lit = shade(albedo[active], normal, light=light, shading=shading)
+    return albedo.index_put((active,), lit)
+
+
+def _normal_outputs(
+    weights: Float[Tensor, "r k"],
+    normal: Float[Tensor, "a 3"],
+    active: Bool[Tensor, "r k"],
+    rays: RayBundle,
+    colour: Float[Tensor, "r k 3"],
+) -> dict[str, Tensor]:
+    """Rendered normals, a grey view lit from the camera, and the orientation loss.
+
+    The loss is Ref-NeRF's (Verbin et al. 2022): normals of what is seen face the camera.
+    """
+    whole = torch.zeros_like(colour).index_put((active,), normal)
+    away = (whole * rays.directions[:, None]).sum(-1).clamp(min=0)
+    orientation = (weights.detach() * away.square()).sum(1).mean()
+    mean = nn.functional.normalize((weights[..., None] * whole).sum(1), dim=-1, eps=1e-4)
+    accumulation = weights.sum(1, keepdim=True)
+    facing = -(mean * rays.directions).sum(-1, keepdim=True).clamp(max=0)
+    grey = (0.2 + 0.7 * facing).expand(-1, 3)
+    return {
+        "normals": (0.5 + 0.5 * mean * accumulation.clamp(0, 1)).clamp(0, 1),
+        "textureless": accumulation * grey + (1 - accumulation),
+        "orientation": orientation,
+    }

@@ -1,0 +1,294 @@
+"""Renders random views, distils the prior into them, and watches over the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from csd_nerf.core.kernels import Features
+from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.settings import DistillSettings
+from csd_nerf.distill import distill
+from csd_nerf.methods.csd_dreamfusion.datamanager import (
+    CSDDreamFusionDataManager,
+    CSDDreamFusionDataManagerConfig,
+    view_angles,
+)
+from csd_nerf.methods.csd_dreamfusion.errors import CollapsedError, DreamFusionError
+from csd_nerf.methods.csd_dreamfusion.late_prior import LateTextPrior
+from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel, CSDDreamFusionModelConfig
+from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, draw_light, draw_shading
+
+EMPTY, FULL = 0.002, 0.98
+"""Shares of all views that an object covers when it has vanished, or filled its sphere."""
+PATIENCE = 50
+"""Steps in a row for which an object is one of these before the run is stopped."""
+
+
+@dataclass
+class CSDDreamFusionPipelineConfig(VanillaPipelineConfig):
+    """What is made, how, and with which prior."""
+
+    _target: type = field(default_factory=lambda: CSDDreamFusionPipeline)
+    datamanager: CSDDreamFusionDataManagerConfig = field(
+        default_factory=CSDDreamFusionDataManagerConfig
+    )
+    """Options of the cameras."""
+    model: CSDDreamFusionModelConfig = field(default_factory=CSDDreamFusionModelConfig)
+    """Options of the objects' fields."""
+    prompt: str = ""
+    """What to make, such as "a red cube"."""
+    negative_prompt: str = ""
+    """What to keep away from; takes the place of the empty text."""
+    distillation: Literal["csd", "sds"] = "csd"
+    """Collaborative score distillation, or SDS (DreamFusion); with equal seeds they see equal
+    cameras, timesteps and noise."""
+    distill: DistillSettings = field(default_factory=DistillSettings)
+    """Further options of the distillation; its own `distillation` is overruled by the above."""
+    num_particles: int = 1
+    """Objects that are made together; with 2 and more the objects are the particles instead of
+    the views, and `distill.repulsion` (100 and more) makes them differ."""
+    view_template: str = "{prompt}, {view} view"
+    """How the prompt says where the camera stands."""
+    overhead: float = 60.0
+    """Elevation in degrees at which half the prompt says overhead."""
+    shading: tuple[float, float, float] = (0.25, 0.5, 0.25)
+    """Shares of steps in own colours, lit, and lit without colour."""
+    albedo_steps: int = 1000
+    """Steps in own colours alone, at the beginning."""
+    ambient: float = 0.3
+    """Share of light from everywhere in lit views."""
+    light_spread: float = 0.6
+    """Deviation of the light's direction from the camera's."""
+    random_background: float = 0.5
+    """Share of steps with a random colour behind the object instead of the network's."""
+    orientation_weight: float = 1e-2
+    """Weight of the loss that turns visible normals to the camera."""
+    opacity_weight: float = 1e-3
+    """Weight of sqrt(opacity^2 + 0.01), which keeps empty space empty."""
+    entropy_weight: float = 1e-3
+    """Weight of the entropy of opacity, which makes rays either hit or miss."""
+    prior: str = "deepfloyd-if"
+    """Text-to-image model: deepfloyd-if, stable-diffusion, tiny-text (bundled), a hub id or a
+    local folder."""
+    prior_device: str | None = None
+    """Where the prior runs, such as cuda:1; None means where the object trains."""
+    prior_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Precision of the prior."""
+    prior_variant: str | None = None
+    """Which of the prior's weight files: fp16 stands for *.fp16.safetensors."""
+    seed: int = 0
+    """Of timesteps, noise, light and backgrounds."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.num_particles < 1:
+            raise DreamFusionError(
+                f"num_particles needs to be at least 1, got {self.num_particles}."
+            )
+        if min(self.shading) < 0 or sum(self.shading) <= 0:
+            raise DreamFusionError(f"shading needs three shares of steps, got {self.shading}.")
+        if "{prompt}" not in self.view_template:
+            raise DreamFusionError(
+                f'view_template needs {{prompt}} in it, as in "{{prompt}}, {{view}} view", got '
+                f"{self.view_template!r}."
+            )
+
+
+class CSDDreamFusionPipeline(VanillaPipeline):
+    """nerfstudio's pipeline with a diffusion prior in the photographs' place."""
+
+    config: CSDDreamFusionPipelineConfig
+    datamanager: CSDDreamFusionDataManager
+
+    def __init__(
+        self,
+        config: CSDDreamFusionPipelineConfig,
+        device: str | torch.device,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        del local_rank
+        # Not VanillaPipeline's: it gives the model no number of objects.
+        torch.nn.Module.__init__(self)
+        self.config, self.test_mode, self.world_size = config, test_mode, world_size
+        prior = LateTextPrior(
+            config.prior,
+            device=config.prior_device or device,
+            dtype=config.prior_dtype,
+            variant=config.prior_variant,
+            prompt=config.prompt,
+            negative_prompt=config.negative_prompt,
+            template=config.view_template,
+            overhead=float(torch.deg2rad(torch.tensor(config.overhead))),
+        )
+        if test_mode == "val":
+            prior.fetch()
+        self._prior = prior
+        self.datamanager = config.datamanager.setup(device=device, test_mode=test_mode)
+        self.datamanager.to(device)
+        self._model = config.model.setup(
+            num_objects=config.num_particles,
+            scene_box=self.datamanager.train_dataset.scene_box,
+            num_train_data=len(self.datamanager.train_dataset),
+            device=device,
+            grad_scaler=grad_scaler,
+        )
+        self.model.to(device)
+        self._features: Features | None = None
+        self._odd_steps = 0
+        if test_mode == "val" and self._distillation.kernel == "lpips":
+            self._features = _lpips_or_nothing(device)
+
+    @property
+    def model(self) -> CSDDreamFusionModel:
+        """The objects."""
+        return self._model  # pyright: ignore[reportReturnType]
+
+    @property
+    def _distillation(self) -> DistillSettings:
+        values = vars(self.config.distill) | {"distillation": self.config.distillation}
+        return DistillSettings(**values)
+
+    def get_train_loss_dict(
+        self, step: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """One step: render all objects through the same cameras, distil, regularise."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.config.seed + step)
+        rays, batch = self.datamanager.next_train(step)
+        cameras: Cameras = batch["cameras"]
+        # The step itself may run under autocast, which would put the kernel into half precision.
+        renders = self._render_objects(rays, cameras, step, generator)
+        edge = self.config.datamanager.train_resolution
+        views = len(cameras)
+        image01 = torch.stack([r["rgb"].view(views, edge, edge, 3) for r in renders])
+        image01 = image01.movedim(-1, 2)
+        prior, prompts = self._prior.get()
+        with torch.autocast(image01.device.type, enabled=False):
+            distilled = distill(
+                prior,
+                image01.float(),
+                text=prompts.of_cameras(*view_angles(cameras)),
+                empty=prompts.empty,
+                settings=self._distillation,
+                randomness=SeededRandomness(generator),
+                features=self._features,
+            )
+        opacity = torch.stack([r["accumulation"] for r in renders])
+        losses = {"distillation": distilled.loss, **self._regularisers(opacity, renders)}
+        coverage = float(opacity.detach().mean())
+        self._watch(coverage, step)
+        metrics = {"residual": distilled.residual, "coverage": coverage}
+        return renders[0], losses, metrics
+
+    def _render_objects(
+        self, rays: RayBundle, cameras: Cameras, step: int, generator: torch.Generator
+    ) -> list[dict[str, Tensor]]:
+        shading, light, behind = self._draw_look(cameras, step, generator)
+        return [
+            self.model.render(
+                scene,  # pyright: ignore[reportArgumentType]
+                rays,
+                shading=shading,
+                light=light,
+                background01=behind,
+            )
+            for scene in self.model.fields
+        ]
+
+    def _draw_look(
+        self, cameras: Cameras, step: int, generator: torch.Generator
+    ) -> tuple[Shading, Light, Float[Tensor, "3"] | None]:
+        """Shading, light and background of a step, always drawn in this order."""
+        c = self.config
+        shading = draw_shading(c.shading, generator=generator)
+        light = draw_light(
+            cameras.camera_to_worlds[0, :3, 3],
+            spread=c.light_spread,
+            ambient=c.ambient,
+            generator=generator,
+        )
+        random = float(torch.rand((), generator=generator)) < c.random_background
+        colour = torch.rand(3, generator=generator).to(self.device)
+        return (
+            "albedo" if step < c.albedo_steps else shading,
+            light,
+            colour if random else None,
+        )
+
+    def _regularisers(
+        self, opacity: Float[Tensor, "objects rays 1"], renders: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses that keep objects compact, sharp and turned outwards, a pixel and view."""
+        c = self.config
+        pixels = c.datamanager.train_resolution**2
+        inside = opacity.clamp(1e-4, 1 - 1e-4)
+        entropy = -(inside * inside.log2() + (1 - inside) * (1 - inside).log2())
+        losses = {
+            "opacity": c.opacity_weight * pixels * (opacity.square() + 0.01).sqrt().mean(),
+            "entropy": c.entropy_weight * pixels * entropy.mean(),
+        }
+        if "orientation" in renders[0]:
+            turned = torch.stack([r["orientation"] for r in renders]).mean()
+            losses["orientation"] = c.orientation_weight * pixels * turned
+        return losses
+
+    def _watch(self, coverage: float, step: int) -> None:
+        """Stop a run that has gone wrong."""
+        if coverage != coverage:
+            raise FloatingPointError(
+                f"Renders need to be finite, got nan at step {step}; lower the learning rate "
+                "(--optimizers.fields.optimizer.lr)."
+            )
+        self._odd_steps = self._odd_steps + 1 if not EMPTY < coverage < FULL else 0
+        if self._odd_steps >= PATIENCE:
+            what, remedy = (
+                ("vanished", "lower --pipeline.opacity-weight or the learning rate")
+                if coverage <= EMPTY
+                else ("filled its sphere", "raise --pipeline.opacity-weight")
+            )
+            raise CollapsedError(
+                f"The object has {what} by step {step}: it covered {coverage:.1%} of all views "
+                f"for {PATIENCE} steps; {remedy}, or try another --pipeline.seed."
+            )
+
+    def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
+        """Load a checkpoint, strictly.
+
+        Raises:
+            DreamFusionError: If it is of other objects.
+        """
+        self.model.update_to_step(step)
+        given = {
+            key.removeprefix("module.").removeprefix("_model."): value
+            for key, value in loaded_state.items()
+        }
+        try:
+            self.model.load_state_dict(given, strict=True)
+        except RuntimeError:
+            raise DreamFusionError(
+                "The checkpoint does not fit the model; set --pipeline.model and "
+                "--pipeline.num-particles as it was trained."
+            ) from None
+
+
+def _lpips_or_nothing(device: str | torch.device) -> Features | None:
+    """LPIPS's feature map; without its weights a notice, and squared L2 in its place."""
+    from csd_nerf.priors.lpips import lpips_features, lpips_network
+
+    try:
+        return lpips_features(lpips_network().to(device))
+    except FileNotFoundError as error:
+        CONSOLE.print(f"The kernel compares views by squared L2 instead of LPIPS: {error}.")
+        return None

@@ -1,0 +1,77 @@
+"""View-dependent prompts: text embeddings interpolated by where the camera stands.
+
+Azimuth 0 is the front; it and the elevation are in radians, elevation up from the horizon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.priors.base import TextToImage
+
+VIEWS = ("front", "side", "back", "overhead")
+
+
+def view_weights(
+    azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"], *, overhead: float
+) -> Float[Tensor, "n 4"]:
+    """Shares of front, side, back and overhead in each camera's prompt; rows sum to one.
+
+    Around the object front, side and back follow each other linearly over quarter turns. Upwards
+    they give way to overhead, from 20 degrees below `overhead` to 20 above it.
+
+    Args:
+        azimuth: Of any number of turns.
+        elevation: From -pi/2 to pi/2.
+        overhead: Elevation at which half the prompt says so.
+    """
+    turn = ((azimuth + torch.pi) % (2 * torch.pi) - torch.pi).abs() / (torch.pi / 2)
+    front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
+    around = torch.stack([front, 1 - front - back, back], dim=1)
+    half = torch.pi / 9
+    top = ((elevation - overhead) / (2 * half) + 0.5).clamp(0, 1)[:, None]
+    return torch.cat([around * (1 - top), top], dim=1)
+
+
+@dataclass(frozen=True)
+class ViewPrompts:
+    """A prompt's text embeddings, with and without views."""
+
+    plain: Float[Tensor, "1 tokens width"]
+    by_view: Float[Tensor, "4 tokens width"]
+    empty: Float[Tensor, "1 tokens width"]
+    overhead: float
+
+    @classmethod
+    def encode(
+        cls,
+        prior: TextToImage,
+        prompt: str,
+        *,
+        negative_prompt: str,
+        template: str,
+        overhead: float,
+    ) -> ViewPrompts:
+        """Encode a prompt once for all views.
+
+        Args:
+            prior: Whose text encoder to use; it isn't needed afterwards.
+            prompt: What to make.
+            negative_prompt: Takes the place of the empty text.
+            template: How a view is said, with {prompt} and {view}.
+            overhead: Elevation at which half the prompt says overhead, in radians.
+        """
+        seen = [template.format(prompt=prompt, view=view) for view in VIEWS]
+        texts = prior.encode_text([prompt, *seen, negative_prompt])
+        return cls(texts[:1], texts[1:5], texts[5:], overhead)
+
+    def of_cameras(
+        self, azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]
+    ) -> Float[Tensor, "n tokens width"]:
+        """Each camera's text."""
+        weights = view_weights(azimuth, elevation, overhead=self.overhead).to(self.by_view)
+        return torch.einsum("nk,ktw->ntw", weights, self.by_view)

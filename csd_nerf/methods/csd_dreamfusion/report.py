@@ -1,0 +1,128 @@
+"""What a run shows: previews on the way; a turntable and a contact sheet at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
+from csd_nerf.methods.csd_dreamfusion.model import BEYOND, CSDDreamFusionModel
+from csd_nerf.pictures import enlarge, save_contact_sheet, save_video
+
+ELEVATION = torch.pi / 6
+"""Of all views shown and measured; CSD Appendix C.2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectRenders:
+    """Views of one object all around it, on white."""
+
+    colour01: Float[Tensor, "n 3 h w"]
+    depth01: Float[Tensor, "n 3 h w"]
+    """White is near, black is far or nothing."""
+    normals01: Float[Tensor, "n 3 h w"]
+    textureless01: Float[Tensor, "n 3 h w"]
+    """Grey, lit from the camera, on white."""
+    coverage: Float[Tensor, "n h w"]
+
+
+def render_around(
+    model: CSDDreamFusionModel,
+    *,
+    views: int,
+    size: int,
+    shown: int = 0,
+    radius: float = 2.5,
+    focal: float = 1.15,
+    elevation: float = ELEVATION,
+) -> ObjectRenders:
+    """Render an object at evenly spaced azimuths, the first its front.
+
+    Args:
+        model: The objects.
+        views: Number of azimuths.
+        size: Edge of the views in pixels.
+        shown: Which object.
+        radius: Distance of the cameras.
+        focal: Focal length in units of the edge.
+        elevation: Of the cameras, in radians.
+    """
+    azimuth = 2 * torch.pi * torch.arange(views) / views
+    cameras = orbit_cameras(
+        azimuth, torch.full((views,), elevation), radius=radius, focal=focal, size=size
+    ).to(model.device)
+    was_training, before = model.training, (model.config.shown_object, model.config.background)
+    model.config.shown_object, model.config.background = shown, "white"
+    model.eval()
+    try:
+        outputs = [model.get_outputs_for_camera(cameras[i : i + 1]) for i in range(views)]
+    finally:
+        model.config.shown_object, model.config.background = before
+        model.train(was_training)
+
+    def stack(name: str) -> Float[Tensor, "n k h w"]:
+        return torch.stack([out[name] for out in outputs]).movedim(-1, 1).float().cpu()
+
+    depth = stack("depth")
+    near = ((radius + 1 - depth) / 2).clamp(0, 1) * (depth < BEYOND)
+    return ObjectRenders(
+        colour01=stack("rgb").clamp(0, 1),
+        depth01=near.expand(-1, 3, -1, -1),
+        normals01=stack("normals"),
+        textureless01=stack("textureless").clamp(0, 1),
+        coverage=stack("accumulation")[:, 0],
+    )
+
+
+def save_preview(path: Path, model: CSDDreamFusionModel, *, size: int) -> None:
+    """Four views around each object, a row an object and a row of its normals."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for shown in range(len(model.fields)):
+        renders = render_around(model, views=4, size=size, shown=shown)
+        rows += [renders.colour01, renders.normals01]
+    columns = {f"{90 * i} deg": torch.stack([row[i] for row in rows]) for i in range(4)}
+    save_contact_sheet(path, {name: enlarge(row, edge=128) for name, row in columns.items()})
+
+
+def save_result(
+    folder: Path,
+    model: CSDDreamFusionModel,
+    settings: dict[str, Any],
+    *,
+    size: int,
+    frames: int = 48,
+) -> list[Path]:
+    """Write each object's turntable and contact sheet, and the settings beside them.
+
+    Returns:
+        The files, an object's video and sheet after another's, then settings.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for shown in range(len(model.fields)):
+        name = f"object_{shown}" if len(model.fields) > 1 else "object"
+        turn = render_around(model, views=frames, size=size, shown=shown)
+        video, sheet = folder / f"{name}_turntable.mp4", folder / f"{name}.png"
+        wide = torch.cat([turn.colour01, turn.depth01, turn.normals01], dim=3)
+        save_video(video, enlarge(wide, edge=768), fps=16)
+        step = max(frames // 6, 1)
+        save_contact_sheet(
+            sheet,
+            {
+                "colour": turn.colour01[::step],
+                "depth": turn.depth01[::step],
+                "normals": turn.normals01[::step],
+                "textureless": turn.textureless01[::step],
+            },
+        )
+        written += [video, sheet]
+    record = folder / "settings.json"
+    record.write_text(json.dumps(settings, indent=1, default=str) + "\n", "utf8")
+    return [*written, record]

@@ -1,0 +1,136 @@
+"""nerfstudio's trainer, with pictures of the object on the way and at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.callbacks import (
+    TrainingCallback,
+    TrainingCallbackLocation,
+)
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
+from csd_nerf.methods.csd_dreamfusion.pipeline import (
+    CSDDreamFusionPipeline,
+    CSDDreamFusionPipelineConfig,
+)
+from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
+from csd_nerf.methods.errors import one_line_errors
+
+RESULT_FOLDER = "result"
+"""Where in a run's folder turntables and contact sheets are."""
+
+
+@dataclass
+class CSDDreamFusionTrainerConfig(TrainerConfig):
+    """nerfstudio's options of a run."""
+
+    _target: type = field(default_factory=lambda: CSDDreamFusionTrainer)
+    steps_per_preview: int = 500
+    """Steps between two preview pictures."""
+    preview_size: int = 64
+    """Edge of a preview's views in pixels."""
+    result_size: int = 256
+    """Edge of the views in the turntable and the contact sheet, in pixels."""
+
+    def set_experiment_name(self) -> None:
+        """Name a run by its prompt, for want of a data set."""
+        if self.experiment_name is None:
+            words = re.findall(r"[a-z0-9]+", _prompt(self).lower())
+            self.experiment_name = "-".join(words)[:60] or "unnamed"
+
+
+class CSDDreamFusionTrainer(Trainer):
+    """Trains objects; a user's mistake, or a collapsed object, ends the process with one line."""
+
+    pipeline: CSDDreamFusionPipeline
+    config: CSDDreamFusionTrainerConfig
+
+    def __init__(
+        self, config: CSDDreamFusionTrainerConfig, local_rank: int = 0, world_size: int = 1
+    ) -> None:
+        with one_line_errors("csd-dreamfusion"):
+            pipeline = config.pipeline
+            assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
+            pipeline.prompt = _prompt(config)
+            _check(config, world_size)
+        # ns-train has saved the config before it came here; the other commands read it.
+        config.save_config()
+        super().__init__(config, local_rank, world_size)
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set everything up; a user's mistake ends here."""
+        with one_line_errors("csd-dreamfusion"):
+            super().setup(test_mode)
+        preview = TrainingCallback(
+            where_to_run=[TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+            update_every_num_iters=self.config.steps_per_preview,
+            func=self._preview,
+        )
+        self.callbacks.append(preview)
+
+    def train(self) -> None:
+        """Train; a failure of the run ends in one line, with pictures of how far it came."""
+        with one_line_errors("csd-dreamfusion"):
+            super().train()
+
+    def train_iteration(self, step: int) -> Any:
+        """One step; a failed one leaves the last good checkpoint as it is."""
+        try:
+            return super().train_iteration(step)
+        except FloatingPointError:
+            self._finish()
+            raise
+
+    def _after_train(self) -> None:
+        """Show what came out; nerfstudio's own waits for ever where a viewer runs."""
+        self._finish()
+        super()._after_train()
+
+    def _preview(self, step: int) -> None:
+        if step > 0:
+            path = self.base_dir / "previews" / f"step_{step:06d}.png"
+            save_preview(path, self.pipeline.model, size=self.config.preview_size)
+
+    def _finish(self) -> None:
+        pipeline = self.config.pipeline
+        assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
+        settings = dataclasses.asdict(pipeline)
+        folder = self.base_dir / RESULT_FOLDER
+        files = save_result(folder, self.pipeline.model, settings, size=self.config.result_size)
+        CONSOLE.print(f"Wrote {', '.join(path.name for path in files)} to {folder}.")
+
+
+def _prompt(config: TrainerConfig) -> str:
+    """The pipeline's prompt, or that of nerfstudio's own --prompt."""
+    pipeline: Any = config.pipeline
+    return pipeline.prompt or pipeline.model.prompt or ""
+
+
+def _check(config: CSDDreamFusionTrainerConfig, world_size: int) -> None:
+    """Find mistakes before anything expensive begins."""
+    if world_size > 1:
+        raise DreamFusionError(
+            f"csd-dreamfusion trains on one device, got {world_size}; a second GPU can hold the "
+            "prior: --pipeline.prior-device cuda:1."
+        )
+    if not _prompt(config).strip():
+        raise DreamFusionError(
+            'The prompt is empty; say what to make: --pipeline.prompt "a red cube".'
+        )
+    if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+        raise DreamFusionError(
+            "--machine.device-type is cuda, and torch finds no GPU; csd-dreamfusion-tiny runs on "
+            "a CPU."
+        )
+    if config.load_dir is not None and not any(Path(config.load_dir).glob("step-*.ckpt")):
+        raise DreamFusionError(
+            f"--load-dir needs a folder with step-*.ckpt in it, got {config.load_dir}."
+        )

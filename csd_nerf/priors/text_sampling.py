@@ -1,0 +1,98 @@
+"""Ordinary text-to-image sampling on top of a prior: to see what it knows, and to check it.
+
+The solver steps are diffusers' own; see `csd_nerf.priors.solvers`.
+
+This module imports diffusers; import it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from csd_nerf.core.guidance import classifier_free
+from csd_nerf.priors.base import Branch, TextToImage
+from csd_nerf.priors.solvers import make_text_solver, per_image, solve, standard_normal
+
+
+@torch.no_grad()
+def sample_text(
+    prior: TextToImage,
+    prompts: str | Sequence[str],
+    *,
+    steps: int,
+    negative_prompt: str = "",
+    text_scale: float = 7.5,
+    size: int | tuple[int, int] | None = None,
+    solver: str = "ddpm",
+    clip: bool | None = None,
+    threshold: tuple[float, float] | None = None,
+    noise: Float[Tensor, "n c h w"] | None = None,
+    generator: torch.Generator | None = None,
+    max_batch: int | None = None,
+) -> Float[Tensor, "n 3 H W"]:
+    """Make images from texts by classifier-free guidance, CSD Eq. 2 at every step.
+
+    diffusers' pipelines give the same images from the same noise while text_scale > 1 (below that
+    they drop guidance, which this function does not) and the model's variance is not learned.
+
+    Args:
+        prior: A text-to-image prior; the images come out on its device.
+        prompts: A text an image, or one for all.
+        steps: Length of the schedule.
+        negative_prompt: Takes the place of the empty text.
+        text_scale: w; how strongly the text is followed.
+        size: Edge, or height and width, in pixels; None means the prior's `preferred_size`.
+        solver: `ddpm` with fixed small variance, or `ddim` without added noise.
+        clip: Whether estimates of the clean latent are clipped to [-1, 1]; None means where the
+            prior diffuses pixels.
+        threshold: Instead of clipping, dynamic thresholding: quantile and largest value.
+            DeepFloyd IF's own configuration has (0.95, 1.5).
+        noise: Unit Gaussian noise to start from, which tells number and size of the images; drawn
+            from the generator if None.
+        generator: Source of this and of the solver's noise; torch's global one if None.
+        max_batch: Largest number of model evaluations a call; None means all at once.
+
+    Raises:
+        ValueError: If the solver is unknown, steps is not within the schedule, or size is not a
+            multiple of the prior's `size_multiple`.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    pixels = prior.cell_size == 1
+    scheduler = make_text_solver(
+        prior.schedule,
+        solver,
+        steps=steps,
+        pixels=pixels,
+        clip=pixels if clip is None else clip,
+        threshold=threshold,
+    )
+    if noise is None:
+        cells = _cells(prior, size)
+        noise = standard_normal((len(texts), prior.latent_channels, *cells), generator)
+    null, text = prior.encode_text([negative_prompt]), prior.encode_text(texts)
+
+    def estimate(noisy: Float[Tensor, "n c h w"], step: Real[Tensor, ""]) -> Tensor:
+        timestep = per_image(step, len(noisy)).to(noisy.device)
+        branches = [Branch(noisy, null), Branch(noisy, text)]
+        estimates = prior.predict(branches, timestep, max_batch=max_batch)
+        return classifier_free(*estimates, scale=text_scale)
+
+    latent = noise.to(prior.device, torch.float32) * scheduler.init_noise_sigma
+    return prior.decode(solve(scheduler, latent, estimate, start=0, generator=generator))
+
+
+def _cells(prior: TextToImage, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width in latent cells."""
+    edges = prior.preferred_size if size is None else size
+    height, width = (edges, edges) if isinstance(edges, int) else edges
+    multiple = prior.size_multiple
+    if min(height, width) < 1 or height % multiple or width % multiple:
+        raise ValueError(
+            f"size needs positive multiples of {multiple} for {prior.name!r}, "
+            f"got {height} x {width}."
+        )
+    return height // prior.cell_size, width // prior.cell_size

@@ -1,0 +1,97 @@
+"""Prompts to the hidden states of a model's text encoder.
+
+A prompt that is too long is cut, with a warning that says what was lost.
+
+This module imports transformers; import it late.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+T5_TOKENS = 77
+"""Length to which DeepFloyd IF pads its texts; T5 itself sets no limit."""
+
+_Encoder = TypeVar("_Encoder")
+
+
+def clip_states(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: Sequence[str], *, name: str
+) -> Float[Tensor, "r tokens width"]:
+    """CLIP's last hidden states, padded to its full length, in the encoder's precision.
+
+    Args:
+        encoder: On the device where the states will be.
+        tokenizer: The encoder's.
+        prompts: A row each; "" is the empty prompt.
+        name: The prior's, for the warning.
+
+    Raises:
+        ValueError: If there is no prompt, or prompts is one string.
+    """
+    limit = encoder.config.max_position_embeddings
+    tokens = _tokens(tokenizer, prompts, limit=limit, name=name).to(encoder.device)
+    # CLIP attends to its padding, unless a model was trained otherwise and says so.
+    masked = getattr(encoder.config, "use_attention_mask", False)
+    mask = tokens.attention_mask if masked else None
+    return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
+
+
+def t5_states(
+    encoder: T5EncoderModel, tokenizer: T5Tokenizer, prompts: Sequence[str], *, name: str
+) -> Float[Tensor, "r tokens width"]:
+    """T5's last hidden states as DeepFloyd IF takes them; arguments and errors as above.
+
+    Texts are lower-cased, stripped and padded to `T5_TOKENS`; padding is not attended to.
+    """
+    if not isinstance(prompts, str):
+        prompts = [prompt.lower().strip() for prompt in prompts]
+    tokens = _tokens(tokenizer, prompts, limit=T5_TOKENS, name=name).to(encoder.device)
+    return encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+
+
+def not_freed(encoder: _Encoder | None, name: str) -> _Encoder:
+    """The encoder.
+
+    Raises:
+        RuntimeError: If the prior has dropped it.
+    """
+    if encoder is None:
+        raise RuntimeError(
+            f"Encoding a text needs the text encoder, which {name!r} has freed: encode all texts "
+            "before free_text_encoder(), or load the prior again."
+        )
+    return encoder
+
+
+def _tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> Any:
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts needs a sequence of at least one string, got {prompts!r}.")
+    _warn_of_cuts(tokenizer, prompts, limit=limit, name=name)
+    return tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=limit,
+        truncation=True,
+        return_tensors="pt",
+    )
+
+
+def _warn_of_cuts(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> None:
+    # Some places are taken by tokens that begin or end every prompt: CLIP's two, T5's one.
+    room = limit - tokenizer.num_special_tokens_to_add()
+    ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        if cut := tokens[room:]:
+            lost = tokenizer.decode(cut)
+            warnings.warn(
+                f"The prompt {prompt!r} has {len(tokens)} tokens, {name!r} reads "
+                f"{room}: {lost!r} is cut off.",
+                stacklevel=5,
+            )

@@ -1,0 +1,51 @@
+"""Pixels to the latents of an autoencoder and back, in the scale of a U-Net.
+
+latent = (mode - shift) * scale, with both read from the autoencoder's configuration. Nothing here
+turns autograd off.
+
+This module imports diffusers; import it late.
+"""
+
+from __future__ import annotations
+
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor
+
+
+def cell_size_of(vae: AutoencoderKL) -> int:
+    """Pixels along one edge of a latent cell."""
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
+def check_size(name: str, image01: Float[Tensor, "n 3 H W"], multiple: int) -> None:
+    """Raises ValueError if an edge is not a multiple of what the model can take."""
+    height, width = image01.shape[-2:]
+    if height % multiple or width % multiple:
+        raise ValueError(
+            f"{name!r} needs heights and widths that are multiples of "
+            f"{multiple}, got {height} x {width}: resize the images."
+        )
+
+
+def encode_mode(vae: AutoencoderKL, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+    """The mode of the encoder's distribution, unscaled, on the image's device."""
+    pixels = (2 * image01 - 1).to(vae.device, vae.dtype)
+    posterior = vae.encode(pixels, return_dict=False)[0]
+    return posterior.mode().float().to(image01.device)
+
+
+def scale_mode(vae: AutoencoderKL, mode: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """An unscaled mode in the U-Net's scale."""
+    return (mode - _shift(vae)) * vae.config["scaling_factor"]
+
+
+def decode_latent(vae: AutoencoderKL, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+    """Latents in the U-Net's scale to images, clamped to [0, 1], on the latent's device."""
+    unscaled = latent / vae.config["scaling_factor"] + _shift(vae)
+    pixels = vae.decode(unscaled.to(vae.device, vae.dtype), return_dict=False)[0]
+    return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)
+
+
+def _shift(vae: AutoencoderKL) -> float:
+    return vae.config.get("shift_factor") or 0.0

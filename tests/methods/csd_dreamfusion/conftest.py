@@ -1,0 +1,59 @@
+"""Runs of a few steps with a prior that wants everything to be of one brightness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dreamfusion_runs import tiny_config
+from sure_prior import SurePrior
+
+from csd_nerf import priors
+from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainer
+from csd_nerf.methods.csd_edit.progress import writer
+
+Run = Callable[..., CSDDreamFusionTrainer]
+
+
+class WordPrior(SurePrior):
+    """Knows "bright" and "dark"; anything else is grey."""
+
+    loaded = 0
+
+    def encode_text(self, prompts):
+        values = [0.9 if "bright" in p else 0.1 if "dark" in p else 0.5 for p in prompts]
+        return torch.tensor(values)[:, None, None]
+
+
+@pytest.fixture
+def word_prior(monkeypatch) -> type[WordPrior]:
+    """Takes the place of every prior; counts how often it is loaded."""
+    WordPrior.loaded = 0
+
+    def load(*_: Any, **__: Any) -> WordPrior:
+        WordPrior.loaded += 1
+        return WordPrior()
+
+    monkeypatch.setattr(priors, "load_text_to_image", load)
+    monkeypatch.setattr(priors, "fetch", lambda *_, **__: Path())
+    return WordPrior
+
+
+@pytest.fixture
+def run(tmp_path, word_prior) -> Run:
+    """Train a tinier preset."""
+
+    def start(*, steps: int = 3, **options: Any) -> CSDDreamFusionTrainer:
+        config = options.pop("config", None) or tiny_config(tmp_path, steps=steps, **options)
+        config.set_experiment_name()
+        writer.GLOBAL_BUFFER.clear()
+        torch.manual_seed(0)
+        trainer = config.setup()
+        trainer.setup()
+        trainer.train()
+        return trainer
+
+    return start

@@ -1,0 +1,156 @@
+"""Prompts by view, shading, fields and cameras, each against what its words promise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sure_prior import SurePrior
+
+from csd_nerf.methods.csd_dreamfusion import fields, shading
+from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras, view_angles
+from csd_nerf.methods.csd_dreamfusion.optimization import warmup_cosine
+from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts, view_weights
+
+UP = math.radians(60)
+
+
+def weights(azimuth, elevation):
+    rows = view_weights(torch.tensor([azimuth]), torch.tensor([elevation]), overhead=UP)
+    return [round(x, 4) for x in rows[0].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [(0, [1, 0, 0]), (45, [0.5, 0.5, 0]), (90, [0, 1, 0]), (135, [0, 0.5, 0.5]), (180, [0, 0, 1])],
+)
+@pytest.mark.parametrize("turns", [0, 1, -2])
+def test_prompts_turn_with_the_camera_either_way(degrees, expected, turns):
+    for sign in (1, -1):
+        azimuth = sign * math.radians(degrees) + 2 * math.pi * turns
+        assert weights(azimuth, 0.0) == pytest.approx([*expected, 0], abs=1e-3)
+
+
+def test_overhead_takes_over_upwards():
+    assert weights(0.5, math.radians(39))[3] == 0
+    assert weights(0.5, UP)[3] == pytest.approx(0.5, abs=1e-3)
+    assert weights(0.5, math.radians(85)) == [0, 0, 0, 1]
+
+
+def test_weights_sum_to_one_everywhere():
+    azimuth, elevation = torch.linspace(-9, 9, 200), torch.linspace(-1.5, 1.5, 200)
+    rows = view_weights(azimuth, elevation, overhead=UP)
+    assert torch.allclose(rows.sum(1), torch.ones(200))
+    assert bool((rows >= 0).all())
+
+
+def test_texts_are_encoded_once_and_interpolated():
+    calls = []
+
+    class Texts(SurePrior):
+        def encode_text(self, prompts):
+            calls.append(list(prompts))
+            return torch.arange(float(len(prompts)))[:, None, None].expand(-1, 2, 3)
+
+    prompts = ViewPrompts.encode(
+        Texts(),
+        "a cat",
+        negative_prompt="blurry",
+        template="{prompt} ({view})",
+        overhead=UP,
+    )
+    views = ["a cat (front)", "a cat (side)", "a cat (back)", "a cat (overhead)"]
+    assert calls == [["a cat", *views, "blurry"]]
+    text = prompts.of_cameras(torch.tensor([0.0, math.pi / 4]), torch.zeros(2))
+    assert text[:, 0, 0].tolist() == pytest.approx([1.0, 1.5], abs=1e-5)
+    assert float(prompts.empty[0, 0, 0]) == 5
+
+
+def test_a_sphere_is_lit_as_the_cosine_says():
+    normal = torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
+    albedo = torch.rand(50, 3)
+    light = shading.Light(torch.tensor([0.0, 0.0, 1.0]), ambient=0.3)
+    lit = shading.shade(albedo, normal, light=light, shading="lambertian")
+    for a, n, seen in zip(albedo, normal, lit, strict=True):
+        assert torch.allclose(seen, a * (0.3 + 0.7 * max(float(n[2]), 0.0)), atol=1e-6)
+    grey = shading.shade(albedo, normal, light=light, shading="textureless")
+    assert torch.allclose(grey * albedo, lit, atol=1e-6)
+    assert torch.equal(shading.shade(albedo, normal, light=light, shading="albedo"), albedo)
+
+
+def test_lights_come_from_the_camera_side_more_or_less():
+    generator = torch.Generator().manual_seed(0)
+    eye = torch.tensor([0.0, -2.0, 1.0])
+    options = {"ambient": 0.1, "generator": generator}
+    near = shading.draw_light(eye, spread=0.0, **options)
+    assert torch.allclose(near.toward, eye / eye.norm())
+    drawn = torch.stack([shading.draw_light(eye, spread=0.6, **options).toward for _ in range(200)])
+    assert torch.allclose(drawn.norm(dim=1), torch.ones(200))
+    assert 0.5 < float((drawn @ (eye / eye.norm())).mean()) < 0.95
+
+
+def test_shadings_come_as_often_as_asked():
+    generator = torch.Generator().manual_seed(0)
+    drawn = [shading.draw_shading((0.5, 0.5, 0.0), generator=generator) for _ in range(300)]
+    assert 110 < drawn.count("albedo") < 190
+    assert drawn.count("textureless") == 0
+
+
+def ball(points):
+    return torch.exp(-30 * (points.norm(dim=-1) - 0.5))
+
+
+def test_normals_point_out_of_a_ball():
+    points = 0.5 * torch.nn.functional.normalize(torch.randn(100, 3), dim=-1)
+    found = fields.normals(ball, points, step=0.005)
+    assert float((found * points / 0.5).sum(1).min()) > 0.999
+
+
+def test_normals_can_be_trained_through_and_stay_finite_where_there_are_none():
+    scale = torch.ones(3, requires_grad=True)
+    points = torch.tensor([[0.3, 0.2, 0.1], [0.0, 0.0, 0.0]])
+    for density in (lambda p: ball(p * scale), lambda p: torch.ones(len(p)) * scale[0]):
+        found = fields.normals(density, points, step=0.02)
+        (slope,) = torch.autograd.grad(found.sum(), scale)
+        assert bool(found.isfinite().all())
+        assert bool(slope.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "hash"])
+def test_an_untrained_field_is_a_blob_in_the_middle(kind):
+    torch.manual_seed(0)
+    base = (
+        fields.build_mlp(blocks=5, width=32)
+        if kind == "mlp"
+        else fields.build_hash_grid(
+            levels=2, max_res=16, log2_size=10, width=16, implementation="torch"
+        )
+    )
+    field = fields.ObjectField(base, bias=5.0, bias_radius=0.4)
+    middle, edge = field.density(torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
+    assert float(middle) > 50
+    assert float(edge) < 0.1
+    assert sum(isinstance(m, fields.ResidualBlock) for m in field.modules()) == 5 * (kind == "mlp")
+    colour = field.behind(torch.nn.functional.normalize(torch.randn(4, 3), dim=-1))
+    assert colour.shape == (4, 3)
+    assert 0 < float(colour.min()) < float(colour.max()) < 1
+
+
+def test_orbit_cameras_look_at_the_middle_from_where_they_say():
+    azimuth, elevation = torch.tensor([0.0, 1.0, -2.5]), torch.tensor([0.0, 0.6, 1.3])
+    cameras = orbit_cameras(azimuth, elevation, radius=2.5, focal=1.2, size=16)
+    found = view_angles(cameras)
+    assert torch.allclose(found[0], azimuth, atol=1e-5)
+    assert torch.allclose(found[1], elevation, atol=1e-5)
+    rays = cameras.generate_rays(torch.arange(3)[:, None])
+    middle = rays.directions[7:9, 7:9].mean((0, 1))
+    eye = cameras.camera_to_worlds[:, :3, 3]
+    assert torch.allclose(torch.nn.functional.normalize(middle, dim=-1), -eye / 2.5, atol=1e-4)
+    assert torch.allclose(eye[0], torch.tensor([0.0, -2.5, 0.0]), atol=1e-6)
+
+
+def test_the_learning_rate_rises_and_falls_as_the_paper_says():
+    options = {"lr": 2e-3, "lr_start": 1e-9, "lr_final": 1e-6, "warmup": 2000, "steps": 10000}
+    rate = [warmup_cosine(step, **options) for step in (0, 1000, 2000, 6000, 10000, 12000)]
+    assert rate == pytest.approx([1e-9, 1e-3, 2e-3, 1.0005e-3, 1e-6, 1e-6], rel=1e-3)

@@ -1,0 +1,203 @@
+"""Whole runs of the method, from the command's config to what other commands read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from dreamfusion_runs import tiny_config
+from nerfstudio.exporter.exporter_utils import generate_point_cloud
+from nerfstudio.utils.eval_utils import eval_setup
+
+from csd_nerf.methods.csd_dreamfusion.config import csd_dreamfusion, csd_dreamfusion_tiny
+from csd_nerf.methods.csd_dreamfusion.pipeline import PATIENCE
+
+
+def finished(trainer):
+    return trainer.base_dir / "result"
+
+
+def test_a_run_leaves_pictures_a_video_settings_and_a_checkpoint_that_renders(run, word_prior):
+    trainer = run(steps=3)
+    folder = finished(trainer)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"object.png", "object_turntable.mp4", "settings.json"}
+    assert json.loads((folder / "settings.json").read_text())["prompt"] == "a bright thing"
+    assert trainer.base_dir.parent.parent.name == "a-bright-thing"
+    assert word_prior.loaded == 1
+
+    _, pipeline, _, step = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
+    assert step == 2
+    assert word_prior.loaded == 1, "Evaluation needs no prior."
+    camera = pipeline.datamanager.train_dataset.cameras[:1]
+    ours, theirs = (
+        p.model.eval().get_outputs_for_camera(camera) for p in (trainer.pipeline, pipeline)
+    )
+    for name in ("rgb", "depth", "accumulation", "normals"):
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_exporters_find_what_they_ask_for(run):
+    pipeline = run(steps=2).pipeline
+    pipeline.eval()
+    pipeline.datamanager.train_pixel_sampler.num_rays_per_batch = 2048
+    cloud = generate_point_cloud(
+        pipeline, num_points=500, remove_outliers=False, normal_output_name="normals"
+    )
+    distance = torch.tensor(cloud.points).norm(dim=-1)
+    assert len(distance) >= 500
+    assert float(distance.max()) <= 1.0
+    dataset = pipeline.datamanager.train_dataset
+    assert len(dataset._dataparser_outputs.cameras) == len(dataset) == 8
+    assert len(list(pipeline.datamanager.fixed_indices_eval_dataloader)) == 8
+
+
+@pytest.mark.parametrize(("prompt", "bright"), [("a bright thing", True), ("a dark thing", False)])
+@pytest.mark.parametrize("distillation", ["csd", "sds"])
+def test_objects_become_what_the_prior_knows(run, prompt, bright, distillation):
+    trainer = run(steps=40, prompt=prompt, distillation=distillation, shading=(1.0, 0.0, 0.0))
+    model = trainer.pipeline.model.eval()
+    model.config.background = "network"
+    rgb = model.get_outputs_for_camera(trainer.pipeline.datamanager.train_dataset.cameras[:1])
+    middle = float(rgb["rgb"][6:10, 6:10].mean())
+    assert middle > 0.65 if bright else middle < 0.35
+
+
+def test_equal_seeds_give_equal_objects_and_both_arms_equal_cameras(run, monkeypatch):
+    from csd_nerf.methods.csd_dreamfusion import pipeline as module
+
+    seen = []
+    real = module.distill
+
+    def watch(prior, image01, **options):
+        out = real(prior, image01, **options)
+        seen.append((image01.detach().clone(), out.timestep))
+        return out
+
+    monkeypatch.setattr(module, "distill", watch)
+    for distillation in ("csd", "csd", "sds"):
+        run(steps=2, distillation=distillation)
+    first, again, other = seen[:2], seen[2:4], seen[4:]
+    for (a, t), (b, s) in zip(first, again, strict=True):
+        assert torch.equal(a, b)
+        assert t == s
+    assert torch.equal(first[0][0], other[0][0])
+    assert [t for _, t in first] == [t for _, t in other]
+    assert not torch.equal(first[1][0], other[1][0])
+
+
+def test_several_objects_are_made_and_saved_together(run):
+    trainer = run(steps=3, num_particles=2)
+    names = {path.name for path in finished(trainer).iterdir()}
+    assert {"object_0.png", "object_1.png", "object_1_turntable.mp4"} <= names
+    one, two = trainer.pipeline.model.fields
+    points = torch.rand(50, 3) - 0.5
+    assert not torch.equal(one(points)[1], two(points)[1])
+    _, pipeline, _, _ = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
+    assert len(pipeline.model.fields) == 2
+
+
+@pytest.mark.parametrize(
+    ("bias", "word"), [(-200.0, "vanished"), (200.0, "filled its sphere")], ids=["empty", "full"]
+)
+def test_a_collapsed_object_stops_the_run_with_one_line(run, tmp_path, bias, word):
+    config = tiny_config(tmp_path, steps=PATIENCE + 5)
+    config.pipeline.model.density_bias = bias
+    config.pipeline.model.bias_radius = 0.05 if bias < 0 else 9.0
+    config.pipeline.datamanager.focal_range = (4.0, 4.0) if bias > 0 else (1.0, 1.2)
+    if bias < 0:
+        config.pipeline.model.bias_radius = -9.0
+        config.pipeline.model.density_bias = -50.0
+    with pytest.raises(SystemExit) as caught:
+        run(config=config)
+    message = str(caught.value)
+    assert message.startswith(f"csd-dreamfusion: The object has {word} by step")
+    assert "\n" not in message
+    assert (tmp_path / "a-bright-thing/csd-dreamfusion-tiny/run/result/object.png").exists()
+
+
+def test_numbers_that_are_not_finite_stop_the_run_with_one_line(run, word_prior, monkeypatch):
+    monkeypatch.setattr(
+        word_prior,
+        "predict",
+        lambda self, branches, *_, **__: torch.full(
+            (len(branches), *branches[0].noisy.shape), float("nan")
+        ),
+    )
+    with pytest.raises(SystemExit, match=r"^csd-dreamfusion: Residuals need to be finite"):
+        run(steps=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c.pipeline, "prompt", " "), "The prompt is empty; say what to make"),
+        (
+            lambda c: setattr(c.pipeline.datamanager, "data", c.output_dir),
+            "csd-dreamfusion takes no data, got --data",
+        ),
+        (
+            lambda c: setattr(c.machine, "device_type", "cuda"),
+            "--machine.device-type is cuda, and torch finds no GPU",
+        ),
+        (
+            lambda c: setattr(c, "load_dir", c.output_dir),
+            r"--load-dir needs a folder with step-\*.ckpt in it",
+        ),
+    ],
+    ids=["prompt", "data", "cuda", "load"],
+)
+def test_mistakes_end_in_one_line(run, tmp_path, change, message):
+    if torch.cuda.is_available() and "cuda" in message:
+        pytest.skip("there is a GPU")
+    config = tiny_config(tmp_path, steps=1)
+    change(config)
+    with pytest.raises(SystemExit, match=f"^csd-dreamfusion: {message}") as caught:
+        run(config=config)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_prompt_of_nerfstudio_itself_works(run, tmp_path):
+    config = tiny_config(tmp_path, steps=1, prompt="")
+    config.pipeline.model.prompt = "a dark thing"
+    trainer = run(config=config)
+    assert trainer.pipeline.config.prompt == "a dark thing"
+    assert trainer.base_dir.parent.parent.name == "a-dark-thing"
+
+
+def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):
+    trainer = run(steps=1)
+    config = tiny_config(tmp_path, steps=1)
+    config.load_dir = trainer.checkpoint_dir
+    config.pipeline.model.width = 16
+    with pytest.raises(SystemExit, match=r"The checkpoint does not fit the model; set"):
+        run(config=config)
+
+
+def test_a_run_goes_on_from_its_checkpoint(run, tmp_path):
+    trainer = run(steps=2)
+    config = tiny_config(tmp_path, steps=2)
+    config.load_dir, config.timestamp = trainer.checkpoint_dir, "second"
+    second = run(config=config)
+    assert second.step == 3
+
+
+def test_the_full_preset_is_the_papers():
+    config = csd_dreamfusion.config
+    pipeline = config.pipeline
+    assert config.max_num_iterations == 10_000
+    assert pipeline.datamanager.train_resolution == 64
+    assert pipeline.datamanager.train_images_per_batch == 4
+    assert pipeline.model.kind == "mlp"
+    assert pipeline.model.blocks == 5
+    assert pipeline.prior == "deepfloyd-if"
+    assert pipeline.distill.text_scale == 20
+    assert pipeline.distill.kernel == "lpips"
+    optimizer = config.optimizers["fields"]
+    assert optimizer["optimizer"].lr == 2e-3
+    schedule = optimizer["scheduler"]
+    assert (schedule.lr_start, schedule.lr_final, schedule.warmup_steps) == (1e-9, 1e-6, 2000)
+    assert csd_dreamfusion_tiny.config.pipeline.prior == "tiny-text"
+    assert replace(pipeline.distill).normalize == "n"

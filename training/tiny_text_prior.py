@@ -1,0 +1,264 @@
+"""Trains the bundled text-to-image prior from nothing, in diffusers' IFPipeline layout.
+
+Run it as `python -m training.tiny_text_prior --work outputs/tiny_text_prior`; the same command
+goes on after any interruption. A pixel-space U-Net and a T5 encoder are trained together on single
+objects of `csd_nerf.synthetic.objects`, drawn anew at every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from csd_nerf.synthetic import objects
+from csd_nerf.synthetic.scenes import COLOURS, SHAPES
+from training import loop
+
+SIZE = 32
+"""Edge of the images in pixels."""
+TEXT_WIDTH, MAX_TOKENS = 64, 77
+"""IFPipeline pads every prompt to 77 tokens."""
+DROP_TEXT, DROP_VIEW = 0.12, 0.25
+"""Shares of training pictures shown without a text, and without the view in it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the result."""
+
+    work: Path = Path("outputs/tiny_text_prior")
+    """Folder for the checkpoint."""
+    steps: int = 3000
+    batch: int = 32
+    learning_rate: float = 1.2e-3
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    output: Path = Path("csd_nerf/assets/tiny_text")
+    """Where the finished model goes."""
+
+
+def all_captions() -> list[str]:
+    """Every caption that training uses, with and without views."""
+    words = [c for shape in SHAPES for colour in COLOURS for c in objects.captions(shape, colour)]
+    seen = [f"{said}, {view} view" for said in words for view in objects.VIEWS]
+    return [*words, *seen]
+
+
+def build_tokenizer(captions: Iterable[str]) -> T5Tokenizer:
+    """A unigram tokenizer in T5's format whose pieces are learnt from the captions."""
+    learner = Tokenizer(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+        ]
+    )
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=160,
+        special_tokens=special,
+        unk_token="<unk>",
+        show_progress=False,
+        initial_alphabet=list("▁abcdefghijklmnopqrstuvwxyz,"),
+    )
+    learner.train_from_iterator(captions, trainer)
+    pieces = json.loads(learner.to_str())["model"]["vocab"]
+    vocab = [(str(piece), float(score)) for piece, score in pieces]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=MAX_TOKENS)
+
+
+def build_text_encoder(tokenizer: T5Tokenizer, seed: int) -> T5EncoderModel:
+    """Two layers, trained from scratch."""
+    torch.manual_seed(seed)
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=TEXT_WIDTH,
+            d_kv=16,
+            d_ff=2 * TEXT_WIDTH,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def build_unet(seed: int) -> UNet2DConditionModel:
+    """DeepFloyd IF's kind of U-Net, small: text by attention where pixels are few, and pooled.
+
+    Its other three output channels are where IF has its learned variance. Nobody reads them.
+    """
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {
+        "sample_size": SIZE,
+        "in_channels": 3,
+        "out_channels": 6,
+        "down_block_types": ("DownBlock2D",) * 2 + ("SimpleCrossAttnDownBlock2D",) * 2,
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": ("SimpleCrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * 2,
+        "block_out_channels": (32, 64, 96, 128),
+        "layers_per_block": 1,
+        "cross_attention_dim": TEXT_WIDTH,
+        "encoder_hid_dim": TEXT_WIDTH,
+        "encoder_hid_dim_type": "text_proj",
+        "attention_head_dim": 32,
+        "norm_num_groups": 8,
+        "resnet_time_scale_shift": "scale_shift",
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 4,
+    }
+    return UNet2DConditionModel(**options)
+
+
+def build_scheduler() -> DDPMScheduler:
+    """IF's cosine schedule with fixed variance, and v prediction, which learns colours better."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        variance_type="fixed_small",
+        clip_sample=True,
+    )
+
+
+def tokenise(tokenizer: T5Tokenizer, captions: list[str]) -> Any:
+    """Token ids and mask, as IFPipeline makes them."""
+    return tokenizer(
+        captions,
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    )
+
+
+def draw_captions(words: list[str], views: list[str], generator: torch.Generator) -> list[str]:
+    """Captions for a batch: most with their view, some without, some empty."""
+    chance = torch.rand(len(words), generator=generator).tolist()
+    seen = objects.caption_views(words, views)
+    return [
+        "" if p < DROP_TEXT else said if p < DROP_TEXT + DROP_VIEW else said_view
+        for p, said, said_view in zip(chance, words, seen, strict=True)
+    ]
+
+
+def train(
+    unet: UNet2DConditionModel,
+    text_encoder: T5EncoderModel,
+    tokenizer: T5Tokenizer,
+    recipe: Recipe,
+) -> loop.Course:
+    """Train both; their parameters end as the moving average. Returns the course of the loss."""
+    device = torch.device(recipe.device)
+    unet.to(device, memory_format=torch.channels_last).train()
+    text_encoder.to(device).train()
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: loop.cosine(i, steps=recipe.steps)
+    )
+    average = loop.Average(parameters)
+    alphas_cumprod = build_scheduler().alphas_cumprod.to(device)
+
+    def step(index: int, generator: torch.Generator) -> torch.Tensor:
+        drawn, cameras, words, views = objects.draw_views(recipe.batch, generator)
+        image01 = objects.render_objects(drawn, cameras, size=SIZE).image01
+        clean = (2 * image01 - 1).to(device, memory_format=torch.channels_last)
+        tokens = tokenise(tokenizer, draw_captions(words, views, generator)).to(device)
+        text = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+        timestep = torch.randint(len(alphas_cumprod), (len(clean),), generator=generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        alpha = alphas_cumprod[timestep].sqrt()[:, None, None, None]
+        sigma = (1 - alphas_cumprod[timestep]).sqrt()[:, None, None, None]
+        noisy = alpha * clean + sigma * noise
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            velocity = unet(noisy, timestep, encoder_hidden_states=text).sample[:, :3]
+        loss = (velocity.float() - (alpha * noise - sigma * clean)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update(parameters, index)
+        return loss
+
+    state = {
+        "unet": unet,
+        "text": text_encoder,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "average": average,
+    }
+    course = loop.run(
+        step,
+        state,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        checkpoint=recipe.work / "denoiser.pt",
+        every=100,
+        label="text prior",
+    )
+    average.copy_to(parameters)
+    unet.eval().requires_grad_(False)
+    text_encoder.eval().requires_grad_(False)
+    return course
+
+
+def export(
+    output: Path,
+    unet: UNet2DConditionModel,
+    text_encoder: T5EncoderModel,
+    tokenizer: T5Tokenizer,
+    record: dict[str, Any],
+) -> None:
+    """Write the pipeline folder in half precision, under a temporary name first."""
+    pipeline = IFPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder.cpu().half(),
+        unet=unet.cpu().half(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+    partial = output.with_name(output.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+
+
+def main(recipe: Recipe) -> None:
+    """Train what is not trained yet, and export it."""
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(all_captions())
+    text_encoder = build_text_encoder(tokenizer, recipe.seed)
+    unet = build_unet(recipe.seed)
+    course = train(unet, text_encoder, tokenizer, recipe)
+    values = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    record = {
+        "recipe": {k: v for k, v in values.items() if k not in ("work", "output")},
+        "pictures": recipe.steps * recipe.batch,
+        "seconds": course.seconds,
+        "machine": f"{recipe.device}, {torch.get_num_threads()} threads",
+        "loss": course.losses,
+    }
+    export(recipe.output, unet, text_encoder, tokenizer, record)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe))
