@@ -29,9 +29,9 @@ from csd_nerf.evaluation.consistency import (
 )
 from csd_nerf.evaluation.domains import Arm, Job, Outcome
 from csd_nerf.evaluation.metrics import psnr, ssim
-from csd_nerf.pictures import to_uint8
 from csd_nerf.evaluation.residuals import residuals_at_truth
 from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.pictures import to_uint8
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.edits import Edit, all_edits
 from csd_nerf.synthetic.panoramas import find_panorama, render_panorama

@@ -23,10 +23,10 @@ from csd_nerf import priors
 from csd_nerf.adapters.files import written_whole
 from csd_nerf.evaluation.arms import ABLATIONS, ARMS, MediaDomain
 from csd_nerf.evaluation.domains import Arm, Domain, Given, Job, chosen_arms
-from csd_nerf.pictures import enlarge, save_contact_sheet, to_uint8
 from csd_nerf.evaluation.plots import save_curves
 from csd_nerf.evaluation.residuals import RESIDUAL_COLUMNS
 from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.pictures import enlarge, save_contact_sheet, to_uint8
 from csd_nerf.synthetic.scenes import Split
 
 _COSTS = (Column("evaluations", "evaluations", digits=0), Column("seconds", "seconds"))

@@ -94,14 +94,19 @@ def method_config(
         pipeline.prior_dtype, config.mixed_precision = "float32", False
     # nerfstudio saves at the end too.
     config.steps_per_save = 10**9
+    _set_steps(config, steps)
+    return config
+
+
+def _set_steps(config: Any, steps: int) -> None:
+    """Set a run's length, with the phases in their shares of it."""
     share = steps / config.max_num_iterations
-    pipeline.albedo_steps = round(share * pipeline.albedo_steps)
+    config.pipeline.albedo_steps = round(share * config.pipeline.albedo_steps)
     for parts in config.optimizers.values():
         scheduler = parts["scheduler"]
         scheduler.max_steps = max(round(share * scheduler.max_steps), 1)
         scheduler.warmup_steps = max(round(share * scheduler.warmup_steps), 1)
     config.max_num_iterations = steps
-    return config
 
 
 def train_and_render(

@@ -187,6 +187,6 @@ def _load_tokenizer(folder: Path) -> T5Tokenizer:
     if not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
         raise ImportError(
             f"Reading {folder / 'spiece.model'} needs sentencepiece, which is not installed: "
-            "run `pip install sentencepiece`."
+            "run `pip install sentencepiece protobuf`."
         )
     return T5Tokenizer.from_pretrained(folder)

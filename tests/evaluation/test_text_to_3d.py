@@ -20,6 +20,7 @@ from csd_nerf.evaluation.object_truth import (
     VIEWS,
     best_overlap,
     colour_distance,
+    knows,
     silhouette_overlap,
     true_views,
 )
@@ -294,8 +295,7 @@ class Runner:
         pipeline = config.pipeline
         if (pipeline.distillation, pipeline.seed) in self.failing:
             raise RunFailedError("The object has vanished by step 60.")
-        known = pipeline.prompt != "a corgi"
-        return views_of(pipeline.prompt if known else "a black ball")
+        return views_of(pipeline.prompt if knows(pipeline.prompt) else "a black ball")
 
 
 @pytest.fixture
@@ -638,18 +638,33 @@ def test_fid_is_that_of_the_references_features(tmp_path, monkeypatch):
     assert judges.fid(mine) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.skipif(
+def test_a_gpu_that_is_not_there_is_told_of(tmp_path, runner, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"--device needs one that is there, got cuda .* try cpu"):
+        run(tmp_path, settings(method="csd-dreamfusion"))
+    assert not runner.configs
+
+
+needs_prior = pytest.mark.skipif(
     not (BUNDLED / "model_index.json").is_file(), reason="the bundled prior is not there"
 )
-def test_the_method_itself_is_run_and_measured(tmp_path, monkeypatch):
-    def small(*arguments: Any, **options: Any) -> Any:
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Runs of the method itself, with small pictures."""
+
+    def configured(*arguments: Any, **options: Any) -> Any:
         config: Any = method_config(*arguments, **options)
         config.result_size = 16
         return config
 
-    monkeypatch.setattr(text_to_3d, "method_config", small)
-    asked = settings("a red cube", seeds=1, arms=("csd",), steps=3)
-    text = run(tmp_path, asked)
+    monkeypatch.setattr(text_to_3d, "method_config", configured)
+
+
+@needs_prior
+def test_the_method_itself_is_run_and_measured(tmp_path, small):
+    text = run(tmp_path, settings("a red cube", seeds=1, arms=("csd",), steps=3))
     assert "| csd | 1 | 0 |" in text
     (kept,) = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert kept["failure"] is None
@@ -657,3 +672,13 @@ def test_the_method_itself_is_run_and_measured(tmp_path, monkeypatch):
     assert 0.5 < kept["overlap"] < 0.95
     assert list((tmp_path / "runs" / "csd").glob("*/csd-dreamfusion-tiny/run/config.yml"))
     assert list((tmp_path / "runs" / "csd").glob("*/log.txt"))
+
+
+@needs_prior
+def test_the_methods_own_collapse_is_a_row(tmp_path, small, monkeypatch):
+    watch = "csd_nerf.methods.csd_dreamfusion.pipeline"
+    monkeypatch.setattr(f"{watch}.PATIENCE", 2)
+    monkeypatch.setattr(f"{watch}.EMPTY", 0.99)
+    text = run(tmp_path, settings("a red cube", seeds=1, arms=("sds",), steps=3))
+    assert "| sds | 1 | 1 |" in text
+    assert "- a red cube, sds, seed 0: The object has vanished by step 1: it covered" in text

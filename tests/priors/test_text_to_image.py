@@ -283,7 +283,7 @@ def test_a_sentencepiece_tokenizer_names_the_package_that_it_needs(
     copy = shutil.copytree(make_text_folder("pixels"), tmp_path / "copy")
     (copy / "tokenizer" / "tokenizer.json").rename(copy / "tokenizer" / "spiece.model")
     monkeypatch.setattr(deepfloyd_if, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="not installed: run `pip install sentencepiece`"):
+    with pytest.raises(ImportError, match="run `pip install sentencepiece protobuf`"):
         priors.load_text_to_image(copy)
 
 

@@ -16,8 +16,8 @@ from csd_nerf.adapters.frames import FRAME_SUFFIXES, natural_order, open_frames
 from csd_nerf.adapters.images import read_image
 from csd_nerf.adapters.layout import resize
 from csd_nerf.evaluation.arms import Medium, draw_input
-from csd_nerf.pictures import to_uint8
 from csd_nerf.evaluation.reproduce.paper import Experiment
+from csd_nerf.pictures import to_uint8
 
 PROMPTS = "prompts.json"
 EXAMPLE = (

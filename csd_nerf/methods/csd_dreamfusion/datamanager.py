@@ -97,6 +97,8 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
     """Training cameras at random; others on two orbits, for whatever looks at the result."""
 
     config: CSDDreamFusionDataManagerConfig
+    train_dataset: TrivialDataset
+    eval_dataset: TrivialDataset
 
     def __init__(
         self,

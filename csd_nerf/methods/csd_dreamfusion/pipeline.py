@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -138,10 +138,11 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         self._prior = prior
         self.datamanager = config.datamanager.setup(device=device, test_mode=test_mode)
         self.datamanager.to(device)
+        views = self.datamanager.train_dataset
         self._model = config.model.setup(
             num_objects=config.num_particles,
-            scene_box=self.datamanager.train_dataset.scene_box,
-            num_train_data=len(self.datamanager.train_dataset),
+            scene_box=views.scene_box,
+            num_train_data=len(views),
             device=device,
             grad_scaler=grad_scaler,
         )
@@ -158,8 +159,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
 
     @property
     def _distillation(self) -> DistillSettings:
-        values = vars(self.config.distill) | {"distillation": self.config.distillation}
-        return DistillSettings(**values)
+        return replace(self.config.distill, distillation=self.config.distillation)
 
     def get_train_loss_dict(
         self, step: int

@@ -57,13 +57,14 @@ def render_around(
     cameras = orbit_cameras(
         azimuth, torch.full((views,), elevation), radius=radius, focal=focal, size=size
     ).to(model.device)
-    was_training, before = model.training, (model.config.shown_object, model.config.background)
+    was_training = model.training
+    shown_before, background_before = model.config.shown_object, model.config.background
     model.config.shown_object, model.config.background = shown, "white"
     model.eval()
     try:
         outputs = [model.get_outputs_for_camera(cameras[i : i + 1]) for i in range(views)]
     finally:
-        model.config.shown_object, model.config.background = before
+        model.config.shown_object, model.config.background = shown_before, background_before
         model.train(was_training)
 
     def stack(name: str) -> Float[Tensor, "n k h w"]:
