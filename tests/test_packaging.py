@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_bundled_prior_and_stays_small(wheel):
         assert any(file.startswith(f"{folder}/{name}") for file in sizes), name
     for part in ("unet", "vae", "text_encoder"):
         assert any(re.match(rf"{folder}/{part}/.*\.safetensors", file) for file in sizes), part
-    assert sum(size for file, size in sizes.items() if file.startswith(folder)) <= 20e6
+    assert sum(size for file, size in sizes.items() if file.startswith(f"{folder}/")) <= 20e6
 
 
 def test_the_wheel_has_a_licence_and_a_description(wheel):

@@ -178,7 +178,7 @@ def _noise_of_velocity(
 def _by_branch(
     estimate: Float[Tensor, "rows c h w"],
     branches: Sequence[Branch],
-    rows: list[slice | Int[Tensor, "m"]],
+    rows: list[slice | Int[Tensor, "_"]],
     n: int,
 ) -> Float[Tensor, "k n c h w"]:
     """Sort rows back to branches; particles that a branch leaves out are zero."""
