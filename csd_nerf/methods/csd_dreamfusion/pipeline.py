@@ -165,7 +165,12 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         self, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """One step: render all objects through the same cameras, distil, regularise."""
-        generator = torch.Generator().manual_seed(1_000_003 * self.config.seed + step)
+        seed = 1_000_003 * self.config.seed + step
+        generator = torch.Generator().manual_seed(seed)
+        # Cameras and samples along rays are drawn by the global generator: with a seed for every
+        # step a resumed run goes on as if it had never stopped, and both distillations see the
+        # same cameras.
+        torch.manual_seed(seed)
         rays, batch = self.datamanager.next_train(step)
         cameras: Cameras = batch["cameras"]
         # The step itself may run under autocast, which would put the kernel into half precision.

@@ -14,8 +14,10 @@ from nerfstudio.engine.callbacks import (
     TrainingCallbackLocation,
 )
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.methods.checkpoints import save_whole
 from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
 from csd_nerf.methods.csd_dreamfusion.pipeline import (
     CSDDreamFusionPipeline,
@@ -75,11 +77,29 @@ class CSDDreamFusionTrainer(Trainer):
             func=self._preview,
         )
         self.callbacks.append(preview)
+        # For the time left, which nerfstudio would count for a fresh run.
+        writer.GLOBAL_BUFFER["max_iter"] = self._start_step + self.config.max_num_iterations
 
     def train(self) -> None:
         """Train; a failure of the run ends in one line, with pictures of how far it came."""
         with one_line_errors("csd-dreamfusion"):
             super().train()
+
+    def _load_checkpoint(self) -> None:
+        """Load the checkpoint that was named, if any; --max-num-iterations counts its steps."""
+        super()._load_checkpoint()
+        left = self.config.max_num_iterations - self._start_step
+        if left < 1:
+            raise DreamFusionError(
+                f"The run that is loaded has done {self._start_step} steps, and "
+                f"--max-num-iterations asks for {self.config.max_num_iterations}; ask for more."
+            )
+        self.config = dataclasses.replace(self.config, max_num_iterations=left)
+
+    def save_checkpoint(self, step: int) -> None:
+        """Save a checkpoint; it replaces the one before only when it is complete."""
+        save = super().save_checkpoint
+        save_whole(self, self.checkpoint_dir, save=lambda: save(step))
 
     def train_iteration(self, step: int) -> Any:
         """One step; a failed one leaves the last good checkpoint as it is."""

@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.methods.checkpoints import save_whole
 from csd_nerf.methods.csd_edit import loading
 from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
@@ -153,24 +154,7 @@ class CSDEditTrainer(Trainer):
         self._save_into(self.checkpoint_dir, step)
 
     def _save_into(self, folder: Path, step: int) -> None:
-        # nerfstudio takes every file in the folder for a checkpoint: an unfinished one is
-        # written beside it.
-        unfinished = self.base_dir / "unfinished_checkpoint"
-        # What a save that was killed has left.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        regular, self.checkpoint_dir = self.checkpoint_dir, unfinished
-        try:
-            super().save_checkpoint(step)
-        finally:
-            self.checkpoint_dir = regular
-        folder.mkdir(parents=True, exist_ok=True)
-        (saved,) = unfinished.glob("*.ckpt")
-        saved = saved.replace(folder / saved.name)
-        unfinished.rmdir()
-        if self.config.save_only_latest_checkpoint:
-            for other in folder.glob("*.ckpt"):
-                if other != saved:
-                    other.unlink()
+        save_whole(self, folder, save=lambda: super(CSDEditTrainer, self).save_checkpoint(step))
 
 
 def _pipeline_config(config: TrainerConfig) -> CSDEditPipelineConfig:

@@ -177,12 +177,26 @@ def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):
         run(config=config)
 
 
-def test_a_run_goes_on_from_its_checkpoint(run, tmp_path):
-    trainer = run(steps=2)
-    config = tiny_config(tmp_path, steps=2)
-    config.load_dir, config.timestamp = trainer.checkpoint_dir, "second"
+def test_a_resumed_run_is_the_one_that_never_stopped(run, tmp_path):
+    whole = run(steps=5).pipeline.model.state_dict()
+    config = tiny_config(tmp_path, steps=3)
+    config.timestamp = "first"
+    first = run(config=config)
+    config = tiny_config(tmp_path, steps=5)
+    config.load_dir, config.timestamp = first.checkpoint_dir, "second"
     second = run(config=config)
-    assert second.step == 3
+    assert second.step == 4
+    assert {path.name for path in second.checkpoint_dir.iterdir()} == {"step-000000004.ckpt"}
+    for name, value in second.pipeline.model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_a_run_that_is_done_says_so(run, tmp_path):
+    first = run(steps=2)
+    config = tiny_config(tmp_path, steps=2)
+    config.load_dir, config.timestamp = first.checkpoint_dir, "second"
+    with pytest.raises(SystemExit, match=r"has done 2 steps, and --max-num-iterations asks for 2"):
+        run(config=config)
 
 
 def test_the_full_preset_is_the_papers():
