@@ -368,7 +368,7 @@ def _values_of(command: Panorama | Video, options: type[EditOptions]) -> dict[st
 class Reproduce:
     """Run a table or figure of the paper, and print ours beside its numbers.
 
-    table5 scores folders of rendered views: nothing is generated for it.
+    table5 scores folders of rendered views, as evaluate-text-to-3d makes them.
     """
 
     experiment: Annotated[

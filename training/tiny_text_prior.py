@@ -23,7 +23,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.scenes import COLOURS, SHAPES
-from training import loop
+from training import loop, text_card
 
 SIZE = 32
 """Edge of the images in pixels."""
@@ -258,6 +258,7 @@ def main(recipe: Recipe) -> None:
         "loss": course.losses,
     }
     export(recipe.output, unet, text_encoder, tokenizer, record)
+    text_card.write(text_card.Settings(prior=recipe.output))
 
 
 if __name__ == "__main__":

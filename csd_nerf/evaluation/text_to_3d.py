@@ -42,6 +42,8 @@ from csd_nerf.priors.devices import find_device
 ARMS: tuple[str, ...] = get_args(Distillation)
 RESULT = "result.json"
 """What is kept of a finished run, in its folder."""
+PROMPTS = "prompts.json"
+"""The objects' texts, by which `reproduce table5` finds their views."""
 _DEPTH = "depth"
 _PACKAGES = ("csd_nerf", "torch", "nerfstudio", "diffusers", "open_clip_torch")
 
@@ -174,8 +176,15 @@ def run_text_to_3d(output: Path, settings: TextTo3dSettings, *, note: Callable[[
     values = json.loads(json.dumps(values, default=str))
     record = {"settings": values, "versions": _versions(), "rows": rows}
     _write_json(output / "results.json", record)
+    _write_json(output / PROMPTS, _scenes(jobs, rows))
     folders = {(job.prompt, job.arm, job.seed): job.folder for job in jobs}
     return write_report(output, rows, folders, with_fid=settings.reference is not None)
+
+
+def _scenes(jobs: Sequence[Job], rows: Sequence[Row]) -> dict[str, str]:
+    """The texts of the objects that no arm failed to make, as `reproduce table5` reads them."""
+    failed = {job.folder.name for job, row in zip(jobs, rows, strict=True) if row["failure"]}
+    return {job.folder.name: job.prompt for job in jobs if job.folder.name not in failed}
 
 
 def _plan(settings: TextTo3dSettings) -> Plan:

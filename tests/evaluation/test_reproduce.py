@@ -401,14 +401,14 @@ def test_generated_views_are_scored(tmp_path):
     # Features without spread: FID is the squared distance of the mean colours.
     assert float(rows["CSD"][2]) == pytest.approx(1.0, abs=0.05)
     assert float(rows["SDS"][2]) == pytest.approx(3 * (100 / 255) ** 2, abs=0.06)
-    assert "Nothing is generated" in table
+    assert "Rendered views are scored" in table
     write_image(tmp_path / "csd" / "corgi" / "depth" / "z.png", torch.zeros(8, 8, 3).byte())
     with pytest.raises(ValueError, match=r"12 views, every 30 degrees.*got 13"):
         run_reproduce(tmp_path / "other", settings)
 
 
 def test_table5_asks_for_its_folders(data, tmp_path):
-    with pytest.raises(ValueError, match=r"generates nothing .* add --peer sds=DIR"):
+    with pytest.raises(ValueError, match=r"needs folders of rendered views, .* add --peer sds=DIR"):
         run_reproduce(tmp_path, ReproduceSettings(experiment="table5", data=data))
 
 

@@ -24,6 +24,7 @@ from csd_nerf.evaluation.object_truth import (
     silhouette_overlap,
     true_views,
 )
+from csd_nerf.evaluation.reproduce.inputs import read_texts
 from csd_nerf.evaluation.text_to_3d import TextTo3dSettings, read_prompts, run_text_to_3d
 from csd_nerf.evaluation.text_to_3d_measures import Judges, load_judges, measure
 from csd_nerf.evaluation.text_to_3d_report import MEASURES, as_csv, markdown
@@ -349,6 +350,17 @@ def test_the_views_are_kept_as_table5_reads_them(tmp_path, runner):
     shown = np.array(Image.open(sorted((folder / "colour").glob("*.png"))[0]))
     expected = true_views("a red cube", size=16).image01[0].permute(1, 2, 0)
     assert np.abs(shown / 255 - expected.numpy()).max() < 0.003
+
+
+def test_table5_finds_the_objects_that_no_arm_failed_to_make(tmp_path, runner):
+    runner.failing = {("sds", 1)}
+    run(tmp_path, settings("a red cube"))
+    texts = read_texts(tmp_path)
+    assert list(texts.values()) == ["a red cube"]
+    for scene in texts:
+        assert scene.endswith("-seed0")
+        for arm in ("csd", "sds"):
+            assert (tmp_path / "runs" / arm / scene / "colour").is_dir()
 
 
 def test_finished_runs_are_not_run_again_and_more_are_added(tmp_path, runner):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import torch
 
 from csd_nerf import priors
 from csd_nerf.synthetic import objects
+from training import text_card
 from training import tiny_text_prior as training
 
 
@@ -31,7 +33,28 @@ def test_captions_are_dropped_and_shortened_as_often_as_the_recipe_says():
     assert math.isclose(shares["a red cube"], training.DROP_VIEW, abs_tol=0.02)
 
 
-def test_a_short_run_exports_a_prior_and_goes_on_where_it_stopped(tmp_path):
+def test_the_cards_overlap_is_one_for_a_true_silhouette_wherever_it_is():
+    cone = text_card.silhouettes("cone", "side")
+    mask = cone[7].roll((2, -3), dims=(0, 1))
+    assert text_card.overlap(mask, cone) == 1
+    assert text_card.overlap(mask, text_card.silhouettes("cube", "side")) < 0.85
+    assert text_card.overlap(torch.zeros_like(mask), cone) == 0
+
+
+def test_the_card_finds_an_object_by_its_colour():
+    picture = torch.full((3, 32, 32), 0.8)
+    picture[:, 8:20, 10:15] = torch.tensor([0.7, 0.2, 0.1])[:, None, None]
+    mask = text_card.object_mask(picture, "red")
+    assert int(mask.sum()) == 60
+    assert bool(mask[8:20, 10:15].all())
+
+
+def test_a_short_run_exports_a_prior_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    quick = text_card.Settings(steps=1, seeds=1)
+    monkeypatch.setattr(
+        text_card, "write", lambda s, write=text_card.write: write(replace(quick, prior=s.prior))
+    )
+
     def recipe(steps, work, output):
         return training.Recipe(
             work=tmp_path / work, output=tmp_path / output, steps=steps, batch=2, device="cpu"
@@ -44,6 +67,9 @@ def test_a_short_run_exports_a_prior_and_goes_on_where_it_stopped(tmp_path):
     prior = priors.load_text_to_image(tmp_path / "whole")
     assert (prior.preferred_size, prior.latent_channels, prior.cell_size) == (32, 3, 1)
     assert prior.encode_text(["a red cube"]).shape == (1, 77, 64)
+    card = (tmp_path / "whole/README.md").read_text()
+    assert "| cone, overhead view |" in card
+    assert str(tmp_path) not in card
     # Exporting again needs no further step.
     before = (tmp_path / "a/denoiser.pt").read_bytes()
     training.main(recipe(2, "a", "again"))

@@ -376,8 +376,9 @@ TABLE5 = Experiment(
         Column("fid", "FID", better="lower"),
     ),
     (
-        "Nothing is generated: text-to-3D is not part of this package. Rendered views are scored "
-        "that come in folders by --peer.",
+        "Rendered views are scored that come in folders by --peer, as csd-nerf "
+        "evaluate-text-to-3d DIR leaves them: --data DIR --peer csd=DIR/runs/csd --peer "
+        "sds=DIR/runs/sds.",
         "The paper's 30 prompts are some of the DreamFusion gallery's and not named. FID is of all "
         "colour views of a method to --data/reference, the paper's being ImageNet's validation "
         "set.",

@@ -1,4 +1,4 @@
-"""Table 5: renders of text-to-3D scenes, made elsewhere, by CLIP and FID."""
+"""Table 5: renders of text-to-3D scenes, made by `csd-nerf evaluate-text-to-3d` or elsewhere."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _given_views(experiment: Experiment, settings: ReproduceSettings) -> list[Ge
     missing = [line.peer for line in experiment.lines if line.peer not in settings.peers]
     if missing:
         raise ValueError(
-            f"table5 generates nothing and needs folders of rendered views, got none of "
-            f"{', '.join(map(str, missing))}; add --peer {missing[0]}=DIR."
+            f"table5 needs folders of rendered views, got none of {', '.join(map(str, missing))}; "
+            f"make them with csd-nerf evaluate-text-to-3d, then add --peer {missing[0]}=DIR."
         )
     texts = read_texts(settings.data)
     scenes = []
