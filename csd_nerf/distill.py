@@ -55,7 +55,8 @@ def distill(
 
     Args:
         prior: The diffusion model.
-        image01: Rendered views, with the autograd graph of their renderer.
+        image01: Rendered views, with the autograd graph of their renderer; resampled to the
+            prior's preferred size where theirs is another.
         text: Each view's text.
         empty: The empty or negative text.
         settings: How to distil.
@@ -68,7 +69,7 @@ def distill(
     """
     objects, views = image01.shape[:2]
     flat01 = image01.flatten(0, 1)
-    latent = prior.encode(flat01)
+    latent = prior.encode(_at_size(flat01, prior.preferred_size))
     low, high = prior.schedule.timestep_bounds(settings.t_range)
     step = randomness.timestep(low, high)
     noise = _draw_noise(latent, randomness, settings, views=views, objects=objects)
@@ -98,6 +99,15 @@ def distill(
         loss = (latent.reshape(count, -1) * mixed).sum()
         loss = loss + (image01.reshape(count, -1) * apart).sum()
     return Distilled(weight / views * loss, residual.square().mean().sqrt(), step)
+
+
+def _at_size(image01: Float[Tensor, "n 3 h w"], edge: int) -> Float[Tensor, "n 3 h2 w2"]:
+    """Renders at the size that the prior was trained on: latent priors see small ones enlarged."""
+    if image01.shape[-2:] == (edge, edge):
+        return image01
+    return torch.nn.functional.interpolate(
+        image01, (edge, edge), mode="bilinear", antialias=edge < image01.shape[-1]
+    )
 
 
 def _draw_noise(

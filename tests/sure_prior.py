@@ -15,7 +15,7 @@ class SurePrior:
     schedule = NoiseSchedule.scaled_linear()
     latent_channels = 3
     cell_size = 1
-    preferred_size = 8
+    preferred_size = 4
     size_multiple = 1
 
     def encode(self, image01):

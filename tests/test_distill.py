@@ -130,6 +130,29 @@ def test_the_features_of_the_kernel_are_asked_for_renders_once():
     assert not torch.allclose(found, plain)
 
 
+@pytest.mark.parametrize("edge", [2, 4, 8])
+def test_renders_of_another_size_are_resampled_for_the_prior(monkeypatch, edge):
+    """A grey picture stays grey at any size, and its gradient is spread over the render."""
+    seen = []
+
+    def encode(self, image01):
+        seen.append(tuple(image01.shape[-2:]))
+        return 2 * image01 - 1
+
+    monkeypatch.setattr(SurePrior, "preferred_size", edge)
+    monkeypatch.setattr(SurePrior, "encode", encode)
+    image01 = torch.full((1, 2, 3, 4, 4), 0.4, requires_grad=True)
+    settings = dataclasses.replace(PLAIN, distillation="sds", text_scale=1.0)
+    towards, out = gradient(image01, settings)
+    assert seen == [(edge, edge)]
+    # Each pixel of the prior's picture has the gradient 2 w (alpha / sigma) 2 (0.4 - 0.7) / views.
+    at, schedule = torch.tensor(out.timestep), SurePrior.schedule
+    alpha, sigma = float(schedule.alpha(at)), float(schedule.sigma(at))
+    pixel = 2 * sigma**2 * alpha / sigma * 2 * (0.4 - 0.7) / 2
+    assert float(towards.sum()) == pytest.approx(pixel * 2 * 3 * edge**2, rel=1e-3)
+    assert bool((towards < 0).all())
+
+
 def test_renders_that_are_not_finite_stop_the_run():
     image01 = torch.full((1, 2, 3, 4, 4), float("nan"), requires_grad=True)
     with pytest.raises(FloatingPointError, match=r"need to be finite.*lower the learning rate"):

@@ -22,6 +22,7 @@ class WordPrior(SurePrior):
     """Knows "bright" and "dark"; anything else is grey."""
 
     loaded = 0
+    preferred_size = 12
 
     def encode_text(self, prompts):
         values = [0.9 if "bright" in p else 0.1 if "dark" in p else 0.5 for p in prompts]
