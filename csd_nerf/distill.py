@@ -19,7 +19,7 @@ from torch import Tensor
 from csd_nerf.core.guidance import generation_residual
 from csd_nerf.core.kernels import Features, KernelTerms, feature_kernel
 from csd_nerf.core.randomness import Randomness
-from csd_nerf.core.settings import DistillSettings
+from csd_nerf.core.settings import Distillation, DistillSettings
 from csd_nerf.core.stein import mix_residuals, repulsion_step
 from csd_nerf.priors.base import Branch, TextToImage
 
@@ -44,6 +44,7 @@ def distill(
     empty: Float[Tensor, "1 tokens width"],
     settings: DistillSettings,
     randomness: Randomness,
+    distillation: Distillation = "csd",
     features: Features | None = None,
 ) -> Distilled:
     """A loss whose gradient by the renders is CSD's direction (Eq. 8), or SDS's.
@@ -61,6 +62,8 @@ def distill(
         empty: The empty or negative text.
         settings: How to distil.
         randomness: Drawn from for the timestep and the noise, in this order.
+        distillation: Whether residuals are mixed and particles pushed apart, or each particle goes
+            by its own residual.
         features: Feature map of the kernel on renders, (n, 3 h w) -> (n, f), whose squared distance
             is LPIPS; None means squared L2.
 
@@ -82,7 +85,7 @@ def distill(
     t = torch.tensor(step)
     weight, sigma = float(prior.schedule.weight(t)), float(prior.schedule.sigma(t))
     count = views if objects == 1 else objects
-    if settings.distillation == "sds" or count == 1:
+    if distillation == "sds" or count == 1:
         loss = (latent * residual).sum()
     else:
         points = image01.detach().reshape(count, -1)

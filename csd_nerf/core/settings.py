@@ -74,8 +74,6 @@ class EditSettings:
 class DistillSettings:
     """How rendered views are distilled from a text-to-image prior (CSD Eq. 8)."""
 
-    distillation: Distillation = "csd"
-    """Collaborative score distillation, or SDS, in which each particle goes by its own residual."""
     text_scale: float = 20.0
     """Classifier-free guidance; the paper takes 20 with DeepFloyd IF (Appendix C.2)."""
     t_range: tuple[float, float] = (0.02, 0.98)
@@ -106,7 +104,6 @@ class DistillSettings:
 
 
 _DISTILL_CHOICES = {
-    "distillation": get_args(Distillation),
     "noise": get_args(Noise),
     "kernel": get_args(Kernel),
     "normalize": get_args(Normalize),

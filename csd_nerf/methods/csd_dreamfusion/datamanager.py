@@ -44,7 +44,7 @@ class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
     """Mean distance of the cameras; the object lies in a sphere of radius 1."""
     focal_range: tuple[float, float] = (0.9, 1.35)
     """Focal length in units of the image's edge."""
-    vertical_rotation_range: tuple[float, float] = (-90, 10)
+    vertical_rotation_range: tuple[float, float] = (-90.0, 10.0)
     """Degrees from straight above (-90) to the horizon (0) and below."""
 
     def __post_init__(self) -> None:

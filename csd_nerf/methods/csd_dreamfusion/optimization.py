@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer
@@ -23,7 +24,8 @@ def _adan(params: Any, **options: Any) -> Optimizer:
 class AdanOptimizerConfig(OptimizerConfig):
     """Adan (Xie et al. 2022), as implemented by pytorch-optimizer."""
 
-    _target: type = field(default_factory=lambda: _adan)  # pyright: ignore
+    # A function, since the class is imported late; not for the command line.
+    _target: Annotated[Any, tyro.conf.Suppress] = field(default_factory=lambda: _adan)
     lr: float = 2e-3
     """Highest learning rate."""
     betas: tuple[float, float, float] = (0.98, 0.92, 0.99)

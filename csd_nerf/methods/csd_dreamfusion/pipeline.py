@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -53,7 +53,7 @@ class CSDDreamFusionPipelineConfig(VanillaPipelineConfig):
     """Collaborative score distillation, or SDS (DreamFusion); with equal seeds they see equal
     cameras, timesteps and noise."""
     distill: DistillSettings = field(default_factory=DistillSettings)
-    """Further options of the distillation; its own `distillation` is overruled by the above."""
+    """How views are distilled."""
     num_particles: int = 1
     """Objects that are made together; with 2 and more the objects are the particles instead of
     the views, and `distill.repulsion` (100 and more) makes them differ."""
@@ -149,17 +149,13 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         self.model.to(device)
         self._features: Features | None = None
         self._odd_steps = 0
-        if test_mode == "val" and self._distillation.kernel == "lpips":
+        if test_mode == "val" and config.distill.kernel == "lpips":
             self._features = _lpips_or_nothing(device)
 
     @property
     def model(self) -> CSDDreamFusionModel:
         """The objects."""
         return self._model  # pyright: ignore[reportReturnType]
-
-    @property
-    def _distillation(self) -> DistillSettings:
-        return replace(self.config.distill, distillation=self.config.distillation)
 
     def get_train_loss_dict(
         self, step: int
@@ -186,7 +182,8 @@ class CSDDreamFusionPipeline(VanillaPipeline):
                 image01.float(),
                 text=prompts.of_cameras(*view_angles(cameras)),
                 empty=prompts.empty,
-                settings=self._distillation,
+                settings=self.config.distill,
+                distillation=self.config.distillation,
                 randomness=SeededRandomness(generator),
                 features=self._features,
             )

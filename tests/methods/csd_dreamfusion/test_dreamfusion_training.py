@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from dreamfusion_runs import tiny_config
 from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from nerfstudio.utils.eval_utils import eval_setup
 
-from csd_nerf.methods.csd_dreamfusion.config import csd_dreamfusion, csd_dreamfusion_tiny
 from csd_nerf.methods.csd_dreamfusion.pipeline import PATIENCE
 
 
@@ -197,22 +195,3 @@ def test_a_run_that_is_done_says_so(run, tmp_path):
     config.load_dir, config.timestamp = first.checkpoint_dir, "second"
     with pytest.raises(SystemExit, match=r"has done 2 steps, and --max-num-iterations asks for 2"):
         run(config=config)
-
-
-def test_the_full_preset_is_the_papers():
-    config = csd_dreamfusion.config
-    pipeline = config.pipeline
-    assert config.max_num_iterations == 10_000
-    assert pipeline.datamanager.train_resolution == 64
-    assert pipeline.datamanager.train_images_per_batch == 4
-    assert pipeline.model.kind == "mlp"
-    assert pipeline.model.blocks == 5
-    assert pipeline.prior == "deepfloyd-if"
-    assert pipeline.distill.text_scale == 20
-    assert pipeline.distill.kernel == "lpips"
-    optimizer = config.optimizers["fields"]
-    assert optimizer["optimizer"].lr == 2e-3
-    schedule = optimizer["scheduler"]
-    assert (schedule.lr_start, schedule.lr_final, schedule.warmup_steps) == (1e-9, 1e-6, 2000)
-    assert csd_dreamfusion_tiny.config.pipeline.prior == "tiny-text"
-    assert replace(pipeline.distill).normalize == "n"

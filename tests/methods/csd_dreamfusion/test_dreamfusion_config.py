@@ -1,0 +1,89 @@
+"""The presets: the paper's numbers, the command line, and what importing them loads."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+from nerfstudio.plugins.types import MethodSpecification
+
+import csd_nerf.methods.csd_dreamfusion as package
+from csd_nerf.methods.csd_dreamfusion import config as entry
+from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainerConfig
+
+METHODS = {
+    "csd-dreamfusion": entry.csd_dreamfusion,
+    "csd-dreamfusion-tiny": entry.csd_dreamfusion_tiny,
+}
+HEAVY = {"diffusers", "transformers", "lpips", "open_clip", "pytorch_optimizer", "open3d", "av"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_carry_their_names_and_survive_the_yaml_of_a_run(name):
+    method = METHODS[name]
+    assert isinstance(method, MethodSpecification)
+    assert method.config.method_name == name
+    assert yaml.load(yaml.dump(method.config), Loader=yaml.Loader) == method.config
+
+
+def test_the_full_preset_is_the_papers():
+    config = entry.csd_dreamfusion.config
+    pipeline = config.pipeline
+    assert config.max_num_iterations == 10_000
+    assert pipeline.datamanager.train_resolution == 64
+    assert pipeline.datamanager.train_images_per_batch == 4
+    assert (pipeline.model.kind, pipeline.model.blocks) == ("mlp", 5)
+    assert pipeline.prior == "deepfloyd-if"
+    assert (pipeline.distill.text_scale, pipeline.distill.kernel) == (20, "lpips")
+    optimizer = config.optimizers["fields"]
+    assert optimizer["optimizer"].lr == 2e-3
+    schedule = optimizer["scheduler"]
+    assert (schedule.lr_start, schedule.lr_final, schedule.warmup_steps) == (1e-9, 1e-6, 2000)
+
+
+def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
+    config = entry.csd_dreamfusion_tiny.config
+    assert config.machine.device_type == "cpu"
+    assert not config.mixed_precision
+    assert not config.is_viewer_enabled()
+    assert config.pipeline.prior == "tiny-text"
+    assert config.pipeline.distill.kernel == "l2"
+    assert config.pipeline.model.implementation == "torch"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_are_found_where_they_are_documented(name):
+    arguments = [
+        "--pipeline.prompt",
+        "a red cube",
+        "--pipeline.distillation",
+        "sds",
+        "--pipeline.num-particles",
+        "2",
+        "--pipeline.distill.repulsion",
+        "500",
+        "--optimizers.fields.optimizer.lr",
+        "0.5",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = tyro.cli(CSDDreamFusionTrainerConfig, default=METHODS[name].config, args=arguments)
+    pipeline = config.pipeline
+    assert (pipeline.prompt, pipeline.distillation) == ("a red cube", "sds")
+    assert (pipeline.num_particles, pipeline.distill.repulsion) == (2, 500)
+    assert config.optimizers["fields"]["optimizer"].lr == 0.5
+
+
+def test_the_entry_module_imports_nothing_heavy():
+    names = set()
+    for path in Path(package.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").split(".")[0])
+    assert not names & HEAVY
