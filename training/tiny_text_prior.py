@@ -39,7 +39,7 @@ class Recipe:
 
     work: Path = Path("outputs/tiny_text_prior")
     """Folder for the checkpoint."""
-    steps: int = 4000
+    steps: int = 3400
     batch: int = 32
     learning_rate: float = 1.2e-3
     seed: int = 0

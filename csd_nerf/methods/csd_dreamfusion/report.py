@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,13 @@ def save_result(
 ) -> list[Path]:
     """Write each object's turntable and contact sheet, and the settings beside them.
 
+    With the settings come the differences of several objects, pair by pair.
+
     Returns:
         The files, an object's video and sheet after another's, then settings.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, turns = [], []
     for shown in range(len(model.fields)):
         name = f"object_{shown}" if len(model.fields) > 1 else "object"
         turn = render_around(model, views=frames, size=size, shown=shown)
@@ -123,7 +126,28 @@ def save_result(
                 "textureless": turn.textureless01[::step],
             },
         )
+        turns.append(turn)
         written += [video, sheet]
     record = folder / "settings.json"
-    record.write_text(json.dumps(settings, indent=1, default=str) + "\n", "utf8")
+    pairs = combinations(range(len(turns)), 2)
+    values = settings | {
+        "differences": {f"{i}, {j}": object_difference(turns[i], turns[j]) for i, j in pairs}
+    }
+    record.write_text(json.dumps(values, indent=1, default=str) + "\n", "utf8")
     return [*written, record]
+
+
+def object_difference(one: ObjectRenders, other: ObjectRenders) -> dict[str, float]:
+    """How much two objects differ, seen from the same sides.
+
+    Returns:
+        `colour`: mean absolute difference of RGB over all pixels, in [0, 1]; `silhouette`: one
+        less the intersection over union of what they cover, in [0, 1].
+    """
+    first, second = one.coverage > 0.5, other.coverage > 0.5
+    union = float((first | second).sum())
+    common = float((first & second).sum())
+    return {
+        "colour": float((one.colour01 - other.colour01).abs().mean()),
+        "silhouette": 1 - common / union if union else 0.0,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from nerfstudio.utils.eval_utils import eval_setup
 
 from csd_nerf.methods.csd_dreamfusion.pipeline import PATIENCE
+from csd_nerf.methods.csd_dreamfusion.report import ObjectRenders, object_difference
 
 
 def finished(trainer):
@@ -91,11 +93,30 @@ def test_several_objects_are_made_and_saved_together(run):
     trainer = run(steps=3, num_particles=2)
     names = {path.name for path in finished(trainer).iterdir()}
     assert {"object_0.png", "object_1.png", "object_1_turntable.mp4"} <= names
+    record = json.loads((finished(trainer) / "settings.json").read_text())
+    assert set(record["differences"]) == {"0, 1"}
+    assert 0 < record["differences"]["0, 1"]["colour"] < 1
     one, two = trainer.pipeline.model.fields
     points = torch.rand(50, 3) - 0.5
     assert not torch.equal(one(points)[1], two(points)[1])
     _, pipeline, _, _ = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
     assert len(pipeline.model.fields) == 2
+
+
+def test_differences_of_objects_are_those_of_their_pictures():
+    def disc(radius, colour):
+        at = torch.arange(32) - 15.5
+        inside = (at[:, None].square() + at.square() < radius**2).float().expand(2, 32, 32)
+        image01 = 1 - inside[:, None] * (1 - torch.tensor(colour)[:, None, None])
+        return ObjectRenders(image01, image01, image01, image01, inside)
+
+    same = object_difference(disc(8, (1.0, 0.0, 0.0)), disc(8, (1.0, 0.0, 0.0)))
+    assert same == {"colour": 0.0, "silhouette": 0.0}
+    other = object_difference(disc(8, (1.0, 0.0, 0.0)), disc(8, (0.0, 0.0, 0.0)))
+    assert other["silhouette"] == 0
+    assert other["colour"] == pytest.approx(math.pi * 64 / 32**2 / 3, rel=0.05)
+    small = object_difference(disc(8, (1.0, 0.0, 0.0)), disc(4, (1.0, 0.0, 0.0)))
+    assert small["silhouette"] == pytest.approx(0.75, abs=0.03)
 
 
 @pytest.mark.parametrize(
