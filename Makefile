@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: demo test lint types lock prior clean
+.PHONY: demo test lint types lock prior text-prior clean
 
 demo: $(STAMP)
 	$(BIN)/csd-nerf demo
@@ -25,6 +25,10 @@ types: $(STAMP)
 # The bundled prior, from nothing; goes on from where it was interrupted.
 prior: $(STAMP)
 	$(BIN)/python -m training.tiny_prior
+
+# The bundled text-to-image prior, likewise.
+text-prior: $(STAMP)
+	$(BIN)/python -m training.tiny_text_prior
 
 lock: $(STAMP)
 	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \

@@ -39,6 +39,15 @@ def test_a_run_leaves_pictures_a_video_settings_and_a_checkpoint_that_renders(ru
         assert torch.equal(ours[name], theirs[name]), name
 
 
+def test_evaluation_pictures_come_without_photographs(run):
+    pipeline = run(steps=1).pipeline
+    metrics, images = pipeline.get_eval_image_metrics_and_images(0)
+    assert 0 < metrics["coverage"] < 1
+    assert images["img"].shape == images["normals"].shape == (16, 16, 3)
+    mean = pipeline.get_average_eval_image_metrics()
+    assert 0 < mean["coverage"] < 1
+
+
 def test_exporters_find_what_they_ask_for(run):
     pipeline = run(steps=2).pipeline
     pipeline.eval()
