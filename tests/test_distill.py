@@ -22,7 +22,7 @@ def views(objects, count, *, seed=0):
 
 def gradient(image01, settings, *, seed=3, **options):
     """Of distillation in a picture of brightness 0.7."""
-    prior = SurePrior()
+    prior = options.pop("prior", None) or SurePrior()
     text = prior.encode_text(["0.7"] * image01.shape[1])
     out = distill(
         prior,
@@ -55,7 +55,6 @@ def slow_gradient(image01, settings, distillation, step, noise):
             [float((x[i] - x[j]).square().sum()) for i in range(n) for j in range(i)]
         ).double()
         h = torch.quantile(pairs, 0.5) / torch.log(torch.tensor(float(max(n, 2))).double())
-        h = h + 1e-8 + 0 * pairs.max()
         direction = torch.zeros_like(x)
         for i in range(n):
             for j in range(n):
@@ -113,6 +112,33 @@ def test_repulsion_keeps_objects_apart_at_a_weight_of_its_own():
 
     torch.manual_seed(0)
     assert spread(20.0) > 5 * spread(0.0)
+
+
+class CellPrior(SurePrior):
+    """A latent prior: a cell of one channel is the mean of four pixels' greens."""
+
+    latent_channels = 1
+    cell_size = 2
+
+    def encode(self, image01):
+        return torch.nn.functional.avg_pool2d(image01[:, 1:2], 2)
+
+
+def test_a_latent_prior_moves_pixels_through_its_encoder_and_repulsion_acts_on_pixels():
+    settings = dataclasses.replace(PLAIN, repulsion=0.0)
+    image01 = views(1, 4)
+    mixed, _ = gradient(image01, settings, prior=CellPrior())
+    # Only what the encoder sees is moved, alike for the four pixels of a cell.
+    assert float(mixed[:, :, [0, 2]].abs().max()) == 0
+    assert float(mixed[:, :, 1].abs().min()) > 0
+    assert torch.allclose(mixed[..., ::2, ::2], mixed[..., 1::2, 1::2])
+    whole, _ = gradient(image01, dataclasses.replace(settings, repulsion=3.0), prior=CellPrior())
+    apart = (whole - mixed)[0].flatten(1)
+    x = image01.detach()[0].flatten(1)
+    assert float(apart.view(4, 3, 16)[:, [0, 2]].abs().min()) > 0
+    # A step down leads each view away from the others' mean.
+    others = (x.sum(0) - x) / 3
+    assert bool(((-apart * (x - others)).sum(1) > 0).all())
 
 
 def test_the_features_of_the_kernel_are_asked_for_renders_once():

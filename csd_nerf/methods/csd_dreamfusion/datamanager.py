@@ -45,7 +45,9 @@ class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
     focal_range: tuple[float, float] = (0.9, 1.35)
     """Focal length in units of the image's edge."""
     vertical_rotation_range: tuple[float, float] = (-90.0, 10.0)
-    """Degrees from straight above (-90) to the horizon (0) and below."""
+    """From straight above (-90) past the horizon (0), as nerfstudio takes it: cameras lie evenly
+    on the part of the sphere whose height falls by 1/90 of its radius for each number; 10 is 6
+    degrees below the horizon."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

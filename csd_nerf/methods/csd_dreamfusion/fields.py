@@ -106,9 +106,7 @@ class ObjectField(nn.Module):
         """Density and albedo in [0, 1] at points of the unit sphere around the origin."""
         raw = self.base(0.5 * (points + 1)).float()
         bias = self._bias * (1 - points.norm(dim=-1) / self._bias_radius)
-        # Below -10 nothing is seen, and gradients would vanish for good.
-        density = trunc_exp((raw[:, 0] + bias).clamp(min=-10.0))
-        return density, raw[:, 1:].sigmoid()
+        return trunc_exp(raw[:, 0] + bias), raw[:, 1:].sigmoid()
 
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m"]:
         """Density alone."""
@@ -127,11 +125,14 @@ def normals(density: Density, points: Float[Tensor, "m 3"], *, step: float) -> F
     Args:
         density: The field's.
         points: Where.
-        step: Edge of the differences, in world units: smaller details are smoothed.
+        step: Half the edge of the cube whose corners the tetrahedron has, in world units: smaller
+            details are smoothed.
     """
-    corners = torch.tensor(_TETRAHEDRON).to(points)
-    around = points[None] + step * corners[:, None]
-    values = density(around.flatten(0, 1).clamp(-1, 1)).view(4, -1)
-    # In logarithms: densities differ by orders of magnitude, their direction is the same.
-    gradient = torch.einsum("km,kd->md", values.clamp(min=1e-6).log(), corners)
-    return -nn.functional.normalize(gradient, dim=-1, eps=1e-4)
+    # Half precision would round the small differences away.
+    with torch.autocast(points.device.type, enabled=False):
+        corners = torch.tensor(_TETRAHEDRON).to(points)
+        around = points[None] + step * corners[:, None]
+        values = density(around.flatten(0, 1).clamp(-1, 1)).view(4, -1)
+        # In logarithms: densities differ by orders of magnitude, their direction is the same.
+        gradient = torch.einsum("km,kd->md", values.clamp(min=1e-6).log(), corners)
+        return -nn.functional.normalize(gradient, dim=-1, eps=1e-4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from csd_nerf import priors
+from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
 from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts
 from csd_nerf.priors.base import TextToImage
 
@@ -37,11 +38,19 @@ class LateTextPrior:
         priors.fetch(self.name, variant=self.variant, kind="text")
 
     def get(self) -> tuple[TextToImage, ViewPrompts]:
-        """Prior and embeddings."""
+        """Prior and embeddings.
+
+        Raises:
+            DreamFusionError: If the named model isn't a text-to-image prior, or needs a package
+                that is not installed.
+        """
         if self._loaded is None:
-            prior = priors.load_text_to_image(
-                self.name, device=self.device, dtype=self.dtype, variant=self.variant
-            )
+            try:
+                prior = priors.load_text_to_image(
+                    self.name, device=self.device, dtype=self.dtype, variant=self.variant
+                )
+            except (ValueError, ImportError) as error:
+                raise DreamFusionError(" ".join(str(error).split())) from None
             prompts = ViewPrompts.encode(
                 prior,
                 self.prompt,

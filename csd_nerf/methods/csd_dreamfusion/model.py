@@ -23,6 +23,8 @@ from csd_nerf.methods.csd_dreamfusion.fields import (
 )
 from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, shade
 
+SEEN = 0.2
+"""Weight of a sample that is shaded, in shares of what each of a ray's would have evenly."""
 BEYOND = 10.0
 """Depth of rays that see no object, in world units: well outside the sphere."""
 
@@ -144,14 +146,14 @@ class CSDDreamFusionModel(Model):
             scene: The object.
             rays: Flat bundle with unit directions.
             shading: How surfaces look.
-            light: Needed unless shading is albedo.
+            light: One for each ray; None lights from the camera.
             background01: Colour behind the object; None takes the network's.
             with_normals: Whether normals, a textureless view and the orientation loss are wanted;
                 they come with every shading but albedo anyway.
 
         Returns:
-            rgb, accumulation and depth, a row a ray; with normals also normals (as colours in
-            [0, 1]), textureless, and orientation, a number.
+            rgb, accumulation, depth and hit (whether it meets the sphere), a row a ray; with
+            normals also normals (as colours in [0, 1]), textureless, and orientation, a number.
         """
         count = len(rays)
         behind = scene.behind(rays.directions)
@@ -168,7 +170,8 @@ class CSDDreamFusionModel(Model):
         colour, extra = albedo, {}
         if lit:
             normal, active = self._normals(scene, points, weights)
-            at = light or Light(-inside.directions[0], 0.3)
+            toward = -inside.directions if light is None else light.toward[hit]
+            at = Light(toward[:, None].expand_as(points)[active], light.ambient if light else 0.3)
             colour = _shade_active(albedo, normal, active, light=at, shading=shading)
             extra = _normal_outputs(weights, normal, active, inside, colour)
         accumulation = weights.sum(1, keepdim=True)
@@ -179,6 +182,7 @@ class CSDDreamFusionModel(Model):
             "rgb": behind.index_put((hit,), rgb),
             "accumulation": _spread(accumulation, hit, 0.0),
             "depth": _spread(solid, hit, BEYOND),
+            "hit": hit[:, None],
         }
         if lit:
             out["normals"] = _spread(extra["normals"], hit, 0.5)
@@ -206,7 +210,7 @@ class CSDDreamFusionModel(Model):
         self, scene: ObjectField, points: Float[Tensor, "r k 3"], weights: Float[Tensor, "r k"]
     ) -> tuple[Float[Tensor, "a 3"], Bool[Tensor, "r k"]]:
         """Normals where a sample is seen, and which samples these are."""
-        active = weights.detach() > 0.02
+        active = weights.detach() > SEEN / weights.shape[1]
         if not bool(active.any()):
             active[0, 0] = True
         return normals(scene.density, points[active], step=self.config.normal_step), active
@@ -268,9 +272,10 @@ def _shade_active(
     light: Light,
     shading: Shading,
 ) -> Float[Tensor, "r k 3"]:
-    """Shade what is seen; samples of next to no weight keep their albedo."""
+    """Shade what is seen; samples of next to no weight stay as they are without light."""
     lit = shade(albedo[active], normal, light=light, shading=shading)
-    return albedo.index_put((active,), lit)
+    unlit = torch.ones_like(albedo) if shading == "textureless" else albedo
+    return unlit.index_put((active,), lit)
 
 
 def _normal_outputs(

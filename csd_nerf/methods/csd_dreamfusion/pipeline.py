@@ -28,8 +28,9 @@ from csd_nerf.methods.csd_dreamfusion.late_prior import LateTextPrior
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel, CSDDreamFusionModelConfig
 from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, draw_light, draw_shading
 
-EMPTY, FULL = 0.002, 0.98
-"""Shares of all views that an object covers when it has vanished, or filled its sphere."""
+EMPTY, FULL = 0.002, 0.97
+"""Shares of the bounding sphere's silhouette that an object covers when it has vanished, or filled
+its sphere."""
 PATIENCE = 50
 """Steps in a row for which an object is one of these before the run is stopped."""
 
@@ -148,8 +149,11 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         )
         self.model.to(device)
         self._features: Features | None = None
-        self._odd_steps = 0
-        if test_mode == "val" and config.distill.kernel == "lpips":
+        self._odd_steps = [0] * config.num_particles
+        mixes = config.distillation == "csd" and (
+            config.num_particles > 1 or config.datamanager.train_images_per_batch > 1
+        )
+        if test_mode == "val" and mixes and config.distill.kernel == "lpips":
             self._features = _lpips_or_nothing(device)
 
     @property
@@ -161,22 +165,23 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         self, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """One step: render all objects through the same cameras, distil, regularise."""
-        seed = 1_000_003 * self.config.seed + step
+        seed = 2 * (1_000_003 * self.config.seed + step)
         generator = torch.Generator().manual_seed(seed)
         # Cameras and samples along rays are drawn by the global generator: with a seed for every
         # step a resumed run goes on as if it had never stopped, and both distillations see the
         # same cameras.
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 1)
         rays, batch = self.datamanager.next_train(step)
         cameras: Cameras = batch["cameras"]
-        # The step itself may run under autocast, which would put the kernel into half precision.
         renders = self._render_objects(rays, cameras, step, generator)
         edge = self.config.datamanager.train_resolution
         views = len(cameras)
         image01 = torch.stack([r["rgb"].view(views, edge, edge, 3) for r in renders])
         image01 = image01.movedim(-1, 2)
-        prior, prompts = self._prior.get()
+        # The step may run under autocast, which would put kernel and text encoder into half
+        # precision.
         with torch.autocast(image01.device.type, enabled=False):
+            prior, prompts = self._prior.get()
             distilled = distill(
                 prior,
                 image01.float(),
@@ -189,15 +194,17 @@ class CSDDreamFusionPipeline(VanillaPipeline):
             )
         opacity = torch.stack([r["accumulation"] for r in renders])
         losses = {"distillation": distilled.loss, **self._regularisers(opacity, renders)}
-        coverage = float(opacity.detach().mean())
-        self._watch(coverage, step)
-        metrics = {"residual": distilled.residual, "coverage": coverage}
+        coverage = opacity.detach().sum((1, 2)) / renders[0]["hit"].sum()
+        self._watch(coverage.tolist(), step)
+        metrics = {"residual": distilled.residual, "coverage": coverage.mean()}
         return renders[0], losses, metrics
 
     def _render_objects(
         self, rays: RayBundle, cameras: Cameras, step: int, generator: torch.Generator
     ) -> list[dict[str, Tensor]]:
         shading, light, behind = self._draw_look(cameras, step, generator)
+        rays_a_view = self.config.datamanager.train_resolution**2
+        light = Light(light.toward.repeat_interleave(rays_a_view, dim=0), light.ambient)
         return [
             self.model.render(
                 scene,  # pyright: ignore[reportArgumentType]
@@ -216,7 +223,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         c = self.config
         shading = draw_shading(c.shading, generator=generator)
         light = draw_light(
-            cameras.camera_to_worlds[0, :3, 3],
+            cameras.camera_to_worlds[:, :3, 3],
             spread=c.light_spread,
             ambient=c.ambient,
             generator=generator,
@@ -246,24 +253,18 @@ class CSDDreamFusionPipeline(VanillaPipeline):
             losses["orientation"] = c.orientation_weight * pixels * turned
         return losses
 
-    def _watch(self, coverage: float, step: int) -> None:
-        """Stop a run that has gone wrong."""
-        if coverage != coverage:
+    def _watch(self, coverage: list[float], step: int) -> None:
+        """Stop a run in which an object has gone wrong."""
+        if any(share != share for share in coverage):
             raise FloatingPointError(
                 f"Renders need to be finite, got nan at step {step}; lower the learning rate "
                 "(--optimizers.fields.optimizer.lr)."
             )
-        self._odd_steps = self._odd_steps + 1 if not EMPTY < coverage < FULL else 0
-        if self._odd_steps >= PATIENCE:
-            what, remedy = (
-                ("vanished", "lower --pipeline.opacity-weight or the learning rate")
-                if coverage <= EMPTY
-                else ("filled its sphere", "raise --pipeline.opacity-weight")
-            )
-            raise CollapsedError(
-                f"The object has {what} by step {step}: it covered {coverage:.1%} of all views "
-                f"for {PATIENCE} steps; {remedy}, or try another --pipeline.seed."
-            )
+        for index, share in enumerate(coverage):
+            odd = not EMPTY < share < FULL
+            self._odd_steps[index] = self._odd_steps[index] + 1 if odd else 0
+            if self._odd_steps[index] >= PATIENCE:
+                raise CollapsedError(_collapse(index, share, step, objects=len(coverage)))
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Load a checkpoint, strictly.
@@ -283,6 +284,20 @@ class CSDDreamFusionPipeline(VanillaPipeline):
                 "The checkpoint does not fit the model; set --pipeline.model and "
                 "--pipeline.num-particles as it was trained."
             ) from None
+
+
+def _collapse(index: int, share: float, step: int, *, objects: int) -> str:
+    """What has become of an object, and what helps."""
+    which = f"Object {index}" if objects > 1 else "The object"
+    what, remedy = (
+        ("vanished", "lower --pipeline.opacity-weight or the learning rate")
+        if share <= EMPTY
+        else ("filled its sphere", "raise --pipeline.opacity-weight")
+    )
+    return (
+        f"{which} has {what} by step {step}: it covered {share:.1%} of its bounding sphere for "
+        f"{PATIENCE} steps; {remedy}, or try another --pipeline.seed."
+    )
 
 
 def _lpips_or_nothing(device: str | torch.device) -> Features | None:

@@ -17,31 +17,31 @@ Shading = Literal["albedo", "lambertian", "textureless"]
 
 @dataclass(frozen=True)
 class Light:
-    """A distant light and the rest that comes from everywhere.
+    """Distant lights, one for each of m views, rays or points, and the rest from everywhere.
 
     Attributes:
-        toward: Unit vector towards the light.
+        toward: Unit vectors towards the lights.
         ambient: Share of light without direction, in [0, 1].
     """
 
-    toward: Float[Tensor, "3"]
+    toward: Float[Tensor, "m 3"]
     ambient: float
 
 
 def draw_light(
-    eye: Float[Tensor, "3"], *, spread: float, ambient: float, generator: torch.Generator
+    eye: Float[Tensor, "n 3"], *, spread: float, ambient: float, generator: torch.Generator
 ) -> Light:
-    """A light near the camera: its direction plus Gaussian noise.
+    """A light near each camera: its direction plus Gaussian noise.
 
     Args:
-        eye: The camera's position.
-        spread: Deviation of the noise, in units of the camera's distance.
+        eye: The cameras' positions.
+        spread: Deviation of the noise, in units of a camera's distance.
         ambient: Share of light without direction.
         generator: On the CPU.
     """
-    noise = torch.randn(3, generator=generator).to(eye)
-    toward = torch.nn.functional.normalize(eye, dim=0) + spread * noise
-    return Light(torch.nn.functional.normalize(toward, dim=0), ambient)
+    noise = torch.randn(eye.shape, generator=generator).to(eye)
+    toward = torch.nn.functional.normalize(eye, dim=-1) + spread * noise
+    return Light(torch.nn.functional.normalize(toward, dim=-1), ambient)
 
 
 def draw_shading(shares: tuple[float, float, float], *, generator: torch.Generator) -> Shading:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,10 +23,14 @@ from csd_nerf.methods.csd_dreamfusion.pipeline import (
     CSDDreamFusionPipelineConfig,
 )
 from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
+from csd_nerf.methods.csd_edit.loading import find_checkpoint
 from csd_nerf.methods.errors import one_line_errors
 
 RESULT_FOLDER = "result"
 """Where in a run's folder turntables and contact sheets are."""
+
+LEAST_SCALE = 1e-3
+"""Scale of gradients in mixed precision below which no step has succeeded for dozens."""
 
 
 @dataclass
@@ -104,10 +107,20 @@ class CSDDreamFusionTrainer(Trainer):
     def train_iteration(self, step: int) -> Any:
         """One step; a failed one leaves the last good checkpoint as it is."""
         try:
-            return super().train_iteration(step)
+            outcome = super().train_iteration(step)
+            self._check_gradients(step)
         except FloatingPointError:
             self._finish()
             raise
+        return outcome
+
+    def _check_gradients(self, step: int) -> None:
+        """Mixed precision skips steps whose gradients overflow, and would do so for ever."""
+        if self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() < LEAST_SCALE:
+            raise FloatingPointError(
+                f"Gradients need to be finite, got overflow at every scale by step {step}; add "
+                "--mixed-precision False, or --pipeline.prior-dtype float32."
+            )
 
     def _after_train(self) -> None:
         """Show what came out; nerfstudio's own waits for ever where a viewer runs."""
@@ -150,7 +163,8 @@ def _check(config: CSDDreamFusionTrainerConfig, world_size: int) -> None:
             "--machine.device-type is cuda, and torch finds no GPU; csd-dreamfusion-tiny runs on "
             "a CPU."
         )
-    if config.load_dir is not None and not any(Path(config.load_dir).glob("step-*.ckpt")):
-        raise DreamFusionError(
-            f"--load-dir needs a folder with step-*.ckpt in it, got {config.load_dir}."
-        )
+    find_checkpoint(
+        load_dir=config.load_dir,
+        load_step=config.load_step,
+        load_checkpoint=config.load_checkpoint,
+    )

@@ -22,7 +22,11 @@ class WordPrior(SurePrior):
     """Knows "bright" and "dark"; anything else is grey."""
 
     loaded = 0
+    freed = 0
     preferred_size = 12
+
+    def free_text_encoder(self):
+        WordPrior.freed += 1
 
     def encode_text(self, prompts):
         values = [0.9 if "bright" in p else 0.1 if "dark" in p else 0.5 for p in prompts]
@@ -32,7 +36,7 @@ class WordPrior(SurePrior):
 @pytest.fixture
 def word_prior(monkeypatch) -> type[WordPrior]:
     """Takes the place of every prior; counts how often it is loaded."""
-    WordPrior.loaded = 0
+    WordPrior.loaded = WordPrior.freed = 0
 
     def load(*_: Any, **__: Any) -> WordPrior:
         WordPrior.loaded += 1

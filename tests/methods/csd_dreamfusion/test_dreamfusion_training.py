@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from dreamfusion_runs import tiny_config
 from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from nerfstudio.utils.eval_utils import eval_setup
 
+from csd_nerf import priors
+from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
+from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel
 from csd_nerf.methods.csd_dreamfusion.pipeline import PATIENCE
 from csd_nerf.methods.csd_dreamfusion.report import ObjectRenders, object_difference
+from csd_nerf.methods.csd_dreamfusion.shading import Light
+from csd_nerf.priors import lpips
 
 
 def finished(trainer):
@@ -129,22 +135,94 @@ def test_differences_of_objects_are_those_of_their_pictures():
 
 
 @pytest.mark.parametrize(
-    ("bias", "word"), [(-200.0, "vanished"), (200.0, "filled its sphere")], ids=["empty", "full"]
+    ("bias", "radius", "word"),
+    [(-50.0, -9.0, "vanished"), (200.0, 9.0, "filled its sphere")],
+    ids=["empty", "full"],
 )
-def test_a_collapsed_object_stops_the_run_with_one_line(run, tmp_path, bias, word):
+def test_a_collapsed_object_stops_the_run_with_one_line(run, tmp_path, bias, radius, word):
     config = tiny_config(tmp_path, steps=PATIENCE + 5)
-    config.pipeline.model.density_bias = bias
-    config.pipeline.model.bias_radius = 0.05 if bias < 0 else 9.0
-    config.pipeline.datamanager.focal_range = (4.0, 4.0) if bias > 0 else (1.0, 1.2)
-    if bias < 0:
-        config.pipeline.model.bias_radius = -9.0
-        config.pipeline.model.density_bias = -50.0
+    config.pipeline.model.density_bias, config.pipeline.model.bias_radius = bias, radius
     with pytest.raises(SystemExit) as caught:
         run(config=config)
     message = str(caught.value)
     assert message.startswith(f"csd-dreamfusion: The object has {word} by step")
     assert "\n" not in message
     assert (tmp_path / "a-bright-thing/csd-dreamfusion-tiny/run/result/object.png").exists()
+
+
+def test_one_of_several_objects_cannot_vanish_unnoticed(run, tmp_path, monkeypatch):
+    build = CSDDreamFusionModel._build_field
+
+    def build_one_empty(self):
+        field = build(self)
+        if len(getattr(self, "fields", [])) == 0 and not hasattr(self, "_built"):
+            self._built = True
+            return field
+        field._bias, field._bias_radius = -50.0, -9.0
+        return field
+
+    monkeypatch.setattr(CSDDreamFusionModel, "_build_field", build_one_empty)
+    config = tiny_config(tmp_path, steps=PATIENCE + 5, num_particles=2)
+    with pytest.raises(SystemExit, match=r"Object 1 has vanished by step"):
+        run(config=config)
+
+
+def test_every_view_is_lit_from_its_own_side(run):
+    pipeline = run(steps=1).pipeline
+    model, scene = pipeline.model.train(), pipeline.model.fields[0]
+    cameras = orbit_cameras(
+        torch.tensor([0.0, math.pi]), torch.zeros(2), radius=2.5, focal=1.2, size=12
+    )
+    rays = cameras.generate_rays(torch.arange(2)[:, None])
+    rays = rays._apply_fn_to_fields(lambda t: t.movedim(2, 0).flatten(0, 2))
+    eyes = torch.nn.functional.normalize(cameras.camera_to_worlds[:, :3, 3], dim=1)
+
+    def middle(lights):
+        light = Light(lights.repeat_interleave(144, dim=0), ambient=0.0)
+        out = model.render(
+            scene, rays, shading="textureless", light=light, background01=torch.zeros(3)
+        )
+        return out["rgb"].view(2, 12, 12, 3)[:, 5:7, 5:7].mean((1, 2, 3)).detach()
+
+    own, first = middle(eyes), middle(eyes[:1].expand(2, 3))
+    assert float(own.min()) > 0.6
+    assert float(first[0]) > 0.6
+    assert float(first[1]) < 0.3
+
+
+def test_the_text_encoder_is_freed_before_the_first_step(run, word_prior):
+    run(steps=1)
+    assert word_prior.freed == 1
+
+
+def test_without_lpips_weights_views_are_compared_by_squared_l2_and_the_run_says_so(
+    run, tmp_path, monkeypatch, capsys
+):
+    def missing():
+        raise FileNotFoundError("LPIPS needs AlexNet's weights")
+
+    monkeypatch.setattr(lpips, "lpips_network", missing)
+    config = tiny_config(tmp_path, steps=2)
+    config.pipeline.distill = replace(config.pipeline.distill, kernel="lpips")
+    first = run(config=config).pipeline.model.state_dict()
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("squared L2 instead of LPIPS: LPIPS needs AlexNet's weights") == 1
+    second = run(steps=2).pipeline.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    config = tiny_config(tmp_path, steps=1, distillation="sds")
+    config.pipeline.distill = replace(config.pipeline.distill, kernel="lpips")
+    run(config=config)
+    assert "LPIPS" not in capsys.readouterr().out, "SDS has no kernel."
+
+
+def test_a_prior_of_another_kind_ends_in_one_line(run, monkeypatch, word_prior):
+    def refuse(*_, **__):
+        raise ValueError("'ip2p' edits images:\nname a text-to-image model.")
+
+    monkeypatch.setattr(priors, "load_text_to_image", refuse)
+    with pytest.raises(SystemExit, match=r"^csd-dreamfusion: 'ip2p' edits images: name a"):
+        run(steps=1)
 
 
 def test_numbers_that_are_not_finite_stop_the_run_with_one_line(run, word_prior, monkeypatch):
