@@ -6,8 +6,10 @@ Run it as `python -m training.text_card`; `training.tiny_text_prior` does so aft
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from csd_nerf import priors
 from csd_nerf.pictures import enlarge, save_contact_sheet
+from csd_nerf.priors.base import TextToImage
 from csd_nerf.priors.text_sampling import sample_text
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.cameras import Cameras, look_at
@@ -90,51 +93,82 @@ def measure(settings: Settings) -> dict[str, dict[str, float]]:
     generator = torch.Generator().manual_seed(0)
     table, sheet = {}, {}
     for shape, view in tqdm(true, desc="samples"):
-        captions = [f"a {colour} {shape}, {view} view" for colour in COLOURS]
-        images = torch.cat(
-            [
-                sample_text(
-                    prior,
-                    captions,
-                    steps=settings.steps,
-                    text_scale=settings.text_scale,
-                    solver="ddim",
-                    generator=generator,
-                )
-                for _ in range(settings.seeds)
-            ]
-        )
+        images = sample(prior, shape, view, settings=settings, generator=generator)
         sheet[f"{shape}, {view}"] = enlarge(images[: len(COLOURS)], edge=96)
-        distance, overlaps, right = [], [], 0
-        for image01, colour in zip(images, list(COLOURS) * settings.seeds, strict=True):
-            mask = object_mask(image01, colour)
-            if mask.any():
-                mean = image01[:, mask].mean(1)
-                distance.append(float((mean - torch.tensor(COLOURS[colour])).norm()))
-            found = {s: overlap(mask, true[s, view]) for s in SHAPES}
-            overlaps.append(found[shape])
-            right += max(found, key=lambda s: found[s]) == shape
-        count = len(images)
-        table[f"{shape}, {view} view"] = {
-            "colour distance": sum(distance) / max(len(distance), 1),
-            "overlap": sum(overlaps) / count,
-            "read back": right / count,
-        }
+        shapes = {s: true[s, view] for s in SHAPES}
+        table[f"{shape}, {view} view"] = measure_images(images, shape, shapes)
     if settings.pictures is not None:
         save_contact_sheet(settings.pictures, sheet)
     return table
 
 
-def write(settings: Settings) -> None:
-    """Measure, and write README.md and evaluation.json into the prior's folder."""
-    folder = settings.prior
-    record = json.loads((folder / "training.json").read_text())
-    table = measure(settings)
-    lines = "".join(
+def sample(
+    prior: TextToImage, shape: str, view: str, *, settings: Settings, generator: torch.Generator
+) -> Float[Tensor, "n 3 32 32"]:
+    """Pictures of a shape in every colour, the colours in turn, `seeds` times."""
+    captions = [f"a {colour} {shape}, {view} view" for colour in COLOURS]
+    drawn = [
+        sample_text(
+            prior,
+            captions,
+            steps=settings.steps,
+            text_scale=settings.text_scale,
+            solver="ddim",
+            generator=generator,
+        )
+        for _ in range(settings.seeds)
+    ]
+    return torch.cat(drawn)
+
+
+def measure_images(
+    image01: Float[Tensor, "n 3 32 32"], shape: str, true: dict[str, Bool[Tensor, "k 32 32"]]
+) -> dict[str, float]:
+    """The measures of one shape's pictures, in which the colours follow each other."""
+    distance, overlaps, right = [], [], 0
+    for index, image in enumerate(image01):
+        colour = list(COLOURS)[index % len(COLOURS)]
+        mask = object_mask(image, colour)
+        if mask.any():
+            mean = image[:, mask].mean(1)
+            distance.append(float((mean - torch.tensor(COLOURS[colour])).norm()))
+        found = {name: overlap(mask, candidates) for name, candidates in true.items()}
+        overlaps.append(found[shape])
+        right += max(found, key=lambda name: found[name]) == shape
+    return {
+        "colour distance": sum(distance) / max(len(distance), 1),
+        "overlap": sum(overlaps) / len(image01),
+        "read back": right / len(image01),
+    }
+
+
+def card(record: dict[str, Any], table: dict[str, dict[str, float]], *, settings: Settings) -> str:
+    """The model card: from what training recorded and what `measure` found."""
+    rows = "".join(
         f"| {name} | {' | '.join(f'{value:.2f}' for value in row.values())} |\n"
         for name, row in table.items()
     )
-    text = f"""---
+    shapes, colours = ", ".join(SHAPES), ", ".join(COLOURS)
+    about = f"""Makes 32x32 images of one object from captions such as "a red cube, side view";
+        bundled with csd_nerf so that text-to-3D runs offline on a CPU. In diffusers' `IFPipeline`
+        layout: a T5 encoder of two layers and a U-Net on pixels, with v prediction. It knows
+        {len(SHAPES)} shapes ({shapes}; also ball and box), {len(COLOURS)} colours ({colours}) and
+        four views (front, side, back, overhead), between which embeddings are mixed, and nothing
+        else."""
+    data = f"""{record["pictures"]} pictures drawn by `csd_nerf.synthetic.objects`, each shown once:
+        an object in the middle, its light, size and colour varied a little, before a plain
+        gradient. Where the camera stands is told by a mixture of the embeddings of the caption's
+        four views. No photograph was used."""
+    recipe = f"""`python -m training.tiny_text_prior`, recipe {json.dumps(record["recipe"])}, on
+        {record["machine"]}, {record["seconds"]:.0f} s. Captions without view: a quarter; empty:
+        12%. Mean loss over the last interval {record["loss"][-1]:.4f} (first:
+        {record["loss"][0]:.4f}). {record.get("history", "")}"""
+    measures = f"""`python -m training.text_card`: {settings.seeds} samples of every colour,
+        {settings.steps} DDIM steps, text scale {settings.text_scale}. Colour distance: RGB distance
+        of the object's mean colour to the true one. Overlap: best intersection over union with the
+        shape's true silhouettes. Read back: how often no other shape's silhouettes overlap better
+        (chance: 0.25)."""
+    return f"""---
 license: apache-2.0
 library_name: diffusers
 pipeline_tag: text-to-image
@@ -142,33 +176,34 @@ pipeline_tag: text-to-image
 
 # tiny-text: a small text-to-image model of simple objects
 
-Makes 32x32 images of one object from captions such as "a red cube, side view"; bundled with
-csd_nerf so that text-to-3D runs offline on a CPU. In diffusers' `IFPipeline` layout: a T5 encoder
-of two layers and a U-Net on pixels, with v prediction. It knows {len(SHAPES)} shapes
-({", ".join(SHAPES)}; also ball and box), {len(COLOURS)} colours ({", ".join(COLOURS)}) and four
-views (front, side, back, overhead), and nothing else.
+{_wrapped(about)}
 
 ## Data
-{record["pictures"]} pictures drawn by `csd_nerf.synthetic.objects`, each shown once: an object in
-the middle, its light, size and colour varied a little, before a plain gradient. No photograph was
-used.
+{_wrapped(data)}
 
 ## Recipe
-`python -m training.tiny_text_prior`, recipe {json.dumps(record["recipe"])}, on
-{record["machine"]}, {record["seconds"]:.0f} s. Captions without view: a quarter; empty: 12 %.
-Mean loss over the last interval {record["loss"][-1]:.4f} (first: {record["loss"][0]:.4f}).
-{record.get("history", "")}
+{_wrapped(recipe)}
 
 ## What it draws
-`python -m training.text_card`: {settings.seeds} samples of every colour, {settings.steps} DDIM
-steps, text scale {settings.text_scale}. Colour distance: RGB distance of the object's mean colour
-to the true one. Overlap: best intersection over union with the shape's true silhouettes. Read
-back: how often no other shape's silhouettes overlap better (chance: 0.25).
+{_wrapped(measures)}
 
 | caption | colour distance | overlap | read back |
 | --- | --- | --- | --- |
-{lines}"""
-    (folder / "README.md").write_text(text)
+{rows}"""
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        " ".join(text.split()), width=100, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def write(settings: Settings) -> None:
+    """Measure, and write README.md and evaluation.json into the prior's folder."""
+    folder = settings.prior
+    record = json.loads((folder / "training.json").read_text())
+    table = measure(settings)
+    (folder / "README.md").write_text(card(record, table, settings=settings))
     (folder / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -2,7 +2,9 @@
 
 Run it as `python -m training.tiny_text_prior --work outputs/tiny_text_prior`; the same command
 goes on after any interruption. A pixel-space U-Net and a T5 encoder are trained together on single
-objects of `csd_nerf.synthetic.objects`, drawn anew at every step.
+objects of `csd_nerf.synthetic.objects`, drawn anew at every step. How a camera stands is said as
+csd-dreamfusion says it, by a mixture of the embeddings of a caption's views: with whole views alone
+a cube seen across its edge and one seen face on would have the same text.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any
 import torch
 import tyro
 from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+from jaxtyping import Float
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from csd_nerf.methods.csd_dreamfusion.prompts import VIEWS, view_weights
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.scenes import COLOURS, SHAPES
 from training import loop, text_card
@@ -29,6 +34,8 @@ SIZE = 32
 """Edge of the images in pixels."""
 TEXT_WIDTH, MAX_TOKENS = 64, 77
 """IFPipeline pads every prompt to 77 tokens."""
+OVERHEAD = torch.pi / 3
+"""Elevation at which half the text says overhead; csd-dreamfusion's."""
 DROP_TEXT, DROP_VIEW = 0.12, 0.25
 """Shares of training pictures shown without a text, and without the view in it."""
 
@@ -39,7 +46,7 @@ class Recipe:
 
     work: Path = Path("outputs/tiny_text_prior")
     """Folder for the checkpoint."""
-    steps: int = 3400
+    steps: int = 5000
     batch: int = 32
     learning_rate: float = 1.2e-3
     seed: int = 0
@@ -51,8 +58,12 @@ class Recipe:
 def all_captions() -> list[str]:
     """Every caption that training uses, with and without views."""
     words = [c for shape in SHAPES for colour in COLOURS for c in objects.captions(shape, colour)]
-    seen = [f"{said}, {view} view" for said in words for view in objects.VIEWS]
-    return [*words, *seen]
+    return [*words, *(caption for said in words for caption in view_captions(said))]
+
+
+def view_captions(said: str) -> list[str]:
+    """A caption for each of the views."""
+    return [f"{said}, {view} view" for view in VIEWS]
 
 
 def build_tokenizer(captions: Iterable[str]) -> T5Tokenizer:
@@ -75,6 +86,10 @@ def build_tokenizer(captions: Iterable[str]) -> T5Tokenizer:
     learner.train_from_iterator(captions, trainer)
     pieces = json.loads(learner.to_str())["model"]["vocab"]
     vocab = [(str(piece), float(score)) for piece, score in pieces]
+    # The learner orders what is equally rare by chance: an interrupted training would go on with
+    # other tokens.
+    first = len(special)
+    vocab[first:] = sorted(vocab[first:], key=lambda piece: (-round(piece[1], 2), piece[0]))
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=MAX_TOKENS)
 
 
@@ -144,14 +159,31 @@ def tokenise(tokenizer: T5Tokenizer, captions: list[str]) -> Any:
     )
 
 
-def draw_captions(words: list[str], views: list[str], generator: torch.Generator) -> list[str]:
-    """Captions for a batch: most with their view, some without, some empty."""
+def draw_captions(words: list[str], generator: torch.Generator) -> list[list[str]]:
+    """The captions of each picture whose embeddings are mixed: most name views, some are empty."""
     chance = torch.rand(len(words), generator=generator).tolist()
-    seen = objects.caption_views(words, views)
     return [
-        "" if p < DROP_TEXT else said if p < DROP_TEXT + DROP_VIEW else said_view
-        for p, said, said_view in zip(chance, words, seen, strict=True)
+        [""] * len(VIEWS)
+        if p < DROP_TEXT
+        else [said] * len(VIEWS)
+        if p < DROP_TEXT + DROP_VIEW
+        else view_captions(said)
+        for p, said in zip(chance, words, strict=True)
     ]
+
+
+def encode_captions(
+    text_encoder: T5EncoderModel,
+    tokenizer: T5Tokenizer,
+    captions: list[list[str]],
+    weights: Float[Tensor, "n views"],
+) -> Float[Tensor, "n tokens width"]:
+    """Mix the embeddings of each picture's captions; equal captions are encoded once."""
+    different = sorted({caption for each in captions for caption in each})
+    tokens = tokenise(tokenizer, different).to(weights.device)
+    texts = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+    rows = torch.tensor([[different.index(caption) for caption in each] for each in captions])
+    return torch.einsum("nk,nktw->ntw", weights, texts[rows.to(texts.device)])
 
 
 def train(
@@ -172,12 +204,13 @@ def train(
     average = loop.Average(parameters)
     alphas_cumprod = build_scheduler().alphas_cumprod.to(device)
 
-    def step(index: int, generator: torch.Generator) -> torch.Tensor:
-        drawn, cameras, words, views = objects.draw_views(recipe.batch, generator)
+    def step(index: int, generator: torch.Generator) -> Tensor:
+        drawn, cameras, words, azimuth, elevation = objects.draw_views(recipe.batch, generator)
         image01 = objects.render_objects(drawn, cameras, size=SIZE).image01
         clean = (2 * image01 - 1).to(device, memory_format=torch.channels_last)
-        tokens = tokenise(tokenizer, draw_captions(words, views, generator)).to(device)
-        text = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+        weights = view_weights(azimuth, elevation, overhead=OVERHEAD).to(device)
+        captions = draw_captions(words, generator)
+        text = encode_captions(text_encoder, tokenizer, captions, weights)
         timestep = torch.randint(len(alphas_cumprod), (len(clean),), generator=generator).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         alpha = alphas_cumprod[timestep].sqrt()[:, None, None, None]

@@ -28,6 +28,10 @@ RADIUS = 2.5
 """Distance of the cameras from the origin."""
 FOCAL = 1.15
 """Focal length in units of a picture's edge."""
+LIGHT = (-0.9, 0.9)
+"""Azimuth, counted from each camera's, and elevation of the light in lit views, in radians."""
+AMBIENT = 0.4
+"""Share of light from everywhere in lit views."""
 SCALES = tuple(percent / 100 for percent in range(60, 161, 5))
 """Factors of the true object's size that are tried."""
 COVERED = 0.5
@@ -59,7 +63,13 @@ def knows(prompt: str) -> bool:
 
 
 def true_views(
-    prompt: str, *, size: int, views: int = VIEWS, scale: float = 1.0, supersample: int = 1
+    prompt: str,
+    *,
+    size: int,
+    views: int = VIEWS,
+    scale: float = 1.0,
+    supersample: int = 1,
+    ambient: float = 1.0,
 ) -> ObjectViews:
     """Render the object that a prompt means as a generated one is rendered.
 
@@ -69,13 +79,19 @@ def true_views(
         views: Number of azimuths.
         scale: Factor of the object's size.
         supersample: Rays along a pixel's edge; with 1, coverage is 0 or 1.
+        ambient: Share of light from everywhere; 1 shows the object's own colour.
 
     Raises:
         ValueError: If the prompt isn't understood.
     """
     found = true_object(prompt, views=views)
-    objects = dataclasses.replace(found, size=found.size * scale)
     azimuth = 2 * torch.pi * torch.arange(views) / views
+    objects = dataclasses.replace(
+        found,
+        size=found.size * scale,
+        light=orbit(azimuth + LIGHT[0], torch.full((views,), LIGHT[1]), radius=1),
+        ambient=torch.full((views,), ambient),
+    )
     eye = orbit(azimuth, torch.full((views,), ELEVATION), radius=RADIUS)
     cameras = Cameras(look_at(eye, torch.zeros_like(eye)), torch.full((views,), FOCAL))
     return render_objects(objects, cameras, size=size, supersample=supersample)

@@ -26,7 +26,7 @@ from csd_nerf.adapters.frames import frame_writer
 from csd_nerf.core.settings import Distillation
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.evaluation.text_to_3d_measures import Judges, load_judges, measure
-from csd_nerf.evaluation.text_to_3d_report import COLOUR, write_report
+from csd_nerf.evaluation.text_to_3d_report import COLOUR, LIT, write_report
 from csd_nerf.evaluation.text_to_3d_runs import (
     METHODS,
     RunFailedError,
@@ -142,8 +142,8 @@ def run_text_to_3d(output: Path, settings: TextTo3dSettings, *, note: Callable[[
     """Run what is missing in `output`, and write results.json, .md and .csv, and objects.png.
 
     Args:
-        output: Folder; below runs/ARM it holds a folder for each run with its views in colour/
-            and depth/. Finished runs, failed ones too, aren't run again; more prompts, arms or
+        output: Folder; below runs/ARM it holds a folder for each run with its views in colour/,
+            lit/ and depth/. Finished runs, failed ones too, aren't run again; more prompts, arms or
             seeds are added.
         settings: What to make and measure.
         note: Told in a line which measures are left out.
@@ -274,7 +274,8 @@ def _run(job: Job, plan: Plan, judges: Judges, on_step: Callable[[], object]) ->
 
 def _save_views(folder: Path, views: RunViews) -> None:
     """Write the views as `csd-nerf reproduce table5` reads them."""
-    for name, image01 in ((COLOUR, views.colour01), (_DEPTH, views.depth01)):
+    kept = {COLOUR: views.colour01, LIT: views.lit01, _DEPTH: views.depth01}
+    for name, image01 in kept.items():
         height, width = image01.shape[2:]
         with frame_writer(folder / name, size=(height, width)) as write:
             for frame in to_uint8(image01):

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from csd_nerf.adapters.files import written_whole
 from csd_nerf.adapters.images import read_image
-from csd_nerf.evaluation.object_truth import knows, true_views
+from csd_nerf.evaluation.object_truth import AMBIENT, knows, true_views
 from csd_nerf.evaluation.reproduce.inputs import sorted_pictures, to_01
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.pictures import enlarge, label_columns, to_uint8
+from csd_nerf.pictures import LABEL_HEIGHT, enlarge, label_columns, to_uint8
 
-COLOUR = "colour"
-"""Folder of a run's views in colour."""
+COLOUR, LIT = "colour", "lit"
+"""Folders of a run's views in own colours, and lit."""
 SHOWN = 1
 """Index of the view in the picture: 30 degrees from the front, so that three sides are seen."""
 MEASURES = (
@@ -127,36 +127,43 @@ def _different(rows: Sequence[Row], key: str) -> list[str]:
 
 
 def _save_objects(path: Path, rows: Sequence[Row], folders: Folders) -> None:
-    """A row for each prompt: the true object, then one view of each run."""
+    """Two rows for each prompt: the true object, then one view of each run, in colour and lit."""
     lines = []
     for prompt in _different(rows, "prompt"):
         mine = [row for row in rows if row["prompt"] == prompt]
-        lines.append(label_columns(_shown(prompt, mine, folders)))
+        colour, lit = label_columns(_shown(prompt, mine, folders))
+        lines += [colour, lit[:, LABEL_HEIGHT:]]
     with written_whole(path) as partial:
-        Image.fromarray(to_uint8(torch.cat(lines, dim=2))[0].numpy()).save(partial)
+        Image.fromarray(to_uint8(torch.cat(lines, dim=1)[None])[0].numpy()).save(partial)
 
 
 def _shown(
     prompt: str, rows: Sequence[Row], folders: Folders
-) -> dict[str, Float[Tensor, "1 3 h h"]]:
-    """The pictures of a prompt by their labels, all of one size."""
-    views: dict[str, Float[Tensor, "1 3 h h"] | None] = {}
+) -> dict[str, Float[Tensor, "2 3 h h"]]:
+    """The pictures of a prompt, in colour and lit, by their labels, all of one size."""
     size = _size(folders)
-    known = knows(prompt)
-    truth = true_views(prompt, size=size, supersample=3).image01 if known else None
-    views[prompt if known else f"{prompt} (no truth)"] = (
-        None if truth is None else truth[SHOWN : SHOWN + 1]
+    blank = torch.full((2, 3, size, size), 0.8)
+    views = (
+        {prompt: _true_pictures(prompt, size)} if knows(prompt) else {f"{prompt} (no truth)": blank}
     )
     for row in rows:
         label, failed = f"{row['arm']}, seed {row['seed']}", row["failure"] is not None
-        folder = folders[row["prompt"], row["arm"], row["seed"]] / COLOUR
-        views[f"{label}: failed" if failed else label] = (
-            None if failed else to_01(read_image(sorted_pictures(folder)[SHOWN])[0][None])
-        )
-    blank = torch.full((1, 3, size, size), 0.8)
-    return {
-        label: enlarge(blank if view is None else view, edge=_EDGE) for label, view in views.items()
-    }
+        folder = folders[row["prompt"], row["arm"], row["seed"]]
+        views[f"{label}: failed" if failed else label] = blank if failed else _pictures(folder)
+    return {label: enlarge(view, edge=_EDGE) for label, view in views.items()}
+
+
+def _true_pictures(prompt: str, size: int) -> Float[Tensor, "2 3 h h"]:
+    looks = (
+        true_views(prompt, size=size, supersample=3, ambient=ambient) for ambient in (1.0, AMBIENT)
+    )
+    return torch.stack([look.image01[SHOWN] for look in looks])
+
+
+def _pictures(folder: Path) -> Float[Tensor, "2 3 h h"]:
+    """A run's."""
+    kept = (sorted_pictures(folder / look)[SHOWN] for look in (COLOUR, LIT))
+    return torch.cat([to_01(read_image(path)[0][None]) for path in kept])
 
 
 def _size(folders: Folders) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.evaluation.object_truth import ELEVATION, FOCAL, RADIUS, VIEWS
+from csd_nerf.evaluation.object_truth import AMBIENT, ELEVATION, FOCAL, LIGHT, RADIUS, VIEWS
 from csd_nerf.evaluation.scene_runs import run
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ class RunViews:
     """What a run made, from `VIEWS` sides on white.
 
     Attributes:
-        colour01: Colours.
+        colour01: Own colours.
+        lit01: Lit from the upper left.
         depth01: Depth without texture; white is near, black far or nothing.
         coverage: Share of each pixel that the object covers.
     """
 
     colour01: Float[Tensor, "n 3 h h"]
+    lit01: Float[Tensor, "n 3 h h"]
     depth01: Float[Tensor, "n 3 h h"]
     coverage: Float[Tensor, "n h h"]
 
@@ -178,5 +180,7 @@ def _render(trainer: Any) -> RunViews:
         radius=RADIUS,
         focal=FOCAL,
         elevation=ELEVATION,
+        light=LIGHT,
+        ambient=AMBIENT,
     )
-    return RunViews(views.colour01, views.depth01, views.coverage)
+    return RunViews(views.colour01, views.lit01, views.depth01, views.coverage)

@@ -1,8 +1,7 @@
 """Single objects before a plain background: the world of the bundled text-to-image prior.
 
 An object is one of the four shapes in one of the colours, centred at the origin and unturned, so
-that its true silhouette and colour are known for every camera. Captions name colour, shape and,
-if wanted, the view.
+that its true silhouette and colour are known for every camera. Captions name colour and shape.
 
 Frames: world z up; the front is where y is negative. Azimuth is counted from there towards
 positive x, elevation up from the horizon, both in radians.
@@ -10,7 +9,6 @@ positive x, elevation up from the horizon, both in radians.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +19,6 @@ from csd_nerf.synthetic.cameras import Cameras, look_at, pixel_rays
 from csd_nerf.synthetic.scenes import COLOURS, SHAPES
 from csd_nerf.synthetic.shapes import CUBE_HALF, intersect, outward_normal
 
-VIEWS = ("front", "side", "back", "overhead")
-OVERHEAD = torch.pi / 3
-"""Elevation from which on a view is overhead."""
 SIZE = 0.55
 """Usual scale of the objects: a sphere's radius."""
 _NAMES = {
@@ -80,16 +75,8 @@ def orbit(
     return torch.stack(toward, dim=-1) * torch.as_tensor(radius).reshape(-1, 1)
 
 
-def view_name(azimuth: float, elevation: float) -> str:
-    """The word of `VIEWS` for a camera."""
-    if elevation >= OVERHEAD:
-        return "overhead"
-    turned = abs((azimuth + torch.pi) % (2 * torch.pi) - torch.pi)
-    return "front" if turned < torch.pi / 4 else "side" if turned < 3 * torch.pi / 4 else "back"
-
-
 def captions(shape: str, colour: str) -> list[str]:
-    """Every wording for an object, without a view."""
+    """Every wording for an object."""
     return [
         template.format(f"{colour} {name}") for template in _TEMPLATES for name in _NAMES[shape]
     ]
@@ -127,11 +114,11 @@ def true_object(caption: str, *, views: int = 1) -> Objects:
 
 def draw_views(
     count: int, generator: torch.Generator
-) -> tuple[Objects, Cameras, list[str], list[str]]:
+) -> tuple[Objects, Cameras, list[str], Float[Tensor, "s"], Float[Tensor, "s"]]:
     """Random objects through random cameras.
 
     Returns:
-        Objects, cameras, captions without a view, and the views' names.
+        Objects, cameras, captions, and the cameras' azimuths and elevations.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -160,8 +147,7 @@ def draw_views(
     for s, c in zip(shape.tolist(), colour.tolist(), strict=True):
         said = captions(SHAPES[s], list(COLOURS)[c])
         words.append(said[int(torch.randint(len(said), (), generator=generator))])
-    views = [view_name(a, e) for a, e in zip(azimuth.tolist(), elevation.tolist(), strict=True)]
-    return objects, cameras, words, views
+    return objects, cameras, words, azimuth, elevation
 
 
 def _draw_backgrounds(
@@ -226,8 +212,3 @@ def _normal(slot: int, point: Float[Tensor, "s r 3"]) -> Float[Tensor, "s r 3"]:
     down = (point[..., 2] < 1e-3) & torch.tensor(SHAPES[slot] in ("cylinder", "cone"))
     below = torch.tensor([0.0, 0.0, -1.0])
     return torch.where(down[..., None], below, outward_normal(slot, point))
-
-
-def caption_views(words: Sequence[str], views: Sequence[str]) -> list[str]:
-    """Captions with their view: "a red sphere, side view"."""
-    return [f"{said}, {view} view" for said, view in zip(words, views, strict=True)]

@@ -17,6 +17,7 @@ from PIL import Image
 from csd_nerf import cli
 from csd_nerf.evaluation import text_to_3d, text_to_3d_runs
 from csd_nerf.evaluation.object_truth import (
+    AMBIENT,
     VIEWS,
     best_overlap,
     colour_distance,
@@ -200,9 +201,9 @@ def test_nothing_covered_has_no_colour():
 
 
 def views_of(prompt: str, *, size: int = 16) -> RunViews:
-    truth = true_views(prompt, size=size, supersample=1)
+    truth, lit = (true_views(prompt, size=size, ambient=ambient) for ambient in (1.0, AMBIENT))
     grey = truth.coverage[:, None].expand(-1, 3, -1, -1)
-    return RunViews(truth.image01, grey, truth.coverage)
+    return RunViews(truth.image01, lit.image01, grey, truth.coverage)
 
 
 def test_only_known_objects_are_compared_with_the_truth():
@@ -220,7 +221,7 @@ def test_clip_judges_colour_and_depth_views_and_fid_the_colours():
         text_features=lambda texts: torch.tensor([[1.0, 0.0, 0.0]] * len(texts)),
     )
     red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(VIEWS, 3, 8, 8)
-    views = RunViews(red, torch.ones(VIEWS, 3, 8, 8), torch.ones(VIEWS, 8, 8))
+    views = RunViews(red, red, torch.ones(VIEWS, 3, 8, 8), torch.ones(VIEWS, 8, 8))
     row = measure(views, "a corgi", Judges(clip, lambda image01: float(image01.mean())))
     assert row["clip_colour"] == pytest.approx(1)
     assert row["clip_geometry"] == pytest.approx(1 / math.sqrt(3))
@@ -405,18 +406,32 @@ def test_a_picture_can_be_made_where_every_run_failed(tmp_path, runner):
     assert Image.open(tmp_path / "objects.png").size[0] > 0
 
 
-def test_the_picture_has_a_row_a_prompt_and_a_column_a_run(tmp_path, runner):
+def test_the_picture_has_two_rows_a_prompt_and_a_column_a_run(tmp_path, runner):
     run(tmp_path, settings())
-    picture = np.array(Image.open(tmp_path / "objects.png"))
+    picture = np.array(Image.open(tmp_path / "objects.png")).astype(int)
     edge, label = 16 * 12, 18
-    assert picture.shape == (2 * (edge + label), 5 * edge, 3)
-    truth = picture[label : label + edge, :edge]
+    assert picture.shape == (2 * (2 * edge + label), 5 * edge, 3)
+    rows = (slice(label, label + edge), slice(label + edge, label + 2 * edge))
+    colour, lit = (picture[row, :edge] for row in rows)
+    assert (colour[..., 0] > colour[..., 1] + 100).any()
+    assert (colour >= lit).all()
+    assert (colour > lit + 50).any()
     # The second prompt is not known: its first column is blank.
-    assert (truth[..., 0] > truth[..., 1] + 100).any()
-    assert (picture[edge + 2 * label :, :edge] == 204).all()
-    csd = picture[label : label + edge, edge : 2 * edge]
+    assert (picture[2 * (edge + label) :, :edge] == 204).all()
     # Runs are rendered with one ray a pixel here, the truth with several.
-    assert np.abs(csd.astype(int) - truth).mean() < 12
+    for row, truth in zip(rows, (colour, lit), strict=True):
+        assert np.abs(picture[row, edge : 2 * edge] - truth).mean() < 12
+
+
+def test_the_true_object_is_lit_from_the_upper_left_of_every_camera():
+    flat, lit = (true_views("a white ball", size=32, ambient=a) for a in (1.0, AMBIENT))
+    assert torch.equal(flat.coverage, lit.coverage)
+    share = (lit.image01 / flat.image01)[:, 0]
+    upper_left, lower_right = share[:, 12, 12], share[:, 19, 19]
+    assert (upper_left > lower_right + 0.2).all()
+    inside = share[flat.coverage > 0.5]
+    assert inside.min() >= AMBIENT - 1e-6
+    assert inside.max() == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize(

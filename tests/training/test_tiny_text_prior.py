@@ -23,14 +23,39 @@ def test_every_word_of_the_captions_is_known_to_the_tokenizer():
     assert len({tuple(row) for row in ids.tolist()}) == len(captions)
 
 
+def test_the_tokenizer_is_the_same_every_time():
+    captions = training.all_captions()
+    first, *others = (training.build_tokenizer(captions).get_vocab() for _ in range(6))
+    assert all(vocab == first for vocab in others)
+
+
 def test_captions_are_dropped_and_shortened_as_often_as_the_recipe_says():
     generator = torch.Generator().manual_seed(0)
     count = 4000
-    drawn = training.draw_captions(["a red cube"] * count, ["side"] * count, generator)
-    shares = {said: drawn.count(said) / count for said in set(drawn)}
-    assert set(shares) == {"", "a red cube", "a red cube, side view"}
+    drawn = training.draw_captions(["a red cube"] * count, generator)
+    shares = {said: sum(each[1] == said for each in drawn) / count for said, *_ in drawn}
+    views = training.view_captions("a red cube")
+    assert views[1] == "a red cube, side view"
+    assert {tuple(each) for each in drawn} == {("",) * 4, ("a red cube",) * 4, tuple(views)}
     assert math.isclose(shares[""], training.DROP_TEXT, abs_tol=0.02)
     assert math.isclose(shares["a red cube"], training.DROP_VIEW, abs_tol=0.02)
+
+
+def test_pictures_are_told_apart_by_mixed_texts():
+    """As csd-dreamfusion mixes them, from captions that are encoded one by one."""
+    tokenizer = training.build_tokenizer(training.all_captions())
+    encoder = training.build_text_encoder(tokenizer, 0).eval()
+    weights = torch.tensor([[0.2, 0.8, 0.0, 0.0], [0.0, 0.0, 0.4, 0.6], [0.5, 0.2, 0.0, 0.3]])
+    captions = [training.view_captions("a red cube"), ["a blue ball"] * 4, [""] * 4]
+    mixed = training.encode_captions(encoder, tokenizer, captions, weights)
+    for row, each, shares in zip(mixed, captions, weights, strict=True):
+        expected = torch.zeros(77, training.TEXT_WIDTH)
+        for caption, share in zip(each, shares, strict=True):
+            tokens = training.tokenise(tokenizer, [caption])
+            expected += (
+                share * encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0][0]
+            )
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_cards_overlap_is_one_for_a_true_silhouette_wherever_it_is():
@@ -79,8 +104,6 @@ def test_a_short_run_exports_a_prior_and_goes_on_where_it_stopped(tmp_path, monk
     assert (one / weights).read_bytes() == (two / weights).read_bytes()
 
 
-def test_training_sees_all_colours_shapes_and_views():
-    *_, words, views = objects.draw_views(400, torch.Generator().manual_seed(1))
-    found = {objects.find_object(said) for said in words}
-    assert len(found) == 40
-    assert set(views) == set(objects.VIEWS)
+def test_training_sees_all_colours_and_shapes():
+    _, _, words, _, _ = objects.draw_views(400, torch.Generator().manual_seed(1))
+    assert len({objects.find_object(said) for said in words}) == 40

@@ -56,10 +56,10 @@ csd_dreamfusion_tiny = MethodSpecification(
         steps_per_eval_image=_NEVER,
         steps_per_eval_all_images=_NEVER,
         steps_per_save=200,
-        steps_per_preview=100,
+        steps_per_preview=150,
         preview_size=48,
         result_size=96,
-        max_num_iterations=300,
+        max_num_iterations=450,
         mixed_precision=False,
         machine=MachineConfig(device_type="cpu"),
         pipeline=CSDDreamFusionPipelineConfig(
@@ -85,12 +85,12 @@ csd_dreamfusion_tiny = MethodSpecification(
             # less leaves shapes round.
             distill=DistillSettings(kernel="l2", text_scale=2.0, normalize="rowsum"),
             entropy_weight=3e-3,
-            albedo_steps=100,
+            albedo_steps=150,
             ambient=0.4,
             prior="tiny-text",
             prior_dtype="float32",
         ),
-        optimizers=_optimizers(lr=1e-2, warmup=20, steps=300),
+        optimizers=_optimizers(lr=1e-2, warmup=30, steps=450),
         viewer=ViewerConfig(num_rays_per_chunk=4096),
         # Without a viewer the command ends when training does.
         vis="tensorboard",

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
 from csd_nerf.methods.csd_dreamfusion.model import BEYOND, CSDDreamFusionModel
+from csd_nerf.methods.csd_dreamfusion.shading import Light, shade
 from csd_nerf.pictures import enlarge, save_contact_sheet, save_video
 
 ELEVATION = torch.pi / 6
 """Of all views shown and measured; CSD Appendix C.2."""
+LIGHT = (-0.9, 0.9)
+"""Azimuth, counted from the camera's, and elevation of the light in lit views, in radians."""
+AMBIENT = 0.4
+"""Share of light from everywhere in lit views."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +30,9 @@ class ObjectRenders:
     """Views of one object all around it, on white."""
 
     colour01: Float[Tensor, "n 3 h w"]
+    """Own colours, without light."""
+    lit01: Float[Tensor, "n 3 h w"]
+    """Lit from the upper left."""
     depth01: Float[Tensor, "n 3 h w"]
     """White is near, black is far or nothing."""
     normals01: Float[Tensor, "n 3 h w"]
@@ -42,6 +50,8 @@ def render_around(
     radius: float = 2.5,
     focal: float = 1.15,
     elevation: float = ELEVATION,
+    light: tuple[float, float] = LIGHT,
+    ambient: float = AMBIENT,
 ) -> ObjectRenders:
     """Render an object at evenly spaced azimuths, the first its front.
 
@@ -53,6 +63,8 @@ def render_around(
         radius: Distance of the cameras.
         focal: Focal length in units of the edge.
         elevation: Of the cameras, in radians.
+        light: Azimuth, counted from each camera's, and elevation of the light, in radians.
+        ambient: Share of light from everywhere.
     """
     azimuth = 2 * torch.pi * torch.arange(views) / views
     cameras = orbit_cameras(
@@ -73,13 +85,36 @@ def render_around(
 
     depth = stack("depth")
     near = ((radius + 1 - depth) / 2).clamp(0, 1) * (depth < BEYOND)
+    colour01, normals01 = stack("rgb").clamp(0, 1), stack("normals")
+    toward = _direction(azimuth + light[0], torch.full((views,), light[1]))
     return ObjectRenders(
-        colour01=stack("rgb").clamp(0, 1),
+        colour01=colour01,
+        lit01=_lit(colour01, normals01, stack("accumulation"), Light(toward, ambient)),
         depth01=near.expand(-1, 3, -1, -1),
-        normals01=stack("normals"),
+        normals01=normals01,
         textureless01=stack("textureless").clamp(0, 1),
         coverage=stack("accumulation")[:, 0],
     )
+
+
+def _direction(azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
+    """Unit vectors from the origin."""
+    return orbit_cameras(azimuth, elevation, radius=1.0, focal=1.0, size=1).camera_to_worlds[..., 3]
+
+
+def _lit(
+    colour01: Float[Tensor, "n 3 h w"],
+    normals01: Float[Tensor, "n 3 h w"],
+    coverage: Float[Tensor, "n 1 h w"],
+    light: Light,
+) -> Float[Tensor, "n 3 h w"]:
+    """Shade views of an object on white by their normals, each with its own light."""
+    surface = (colour01 - (1 - coverage)).movedim(1, -1)
+    normal = torch.nn.functional.normalize(2 * normals01.movedim(1, -1) - 1, dim=-1, eps=1e-4)
+    pixels = surface.shape[1] * surface.shape[2]
+    each = Light(light.toward.repeat_interleave(pixels, dim=0), light.ambient)
+    lit = shade(surface.reshape(-1, 3), normal.reshape(-1, 3), light=each, shading="lambertian")
+    return (lit.view_as(surface).movedim(-1, 1) + 1 - coverage).clamp(0, 1)
 
 
 def save_preview(path: Path, model: CSDDreamFusionModel, *, size: int) -> None:
@@ -121,6 +156,7 @@ def save_result(
             sheet,
             {
                 "colour": turn.colour01[::step],
+                "lit": turn.lit01[::step],
                 "depth": turn.depth01[::step],
                 "normals": turn.normals01[::step],
                 "textureless": turn.textureless01[::step],

@@ -16,7 +16,11 @@ from csd_nerf import priors
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel
 from csd_nerf.methods.csd_dreamfusion.pipeline import PATIENCE
-from csd_nerf.methods.csd_dreamfusion.report import ObjectRenders, object_difference
+from csd_nerf.methods.csd_dreamfusion.report import (
+    ObjectRenders,
+    object_difference,
+    render_around,
+)
 from csd_nerf.methods.csd_dreamfusion.shading import Light
 from csd_nerf.priors import lpips
 
@@ -123,7 +127,7 @@ def test_differences_of_objects_are_those_of_their_pictures():
         at = torch.arange(32) - 15.5
         inside = (at[:, None].square() + at.square() < radius**2).float().expand(2, 32, 32)
         image01 = 1 - inside[:, None] * (1 - torch.tensor(colour)[:, None, None])
-        return ObjectRenders(image01, image01, image01, image01, inside)
+        return ObjectRenders(*[image01] * 5, inside)
 
     same = object_difference(disc(8, (1.0, 0.0, 0.0)), disc(8, (1.0, 0.0, 0.0)))
     assert same == {"colour": 0.0, "silhouette": 0.0}
@@ -132,6 +136,18 @@ def test_differences_of_objects_are_those_of_their_pictures():
     assert other["colour"] == pytest.approx(math.pi * 64 / 32**2 / 3, rel=0.05)
     small = object_difference(disc(8, (1.0, 0.0, 0.0)), disc(4, (1.0, 0.0, 0.0)))
     assert small["silhouette"] == pytest.approx(0.75, abs=0.03)
+
+
+def test_lit_views_are_brighter_towards_the_upper_left_of_every_camera(run):
+    """Of the blob that an untrained field is."""
+    model = run(steps=1).pipeline.model
+    seen = render_around(model, views=5, size=24, light=(-0.9, 0.9), ambient=0.4)
+    flat = render_around(model, views=5, size=24, light=(-0.9, 0.9), ambient=1.0)
+    torch.testing.assert_close(flat.lit01, flat.colour01, atol=1e-5, rtol=0)
+    share = (seen.lit01 / seen.colour01)[:, 0]
+    assert (share[:, 10, 10] > share[:, 13, 13] + 0.1).all()
+    assert share.min() > 0.39
+    assert share.max() < 1.001
 
 
 @pytest.mark.parametrize(
