@@ -96,7 +96,7 @@ def view_angles(cameras: Cameras) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"
 
 
 class CSDDreamFusionDataManager(RandomCamerasDataManager):
-    """Training cameras at random; others on two orbits, for whatever looks at the result."""
+    """Training cameras at random; others on three orbits, for whatever looks at the result."""
 
     config: CSDDreamFusionDataManagerConfig
     train_dataset: TrivialDataset
@@ -137,13 +137,13 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         DataManager.__init__(self)
 
     def _orbits(self) -> Cameras:
-        """A low orbit and a high one."""
+        """A low orbit, a high one, and one from below, so that meshes close."""
         c = self.config
         turn = torch.arange(c.num_eval_angles) / max(c.num_eval_angles, 1)
-        high = torch.arange(c.num_eval_angles) % 2
+        elevation = torch.tensor([15.0, 55.0, -25.0])[torch.arange(c.num_eval_angles) % 3]
         return orbit_cameras(
             2 * torch.pi * turn,
-            torch.deg2rad(15.0 + 40.0 * high),
+            torch.deg2rad(elevation),
             radius=c.radius_mean,
             focal=sum(c.focal_range) / 2,
             size=c.eval_resolution,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +22,12 @@ from csd_nerf.methods.csd_dreamfusion.fields import (
     build_mlp,
     normals,
 )
-from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, shade
+from csd_nerf.methods.csd_dreamfusion.shading import (
+    Light,
+    Shading,
+    normal_outputs,
+    shade_active,
+)
 
 SEEN = 0.2
 """Weight of a sample that is shaded, in shares of what each of a ray's would have evenly."""
@@ -60,6 +66,8 @@ class CSDDreamFusionModelConfig(ModelConfig):
     """Samples along a ray, evenly spaced."""
     num_importance_samples: int = 32
     """Further samples where the first have weight; 0 for none."""
+    surface_density: float = 10.0
+    """Density at which a ray meets the surface: where depths are, and so meshes and points."""
     normal_step: float = 0.02
     """Size of the differences that give normals, in units of the bounding sphere's radius."""
     background: Literal["network", "white", "black"] = "network"
@@ -72,6 +80,10 @@ class CSDDreamFusionModelConfig(ModelConfig):
         for name in ("blocks", "width", "levels", "num_samples"):
             if getattr(self, name) < 1:
                 raise DreamFusionError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+        if not self.surface_density > 0:
+            raise DreamFusionError(
+                f"surface_density needs to be positive, got {self.surface_density}."
+            )
 
 
 class CSDDreamFusionModel(Model):
@@ -172,16 +184,14 @@ class CSDDreamFusionModel(Model):
             normal, active = self._normals(scene, points, weights)
             toward = -inside.directions if light is None else light.toward[hit]
             at = Light(toward[:, None].expand_as(points)[active], light.ambient if light else 0.3)
-            colour = _shade_active(albedo, normal, active, light=at, shading=shading)
-            extra = _normal_outputs(weights, normal, active, inside, colour)
+            colour = shade_active(albedo, normal, active, light=at, shading=shading)
+            extra = normal_outputs(weights, normal, active, inside.directions)
         accumulation = weights.sum(1, keepdim=True)
         rgb = (weights[..., None] * colour).sum(1) + (1 - accumulation) * behind[hit]
-        expected = (weights * depth).sum(1, keepdim=True) / accumulation.clamp(min=1e-6)
-        solid = torch.where(accumulation > 0.5, expected, BEYOND)
         out = {
             "rgb": behind.index_put((hit,), rgb),
             "accumulation": _spread(accumulation, hit, 0.0),
-            "depth": _spread(solid, hit, BEYOND),
+            "depth": _spread(depth, hit, BEYOND),
             "hit": hit[:, None],
         }
         if lit:
@@ -192,8 +202,8 @@ class CSDDreamFusionModel(Model):
 
     def _march(
         self, scene: ObjectField, rays: RayBundle
-    ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "r k"], Float[Tensor, "r k 3"], Tensor]:
-        """Weights, distances, points and albedos of the samples along rays."""
+    ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "r 1"], Float[Tensor, "r k 3"], Tensor]:
+        """Weights of the samples along rays, the surface's depth, points and albedos."""
         samples = self.sampler(rays)
         if self.config.num_importance_samples > 0:
             with torch.no_grad():
@@ -202,9 +212,11 @@ class CSDDreamFusionModel(Model):
             samples = self.fine_sampler(rays, samples, weights)
         points = samples.frustums.get_positions()
         density, albedo = scene(points.flatten(0, 1))
-        weights = samples.get_weights(density.view(*points.shape[:2], 1))[..., 0]
+        density = density.view(points.shape[:2])
+        weights = samples.get_weights(density[..., None])[..., 0]
         middle = 0.5 * (samples.frustums.starts + samples.frustums.ends)[..., 0]
-        return weights, middle, points, albedo.view_as(points)
+        depth = surface_depth(density.detach(), middle, threshold=self.config.surface_density)
+        return weights, depth[:, None], points, albedo.view_as(points)
 
     def _normals(
         self, scene: ObjectField, points: Float[Tensor, "r k 3"], weights: Float[Tensor, "r k"]
@@ -257,47 +269,32 @@ def _sphere(
     return (discriminant > 0) & (far > near), near, torch.maximum(far, near + 1e-4)
 
 
+def surface_depth(
+    density: Float[Tensor, "r k"], distance: Float[Tensor, "r k"], *, threshold: float
+) -> Float[Tensor, "r"]:
+    """How far along each ray density first reaches a threshold; `BEYOND` where it never does.
+
+    Unlike the mean or the median of a ray's weights this is one surface for all cameras, however
+    soft the object is: depth maps of several views agree. Between samples the logarithm of density
+    is taken as linear.
+
+    Args:
+        density: At the samples, in the order in which the ray meets them.
+        distance: Of the samples.
+        threshold: Of the density.
+    """
+    reached = density >= threshold
+    first = reached.int().argmax(1, keepdim=True)
+    before = (first - 1).clamp(min=0)
+    level = density.clamp(min=1e-6).log()
+    low, high = level.gather(1, before), level.gather(1, first)
+    share = ((math.log(threshold) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    depth = torch.lerp(distance.gather(1, before), distance.gather(1, first), share)[:, 0]
+    return torch.where(reached.any(1), depth, BEYOND)
+
+
 def _spread(
     values: Float[Tensor, "m k"], hit: Bool[Tensor, "r"], missed: float
 ) -> Float[Tensor, "r k"]:
     whole = values.new_full((len(hit), values.shape[1]), missed)
     return whole.index_put((hit,), values)
-
-
-def _shade_active(
-    albedo: Float[Tensor, "r k 3"],
-    normal: Float[Tensor, "a 3"],
-    active: Bool[Tensor, "r k"],
-    *,
-    light: Light,
-    shading: Shading,
-) -> Float[Tensor, "r k 3"]:
-    """Shade what is seen; samples of next to no weight stay as they are without light."""
-    lit = shade(albedo[active], normal, light=light, shading=shading)
-    unlit = torch.ones_like(albedo) if shading == "textureless" else albedo
-    return unlit.index_put((active,), lit)
-
-
-def _normal_outputs(
-    weights: Float[Tensor, "r k"],
-    normal: Float[Tensor, "a 3"],
-    active: Bool[Tensor, "r k"],
-    rays: RayBundle,
-    colour: Float[Tensor, "r k 3"],
-) -> dict[str, Tensor]:
-    """Rendered normals, a grey view lit from the camera, and the orientation loss.
-
-    The loss is Ref-NeRF's (Verbin et al. 2022): normals of what is seen face the camera.
-    """
-    whole = torch.zeros_like(colour).index_put((active,), normal)
-    away = (whole * rays.directions[:, None]).sum(-1).clamp(min=0)
-    orientation = (weights.detach() * away.square()).sum(1).mean()
-    mean = nn.functional.normalize((weights[..., None] * whole).sum(1), dim=-1, eps=1e-4)
-    accumulation = weights.sum(1, keepdim=True)
-    facing = -(mean * rays.directions).sum(-1, keepdim=True).clamp(max=0)
-    grey = (0.2 + 0.7 * facing).expand(-1, 3)
-    return {
-        "normals": (0.5 + 0.5 * mean * accumulation.clamp(0, 1)).clamp(0, 1),
-        "textureless": accumulation * grey + (1 - accumulation),
-        "orientation": orientation,
-    }

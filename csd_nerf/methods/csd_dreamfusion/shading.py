@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Shading = Literal["albedo", "lambertian", "textureless"]
@@ -67,3 +67,41 @@ def shade(
     facing = (normal * light.toward).sum(-1, keepdim=True).clamp(min=0)
     lit = light.ambient + (1 - light.ambient) * facing
     return lit.expand_as(albedo) if shading == "textureless" else albedo * lit
+
+
+def shade_active(
+    albedo: Float[Tensor, "r k 3"],
+    normal: Float[Tensor, "a 3"],
+    active: Bool[Tensor, "r k"],
+    *,
+    light: Light,
+    shading: Shading,
+) -> Float[Tensor, "r k 3"]:
+    """Shade what is seen; samples of next to no weight stay as they are without light."""
+    lit = shade(albedo[active], normal, light=light, shading=shading)
+    unlit = torch.ones_like(albedo) if shading == "textureless" else albedo
+    return unlit.index_put((active,), lit)
+
+
+def normal_outputs(
+    weights: Float[Tensor, "r k"],
+    normal: Float[Tensor, "a 3"],
+    active: Bool[Tensor, "r k"],
+    directions: Float[Tensor, "r 3"],
+) -> dict[str, Tensor]:
+    """Rendered normals, a grey view lit from the camera, and the orientation loss.
+
+    The loss is Ref-NeRF's (Verbin et al. 2022): normals of what is seen face the camera.
+    """
+    whole = normal.new_zeros(*weights.shape, 3).index_put((active,), normal)
+    away = (whole * directions[:, None]).sum(-1).clamp(min=0)
+    orientation = (weights.detach() * away.square()).sum(1).mean()
+    mean = torch.nn.functional.normalize((weights[..., None] * whole).sum(1), dim=-1, eps=1e-4)
+    accumulation = weights.sum(1, keepdim=True)
+    facing = -(mean * directions).sum(-1, keepdim=True).clamp(max=0)
+    grey = (0.2 + 0.7 * facing).expand(-1, 3)
+    return {
+        "normals": (0.5 + 0.5 * mean * accumulation.clamp(0, 1)).clamp(0, 1),
+        "textureless": accumulation * grey + (1 - accumulation),
+        "orientation": orientation,
+    }

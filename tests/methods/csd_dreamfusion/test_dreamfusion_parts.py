@@ -10,6 +10,7 @@ from sure_prior import SurePrior
 
 from csd_nerf.methods.csd_dreamfusion import fields, shading
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras, view_angles
+from csd_nerf.methods.csd_dreamfusion.model import BEYOND, surface_depth
 from csd_nerf.methods.csd_dreamfusion.optimization import warmup_cosine
 from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts, view_weights
 
@@ -137,6 +138,25 @@ def test_an_untrained_field_is_a_blob_in_the_middle(kind):
     colour = field.behind(torch.nn.functional.normalize(torch.randn(4, 3), dim=-1))
     assert colour.shape == (4, 3)
     assert 0 < float(colour.min()) < float(colour.max()) < 1
+
+
+@pytest.mark.parametrize("samples", [12, 200])
+def test_depth_is_where_density_reaches_the_threshold_from_whatever_side(samples):
+    """A cloud whose density falls by e every tenth: 10 is reached at a known radius."""
+    radius = 0.5 - 0.1 * math.log(10.0)
+    distance = torch.linspace(1.5, 3.5, samples).expand(2, samples)
+    # One ray through the middle, and one that passes by at 0.1 of it.
+    away = torch.tensor([[0.0], [0.1]])
+    density = ((0.5 - torch.hypot(distance - 2.5, away)) / 0.1).exp()
+    depth = surface_depth(density, distance, threshold=10.0)
+    expected = 2.5 - (radius**2 - away[:, 0].square()).sqrt()
+    torch.testing.assert_close(depth, expected, atol=0.4 / samples, rtol=0)
+
+
+def test_depth_is_beyond_where_nothing_is_and_at_the_first_sample_inside():
+    distance = torch.tensor([[1.0, 2.0, 3.0]] * 3)
+    density = torch.tensor([[0.0, 9.9, 0.0], [50.0, 1.0, 50.0], [0.0, 0.0, math.nan]])
+    assert surface_depth(density, distance, threshold=10.0).tolist() == [BEYOND, 1.0, BEYOND]
 
 
 def test_orbit_cameras_look_at_the_middle_from_where_they_say():
