@@ -86,7 +86,7 @@ class DistillSettings:
     """Divide mixed residuals by the number of particles or by the sum of kernel values."""
     repulsion: float = 1.0
     """Weight of the term that pushes particles apart. In many dimensions the plain scale moves
-    nothing visibly: several objects want 100 and more."""
+    little: several objects want 5 and more."""
     max_batch: int | None = None
     """Largest number of model evaluations in one call."""
 

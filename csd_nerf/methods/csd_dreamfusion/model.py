@@ -254,8 +254,9 @@ class CSDDreamFusionModel(Model):
     def get_rgba_image(
         self, outputs: dict[str, Tensor], output_name: str = "rgb"
     ) -> Float[Tensor, "*rays 4"]:
-        """Colours with the object's opacity, so that exporters leave the background out."""
-        return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
+        """Colours with the surface's opacity, so that exporters leave background and haze out."""
+        opacity = outputs["accumulation"] * (outputs["depth"] < BEYOND)
+        return torch.cat([outputs[output_name], opacity], dim=-1)
 
 
 def _sphere(

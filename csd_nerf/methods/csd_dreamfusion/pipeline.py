@@ -57,7 +57,7 @@ class CSDDreamFusionPipelineConfig(VanillaPipelineConfig):
     """How views are distilled."""
     num_particles: int = 1
     """Objects that are made together; with 2 and more the objects are the particles instead of
-    the views, and `distill.repulsion` (100 and more) makes them differ."""
+    the views, and `distill.repulsion` (5 and more) makes them differ."""
     view_template: str = "{prompt}, {view} view"
     """How the prompt says where the camera stands."""
     overhead: float = 60.0
