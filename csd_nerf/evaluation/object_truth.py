@@ -89,7 +89,7 @@ def true_views(
     objects = dataclasses.replace(
         found,
         size=found.size * scale,
-        light=orbit(azimuth + LIGHT[0], torch.full((views,), LIGHT[1]), radius=1),
+        light=orbit(azimuth + LIGHT[0], torch.full((views,), LIGHT[1]), radius=1.0),
         ambient=torch.full((views,), ambient),
     )
     eye = orbit(azimuth, torch.full((views,), ELEVATION), radius=RADIUS)
