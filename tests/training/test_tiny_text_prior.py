@@ -33,7 +33,7 @@ def test_captions_are_dropped_and_shortened_as_often_as_the_recipe_says():
     generator = torch.Generator().manual_seed(0)
     count = 4000
     drawn = training.draw_captions(["a red cube"] * count, generator)
-    shares = {said: sum(each[1] == said for each in drawn) / count for said, *_ in drawn}
+    shares = {said: sum(each[0] == said for each in drawn) / count for said, *_ in drawn}
     views = training.view_captions("a red cube")
     assert views[1] == "a red cube, side view"
     assert {tuple(each) for each in drawn} == {("",) * 4, ("a red cube",) * 4, tuple(views)}
