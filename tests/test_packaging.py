@@ -37,7 +37,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, copy)
-    for name in ("csd_nerf", "tests", "training"):
+    for name in ("csd_nerf", "benchmarks", "tests", "training"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=copy, check=True

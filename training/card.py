@@ -21,8 +21,8 @@ from tqdm import tqdm
 from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
-from csd_nerf.evaluation.metrics import psnr
-from csd_nerf.pictures import save_contact_sheet
+from csd_nerf.evaluation.similarity import psnr
+from csd_nerf.media.sheets import save_contact_sheet
 from csd_nerf.priors.sampling import sample_edit
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
 from csd_nerf.synthetic.dataset import render_views

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from csd_nerf import priors
-from csd_nerf.pictures import enlarge, save_contact_sheet
+from csd_nerf.media.sheets import enlarge, save_contact_sheet
 from csd_nerf.priors.base import TextToImage
 from csd_nerf.priors.text_sampling import sample_text
 from csd_nerf.synthetic import objects

@@ -16,7 +16,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from csd_nerf.adapters.images import write_image
 from csd_nerf.adapters.job import State
 from csd_nerf.adapters.records import (
     Beside,
@@ -27,6 +26,7 @@ from csd_nerf.adapters.records import (
     save_state,
     write_record,
 )
+from csd_nerf.media.images import write_image
 
 
 class FileJob:

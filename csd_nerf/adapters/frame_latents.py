@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.frames import Frame, FrameSource
 from csd_nerf.adapters.job import Job
 from csd_nerf.adapters.layout import resize
+from csd_nerf.media.frames import Frame, FrameSource
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder
 

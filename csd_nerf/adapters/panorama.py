@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from csd_nerf.adapters.costs import CountedPrior, Stopwatch, peak_memory, spread
 from csd_nerf.adapters.editing import cut_prompts, edit_settings
 from csd_nerf.adapters.job import Job, SilentJob
 from csd_nerf.adapters.layout import Layout, plan_layout, resize
-from csd_nerf.adapters.measures import CountedPrior, Stopwatch, peak_memory, spread
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.regions import PromptMap, keep_unasked, map_prompts, parse_region
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from csd_nerf.adapters.files import written_whole
 from csd_nerf.adapters.job import State
+from csd_nerf.media.files import written_whole
 
 FREE = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
 """Settings that may differ between a run and the one that takes it up."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.images import read_image
+from csd_nerf.media.images import read_image
 
 _FORM = '"PROMPT@x0,y0,x1,y1" (pixels or percent) or "PROMPT@mask.png"'
 _ROUNDING = 1e-4

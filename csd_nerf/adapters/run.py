@@ -21,12 +21,12 @@ import torch
 
 from csd_nerf import priors
 from csd_nerf.adapters.file_job import FileJob
-from csd_nerf.adapters.files import check_writable
-from csd_nerf.adapters.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.regions import parse_region, region_mask
+from csd_nerf.media.files import check_writable
+from csd_nerf.media.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.priors.devices import find_device
-from csd_nerf.priors.memory import SparingPrior, is_out_of_memory, out_of_memory
+from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
 from csd_nerf.priors.weights import BUNDLED_MODELS
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
@@ -84,9 +84,9 @@ def run_videos(
     inputs: Sequence[Path], output: Path, options: VideoOptions, *, command: Sequence[str]
 ) -> int:
     """Edit video files or folders of frames; as `run_panoramas` otherwise."""
-    from csd_nerf.adapters.film_writer import FILM_SUFFIXES
-    from csd_nerf.adapters.frames import check_frames_output, open_frames
     from csd_nerf.adapters.video import edit_video
+    from csd_nerf.media.film_writer import FILM_SUFFIXES
+    from csd_nerf.media.frames import check_frames_output, open_frames
     from csd_nerf.priors.decoders import fetch_decoder
 
     _check_prompt(options.prompt)
@@ -217,7 +217,7 @@ class _Call:
             variant=self.options.prior_variant,
             vae_slicing=self.options.preset == "small",
         )
-        return SparingPrior(prior, max_batch=values.max_batch, tell=tell)
+        return HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
         with self._telling(task.source, task.job.state_path):

@@ -19,21 +19,21 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from csd_nerf.adapters.costs import CountedPrior, Stopwatch, peak_memory
 from csd_nerf.adapters.editing import cut_prompts, edit_settings
-from csd_nerf.adapters.files import check_writable
 from csd_nerf.adapters.frame_latents import (
     PriorDecoder,
     decode_frames,
     encode_frames,
     preview_frames,
 )
-from csd_nerf.adapters.frames import Frame, FrameSource, check_frames_output, frame_writer
 from csd_nerf.adapters.job import Job, SilentJob
-from csd_nerf.adapters.measures import CountedPrior, Stopwatch, peak_memory
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.editor import edit
+from csd_nerf.media.files import check_writable
+from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
 from csd_nerf.priors import DTYPES
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder, check_latents, fetch_decoder, load_decoder

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd_nerf.core.drawing import Deck, Drawing, check_drawing
 from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.sweeps import Deck, Drawing, check_drawing
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd_nerf.core.canvas import Particles
-from csd_nerf.core.drawing import AxisCover, Deck, Drawing, check_drawing, fade
 from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.sweeps import AxisCover, Deck, Drawing, check_drawing, fade
 from csd_nerf.core.windows import cut_windows, window_cells, window_positions
 
 

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd_nerf.adapters.frames import natural_order
 from csd_nerf.evaluation.cross_view import ray_lengths
+from csd_nerf.media.frames import natural_order
 from csd_nerf.synthetic.dataset import RECORD
 
 TRANSFORMS = "transforms.json"

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from csd_nerf.evaluation.scene import compare_scene
+from csd_nerf.evaluation.compare import compare_scene
 from csd_nerf.synthetic.dataset import SceneSettings, write_dataset
 from csd_nerf.synthetic.edits import find_edit
 

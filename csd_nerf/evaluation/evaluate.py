@@ -18,19 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.adapters.files import check_writable, written_whole
-from csd_nerf.adapters.frames import FRAME_SUFFIXES, natural_order
-from csd_nerf.adapters.images import read_image
-from csd_nerf.evaluation.measure import COLUMNS, Networks, Run, measure
+from csd_nerf.evaluation.measures import COLUMNS, Networks, Run, measure
 from csd_nerf.evaluation.media import Media, open_media, read_facts, to_01
 from csd_nerf.evaluation.plots import save_bars
 from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.frames import FRAME_SUFFIXES, natural_order
+from csd_nerf.media.images import read_image
 from csd_nerf.priors.devices import find_device
 from csd_nerf.synthetic.edits import Edit, find_edit
 
 if TYPE_CHECKING:
     from csd_nerf.evaluation.clip import Clip
-    from csd_nerf.evaluation.metrics import Lpips
+    from csd_nerf.evaluation.similarity import Lpips
 
 _PACKAGES = ("csd_nerf", "torch", "torchvision", "scikit-image", "lpips", "open_clip_torch")
 _BATCH = 16
@@ -247,7 +247,7 @@ _MEASURES = {
 
 
 def _load_lpips(device: str) -> Lpips:
-    from csd_nerf.evaluation.metrics import load_lpips
+    from csd_nerf.evaluation.similarity import load_lpips
 
     return load_lpips(device=device)
 

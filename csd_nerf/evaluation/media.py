@@ -11,12 +11,12 @@ from typing import Any
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.frames import FRAME_SUFFIXES, FrameSource, open_frames
-from csd_nerf.adapters.images import read_image
 from csd_nerf.adapters.layout import resize
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.captures import TRANSFORMS, Views, read_capture
 from csd_nerf.evaluation.consistency import Borders, window_borders
+from csd_nerf.media.frames import FRAME_SUFFIXES, FrameSource, open_frames
+from csd_nerf.media.images import read_image
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csd_nerf.adapters.files import written_whole
+from csd_nerf.media.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,10 +17,10 @@ from torch import Tensor
 from csd_nerf import priors
 from csd_nerf.adapters import video
 from csd_nerf.adapters.frame_latents import decode_frames, encode_frames
-from csd_nerf.adapters.frames import FrameSource, open_frames
 from csd_nerf.adapters.job import SilentJob
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.video import edit_frames, edit_video
+from csd_nerf.media.frames import FrameSource, open_frames
 
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p"]
 COUNT = 5

@@ -11,7 +11,7 @@ from PIL import Image
 from csd_nerf import cli
 from csd_nerf.evaluation import evaluate as module
 from csd_nerf.evaluation.evaluate import EvaluateSettings, run_evaluate
-from csd_nerf.evaluation.metrics import Lpips, psnr, ssim
+from csd_nerf.evaluation.similarity import Lpips, psnr, ssim
 from csd_nerf.synthetic.dataset import SceneSettings, write_dataset
 
 FACTS = {"work_size": [32, 16], "canvas_cells": [8, 4], "window_cells": [4, 4], "stride_cells": 4}

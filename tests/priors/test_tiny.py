@@ -10,7 +10,7 @@ import torch
 from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
-from csd_nerf.evaluation.metrics import psnr
+from csd_nerf.evaluation.similarity import psnr
 from csd_nerf.priors.sampling import sample_edit
 from csd_nerf.synthetic.cameras import orbit_cameras
 from csd_nerf.synthetic.edits import find_edit

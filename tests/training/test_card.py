@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.evaluation.metrics import psnr
+from csd_nerf.evaluation.similarity import psnr
 from csd_nerf.synthetic.dataset import render_views
 from csd_nerf.synthetic.edits import find_edit
 from csd_nerf.synthetic.looks import sepia

@@ -24,7 +24,7 @@ from csd_nerf.methods.csd_dreamfusion.datamanager import (
     view_angles,
 )
 from csd_nerf.methods.csd_dreamfusion.errors import CollapsedError, DreamFusionError
-from csd_nerf.methods.csd_dreamfusion.late_prior import LateTextPrior
+from csd_nerf.methods.csd_dreamfusion.lazy_prior import LazyTextPrior
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel, CSDDreamFusionModelConfig
 from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, draw_light, draw_shading
 
@@ -124,7 +124,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         # Not VanillaPipeline's: it gives the model no number of objects.
         torch.nn.Module.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
-        prior = LateTextPrior(
+        prior = LazyTextPrior(
             config.prior,
             device=config.prior_device or device,
             dtype=config.prior_dtype,

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.media.sheets import enlarge, save_contact_sheet, save_video
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
 from csd_nerf.methods.csd_dreamfusion.model import BEYOND, CSDDreamFusionModel
 from csd_nerf.methods.csd_dreamfusion.shading import Light, shade
-from csd_nerf.pictures import enlarge, save_contact_sheet, save_video
 
 ELEVATION = torch.pi / 6
 """Of all views shown and measured; CSD Appendix C.2."""

@@ -16,7 +16,8 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.methods.checkpoints import save_whole
+from csd_nerf.methods.common.checkpoints import save_whole
+from csd_nerf.methods.common.errors import one_line_errors
 from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
 from csd_nerf.methods.csd_dreamfusion.pipeline import (
     CSDDreamFusionPipeline,
@@ -24,7 +25,6 @@ from csd_nerf.methods.csd_dreamfusion.pipeline import (
 )
 from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
 from csd_nerf.methods.csd_edit.loading import find_checkpoint
-from csd_nerf.methods.errors import one_line_errors
 
 RESULT_FOLDER = "result"
 """Where in a run's folder turntables and contact sheets are."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 from nerfstudio.viewer.viewer_elements import (
@@ -16,18 +15,7 @@ from nerfstudio.viewer.viewer_elements import (
 from torch import nn
 
 from csd_nerf.core.settings import EditSettings
-
-
-@dataclass(frozen=True)
-class EditRequest:
-    """What is wanted at one training step."""
-
-    prompt: str
-    negative_prompt: str
-    settings: EditSettings
-    edit_now: bool = False
-    paused: bool = False
-    reset: bool = False
+from csd_nerf.scene.request import EditRequest
 
 
 class EditControls(nn.Module):

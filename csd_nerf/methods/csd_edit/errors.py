@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from csd_nerf.methods.errors import MethodError
+from csd_nerf.methods.common.errors import MethodError
 
 
 class EditError(MethodError):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
-from csd_nerf.methods.csd_edit.perceptual import LatePerceptualDistance
+from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
 
 
 @dataclass
@@ -36,7 +36,7 @@ class CSDEditModel(NerfactoModel):
     def populate_modules(self) -> None:
         """Build nerfacto without its LPIPS, which is built when it is first needed."""
         self.patch_size = 1
-        self.perceptual = LatePerceptualDistance()
+        self.perceptual = LazyPerceptualDistance()
         with _lpips_replaced(self.perceptual):
             super().populate_modules()
 
@@ -83,7 +83,7 @@ class CSDEditModel(NerfactoModel):
 
 
 @contextmanager
-def _lpips_replaced(distance: LatePerceptualDistance) -> Iterator[None]:
+def _lpips_replaced(distance: LazyPerceptualDistance) -> Iterator[None]:
     """Let nerfacto find `distance` where it looks for torchmetrics' LPIPS."""
     from torchmetrics.image import lpip
 

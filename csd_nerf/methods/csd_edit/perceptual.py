@@ -16,7 +16,7 @@ from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.priors.lpips import lpips_network, weights_path
 
 
-class LatePerceptualDistance:
+class LazyPerceptualDistance:
     """LPIPS on AlexNet; deliberately no `nn.Module`."""
 
     def __init__(self) -> None:

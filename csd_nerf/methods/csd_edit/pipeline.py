@@ -20,22 +20,24 @@ from nerfstudio.utils import writer
 from torch import Tensor
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.methods.csd_edit import checkpoint, progress, rounds
-from csd_nerf.methods.csd_edit.controls import EditControls, EditRequest
+from csd_nerf.methods.csd_edit import checkpoint, progress, views
+from csd_nerf.methods.csd_edit.controls import EditControls
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.errors import EditError
-from csd_nerf.methods.csd_edit.late_prior import LatePrior
+from csd_nerf.methods.csd_edit.lazy_prior import LazyPrior
 from csd_nerf.methods.csd_edit.loading import OUR_STATE, load_scene
 from csd_nerf.methods.csd_edit.model import CSDEditModel, CSDEditModelConfig
-from csd_nerf.methods.csd_edit.report import (
+from csd_nerf.priors import Prior
+from csd_nerf.scene import rounds
+from csd_nerf.scene.plan import StepPlan, draw_views
+from csd_nerf.scene.report import (
     REPORT_EVERY,
     contact_sheet01,
     round_metrics,
     save_round,
 )
-from csd_nerf.methods.csd_edit.schedule import StepPlan, draw_views
-from csd_nerf.methods.csd_edit.updates import Update
-from csd_nerf.priors import Prior
+from csd_nerf.scene.request import EditRequest
+from csd_nerf.scene.updates import Update
 
 
 @runtime_checkable
@@ -137,7 +139,7 @@ class CSDEditPipeline(VanillaPipeline):
         grad_scaler: Any = None,
     ) -> None:
         self._trains = test_mode == "val"
-        prior = LatePrior(
+        prior = LazyPrior(
             config.prior,
             device=config.prior_device or device,
             dtype=config.prior_dtype,
@@ -289,7 +291,7 @@ class CSDEditPipeline(VanillaPipeline):
         if update == "ip2p" or (update == "csd" and self.config.start == "original"):
             return rounds.resize01(photograph01[None], size)[0]
         cameras = self.datamanager.train_dataset.cameras
-        return rounds.render_view(self.model, cameras, view, size=size)
+        return views.render_view(self.model, cameras, view, size=size)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the scene: images, the rounds' order, random states."""

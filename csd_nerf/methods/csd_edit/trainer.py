@@ -13,13 +13,13 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.methods.checkpoints import save_whole
+from csd_nerf.methods.common.checkpoints import save_whole
+from csd_nerf.methods.common.errors import one_line_errors
 from csd_nerf.methods.csd_edit import loading
 from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
 from csd_nerf.methods.csd_edit.progress import begin_stage
-from csd_nerf.methods.csd_edit.schedule import StepPlan, plan_steps
-from csd_nerf.methods.errors import one_line_errors
+from csd_nerf.scene.plan import StepPlan, plan_steps
 
 LPIPS_PATCH = 32
 """Edge in pixels below which AlexNet's pooling leaves nothing."""

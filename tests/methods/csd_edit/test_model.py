@@ -5,7 +5,7 @@ import torch
 import torchvision
 from conftest import start
 
-from csd_nerf.methods.csd_edit.perceptual import LatePerceptualDistance
+from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_metrics_have_lpips_where_its_weights_are_at_hand(make_config, tint_prio
 def test_the_distance_is_that_of_the_package(random_alexnet):
     import lpips
 
-    distance = LatePerceptualDistance()
+    distance = LazyPerceptualDistance()
     distance.require()
     reference = lpips.LPIPS(net="alex", verbose=False)
     first, second = torch.rand(2, 3, 3, 32, 32)

@@ -7,12 +7,12 @@ import torch
 from conftest import TintPrior, start
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.methods.csd_edit.report import contact_sheet01, round_metrics
-from csd_nerf.methods.csd_edit.rounds import (
+from csd_nerf.methods.csd_edit.views import render_view
+from csd_nerf.scene.report import contact_sheet01, round_metrics
+from csd_nerf.scene.rounds import (
     edit_views,
     finish_image,
     prior_size,
-    render_view,
     resize01,
 )
 

@@ -7,8 +7,9 @@ import torch
 from conftest import start
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.methods.csd_edit import pipeline, updates
+from csd_nerf.methods.csd_edit import pipeline
 from csd_nerf.methods.csd_edit.progress import writer
+from csd_nerf.scene import updates
 
 
 def checkpoint_of(trainer):

@@ -1,0 +1,1 @@
+"""The paper's experiments: ours beside its numbers."""

@@ -1,0 +1,230 @@
+"""What an experiment edits: files that the user has, or synthetic inputs with a known edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from benchmarks.paper.paper import Experiment
+from benchmarks.truth.arms import Medium, draw_input
+from csd_nerf.adapters.layout import resize
+from csd_nerf.media.frames import FRAME_SUFFIXES, natural_order, open_frames
+from csd_nerf.media.images import read_image
+from csd_nerf.media.sheets import to_uint8
+
+PROMPTS = "prompts.json"
+EXAMPLE = (
+    '{"bear": {"prompt": "turn it into a polar bear", "source_caption": "a brown bear", '
+    '"edited_caption": "a polar bear"}}'
+)
+TEXT_EXAMPLE = '{"corgi": "a photo of a corgi"}'
+FRAMES = 24
+"""Frames of a video, sampled evenly (B.2)."""
+FRAME_EDGE = 512
+"""Edge in pixels of the squares to which frames are resized (B.2)."""
+_KEYS = ("prompt", "source_caption", "edited_caption")
+_OPTIONAL = "input"
+
+Frames = UInt8[Tensor, "n h w 3"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for, and in which words it is judged."""
+
+    name: str
+    prompt: str
+    source_caption: str
+    edited_caption: str
+    path: Path | None = None
+    """The input's file or folder; None: synthetic."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture (one frame) or a video with its task."""
+
+    task: Task
+    read: Callable[[], Frames]
+    truth01: Float[Tensor, "n 3 h w"] | None = None
+    """The true edit, where it is known."""
+
+
+def read_tasks(data: Path) -> list[Task]:
+    """Read the prompts.json of a folder.
+
+    It holds an entry for each edit: its name, and `prompt`, `source_caption`, `edited_caption`.
+    The input is called like the edit unless `input` names it, so that one may have several edits.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it isn't of this form.
+    """
+    entries = _read_prompts(data, EXAMPLE)
+    return [_task(data / PROMPTS, name, entry) for name, entry in entries.items()]
+
+
+def read_texts(data: Path) -> dict[str, str]:
+    """Read the prompts.json of a folder that holds a text for each scene, by its name.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it isn't of this form.
+    """
+    entries = _read_prompts(data, TEXT_EXAMPLE)
+    for name, text in entries.items():
+        if not isinstance(text, str) or not text:
+            raise ValueError(
+                f"{data / PROMPTS} needs entries such as {TEXT_EXAMPLE}, got {text!r} for {name!r}."
+            )
+    return entries
+
+
+def _read_prompts(data: Path, example: str) -> dict[str, Any]:
+    path = data / PROMPTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--data must hold {PROMPTS} with the instructions, got {data} without it; write one "
+            f"such as {example}."
+        )
+    try:
+        entries = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON such as {example}, got {error}.") from None
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"{path} needs entries such as {example}, got none.")
+    return entries
+
+
+def _task(path: Path, name: str, entry: Any) -> Task:
+    texts = entry if isinstance(entry, dict) else {}
+    missing = [key for key in _KEYS if not isinstance(texts.get(key), str) or not texts[key]]
+    unknown = [key for key in texts if key not in (*_KEYS, _OPTIONAL)]
+    if missing or unknown:
+        what = f"no {', '.join(missing)}" if missing else f"an unknown {', '.join(unknown)}"
+        raise ValueError(f"{path} needs entries such as {EXAMPLE}, got {what} for {name!r}.")
+    return Task(name, *(texts[key] for key in _KEYS), path=path.parent / texts.get(_OPTIONAL, name))
+
+
+def video_items(data: Path) -> list[Item]:
+    """The videos of a folder, by its prompts.json."""
+    return [_video_item(task) for task in read_tasks(data)]
+
+
+def _video_item(task: Task) -> Item:
+    assert task.path is not None
+    path = find_input(task.path)
+    return Item(task, lambda: read_frames(path))
+
+
+def panorama_items(data: Path, experiment: Experiment) -> list[Item]:
+    """Pictures by prompts.json, or without one every picture with the paper's instructions."""
+    if (data / PROMPTS).is_file():
+        tasks = read_tasks(data)
+        return [_panorama_item(task, find_input(_path_of(task))) for task in tasks]
+    pictures = [data] if data.is_file() else sorted_pictures(data)
+    if not pictures:
+        raise ValueError(
+            f"--data needs pictures ({', '.join(FRAME_SUFFIXES)}), got {data} with none."
+        )
+    return [
+        _panorama_item(Task(f"{path.stem}, {texts[0]}", *texts), path)
+        for path in pictures
+        for texts in experiment.prompts
+    ]
+
+
+def _panorama_item(task: Task, path: Path) -> Item:
+    return Item(task, lambda: read_image(path)[0][None])
+
+
+def _path_of(task: Task) -> Path:
+    assert task.path is not None
+    return task.path
+
+
+def tiny_items(medium: Medium, count: int) -> list[Item]:
+    """Synthetic inputs of the held-out split, with their true edits."""
+    items = []
+    for position in range(count):
+        given = draw_input(medium, position, "benchmark")
+        prompt = given.edit.instructions[0]
+        task = Task(given.name, prompt, "a picture of shapes", f"a picture of shapes, {prompt}")
+        items.append(Item(task, lambda source=given.source: source, given.truth01))
+    return items
+
+
+def find_input(path: Path) -> Path:
+    """A file or folder of this name, whatever its suffix.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if path.exists():
+        return path
+    found = sorted(path.parent.glob(f"{path.name}.*")) if path.parent.is_dir() else []
+    if not found:
+        raise FileNotFoundError(
+            f"{path.parent} must hold {path.name}, as a file or a folder, but doesn't; see the "
+            f"names in {PROMPTS}."
+        )
+    return found[0]
+
+
+def sorted_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order.
+
+    Raises:
+        FileNotFoundError: If it is no folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"A folder of pictures must exist, got {folder}.")
+    found = (path for path in folder.iterdir() if path.suffix.lower() in FRAME_SUFFIXES)
+    return sorted(found, key=lambda path: natural_order(path.name))
+
+
+def read_frames(path: Path) -> Frames:
+    """A video's frames, sampled and squashed as the paper does."""
+    size = (FRAME_EDGE, FRAME_EDGE)
+    frames = open_frames(path, frames=str(FRAMES))
+    return torch.stack([resize(frame, size) for frame in frames])
+
+
+def read_peer(folder: Path, item: Item, *, like: Frames) -> Frames:
+    """A peer's result, which must have the input's frames.
+
+    Raises:
+        FileNotFoundError: If the folder holds no result for the input.
+        ValueError: If it has other frames.
+    """
+    path = find_input(folder / item.task.name)
+    frames = open_frames(path)
+    if frames.count != len(like):
+        raise ValueError(
+            f"A peer's result needs as many frames as its input, {len(like)}, got "
+            f"{frames.count} in {path}; give those that csd-nerf video --frames {FRAMES} takes."
+        )
+    size = (like.shape[1], like.shape[2])
+    return torch.stack([resize(frame, size) for frame in frames])
+
+
+def to_01(frames: Frames) -> Float[Tensor, "n 3 h w"]:
+    """8-bit frames as the measures take them."""
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+def resized(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "n H W 3"]:
+    """All frames at a height and width."""
+    return torch.stack([resize(frame, size) for frame in frames])
+
+
+def from_01(images: Sequence[Float[Tensor, "3 h w"]] | Float[Tensor, "n 3 h w"]) -> Frames:
+    """The 8 bits in which results are kept."""
+    return to_uint8(torch.stack(list(images)))

@@ -1,0 +1,1 @@
+"""What an edit costs and where its time goes."""

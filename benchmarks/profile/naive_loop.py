@@ -1,0 +1,119 @@
+"""A CSD-Edit loop that is written without thought of cost: what the profile compares with.
+
+It does what the authors' release is described to do: particle after particle, three guidance
+branches for the edit and three for the source in two calls of the U-Net, sliced attention, a
+noise for each particle, and a kernel from an array of all pairwise differences. So a particle
+costs six evaluations an iteration, of which the source's third, with the instruction, is thrown
+away. The update is the editor's: given the same random numbers the two make the same edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import log
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.core.canvas import Canvas
+from csd_nerf.core.guidance import classifier_free, guided_noise
+from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.priors.base import Branch, Prior
+
+
+@torch.no_grad()
+def naive_edit(
+    prior: Prior, canvas: Canvas, *, prompt: str, settings: EditSettings, randomness: Randomness
+) -> int:
+    """Optimise a canvas in place, as `csd_nerf.editor.edit` does with independent noise.
+
+    Args:
+        prior: The diffusion model.
+        canvas: What is edited.
+        prompt: The instruction.
+        settings: Number and size of the steps, scales and timesteps; what they say of noise and
+            mixing is not read.
+        randomness: Drawn from in the editor's order.
+
+    Returns:
+        Number of model evaluations.
+    """
+    empty, asked = prior.encode_text([""]), prior.encode_text([prompt])
+    low, high = prior.schedule.timestep_bounds(settings.t_range)
+    evaluations = 0
+    for iteration in range(settings.iterations):
+        index = canvas.draw_batch(randomness)
+        timestep = torch.tensor([canvas.draw_timestep(randomness, low, high)])
+        noise = canvas.draw_noise(index, randomness, shared=False)
+        particles = canvas.read(index)
+        noisy, residuals = [], []
+        for i in range(len(index)):
+            condition = particles.condition[i : i + 1]
+            for clean in (particles.latent, particles.source):
+                noisy.append(prior.schedule.add_noise(clean[i : i + 1], noise[i : i + 1], timestep))
+            target, source = (
+                prior.predict(
+                    [
+                        Branch(latent, empty),
+                        Branch(latent, empty, condition),
+                        Branch(latent, asked, condition),
+                    ],
+                    timestep,
+                )
+                for latent in noisy[-2:]
+            )
+            evaluations += 6
+            residuals.append(_residual(target, source, settings))
+        direction = naive_direction(
+            torch.cat(noisy[::2]).flatten(1),
+            torch.cat(residuals).flatten(1),
+            repulsion=float(prior.schedule.sigma(timestep[0])),
+        )
+        rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
+        step = rate * float(prior.schedule.weight(timestep[0])) * direction
+        canvas.descend(index, step.view_as(noise))
+    return evaluations
+
+
+def _residual(
+    target: Float[Tensor, "3 n c h w"], source: Float[Tensor, "3 n c h w"], settings: EditSettings
+) -> Float[Tensor, "n c h w"]:
+    """Eq. 9's residual; estimates are in the order null, image, text."""
+    guided = guided_noise(*target, image_scale=settings.image_scale, text_scale=settings.text_scale)
+    return guided - classifier_free(source[0], source[1], scale=settings.image_scale)
+
+
+def naive_direction(
+    particles: Float[Tensor, "n d"], residuals: Float[Tensor, "n d"], *, repulsion: float
+) -> Float[Tensor, "n d"]:
+    """CSD Eq. 8 without w(t), in descent form, through all n x n x d differences.
+
+    The median heuristic is that of `csd_nerf.core.kernels.median_bandwidth`, without its floors:
+    of several particles most must differ.
+    """
+    n = len(particles)
+    if n == 1:
+        return residuals
+    # difference[j, i] = z_j - z_i
+    difference = particles[:, None] - particles[None]
+    squared = difference.square().sum(2)
+    pairs = squared[~torch.eye(n, dtype=torch.bool, device=squared.device)]
+    bandwidth = pairs.quantile(0.5) / log(n + 1)
+    kernel = torch.exp(-squared / bandwidth)[:, :, None]
+    gradient = -2 / bandwidth * difference * kernel
+    return (kernel * residuals[:, None] - repulsion * gradient).sum(0) / n
+
+
+@contextmanager
+def sliced_attention(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Within it, attention goes through half of its heads at a time, as diffusers slices it."""
+    processors = dict(unet.attn_processors)
+    unet.set_attention_slice("auto")
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(processors)

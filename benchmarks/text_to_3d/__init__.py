@@ -1,0 +1,1 @@
+"""Text-to-3D by several distillations, measured."""

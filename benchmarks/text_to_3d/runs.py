@@ -1,0 +1,186 @@
+"""Runs of a text-to-3D method inside this process, through its nerfstudio config."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.method_runs import run
+from benchmarks.text_to_3d.object_truth import AMBIENT, ELEVATION, FOCAL, LIGHT, RADIUS, VIEWS
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import TrainerConfig
+
+METHODS = ("csd-dreamfusion", "csd-dreamfusion-tiny")
+LOG = "log.txt"
+"""What a run printed, in its folder."""
+
+
+class RunFailedError(Exception):
+    """A run came to nothing, as some do: its object vanished, say. The message is the reason."""
+
+
+@dataclass(frozen=True)
+class RunViews:
+    """What a run made, from `VIEWS` sides on white.
+
+    Attributes:
+        colour01: Own colours.
+        lit01: Lit from the upper left.
+        depth01: Depth without texture; white is near, black far or nothing.
+        coverage: Share of each pixel that the object covers.
+    """
+
+    colour01: Float[Tensor, "n 3 h h"]
+    lit01: Float[Tensor, "n 3 h h"]
+    depth01: Float[Tensor, "n 3 h h"]
+    coverage: Float[Tensor, "n h h"]
+
+
+def preset(method: str) -> Any:
+    """A copy of a method's config.
+
+    Raises:
+        ValueError: If the method isn't one of `METHODS`.
+    """
+    from nerfstudio.configs.method_configs import all_methods
+
+    if method not in METHODS:
+        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method!r}.")
+    return copy.deepcopy(all_methods[method])
+
+
+def method_config(
+    method: str,
+    folder: Path,
+    *,
+    prompt: str,
+    arm: str,
+    seed: int,
+    steps: int,
+    prior: str,
+    device: str,
+) -> TrainerConfig:
+    """The config of one run.
+
+    Equal seeds give all arms equal initial objects, cameras, timesteps and noise.
+
+    Args:
+        method: One of `METHODS`.
+        folder: For everything that the run writes.
+        prompt: What to make.
+        arm: The distillation.
+        seed: Of everything random.
+        steps: Training steps; warm-up, decay and the unshaded beginning keep their shares.
+        prior: Name or folder.
+        device: cpu or cuda.
+    """
+    config = preset(method)
+    config.output_dir, config.experiment_name, config.timestamp = folder.parent, folder.name, "run"
+    config.vis, config.logging.local_writer.enable = "tensorboard", False
+    config.logging.profiler = "none"
+    pipeline = config.pipeline
+    pipeline.prompt, pipeline.distillation, pipeline.prior = prompt, arm, prior
+    pipeline.seed = config.machine.seed = seed
+    config.machine.device_type = device
+    if device == "cpu":
+        # Half precision is for GPUs.
+        pipeline.prior_dtype, config.mixed_precision = "float32", False
+    # nerfstudio saves at the end too.
+    config.steps_per_save = 10**9
+    _set_steps(config, steps)
+    return config
+
+
+def _set_steps(config: Any, steps: int) -> None:
+    """Set a run's length, with the phases in their shares of it."""
+    share = steps / config.max_num_iterations
+    config.pipeline.albedo_steps = round(share * config.pipeline.albedo_steps)
+    for parts in config.optimizers.values():
+        scheduler = parts["scheduler"]
+        scheduler.max_steps = max(round(share * scheduler.max_steps), 1)
+        scheduler.warmup_steps = max(round(share * scheduler.warmup_steps), 1)
+    config.max_num_iterations = steps
+
+
+def train_and_render(
+    config: TrainerConfig, folder: Path, *, on_step: Callable[[], object]
+) -> RunViews:
+    """Train an object, and render it from all sides.
+
+    Args:
+        config: Of the run.
+        folder: For the log.
+        on_step: Called after every step.
+
+    Raises:
+        RunFailedError: If training failed: the object collapsed, or values weren't finite.
+        ValueError: If the run can't begin.
+    """
+    try:
+        with run(config, folder / LOG) as trainer:
+            _call_after_steps(trainer, on_step)
+            _train(trainer)
+            views = _render(trainer)
+    except SystemExit as error:
+        raise ValueError(_reason(error)) from None
+    finally:
+        # Trainers refer to themselves, and the prior in one may fill a GPU.
+        gc.collect()
+    return views
+
+
+def _call_after_steps(trainer: Any, on_step: Callable[[], object]) -> None:
+    from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+
+    def called(step: int) -> None:
+        del step
+        on_step()
+
+    after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+    trainer.callbacks.append(
+        TrainingCallback(where_to_run=after, update_every_num_iters=1, func=called)
+    )
+
+
+def _train(trainer: Any) -> None:
+    """Train; tell a run that failed from a mistake, which would meet every run."""
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        raise RunFailedError(_reason(error)) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, ValueError | OSError):
+            raise
+        raise RunFailedError(_reason(error)) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The method's own line, without the command's name before it."""
+    return " ".join(str(error).split()).removeprefix("csd-dreamfusion: ")
+
+
+def _render(trainer: Any) -> RunViews:
+    model = trainer.pipeline.model
+    # The method's own renderer lies beside its model; methods are known by their configs alone.
+    package = type(model).__module__.rpartition(".")[0]
+    report = importlib.import_module(f"{package}.report")
+    views = report.render_around(
+        model,
+        views=VIEWS,
+        size=trainer.config.result_size,
+        radius=RADIUS,
+        focal=FOCAL,
+        elevation=ELEVATION,
+        light=LIGHT,
+        ambient=AMBIENT,
+    )
+    return RunViews(views.colour01, views.lit01, views.depth01, views.coverage)

@@ -1,0 +1,1 @@
+"""All methods on inputs whose true edit is known."""

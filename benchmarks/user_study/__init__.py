@@ -1,0 +1,1 @@
+"""A page on which people rank methods blindly, and the table of their answers."""

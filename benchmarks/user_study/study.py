@@ -1,0 +1,332 @@
+"""User studies: a page on which people rank methods blindly, and the table of their answers.
+
+CSD C.3: 20 subjects rank the methods by three questions; Tables 6 and 7 give the mean ranks.
+Rank 1 is the best. The page knows results by opaque ids; the key beside it holds their names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.media.files import check_writable, written_whole
+
+QUESTIONS = {
+    "consistency": "Temporal consistency",
+    "fidelity": "Instruction fidelity",
+    "quality": "Editing quality",
+}
+"""What is ranked, with the heads of the table."""
+
+PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
+    "video": {
+        "FateZero": (2.37, 2.05, 2.12),
+        "Pix2Video": (2.36, 2.35, 2.28),
+        "CSD-Edit": (1.27, 1.6, 1.6),
+    },
+    "scene": {"Instruct-NeRF2NeRF": (1.61, 1.69, 1.71), "CSD-Edit": (1.39, 1.31, 1.29)},
+}
+"""Mean ranks of CSD Tables 6 and 7, in the order of `QUESTIONS`."""
+
+_MIME = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+}
+"""Files that browsers show; others are encoded."""
+_BROWSER_CODECS = {"h264", "vp8", "vp9", "av1"}
+_PROMPT = "prompt.txt"
+_SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class Example:
+    """An input with its instruction and one result of each method."""
+
+    name: str
+    instruction: str
+    source: Path
+    results: dict[str, Path]
+
+
+def read_example(folder: Path) -> Example:
+    """Read a folder with prompt.txt, source.* and a video, picture or folder of frames a method.
+
+    A method's name is that of its file without the suffix.
+
+    Raises:
+        FileNotFoundError: If the folder, the prompt or the source is missing.
+        ValueError: If there are fewer than two methods, or two entries of one name.
+    """
+    prompt = folder / _PROMPT
+    if not prompt.is_file():
+        raise FileNotFoundError(f"An example needs its instruction in a file, got no {prompt}.")
+    entries: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path == prompt:
+            continue
+        name = path.name if path.is_dir() else path.stem
+        if name in entries:
+            raise ValueError(f"Each method needs one result, got {entries[name]} and {path}.")
+        entries[name] = path
+    if _SOURCE not in entries:
+        raise FileNotFoundError(
+            f"An example needs its unedited input, got {folder} without a file or folder named "
+            f"{_SOURCE}."
+        )
+    source = entries.pop(_SOURCE)
+    if len(entries) < 2:
+        raise ValueError(
+            f"A ranking needs two methods or more, got {len(entries)} in {folder}; add results."
+        )
+    return Example(folder.name, prompt.read_text("utf-8").strip(), source, entries)
+
+
+def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path:
+    """Write the page of a study, and the key that tells its methods' names.
+
+    Args:
+        folders: One example each, see `read_example`.
+        output: The page; an .html file.
+        seed: Of the opaque ids, so that the same inputs give the same page.
+
+    Returns:
+        The key's path: the page's with the suffix .key.json.
+
+    Raises:
+        ValueError: If the output is no .html, or the examples have different methods.
+    """
+    if output.suffix.lower() != ".html":
+        raise ValueError(f"The page needs a name that ends in .html, got {output}.")
+    examples = [read_example(folder) for folder in folders]
+    if not examples:
+        raise ValueError("A study needs an example, got none; name folders or --summarize.")
+    for folder, example in zip(folders, examples, strict=True):
+        if example.results.keys() != examples[0].results.keys():
+            raise ValueError(
+                f"All examples need the same methods, got {', '.join(examples[0].results)} in "
+                f"{folders[0]} and {', '.join(example.results)} in {folder}."
+            )
+    check_writable(output)
+    numbers = random.Random(seed)
+    shown, secret = [], []
+    for example in examples:
+        ids = {f"{numbers.getrandbits(48):012x}": name for name in example.results}
+        # Sorted by id, so that the place in the file tells nothing either.
+        results = {id: _data_uri(example.results[ids[id]]) for id in sorted(ids)}
+        example_id = f"{numbers.getrandbits(48):012x}"
+        shown.append(
+            {
+                "id": example_id,
+                "instruction": example.instruction,
+                "source": _data_uri(example.source),
+                "results": results,
+            }
+        )
+        secret.append({"id": example_id, "name": example.name, "results": ids})
+    study = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+    payload = json.dumps({"study": study, "examples": shown}).replace("<", "\\u003c")
+    template = Path(__file__).with_name("page.html").read_text("utf-8")
+    key = output.with_suffix(".key.json")
+    _write(key, json.dumps({"study": study, "examples": secret}, indent=1))
+    _write(output, template.replace("__STUDY__", payload))
+    return key
+
+
+def _write(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def _data_uri(path: Path) -> str:
+    mime = _MIME.get(path.suffix.lower())
+    if path.is_file() and mime and (mime.startswith("image/") or _plays(path)):
+        return _encoded(path, mime)
+    from csd_nerf.media.frames import frame_writer, open_frames
+
+    frames = open_frames(path)
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "film.mp4"
+        with frame_writer(film, size=frames.size, fps=frames.fps) as write:
+            for frame in frames:
+                write(frame)
+        return _encoded(film, _MIME[".mp4"])
+
+
+def _plays(path: Path) -> bool:
+    from csd_nerf.media.films import opened_film
+
+    with opened_film(path) as (_, stream):
+        return stream.codec_context.codec.canonical_name in _BROWSER_CODECS
+
+
+def _encoded(path: Path, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def shown_order(ids: Sequence[str], seed: int, example: int) -> list[str]:
+    """The order in which the page shows an example's results.
+
+    Fisher-Yates on the sorted ids with the generator mulberry32, as in the page.
+
+    Args:
+        ids: Opaque ids of the results.
+        seed: The participant's, 32 bits.
+        example: Index of the example in the study.
+    """
+    state = (seed + example) & 0xFFFFFFFF
+    order = sorted(ids)
+    for last in range(len(order) - 1, 0, -1):
+        state = (state + 0x6D2B79F5) & 0xFFFFFFFF
+        mixed = ((state ^ (state >> 15)) * (state | 1)) & 0xFFFFFFFF
+        mixed ^= (mixed + (((mixed ^ (mixed >> 7)) * (mixed | 61)) & 0xFFFFFFFF)) & 0xFFFFFFFF
+        place = (mixed ^ (mixed >> 14)) * (last + 1) >> 32
+        order[last], order[place] = order[place], order[last]
+    return order
+
+
+def read_answers(paths: Sequence[Path], key: Path) -> list[Row]:
+    """Read the answers to a study: a row for each participant and method.
+
+    A row holds the participant, the method as `arm`, and for each question the mean of its ranks
+    over the examples.
+
+    Raises:
+        ValueError: If a file is damaged, belongs to another study, repeats a participant, or
+            holds ranks that are incomplete or tied.
+    """
+    secret = _json(key)
+    if not isinstance(secret, dict) or not {"study", "examples"} <= secret.keys():
+        raise ValueError(f"The key must be the .key.json beside the page, got {key}.")
+    rows: list[Row] = []
+    seen: dict[str, Path] = {}
+    for path in paths:
+        answers = _json(path)
+        if not isinstance(answers, dict) or answers.get("study") != secret["study"]:
+            raise ValueError(
+                f"Answers must belong to the study of {key}, got {path}; leave it out."
+            )
+        try:
+            participant = str(answers["participant"])
+            ranks = _ranks(answers, secret)
+        except (KeyError, TypeError, IndexError):
+            raise ValueError(
+                f"Answers must be whole, as the page saves them, got {path}; leave it out."
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{error} The file is {path}; leave it out.") from None
+        if participant in seen:
+            raise ValueError(
+                f"Each participant counts once, got {seen[participant]} and {path} of one; leave "
+                "one out."
+            )
+        seen[participant] = path
+        rows += [
+            {
+                "participant": participant,
+                "arm": method,
+                **{question: fmean(given[question]) for question in QUESTIONS},
+            }
+            for method, given in ranks.items()
+        ]
+    return rows
+
+
+def _ranks(answers: dict[str, Any], secret: dict[str, Any]) -> dict[str, dict[str, list[int]]]:
+    """Each method's ranks by question, over the examples."""
+    methods = secret["examples"][0]["results"].values()
+    ranks: dict[str, dict[str, list[int]]] = {
+        name: {question: [] for question in QUESTIONS} for name in sorted(methods)
+    }
+    given = {example["id"]: example for example in answers["examples"]}
+    for index, example in enumerate(secret["examples"]):
+        names, answer = example["results"], given[example["id"]]
+        if answer["order"] != shown_order(list(names), answers["seed"], index):
+            raise ValueError(f"The order of {example['name']} must follow from the answers' seed.")
+        for question in QUESTIONS:
+            mine = answer["ranks"][question]
+            if mine.keys() != names.keys() or sorted(mine.values()) != [*range(1, len(names) + 1)]:
+                raise ValueError(
+                    f"Each rank from 1 to {len(names)} is given once, got "
+                    f"{list(mine.values())} for the {question} of {example['name']}."
+                )
+            for id, rank in mine.items():
+                ranks[names[id]][question].append(rank)
+    return ranks
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"The file must be whole JSON, got {path}.") from None
+
+
+def summarize(
+    paths: Sequence[Path],
+    key: Path,
+    output: Path,
+    *,
+    paper: Literal["video", "scene"] | None = None,
+) -> str:
+    """Write the mean ranks, their deviation over participants, and how far these agree.
+
+    Args:
+        paths: The answers' files.
+        key: The key beside the page.
+        output: Markdown file to make.
+        paper: Adds the numbers of CSD Table 6 (video) or 7 (scene).
+
+    Returns:
+        The text that was written.
+
+    Raises:
+        ValueError: See `read_answers`.
+    """
+    rows = read_answers(paths, key)
+    check_writable(output)
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    columns = [Column(key, head, digits=2, better="lower") for key, head in QUESTIONS.items()]
+    text = Table(rows, names, columns, count=None).markdown()
+    examples = len(_json(key)["examples"])
+    text += f"\nMean rank, 1 is best. Participants: {len(paths)}. Examples: {examples}.\n"
+    if len(names) > 2 and len(paths) > 1:
+        text += "\n" + "".join(
+            f"- {head}: {_agreement(rows, names, question)}\n"
+            for question, head in QUESTIONS.items()
+        )
+    if paper:
+        theirs = [
+            {"arm": name, **dict(zip(QUESTIONS, ranks, strict=True))}
+            for name, ranks in PAPER[paper].items()
+        ]
+        table = Table(theirs, list(PAPER[paper]), columns, count=None)
+        number = 6 if paper == "video" else 7
+        text += f"\nCSD, Table {number} (20 participants):\n\n{table.markdown()}"
+    _write(output, text)
+    return text
+
+
+def _agreement(rows: Sequence[Row], names: Sequence[str], question: str) -> str:
+    """Kendall's W in [0, 1] and the Friedman test's p, over the participants' mean ranks."""
+    values = [[row[question] for row in rows if row["arm"] == name] for name in names]
+    participants = len(values[0])
+    if all(len(set(ranks)) == 1 for ranks in zip(*values, strict=True)):
+        return "all methods are level"
+    from scipy.stats import friedmanchisquare
+
+    statistic, p = friedmanchisquare(*values)
+    w = statistic / (participants * (len(names) - 1))
+    return f"Kendall's W {w:.2f}, Friedman test p = {p:.3g}"

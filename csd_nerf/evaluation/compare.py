@@ -1,0 +1,237 @@
+"""An edited scene against the true edit, on views that were held out from training."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
+from csd_nerf.evaluation.similarity import psnr
+from csd_nerf.media.sheets import enlarge, label_columns, save_contact_sheet, save_video
+from csd_nerf.synthetic.dataset import RECORD
+from csd_nerf.synthetic.edits import Edit, find_edit
+
+if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+    from nerfstudio.engine.trainer import TrainerConfig
+
+FRAMES_BETWEEN_VIEWS = 5
+"""Frames of the video from one held-out view to the next."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out views of a run: photographs, true edits, and renders of both scenes."""
+
+    photograph01: Float[Tensor, "n 3 h w"]
+    truth01: Float[Tensor, "n 3 h w"]
+    source01: Float[Tensor, "n 3 h w"]
+    edited01: Float[Tensor, "n 3 h w"]
+
+
+def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -> dict[str, Any]:
+    """Render a run before and after its edit, and measure both against the true edit.
+
+    Args:
+        load_config: The run's config.yml.
+        output: Folder for before_after.mp4, contact_sheet.png and metrics.json.
+        edit: Name or wording of a known edit. A look is applied to the held-out photographs
+            themselves; other edits need the data set's own `edited` folder. None means the
+            run's prompt.
+
+    Returns:
+        What metrics.json holds: `psnr_source` and `psnr_edited` in dB (held-out views against
+        the true edit), their difference `psnr_gain`; `cross_view_source` and `cross_view_edited`,
+        the cross-view error of neighbouring frames of the video by each scene's own depth, see
+        `cross_view_error`, with the share of pixels that it compares in `cross_view_seen_source`
+        and `cross_view_seen_edited`; and the settings.
+
+    Raises:
+        ValueError: If the true edit is not known.
+        FileNotFoundError: If the run or a checkpoint of it is missing.
+    """
+    began = time.perf_counter()
+    if not load_config.is_file():
+        raise FileNotFoundError(
+            f"--load-config needs the config.yml of a csd-edit run, got {load_config}."
+        )
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    config, pipeline, checkpoint, step = eval_setup(
+        load_config, test_mode="test", update_config_callback=_require_edited_run
+    )
+    asked: Any = config.pipeline
+    known = find_edit(edit or asked.prompt)
+    cameras, photograph01, names = _held_out_views(pipeline)
+    truth01 = true_edit(known, photograph01, names, data=asked.datamanager.data)
+    path = _camera_path(cameras)
+    edited01, edited_path = _render(pipeline, cameras, "edited views")[0], _render(pipeline, path)
+    source_checkpoint = _load_source(pipeline, config.get_base_dir() / "source_models")
+    source01, source_path = _render(pipeline, cameras, "source views")[0], _render(pipeline, path)
+
+    views = HeldOut(photograph01, truth01, source01, edited01)
+    metrics = {
+        "psnr_source": round(psnr(source01, truth01), 3),
+        "psnr_edited": round(psnr(edited01, truth01), 3),
+        "psnr_source_to_photograph": round(psnr(source01, photograph01), 3),
+        **_agreement("source", path, *source_path),
+        **_agreement("edited", path, *edited_path),
+        "held_out_views": len(names),
+        "edit": known.name,
+        "prompt": asked.prompt,
+        "step": step,
+        "edited_checkpoint": checkpoint.name,
+        "source_checkpoint": source_checkpoint.name,
+        "render_size": list(truth01.shape[2:]),
+        "compare_seconds": round(time.perf_counter() - began, 1),
+    }
+    metrics["psnr_gain"] = round(metrics["psnr_edited"] - metrics["psnr_source"], 3)
+    _save(output, views, torch.stack([source_path[0], edited_path[0]]), metrics)
+    return metrics
+
+
+def _require_edited_run(config: TrainerConfig) -> TrainerConfig:
+    if not hasattr(config.pipeline, "prompt"):
+        raise ValueError(f"--load-config needs a csd-edit run, got one of {config.method_name}.")
+    folder = config.get_checkpoint_dir()
+    if not any(folder.glob("step-*.ckpt")):
+        raise FileNotFoundError(
+            f"A run needs a checkpoint to be compared, but {folder} has none; let it train until "
+            "it saves, and call this from the folder that ns-train was called from."
+        )
+    return config
+
+
+def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], list[Path]]:
+    """Cameras and photographs of the evaluation split, at the size that the run works at."""
+    dataset = pipeline.datamanager.eval_dataset
+    rows = [dataset.get_image_float32(i)[..., :3] for i in range(len(dataset))]
+    sizes = sorted({tuple(row.shape[:2]) for row in rows})
+    if len(sizes) > 1:
+        raise ValueError(f"Held-out views must be of one size, got (height, width) {sizes}.")
+    names = [Path(name) for name in dataset.image_filenames]
+    cameras = dataset.cameras.to(pipeline.device)
+    return cameras, torch.stack(rows).permute(0, 3, 1, 2), names
+
+
+def true_edit(
+    edit: Edit, photograph01: Float[Tensor, "n 3 h w"], names: Sequence[Path], *, data: Path
+) -> Float[Tensor, "n 3 h w"]:
+    """True edits of views: the data set's own, or a look applied to the photographs.
+
+    Args:
+        edit: What was asked for.
+        photograph01: The unedited views.
+        names: Their files; the data set's own edits are called the same.
+        data: The data set's folder, or its transforms.json.
+
+    Raises:
+        ValueError: If the data set does not hold this edit, and it is not a look.
+    """
+    folder = (data if data.is_dir() else data.parent) / "edited"
+    record = folder.with_name(RECORD)
+    if record.is_file() and json.loads(record.read_text())["edit"] == edit.name:
+        return torch.stack([_read(folder / name.name, photograph01.shape[2:]) for name in names])
+    if edit.kind == "look":
+        return edit.edit_image(photograph01)
+    raise ValueError(
+        f"The true result of {edit.name!r} must be known, but {folder} holds no such edit; "
+        "make the data set with: csd-nerf synthetic --edit, or choose a look."
+    )
+
+
+def _read(path: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:
+    import numpy as np
+    from PIL import Image
+
+    image = Image.open(path).convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def _camera_path(cameras: Cameras) -> Cameras:
+    """A path through the held-out views in their order."""
+    from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
+
+    path = get_interpolated_camera_path(cameras.to("cpu"), FRAMES_BETWEEN_VIEWS, order_poses=False)
+    path.height = cameras.height[:1].cpu().expand(len(path), 1).clone()
+    path.width = cameras.width[:1].cpu().expand(len(path), 1).clone()
+    return path.to(cameras.device)
+
+
+def _load_source(pipeline: Any, folder: Path) -> Path:
+    """Put the run's unedited scene into the pipeline."""
+    checkpoints = sorted(folder.glob("step-*.ckpt"))
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"{folder} needs the checkpoint of the unedited scene, which csd-edit writes when "
+            "editing begins; the run has not come so far."
+        )
+    state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+    pipeline.load_pipeline(state["pipeline"], state["step"])
+    return checkpoints[-1]
+
+
+@torch.no_grad()
+def _render(
+    pipeline: Any, cameras: Cameras, label: str = "path"
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
+    """Colours in [0, 1], and distances along the pixels' rays in the scene's units."""
+    frames, distances = [], []
+    with warnings.catch_warnings():
+        # nerfstudio indexes tensors in a way that torch warns of at every image.
+        warnings.filterwarnings("ignore", category=UserWarning, module="nerfstudio")
+        for index in tqdm(range(len(cameras)), desc=f"render {label}"):
+            outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
+            frames.append(outputs["rgb"].permute(2, 0, 1).float().clamp(0, 1).cpu())
+            distances.append(outputs["depth"][..., 0].float().cpu())
+    return torch.stack(frames), torch.stack(distances)
+
+
+def _agreement(
+    name: str, path: Cameras, image01: Float[Tensor, "n 3 h w"], distance: Float[Tensor, "n h w"]
+) -> dict[str, float | None]:
+    """Cross-view error of renders, and the share of pixels that it compares.
+
+    The video's cameras are taken, for they are near each other, and free of lens distortion.
+    """
+    lens = torch.cat([path.fx, path.fy, path.cx, path.cy], dim=1).cpu()
+    result = cross_view_error(image01, distance, path.camera_to_worlds.cpu(), lens)
+    return {
+        f"cross_view_{name}": _rounded(result),
+        f"cross_view_seen_{name}": round(result.seen, 3),
+    }
+
+
+def _rounded(result: CrossViewError) -> float | None:
+    """The error for JSON, which has no NaN."""
+    return round(result.error, 5) if result.seen else None
+
+
+def _save(
+    output: Path,
+    views: HeldOut,
+    path01: Float[Tensor, "two n 3 h w"],
+    metrics: dict[str, Any],
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "photograph": views.photograph01,
+        "before (render)": views.source01,
+        "after (render)": views.edited01,
+        "true edit": views.truth01,
+    }
+    save_contact_sheet(output / "contact_sheet.png", {k: enlarge(v) for k, v in columns.items()})
+    before, after = path01
+    frames = label_columns({"before": enlarge(before), "after": enlarge(after)})
+    save_video(output / "before_after.mp4", torch.cat([frames, frames.flip(0)]), fps=12)
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

@@ -1,0 +1,225 @@
+"""Films of frames, with the sound of another film, by PyAV.
+
+Colours are written as BT.709, and the file says so. PyAV is imported late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from csd_nerf.media.films import opened_film, scaler_flags, sound_track
+
+if TYPE_CHECKING:
+    from av import AudioStream, VideoFrame
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What goes into a kind of file."""
+
+    video: str
+    """The encoder of pictures."""
+    options: dict[str, str]
+    """Its options."""
+    audio: str
+    """The encoder of sound that can't be copied."""
+    copied: tuple[str, ...]
+    """Kinds of sound that are copied; muxers promise more than they and players can do."""
+
+
+# One thread: how many there are changes what an encoder writes. x264's fast arithmetic changes it
+# from one run to the next (in the macroblock tree).
+_H264 = (
+    "libx264",
+    {"crf": "16", "threads": "1", "x264-params": "cpu-independent=1"},
+    "aac",
+)
+_VP9 = ("libvpx-vp9", {"crf": "18", "b": "0", "threads": "1", "cpu-used": "4"}, "libopus")
+_COMMON = ("aac", "mp3", "ac3", "eac3", "alac")
+_FORMATS = {
+    ".mp4": _Format(*_H264, copied=(*_COMMON, "opus", "flac")),
+    ".mov": _Format(*_H264, copied=(*_COMMON, "pcm_s16le", "pcm_s24le")),
+    ".mkv": _Format(*_H264, copied=(*_COMMON, "opus", "flac", "vorbis", "pcm_s16le", "pcm_s24le")),
+    ".webm": _Format(*_VP9, copied=("opus", "vorbis")),
+}
+
+FILM_SUFFIXES = tuple(_FORMATS)
+"""Names under which films can be written."""
+
+_BT709 = 1
+"""AVCOL_SPC_BT709."""
+_LIMITED_RANGE = 1
+"""AVCOL_RANGE_MPEG."""
+_ALIGNED = 64
+"""Pixels of which rows are a multiple when odd ones are converted."""
+_OPUS_RATE = 48000
+"""The highest of the few sample rates that Opus has."""
+
+
+@contextmanager
+def film_writer(
+    path: Path,
+    *,
+    size: tuple[int, int],
+    fps: Fraction,
+    sound_from: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> Iterator[Callable[[UInt8[Tensor, "H W 3"]], None]]:
+    """Give a function that appends a frame to a new film.
+
+    H.264, or VP9 in WebM, which allows no H.264. Chroma has half the resolution, as players want
+    it, unless a side is odd: only full resolution holds that.
+
+    Args:
+        path: Where to; ends in one of `FILM_SUFFIXES`.
+        size: Height and width of the frames.
+        fps: Frames a second.
+        sound_from: A film whose first sound track is copied as it is, or encoded anew where the
+            format can't hold it. It keeps its place relative to that film's pictures.
+        note: Told what the user should know of the film.
+    """
+    import av
+
+    kind = _FORMATS[path.suffix.lower()]
+    odd = size[0] % 2 == 1 or size[1] % 2 == 1
+    if odd:
+        note("sides of odd length need colours at full resolution, which some players can't show")
+    # Bit-exact: no random numbers and no versions of libraries in the file.
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(kind.video, rate=fps, options=kind.options)
+        stream.height, stream.width = size
+        layout = stream.pix_fmt = "yuv444p" if odd else "yuv420p"
+        stream.codec_context.time_base = 1 / fps
+        stream.codec_context.colorspace = _BT709
+        stream.codec_context.color_range = _LIMITED_RANGE
+        with _sound(container, kind, sound_from, note) as sound:
+            count = 0
+
+            def write(frame: UInt8[Tensor, "H W 3"]) -> None:
+                nonlocal count
+                sound.mux_until(count / fps)
+                picture = _picture(frame, layout)
+                picture.pts, picture.time_base = count, 1 / fps
+                container.mux(stream.encode(picture))
+                count += 1
+
+            yield write
+            container.mux(stream.encode())
+            sound.mux_until(None)
+
+
+def _picture(frame: UInt8[Tensor, "H W 3"], layout: str) -> VideoFrame:
+    from av import VideoFrame
+    from av.video.reformatter import ColorRange, Colorspace
+
+    def converted(pixels: UInt8[np.ndarray, "h w 3"]) -> VideoFrame:
+        return VideoFrame.from_ndarray(pixels, "rgb24").reformat(
+            format=layout,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=scaler_flags(),
+        )
+
+    pixels = frame.cpu().contiguous().numpy()
+    width = pixels.shape[1]
+    if width % 2 == 0:
+        return converted(pixels)
+    # FFmpeg's scaler reads beyond the end of odd rows: equal frames would come out differently.
+    padded = np.pad(pixels, ((0, 0), (0, -width % _ALIGNED), (0, 0)), mode="edge")
+    planes: Any = converted(padded).to_ndarray()[:, :, :width]
+    picture = VideoFrame.from_ndarray(np.ascontiguousarray(planes), layout)
+    picture.colorspace, picture.color_range = Colorspace.ITU709, ColorRange.MPEG
+    return picture
+
+
+class _Sound:
+    """Packets of sound that go into a film between its pictures."""
+
+    def __init__(
+        self, target: OutputContainer, packets: Iterator[Packet], note: Callable[[str], None]
+    ) -> None:
+        self._target = target
+        self._packets = packets
+        self._note = note
+        self._next = self._read()
+
+    def mux_until(self, seconds: Fraction | None) -> None:
+        """Mux what begins up to this time; None: all that is left."""
+        while (packet := self._next) is not None:
+            if seconds is not None and (packet.dts or 0) * packet.time_base > seconds:
+                return
+            self._target.mux(packet)
+            self._next = self._read()
+
+    def _read(self) -> Packet | None:
+        import av
+
+        try:
+            return next(self._packets, None)
+        except av.FFmpegError as error:
+            self._note(f"the sound is damaged and ends early ({error.strerror})")
+            return None
+
+
+@contextmanager
+def _sound(
+    target: OutputContainer, kind: _Format, source: Path | None, note: Callable[[str], None]
+) -> Iterator[_Sound]:
+    if source is None:
+        yield _Sound(target, iter(()), note)
+        return
+    with opened_film(source) as (container, pictures):
+        track = sound_track(container)
+        begin = (pictures.start_time or 0) * (pictures.time_base or Fraction(0))
+        packets = iter(()) if track is None else _packets(target, kind, container, track, begin)
+        yield _Sound(target, packets, note)
+
+
+def _packets(
+    target: OutputContainer,
+    kind: _Format,
+    container: InputContainer,
+    track: AudioStream,
+    begin: Fraction,
+) -> Iterator[Packet]:
+    """The track for the new film, whose time 0 is this one's `begin`."""
+    if track.codec_context.codec.canonical_name in kind.copied:
+        return _copied(container, track, target.add_stream_from_template(track), begin)
+    rate = _OPUS_RATE if kind.audio == "libopus" else track.rate
+    layout = "stereo" if track.channels > 1 else "mono"
+    encoded: Any = target.add_stream(kind.audio, rate=rate, layout=layout)
+    return _encoded_anew(container, track, encoded, begin)
+
+
+def _copied(
+    container: InputContainer, track: AudioStream, copy: AudioStream, begin: Fraction
+) -> Iterator[Packet]:
+    for packet in container.demux(track):
+        # The demuxer ends with an empty packet.
+        if packet.dts is None or packet.pts is None:
+            continue
+        shift = round(begin / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = copy
+        yield packet
+
+
+def _encoded_anew(
+    container: InputContainer, track: AudioStream, encoded: AudioStream, begin: Fraction
+) -> Iterator[Packet]:
+    for frame in container.decode(track):
+        if frame.pts is not None and frame.time_base:
+            frame.pts -= round(begin / frame.time_base)
+        yield from encoded.encode(frame)
+    yield from encoded.encode(None)

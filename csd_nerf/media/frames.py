@@ -1,0 +1,246 @@
+"""Frames in and out: a video file or a folder of pictures, one frame at a time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from csd_nerf.media.files import written_whole
+from csd_nerf.media.film_writer import FILM_SUFFIXES, film_writer
+from csd_nerf.media.films import FRAME_RATE, inspect_film, read_film
+from csd_nerf.media.images import read_image
+
+Frame = UInt8[Tensor, "H W 3"]
+
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Files of a folder that are taken for frames."""
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+_LYING = range(5, 9)
+"""EXIF orientations that swap width and height."""
+_WRITTEN = "[0-9]" * 5 + ".png"
+"""Names of the frames that we write into folders."""
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """Frames of one size that can be iterated over again and again."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    count: int
+    """How many frames an iteration gives."""
+    read: Callable[[], Iterator[Frame]]
+    """Starts an iteration."""
+    fps: Fraction | None = None
+    """Frames a second, so that these frames take as long as the whole film; None: not known."""
+    path: Path | None = None
+    """Where they come from."""
+    sound: Path | None = None
+    """The film that holds the sound; None: silent."""
+    notices: tuple[str, ...] = ()
+    """What the user should know, such as that pictures were converted."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.read()
+
+
+def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
+    """Open a video file or a folder of pictures.
+
+    Args:
+        path: The video, or a folder whose pictures are taken in natural order (2 before 10).
+        frames: `all`, or how many are taken, evenly, the first and the last among them. A video
+            keeps its duration, so that the sound fits: its frame rate falls as its frames do.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name.
+        ValueError: If `frames` is no number, or the input isn't whole or has no frames of one
+            size.
+    """
+    wanted = _wanted(frames)
+    if path.is_dir():
+        return _open_folder(path, wanted)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"The input must be a video file or a folder of pictures, got {path}, which does not "
+            "exist."
+        )
+    film = inspect_film(path)
+    taken = _chosen(film.count, wanted)
+    return FrameSource(
+        film.size,
+        len(taken),
+        lambda: read_film(path, taken),
+        # Containers hold fractions of 32 bits.
+        fps=(film.fps * len(taken) / film.count).limit_denominator(100_000),
+        path=path,
+        sound=path if film.has_sound else None,
+        notices=_notices(film.count, wanted),
+    )
+
+
+def _wanted(frames: str) -> int | None:
+    if frames == "all":
+        return None
+    if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
+        raise ValueError(f"--frames needs all or a number from 1 upwards, got {frames!r}.")
+    return int(frames)
+
+
+def _chosen(total: int, wanted: int | None) -> list[int]:
+    """Indices of the frames that are taken, rising."""
+    if wanted is None or wanted >= total:
+        return list(range(total))
+    last = max(1, wanted - 1)
+    # The nearest integers to i (total - 1) / (wanted - 1), halves rounded up.
+    return [(2 * i * (total - 1) + last) // (2 * last) for i in range(wanted)]
+
+
+def _notices(total: int, wanted: int | None) -> tuple[str, ...]:
+    if wanted is None or wanted <= total:
+        return ()
+    return (f"there are {total} frames, fewer than --frames {wanted}: all are taken",)
+
+
+def _open_folder(folder: Path, wanted: int | None) -> FrameSource:
+    pictures = (path for path in folder.iterdir() if _is_picture(path))
+    paths = sorted(pictures, key=lambda path: natural_order(path.name))
+    if not paths:
+        raise ValueError(
+            f"A folder of frames needs pictures ({', '.join(FRAME_SUFFIXES)}), got {folder} "
+            "with none."
+        )
+    first, notices = read_image(paths[0])
+    size = (first.shape[0], first.shape[1])
+    for path in paths:
+        if (other := _upright_size(path)) != size:
+            raise ValueError(
+                f"Frames need one size, got {paths[0]} with {size[1]} x {size[0]} and {path} with "
+                f"{other[1]} x {other[0]}; crop or resize them."
+            )
+    taken = [paths[i] for i in _chosen(len(paths), wanted)]
+    return FrameSource(
+        size,
+        len(taken),
+        lambda: (read_image(path)[0] for path in taken),
+        path=folder,
+        notices=(*notices, *_notices(len(paths), wanted)),
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in FRAME_SUFFIXES and path.is_file()
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Sort key under which numbers count as numbers; they have every second place."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Height and width as `read_image` gives them, from the picture's head alone."""
+    try:
+        with Image.open(path) as image:
+            lying = image.getexif().get(_ORIENTATION) in _LYING
+            return image.size if lying else (image.height, image.width)
+    except OSError:
+        # It says better what is wrong with the picture.
+        image = read_image(path)[0]
+        return (image.shape[0], image.shape[1])
+
+
+def check_frames_output(output: Path) -> None:
+    """Check that frames can be written under this name.
+
+    Raises:
+        ValueError: If it is neither a video of a format that we write nor a folder.
+    """
+    folder = output.is_dir() or not (output.suffix or output.exists())
+    if not (folder or _is_film(output)):
+        raise ValueError(
+            f"The output must end in {', '.join(FILM_SUFFIXES)}, or be a folder, without a "
+            f"suffix, for pictures, got {output}; name another --output."
+        )
+
+
+def _is_film(output: Path) -> bool:
+    return output.suffix.lower() in FILM_SUFFIXES and not output.is_dir()
+
+
+@contextmanager
+def frame_writer(
+    output: Path,
+    *,
+    size: tuple[int, int],
+    fps: Fraction | None = None,
+    sound_from: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> Iterator[Callable[[Frame], None]]:
+    """Give a function that appends a frame to a video or to a folder of PNG pictures.
+
+    They are written under a temporary name and take the output's at the end; if the block fails,
+    nothing is left. A folder that exists already is kept: frames that an earlier run wrote into
+    it go, other files stay.
+
+    Args:
+        output: A name that `check_frames_output` accepts.
+        size: Height and width of the frames.
+        fps: Frames a second of a video; None means `FRAME_RATE`.
+        sound_from: A film whose sound goes into the video; a folder can't hold it.
+        note: Told what could not be carried over.
+    """
+    check_frames_output(output)
+    if not _is_film(output):
+        if sound_from is not None:
+            note("a folder of frames holds no sound: it is left out")
+        with _folder_writer(output) as write:
+            yield write
+        return
+    with (
+        written_whole(output) as temporary,
+        film_writer(
+            temporary, size=size, fps=fps or FRAME_RATE, sound_from=sound_from, note=note
+        ) as write,
+    ):
+        yield write
+
+
+@contextmanager
+def _folder_writer(output: Path) -> Iterator[Callable[[Frame], None]]:
+    temporary = output.with_name(f".{output.name}.part")
+    count = 0
+
+    def write(frame: Frame) -> None:
+        nonlocal count
+        # Compressing harder takes longer than many an edit.
+        picture = Image.fromarray(frame.cpu().numpy())
+        picture.save(temporary / f"{count:05}.png", compress_level=1)
+        count += 1
+
+    # What a killed run left.
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield write
+        if not output.exists():
+            temporary.rename(output)
+            return
+        for old in output.glob(_WRITTEN):
+            old.unlink()
+        for path in temporary.iterdir():
+            path.rename(output / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Pictures from files and into files.
+
+Whatever a file holds, it becomes RGB of 8 bits a channel, upright; what had to be changed for that
+is said in notices. Embedded colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from csd_nerf.media.files import written_whole
+
+MAX_PIXELS = 2**30
+"""Larger pictures are refused; 32768 x 32768 is allowed."""
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PICTURE_SUFFIXES = tuple(_FORMATS)
+"""Names under which pictures can be written."""
+
+_ORIENTATION = 0x0112
+_LONGEST_EDGE = {"JPEG": 65500, "WEBP": 16383}
+_NAMES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey",
+    "P": "palette",
+    "PA": "palette",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "LAB": "LAB",
+    "HSV": "HSV",
+}
+
+
+def read_image(path: Path) -> tuple[UInt8[Tensor, "H W 3"], list[str]]:
+    """Read a picture as 8-bit RGB, upright; say in notices what had to be changed.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it isn't a picture that can be read whole.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"The input must be a picture file, got {path}, which {what}.")
+    with _no_pixel_limit(), _open(path) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(
+                f"A picture may have {MAX_PIXELS} pixels, got {path} with {width} x {height}; "
+                "shrink it."
+            )
+        notices = _load(image, path)
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            notices.append("turned upright, as its EXIF orientation says")
+        ImageOps.exif_transpose(image, in_place=True)
+        return torch.from_numpy(np.array(_rgb(image, path, notices))), notices
+
+
+def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> None:
+    """Check that pictures of this height and width can be written under this name.
+
+    Raises:
+        ValueError: If the suffix names no format of ours, or the format can't hold the size.
+    """
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"The output's suffix must be one of {', '.join(_FORMATS)}, got {path}; name "
+            "another --output."
+        )
+    if size is not None and max(size) > (longest := _LONGEST_EDGE.get(kind, max(size))):
+        raise ValueError(
+            f"A {kind} picture may be {longest} pixels long, the result would be {size[1]} x "
+            f"{size[0]}; let --output end in .png."
+        )
+
+
+def write_image(path: Path, image: UInt8[Tensor, "H W 3"]) -> None:
+    """Write a picture in the format that the suffix names; it is there whole or not at all.
+
+    Raises:
+        ValueError: As `check_picture_path` does.
+    """
+    check_picture_path(path, size=(image.shape[0], image.shape[1]))
+    kind = _FORMATS[path.suffix.lower()]
+    options = {"compress_level": 4} if kind == "PNG" else {"quality": 95}
+    with written_whole(path) as temporary:
+        Image.fromarray(image.cpu().numpy()).save(temporary, format=kind, **options)
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lift Pillow's limit, which is meant for pictures from strangers; ours is `MAX_PIXELS`."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"The input must be a picture that Pillow can read, such as PNG, JPEG or WebP, "
+            f"got {path}; convert it."
+        ) from None
+    except Exception as error:
+        _raise_broken(path, error)
+
+
+def _load(image: Image.Image, path: Path) -> list[str]:
+    """Load the pixels; notices of what only the opened file knows."""
+    try:
+        notices = [*_notices_of_file(image)]
+        image.load()
+        return notices
+    # Decoders fail in their own ways on broken files: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        _raise_broken(path, error)
+
+
+def _raise_broken(path: Path, error: Exception) -> NoReturn:
+    """End in one line, unless the fault isn't the file's."""
+    if isinstance(error, (MemoryError, PermissionError)):
+        raise error
+    raise ValueError(
+        f"The picture must be whole, got {path}, which breaks off or is damaged ({error}); "
+        "fetch or save it again."
+    ) from None
+
+
+def _notices_of_file(image: Image.Image) -> Iterator[str]:
+    # Phones put further pictures behind a JPEG's own (MPO); nobody means those.
+    if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+        yield f"only the first of its {count} frames is used"
+    if any(";16" in str(part[3]) for part in getattr(image, "tile", [])):
+        yield "16 bits a channel brought to 8"
+
+
+def _rgb(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:
+    """Convert to RGB and add to the notices what was lost."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_16_bits(image, path, notices)
+    if name := _NAMES.get(image.mode):
+        notices.append(f"{name} converted to RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() != (255, 255):
+        notices.append("transparent parts put over white")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _from_16_bits(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:
+    """Grey of 16 bits; Pillow's own conversion would clip it to white instead of scaling."""
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(
+            f"A picture may have 8 or 16 bits a channel, got {path} with 32; save it with 16."
+        )
+    notice = "16 bits a channel brought to 8"
+    notices.extend(text for text in (notice, "grey converted to RGB") if text not in notices)
+    scaled = (grey.astype(np.uint32) + 128) // 257
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")

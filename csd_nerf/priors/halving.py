@@ -1,0 +1,180 @@
+"""A prior that makes do with the memory there is: what doesn't fit is tried in halves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from csd_nerf.priors.base import Branch, Prior, Text
+
+_Result = TypeVar("_Result")
+
+_CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "not enough memory")
+"""What torch's RuntimeError says when the CPU's memory has run out."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device or of the CPU has run out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR)
+
+
+def out_of_memory(what: str, device: torch.device) -> MemoryError:
+    """The error to raise when nothing smaller is left to try; names what helps."""
+    return MemoryError(
+        f"The memory must hold {what}, got too little on {device}; lower --size or --max-batch, "
+        "or take --preset small, which computes in half precision."
+    )
+
+
+class HalvingPrior:
+    """A `Prior` whose calls are repeated with half the batch when the memory runs out.
+
+    What fitted is remembered for each kind of call. Splitting changes memory and, within
+    rounding, not the result.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        *,
+        max_batch: int | None = None,
+        tell: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        """Wrap a prior.
+
+        Args:
+            prior: Does the work.
+            max_batch: Most images or model evaluations a call to begin with; None means no limit.
+            tell: Takes a line for the user when a batch had to be made smaller.
+        """
+        self.name = prior.name
+        self.device = prior.device
+        self.schedule = prior.schedule
+        self.latent_channels = prior.latent_channels
+        self.cell_size = prior.cell_size
+        self.preferred_size = prior.preferred_size
+        self.size_multiple = prior.size_multiple
+        self._prior = prior
+        self._max_batch = max_batch
+        self._tell = tell
+        self._fitting: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """What only this kind of prior has; called for names that aren't ours."""
+        return getattr(self._prior, name)
+
+    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """As the prior does."""
+        return self._in_parts("images to encode", self._prior.encode, image01)
+
+    def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """As the prior does."""
+        return self._in_parts("images to decode", self._prior.decode, latent)
+
+    def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k h w"]:
+        """As the prior does."""
+        return self._in_parts("images to encode", self._prior.encode_condition, image01)
+
+    def encode_source(
+        self, image01: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
+        """As the prior does."""
+
+        def call(size: int) -> tuple[Tensor, Tensor]:
+            parts = [self._prior.encode_source(part) for part in image01.split(size)]
+            latents, conditions = zip(*parts, strict=True)
+            return torch.cat(latents), torch.cat(conditions)
+
+        return self._fit("images to encode", call, len(image01))
+
+    def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> AbstractContextManager[Any]:
+        """As the prior does, with less of the sample where memory runs out."""
+        return self._enter(self._prior.encoding_tiles, sample01)
+
+    def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> AbstractContextManager[Any]:
+        """As the prior does, with less of the sample where memory runs out."""
+        return self._enter(self._prior.decoding_tiles, sample)
+
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """As the prior does."""
+        return self._prior.encode_text(prompts)
+
+    def predict(
+        self,
+        branches: Sequence[Branch],
+        timestep: Real[Tensor, "n"],
+        *,
+        max_batch: int | None = None,
+    ) -> Float[Tensor, "k n c h w"]:
+        """As the prior does; `max_batch` is where the halving starts."""
+
+        def call(size: int) -> Float[Tensor, "k n c h w"]:
+            return self._prior.predict(branches, timestep, max_batch=size)
+
+        rows = [len(timestep) if branch.rows is None else len(branch.rows) for branch in branches]
+        return self._fit("U-Net evaluations", call, max(1, sum(rows)), max_batch)
+
+    def _enter(
+        self,
+        tiles_of: Callable[[Tensor], AbstractContextManager[None]],
+        sample: Float[Tensor, "n c h w"],
+    ) -> ExitStack:
+        def enter(size: int) -> ExitStack:
+            spread = torch.linspace(0, len(sample) - 1, size).round().long()
+            entered = ExitStack()
+            entered.enter_context(tiles_of(sample[spread]))
+            return entered
+
+        return self._fit("tiles of a sample", enter, len(sample), len(sample))
+
+    def _in_parts(
+        self, what: str, function: Callable[[Tensor], Tensor], batch: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n _ _ _"]:
+        return self._fit(
+            what, lambda size: torch.cat([function(part) for part in batch.split(size)]), len(batch)
+        )
+
+    def _fit(
+        self, what: str, call: Callable[[int], _Result], count: int, limit: int | None = None
+    ) -> _Result:
+        """Call with the largest size that is known to fit, then with halves of it.
+
+        Args:
+            what: Names the kind of call, in words.
+            call: Takes the largest number a part may have.
+            count: Number in the whole.
+            limit: The caller's own limit.
+        """
+        limits = (limit, self._max_batch, self._fitting.get(what))
+        first = size = min([count, *(number for number in limits if number is not None)])
+        while (result := _attempt(call, size)) is None:
+            if size <= 1:
+                raise out_of_memory(f"one at a time of the {what}", self.device)
+            size //= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if size < first:
+            self._fitting[what] = size
+            self._tell(
+                f"The memory was not enough for {first} {what} at a time; from now on it is "
+                f"{size}. --max-batch {size} would start with that."
+            )
+        return result
+
+
+def _attempt(call: Callable[[int], _Result], size: int) -> _Result | None:
+    """Return None if the memory ran out; here, so that the failed call's tensors are let go."""
+    try:
+        return call(size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None

@@ -1,0 +1,1 @@
+"""The editing stage of a 3D scene, whatever represents the scene."""

@@ -1,0 +1,165 @@
+"""One editing round: from photographs and renders to edited photographs.
+
+Sizes are (height, width) in pixels. Images are channels first inside a round, channels last on
+nerfstudio's side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.priors import Prior
+from csd_nerf.scene.updates import Update, edit_by_csd, edit_by_sampling
+
+
+@dataclass(frozen=True)
+class ViewEdit:
+    """What a round did to one view, at the prior's size, and the result.
+
+    Attributes:
+        source01: The photograph.
+        start01: What the edit began from: a render of the scene, or the photograph.
+        edited01: The edit.
+        image: The edit at the photograph's size, 8-bit: what is trained on.
+    """
+
+    source01: Float[Tensor, "3 h w"]
+    start01: Float[Tensor, "3 h w"]
+    edited01: Float[Tensor, "3 h w"]
+    image: UInt8[Tensor, "H W 3"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round's edits by view, and the model evaluations that they took."""
+
+    edits: dict[int, ViewEdit]
+    evaluations: int
+
+
+def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int, int]:
+    """Choose the size at which an image is edited.
+
+    Args:
+        size: Size of the image.
+        edge: Edge of the square that has about the area wanted.
+        multiple: What both edges have to be multiples of.
+
+    Returns:
+        The size of about that area whose aspect is nearest to the image's.
+    """
+    scale = edge / math.sqrt(size[0] * size[1])
+    height, width = (max(round(pixels * scale / multiple), 1) * multiple for pixels in size)
+    return height, width
+
+
+def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[Tensor, "n 3 _ _"]:
+    """Resample images, without aliasing when they shrink and within [0, 1]."""
+    if tuple(image01.shape[-2:]) == size:
+        return image01
+    resized = functional.interpolate(image01, size, mode="bicubic", antialias=True)
+    return resized.clamp(0, 1)
+
+
+def finish_image(
+    edited01: Float[Tensor, "n 3 h w"],
+    photograph01: Float[Tensor, "n 3 H W"],
+    *,
+    round_trip01: Float[Tensor, "n 3 h w"] | None,
+) -> UInt8[Tensor, "n H W 3"]:
+    """Bring edits back to the photographs' size and to 8 bits.
+
+    Args:
+        edited01: Edits at the prior's size.
+        photograph01: The photographs in full size.
+        round_trip01: The photographs after the prior's encoder and decoder: then the change
+            alone is enlarged and added to the photographs, whose fine detail stays. None
+            enlarges the edits themselves.
+    """
+    height, width = photograph01.shape[-2:]
+    if round_trip01 is None:
+        full = resize01(edited01, (height, width))
+    else:
+        change = functional.interpolate(
+            edited01 - round_trip01, (height, width), mode="bicubic", antialias=True
+        )
+        full = (photograph01 + change).clamp(0, 1)
+    return (full * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def edit_views(
+    prior: Prior,
+    photographs01: Mapping[int, Float[Tensor, "3 _ _"]],
+    starts01: Mapping[int, Float[Tensor, "3 _ _"]],
+    *,
+    update: Update = "csd",
+    prompt: str,
+    negative_prompt: str,
+    settings: EditSettings,
+    denoising_steps: int = 20,
+    keep_detail: bool,
+    generator: torch.Generator,
+    progress: str | None = None,
+) -> Round:
+    """Edit the views of a round.
+
+    Views whose edits have one size share their scores under csd; mixed aspects make several
+    groups.
+
+    Args:
+        prior: The editing model.
+        photographs01: The photographs in full size, by view: source and condition.
+        starts01: Where the edit begins, by view, at its size; ip2p takes the size alone.
+        update: How to edit, see `updates`.
+        prompt: The instruction.
+        negative_prompt: Takes the place of the empty text.
+        settings: Options of the optimisation; of guidance for all.
+        denoising_steps: Sampling steps a view, where the update samples.
+        keep_detail: Whether the photographs' fine detail stays, see `finish_image`.
+        generator: On the CPU.
+        progress: Label of a progress bar on stderr for csd; None means no bar.
+    """
+    edits: dict[int, ViewEdit] = {}
+    evaluations = 0
+    for views in _same_size(starts01):
+        start01 = torch.stack([starts01[view] for view in views])
+        size = (start01.shape[-2], start01.shape[-1])
+        source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
+        asked = {"prompt": prompt, "negative_prompt": negative_prompt, "settings": settings}
+        if update == "csd":
+            edited01, count = edit_by_csd(
+                prior, source01, start01, **asked, generator=generator, progress=progress
+            )
+        else:
+            from_start = start01 if update == "in2n" else None
+            edited01, count = edit_by_sampling(
+                prior, source01, from_start, **asked, steps=denoising_steps, generator=generator
+            )
+        evaluations += count
+        trip01 = None
+        if keep_detail:
+            parts = source01.split(settings.max_batch or len(views))
+            trip01 = torch.cat([prior.decode(prior.encode(part)) for part in parts]).to(source01)
+        for row, view in enumerate(views):
+            image = finish_image(
+                edited01[row : row + 1],
+                photographs01[view][None],
+                round_trip01=None if trip01 is None else trip01[row : row + 1],
+            )
+            edits[view] = ViewEdit(source01[row], start01[row], edited01[row], image[0])
+    return Round({view: edits[view] for view in starts01}, evaluations)
+
+
+def _same_size(images: Mapping[int, Tensor]) -> Sequence[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for view, image in images.items():
+        groups.setdefault(tuple(image.shape), []).append(view)
+    return list(groups.values())

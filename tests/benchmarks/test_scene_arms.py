@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.method_runs import tiny_config
+from benchmarks.truth import scene_arms
+from benchmarks.truth.domains import Arm, Domain, Given, Job
+from benchmarks.truth.scene_arms import (
+    SceneDomain,
+    SceneInput,
+    SceneResult,
+    draw_scene,
+    run_scene_arm,
+    train_source,
+)
+from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
+from csd_nerf import priors
+from csd_nerf.synthetic.looks import LOOKS
+
+EDITING = [name for name in SCENE_ARMS if name not in ("source", "autoencoder")]
+VIEWS, SIZE = 16, 32
+FEW = {"edit_steps": 6, "updates": 1, "edit_size": 32}
+"""Options that make a run short."""
+
+
+@pytest.mark.parametrize("name", EDITING)
+def test_all_methods_have_one_budget(name):
+    assert plan_arm(name, {}).evaluations == 3 * 16 * 20 * 3
+
+
+def test_the_plans_are_the_published_ones():
+    in2n, ip2p, csd, sds = (plan_arm(name, {}) for name in ("in2n", "ip2p", "csd", "sds"))
+    assert (in2n.edit_steps, in2n.edit_every, in2n.edit_views) == (480, 10, 1)
+    assert in2n.denoising_steps == 20
+    assert (ip2p.edit_every, ip2p.edit_views, ip2p.denoising_steps) == (160, 16, 20)
+    assert (csd.edit_every, csd.edit_views, csd.iterations) == (160, 16, 20)
+    # At scales of one and without the source's, one estimate an iteration in place of three.
+    assert sds.iterations == 60
+
+
+@pytest.mark.parametrize("name", EDITING)
+@pytest.mark.parametrize("budget", [0.25, 0.5, 2.0, 4.0])
+def test_budgets_can_be_asked_for(name, budget):
+    plan = plan_arm(name, {}, budget=budget)
+    assert abs(plan.evaluations - budget * 2880) <= 0.07 * budget * 2880
+    rounds = -(-plan.edit_steps // plan.edit_every)
+    # What the rounds will make, counted from the method's own numbers.
+    work = {"ip2p": plan.denoising_steps * 3, "in2n": plan.denoising_steps * 3}
+    a_view = work.get(name, plan.iterations * (1 if name == "sds" else 3))
+    assert rounds * plan.edit_views * a_view == plan.evaluations
+
+
+def test_scales_that_need_more_estimates_cost_all_methods_as_much():
+    scales = {"text_scale": 2.5, "image_scale": 1.5}
+    assert plan_arm("csd", scales).evaluations == 3 * 16 * 20 * 5
+    assert plan_arm("in2n", scales).evaluations == 3 * 16 * 20 * 5
+    assert plan_arm("sds", scales).iterations == round(20 * 5 / 3)
+
+
+def shrunk(data: Path, runs: Path, *, prompt: str) -> Any:
+    """csd-edit-tiny with a scene model that is smaller still."""
+    config: Any = tiny_config(data, runs, prompt=prompt)
+    model, manager = config.pipeline.model, config.pipeline.datamanager
+    model.num_levels, model.log2_hashmap_size, model.max_res = 4, 8, 64
+    model.hidden_dim = model.hidden_dim_color = 16
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (8, 8), 8
+    net = {"hidden_dim": 8, "log2_hashmap_size": 6, "num_levels": 2, "use_linear": False}
+    model.proposal_net_args_list = [{**net, "max_res": 16}, {**net, "max_res": 32}]
+    manager.train_num_rays_per_batch = manager.edit_num_rays_per_batch = 64
+    return config
+
+
+class CountingPrior:
+    """The bundled prior, with a count of the particles that its U-Net sees."""
+
+    def __init__(self, prior: priors.Prior) -> None:
+        self._prior, self.evaluations = prior, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prior, name)
+
+    def predict(self, branches: Any, timestep: Any, **options: Any) -> Any:
+        self.evaluations += sum(len(b.noisy if b.rows is None else b.rows) for b in branches)
+        return self._prior.predict(branches, timestep, **options)
+
+
+@pytest.fixture(scope="module")
+def prior() -> priors.Prior:
+    return priors.load("tiny")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_arms, "SCENE_VIEWS", VIEWS)
+    monkeypatch.setattr(scene_arms, "SCENE_SIZE", SIZE)
+    monkeypatch.setattr(scene_arms, "tiny_config", shrunk)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture
+def given(folder: Path) -> SceneInput:
+    return draw_scene(3, "validation", folder)
+
+
+@pytest.fixture
+def edited(given: SceneInput, folder: Path, prior: priors.Prior) -> Callable[..., SceneResult]:
+    def run(name: str, **how: Any) -> SceneResult:
+        source = train_source(given, folder, steps=3)
+        how = {"prior": prior, "options": FEW, **how}
+        return run_scene_arm(name, given, source, folder / "runs", **how)
+
+    return run
+
+
+def pictures(folder: Path) -> torch.Tensor:
+    arrays = [np.array(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
+
+
+def test_a_scene_is_drawn_once_and_shows_its_edit(folder, given):
+    record = json.loads((given.folder / "edit.json").read_text())
+    assert (record["edit"], record["split"]) == ("sepia", "validation")
+    assert (given.edit.name, given.name) == ("sepia", "03 sepia")
+    source01, truth01 = (pictures(given.folder / kind) for kind in ("images", "edited"))
+    assert (truth01 - LOOKS["sepia"](source01)).abs().max() < 0.01
+    written = (given.folder / "transforms.json").stat().st_mtime_ns
+    assert draw_scene(3, "validation", folder) == given
+    assert (given.folder / "transforms.json").stat().st_mtime_ns == written
+    sky = draw_scene(2, "validation", folder)
+    changed = (pictures(sky.folder / "images") != pictures(sky.folder / "edited")).any(1)
+    assert (changed.float().mean((1, 2)) > 0.03).sum() >= VIEWS / 2
+
+
+def test_the_unedited_scene_is_trained_once(folder, given):
+    source = train_source(given, folder, steps=3)
+    (checkpoint,) = source.iterdir()
+    assert checkpoint.name == "step-000000002.ckpt"
+    written = checkpoint.stat().st_mtime_ns
+    assert train_source(given, folder, steps=3) == source
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_references_ask_nothing_of_the_prior(edited, given, prior):
+    held_out = torch.arange(VIEWS) % 8 == 4
+    truth01 = pictures(given.folder / "edited")
+    source = edited("source")
+    assert source.evaluations == 0
+    assert torch.equal(source.truth01, truth01[held_out])
+    assert torch.equal(source.views01, pictures(given.folder / "images")[~held_out])
+    reached = edited("autoencoder")
+    assert reached.evaluations == 0
+    coded = prior.decode(prior.encode(truth01[~held_out]))
+    assert (reached.views01 - coded).abs().max() < 0.51 / 255
+    assert not torch.equal(reached.edited01, source.edited01)
+
+
+@pytest.mark.parametrize("name", ["ip2p", "in2n", "csd"])
+def test_a_method_edits_and_counts_what_it_asks_of_the_prior(name, edited, given, prior):
+    counting = CountingPrior(prior)
+    result = edited(name, prior=counting)
+    assert result.evaluations == counting.evaluations > 0
+    photographs = pictures(given.folder / "images")[torch.arange(VIEWS) % 8 != 4]
+    assert result.views01.shape == photographs.shape
+    assert (result.views01 - photographs).abs().mean() > 0.005
+    assert result.edited01.shape == result.truth01.shape == (2, 3, SIZE, SIZE)
+    assert 0 < result.cross_view_edits < 0.5
+
+
+def test_equal_seeds_give_equal_numbers_and_leave_the_process_as_it_was(edited):
+    from nerfstudio.utils import profiler, writer
+
+    first = edited("csd")
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    second = edited("csd")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert not writer.EVENT_WRITERS
+    assert not profiler.PROFILER
+    assert torch.equal(first.edited01, second.edited01)
+    assert torch.equal(first.views01, second.views01)
+    assert (first.cross_view, first.cross_view_edits) == (
+        second.cross_view,
+        second.cross_view_edits,
+    )
+    assert not torch.equal(edited("csd", seed=1).edited01, second.edited01)
+
+
+def test_depth_and_poses_fit_the_pictures(given):
+    names = [Path(path.name) for path in sorted((given.folder / "images").glob("*.png"))]
+    images = pictures(given.folder / "images")
+    right = scene_arms.disagreement(images, names, given.folder)
+    wrong = scene_arms.disagreement(images, [*names[1:], names[0]], given.folder)
+    assert right < 0.5 * wrong
+    assert scene_arms.disagreement(torch.full_like(images, 0.5), names, given.folder) < 1e-6
+
+
+def test_unknown_options_are_named(edited):
+    with pytest.raises(ValueError, match=r"one of the edit's.* got 'rate'"):
+        edited("csd", options={**FEW, "rate": 1.0})
+
+
+def test_the_benchmark_gets_its_rows(folder, prior, monkeypatch):
+    monkeypatch.setattr(scene_arms, "SOURCE_STEPS", 3)
+    domain = SceneDomain(folder, prior, FEW)
+    assert isinstance(domain, Domain)
+    given = domain.draw(3, "validation")
+    assert isinstance(given, Given)
+    job = Job(Arm("csd-independent-noise", "csd", {"noise": "independent"}), seed=2)
+    settings = domain.settings(job)
+    listed = {**settings, "t_range": list(settings["t_range"])}
+    assert json.loads(json.dumps(settings)) == listed
+    assert (settings["noise"], settings["iterations"]) == ("independent", 1)
+    row = domain.measure(job, given).row
+    assert {column.key for column in domain.columns} | {"evaluations", "seconds"} == row.keys()
+    assert row["evaluations"] == 3 * 14 * 3

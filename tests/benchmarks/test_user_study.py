@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import time
+from statistics import stdev
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.__main__ import main
+from benchmarks.user_study.study import (
+    QUESTIONS,
+    read_answers,
+    read_example,
+    shown_order,
+    summarize,
+    write_study,
+)
+
+METHODS = ("Zebra-Method", "Yak-Method", "Xerus-Method")
+
+
+def frames(folder, value, count=4):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        pixels = np.full((32, 48, 3), value, np.uint8)
+        pixels[8:16, 8 * index : 8 * index + 8] = 255
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two examples, one of films and one of pictures; the page."""
+    for place, name in enumerate((*METHODS, "source")):
+        frames(tmp_path / "film" / name, 40 * place)
+        (tmp_path / "still").mkdir(exist_ok=True)
+        pixels = np.full((32, 48, 3), 60 * place, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "still" / f"{name}.png")
+    (tmp_path / "film" / "prompt.txt").write_text("make it </script> night\n")
+    (tmp_path / "still" / "prompt.txt").write_text("make it gold")
+    page = tmp_path / "study.html"
+    write_study([tmp_path / "film", tmp_path / "still"], page, seed=5)
+    return page
+
+
+def payload(page):
+    found = re.search(r'id="study">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found[1])
+
+
+def key_of(page):
+    return page.with_suffix(".key.json")
+
+
+def answers(page, participant, seed, ranks):
+    """A file as the page saves it; `ranks` gives each question's ranks by method."""
+    key = json.loads(key_of(page).read_text())
+    examples = []
+    for index, example in enumerate(key["examples"]):
+        names = example["results"]
+        given = {q: {id: ranks[q][names[id]] for id in names} for q in QUESTIONS}
+        order = shown_order(list(names), seed, index)
+        examples.append({"id": example["id"], "order": order, "ranks": given})
+    path = page.parent / f"answers_{participant}.json"
+    whole = {"study": key["study"], "participant": participant, "seed": seed, "examples": examples}
+    path.write_text(json.dumps(whole))
+    return path
+
+
+def same(*ranks):
+    return {question: dict(zip(METHODS, ranks, strict=True)) for question in QUESTIONS}
+
+
+def test_the_page_has_media_and_instructions_but_no_names(study):
+    text = study.read_text()
+    assert not [name for name in METHODS if name in text]
+    shown = payload(study)
+    assert [example["instruction"] for example in shown["examples"]] == [
+        "make it </script> night",
+        "make it gold",
+    ]
+    film, still = shown["examples"]
+    assert all(uri.startswith("data:video/mp4;base64,") for uri in film["results"].values())
+    assert all(uri.startswith("data:image/png;base64,") for uri in still["results"].values())
+    assert not re.search(r"https?://", text)
+
+
+def test_the_key_names_each_picture_by_its_content(study):
+    import base64
+
+    shown = payload(study)["examples"][1]["results"]
+    for id, name in json.loads(key_of(study).read_text())["examples"][1]["results"].items():
+        data = base64.b64decode(shown[id].split(",")[1])
+        assert data == (study.parent / "still" / f"{name}.png").read_bytes()
+
+
+def test_equal_inputs_and_seeds_give_equal_pages(study):
+    folders = [study.parent / "film", study.parent / "still"]
+    write_study(folders, study.parent / "again.html", seed=5)
+    write_study(folders, study.parent / "other.html", seed=6)
+    assert (study.parent / "again.html").read_text() == study.read_text()
+    assert (study.parent / "other.html").read_text() != study.read_text()
+
+
+def test_all_orders_are_equally_likely():
+    numbers = random.Random(0)
+    orders = [tuple(shown_order("abc", numbers.getrandbits(32), 0)) for _ in range(6000)]
+    counts = [orders.count(order) for order in set(orders)]
+    assert len(counts) == 6
+    # Standard deviation 29 around 1000.
+    assert min(counts) > 870
+    assert max(counts) < 1130
+
+
+def test_the_table_is_that_of_a_hand_computation(study):
+    first = same(1, 2, 3) | {"quality": dict(zip(METHODS, (3, 2, 1), strict=True))}
+    paths = [answers(study, "a", 7, first), answers(study, "b", 8, same(1, 3, 2))]
+    text = summarize(paths, key_of(study), study.parent / "table.md", paper="video")
+    assert text == (study.parent / "table.md").read_text()
+    half = f"{stdev((2, 3)):.2f}"
+    assert (
+        f"| Zebra-Method | **1.00** ± 0.00 | **1.00** ± 0.00 | 2.00 ± {stdev((3, 1)):.2f} |" in text
+    )
+    assert f"| Yak-Method | 2.50 ± {half} | 2.50 ± {half} | 2.50 ± {half} |" in text
+    assert "Participants: 2. Examples: 2." in text
+    # W = 12 S / (m^2 (n^3 - n)) with rank sums 2, 5, 5: S = 6, so 12 * 6 / (4 * 24) = 0.75.
+    assert "Temporal consistency: Kendall's W 0.75, Friedman test p = 0.223" in text
+    assert "| CSD-Edit | **1.27** | **1.60** | **1.60** |" in text
+
+
+def test_rows_hold_the_mean_over_examples(study):
+    path = answers(study, "a", 7, same(1, 2, 3))
+    value = json.loads(path.read_text())
+    key = json.loads(key_of(study).read_text())
+    ids = {name: id for id, name in key["examples"][1]["results"].items()}
+    value["examples"][1]["ranks"]["quality"] = {
+        ids["Zebra-Method"]: 2,
+        ids["Yak-Method"]: 1,
+        ids["Xerus-Method"]: 3,
+    }
+    path.write_text(json.dumps(value))
+    rows = {row["arm"]: row["quality"] for row in read_answers([path], key_of(study))}
+    assert rows == {"Zebra-Method": 1.5, "Yak-Method": 1.5, "Xerus-Method": 3}
+
+
+def change(path, edit):
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_text(json.dumps(value))
+
+
+def tie(value):
+    ranks = value["examples"][0]["ranks"]["quality"]
+    ranks.update(dict.fromkeys(ranks, 1))
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (tie, r"Each rank from 1 to 3 is given once, got \[1, 1, 1\] for the quality of film"),
+        (lambda value: value["examples"][1]["ranks"]["fidelity"].popitem(), "given once"),
+        (lambda value: value["examples"].pop(), "must be whole"),
+        (lambda value: value["examples"][0].pop("ranks"), "must be whole"),
+        (lambda value: value.update(study="other"), "must belong to the study"),
+        (lambda value: value["examples"][0]["order"].reverse(), "must follow from the answers'"),
+    ],
+)
+def test_answers_that_do_not_count_are_named(study, edit, text):
+    path = answers(study, "a", 7, same(1, 2, 3))
+    change(path, edit)
+    with pytest.raises(ValueError, match=text) as caught:
+        read_answers([path], key_of(study))
+    assert str(path) in str(caught.value)
+
+
+def test_damaged_and_repeated_files_are_named(study):
+    path = answers(study, "a", 7, same(1, 2, 3))
+    with pytest.raises(ValueError, match="counts once"):
+        read_answers([path, path], key_of(study))
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match="must be whole JSON"):
+        read_answers([path], key_of(study))
+
+
+def test_examples_that_do_not_fit_are_named(study):
+    folder = study.parent / "still"
+    (folder / "Yak-Method.png").rename(folder / "Other.png")
+    with pytest.raises(ValueError, match="All examples need the same methods"):
+        write_study([study.parent / "film", folder], study)
+    (folder / "prompt.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"got no .*prompt.txt"):
+        read_example(folder)
+
+
+def test_a_mistake_at_the_command_ends_in_one_line(study, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["user-study", "--output", str(study), "--summarize", "answers.json"])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == (
+        "csd-nerf: --summarize needs --key and no examples' folders.\n"
+    )
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+class Browser:
+    """A page of Chromium, driven by the DevTools protocol."""
+
+    def __init__(self, socket):
+        self.socket = socket
+        self.count = 0
+
+    def send(self, method, **values):
+        self.count += 1
+        self.socket.send(json.dumps({"id": self.count, "method": method, "params": values}))
+        while (reply := json.loads(self.socket.recv(timeout=30))).get("id") != self.count:
+            pass
+        assert "error" not in reply, reply
+        return reply["result"]
+
+    def js(self, text):
+        result = self.send("Runtime.evaluate", expression=text, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, text):
+        end = time.monotonic() + 20
+        while not self.js(text):
+            assert time.monotonic() < end, text
+            time.sleep(0.05)
+
+    def click(self, selector):
+        place = self.js(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+            "return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def press(self, key, code, text=""):
+        values = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **values)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **values)
+
+    def reload(self):
+        self.js("window.old = true")
+        self.send("Page.reload")
+        self.until("!window.old && !!document.querySelector('#next')")
+
+    def rank(self, question, row, rank):
+        self.click(f"#{question} .row:nth-of-type({row}) label:nth-of-type({rank}) input")
+
+
+@pytest.fixture
+def browser(study, tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium or Chrome")
+    client = pytest.importorskip("websockets.sync.client")
+    profile = tmp_path / "profile"
+    flags = "--headless=new --no-sandbox --disable-gpu --remote-debugging-port=0 --no-first-run"
+    process = subprocess.Popen(
+        [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", study.as_uri()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port = profile / "DevToolsActivePort"
+        end = time.monotonic() + 40
+        while not (port.exists() and len(port.read_text().split()) == 2):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        number, path = port.read_text().split()
+        with client.connect(f"ws://127.0.0.1:{number}{path}", proxy=None, max_size=None) as root:
+            targets = Browser(root).send("Target.getTargets")["targetInfos"]
+        target = next(target["targetId"] for target in targets if target["type"] == "page")
+        address = f"ws://127.0.0.1:{number}/devtools/page/{target}"
+        with client.connect(address, proxy=None, max_size=None) as socket:
+            page = Browser(socket)
+            page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+            page.until("!!document.querySelector('#next')")
+            yield page
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def take_part(page, folder, known=()):
+    """Rank as the rows stand, by mouse, and download; returns the new file."""
+    page.click("#next")
+    for _ in range(2):
+        for question in QUESTIONS:
+            for row in range(1, 4):
+                page.rank(question, row, row)
+        page.click("#next")
+    page.until("!!document.querySelector('#download')")
+    page.click("#download")
+    end = time.monotonic() + 20
+    while not (new := set(folder.glob("answers_*.json")) - set(known)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return new.pop()
+
+
+def test_participants_use_the_page_in_a_browser(browser, study, tmp_path):
+    # By keyboard: the button, then the first radio button; what is missing holds the page.
+    browser.js("document.querySelector('#next').focus()")
+    browser.press("Enter", 13, "\r")
+    browser.until("document.querySelectorAll('video').length === 4")
+    browser.until("[...document.querySelectorAll('video')].every(v => v.currentTime > 0)")
+    browser.js("document.querySelector('#consistency input').focus()")
+    browser.press(" ", 32, " ")
+    assert browser.js("document.querySelector('#consistency input').checked")
+    browser.click("#next")
+    assert "Give every edit a rank" in browser.js("message.textContent")
+    assert browser.js("state.step") == 0
+    # A rank moves to the one that is given it last.
+    browser.rank("consistency", 2, 1)
+    assert browser.js("document.querySelectorAll('#consistency input:checked').length") == 1
+    # Progress outlives the page.
+    browser.reload()
+    browser.until("document.querySelectorAll('#consistency input:checked').length === 1")
+    browser.click("#back")
+
+    paths = [take_part(browser, tmp_path)]
+    for _ in range(3):
+        browser.js("localStorage.clear()")
+        browser.reload()
+        browser.until("document.querySelector('#next')?.textContent === 'Start'")
+        paths.append(take_part(browser, tmp_path, paths))
+    orders = [json.loads(path.read_text())["examples"][0]["order"] for path in paths]
+    seeds = [json.loads(path.read_text())["seed"] for path in paths]
+    assert len(set(seeds)) == len(seeds), "by which the orders are drawn"
+    # Reading them checks the orders by the second implementation of the shuffle.
+    rows = read_answers(paths, key_of(study))
+    assert len(rows) == 12
+    place = orders[0]
+    names = json.loads(key_of(study).read_text())["examples"][0]["results"]
+    other = json.loads(paths[0].read_text())["examples"][1]["order"]
+    others = json.loads(key_of(study).read_text())["examples"][1]["results"]
+    ranks = {names[id]: rank for rank, id in enumerate(place, 1)}
+    for rank, id in enumerate(other, 1):
+        ranks[others[id]] = (ranks[others[id]] + rank) / 2
+    assert {row["arm"]: row["quality"] for row in rows[:3]} == ranks
