@@ -31,7 +31,7 @@ def edit_settings(options: EditOptions, canvas: ImageStack | WindowCanvas) -> Ed
         image_scale=values.image_scale,
         t_range=values.t_range,
         mixing="stein" if method == "csd" else "none",
-        baseline="noise" if method == "sds" else "source",
+        residual="sds" if method == "sds" else options.residual,
         noise=values.noise,
         kernel_on=options.kernel_on,
         normalize=values.normalize,

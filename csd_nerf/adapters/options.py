@@ -98,6 +98,12 @@ class EditOptions:
     """The instruction, such as "turn it into a watercolour"."""
     negative_prompt: str = ""
     """What to keep away from; takes the place of the empty text."""
+    source_prompt: str | None = None
+    """What the input shows, such as "a photo of a man"; --residual dds needs it."""
+    residual: Literal["csd", "dds"] = "csd"
+    """What drives the methods csd and csd-no-stein. csd: an editing model and an instruction.
+    dds: Delta Denoising Score with a text-to-image model such as stable-diffusion, where --prompt
+    describes the result and --source-prompt the input."""
     preset: Preset = "full"
     """Values of all options whose default is the preset's.
     full: InstructPix2Pix on a GPU of 24 GB. small: the same in half precision, for 12 GB.

@@ -24,6 +24,7 @@ from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.regions import PromptMap, keep_unasked, map_prompts, parse_region
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.rows import Rows
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_means, window_positions
 from csd_nerf.editor import edit
@@ -74,14 +75,14 @@ def edit_panorama(
     work = _Work(CountedPrior(prior), options, layout, prompts, job)
     watch = Stopwatch()
     with watch.stage("encode"):
-        source, condition = _encode(work, image)
+        source, image_rows = _encode(work, image)
     with watch.stage("edit"), warnings.catch_warnings():
         # Told already.
         warnings.filterwarnings("ignore", message="The prompt .* is cut off")
         if options.method in SAMPLED:
-            latent, facts = _sample(work, condition)
+            latent, facts = _sample(work, image_rows)
         else:
-            latent, facts = _optimise(work, source, condition)
+            latent, facts = _optimise(work, source, image_rows)
     with watch.stage("decode"):
         result = _decode(work, latent, image)
     return PanoramaResult(
@@ -121,15 +122,13 @@ class _Work:
         return {"wrap": self.layout.wrap, "tile": self.layout.window, "max_batch": max_batch}
 
 
-def _encode(
-    work: _Work, image: UInt8[Tensor, "H W 3"]
-) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k h w"]]:
+def _encode(work: _Work, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "c h w"], Rows]:
     picture = resize(image, work.layout.size, wrap=work.layout.wrap)
     told = _reporter(work.job, "encode")
-    latent, condition = encode_tiled(work.prior, picture, after_row=told, **work.tiling)
+    latent, image_rows = encode_tiled(work.prior, picture, after_row=told, **work.tiling)
     fits = latent.numel() <= MOST_ON_DEVICE
     place = work.prior.device if fits else torch.device("cpu")
-    return latent.to(place), condition.to(place)
+    return latent.to(place), {name: rows.to(place) for name, rows in image_rows.items()}
 
 
 def _decode(
@@ -153,14 +152,14 @@ def _preview(work: _Work, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 
 
 
 def _optimise(
-    work: _Work, source: Float[Tensor, "c h w"], condition: Float[Tensor, "k h w"]
+    work: _Work, source: Float[Tensor, "c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations."""
     options, values, layout, job = work.options, work.options.values(), work.layout, work.job
     canvas = WindowCanvas(
         source.clone(),
         source,
-        condition,
+        image_rows,
         layout.window,
         layout.stride,
         values.batch,
@@ -192,6 +191,7 @@ def _optimise(
         prompts=work.prompts.prompts,
         prompt_weights=window_means(work.prompts.masks, canvas.positions, layout.window),
         negative_prompt=options.negative_prompt,
+        source_prompt=options.source_prompt,
         settings=settings,
         randomness=SeededRandomness(generator),
         start=done,
@@ -206,9 +206,7 @@ def _optimise(
     }
 
 
-def _sample(
-    work: _Work, condition: Float[Tensor, "k h w"]
-) -> tuple[Float[Tensor, "c h w"], dict[str, Any]]:
+def _sample(work: _Work, image_rows: Rows) -> tuple[Float[Tensor, "c h w"], dict[str, Any]]:
     """InstructPix2Pix on the canvas's windows, or on the whole of a small canvas."""
     from csd_nerf.priors.sampling import sample_windows
 
@@ -232,10 +230,13 @@ def _sample(
             },
         )
 
+    noise = torch.zeros(work.prior.latent_channels, *layout.grid)
+    if done is None:
+        noise = torch.randn(noise.shape, generator=generator)
     job.begin("sample", values.steps, done=0 if done is None else done[0])
     latent = sample_windows(
         work.prior,
-        condition,
+        image_rows,
         work.prompts.prompts,
         window_means(work.prompts.masks, positions, layout.window),
         positions=positions,
@@ -245,6 +246,7 @@ def _sample(
         image_scale=values.image_scale,
         steps=values.steps,
         solver=values.solver,
+        noise=noise,
         generator=generator,
         max_batch=values.max_batch,
         done=done,

@@ -25,6 +25,7 @@ DECODE_MARGIN = 1
 """Likewise; decoding spoils less, and takes longer."""
 TILES_A_CALL = 4
 """An autoencoder needs far more memory a picture than a U-Net needs an evaluation."""
+_LATENT = "latent"
 SAMPLE_PIXELS = 2**20
 """Pixels of the tiles from which a model takes what it derives from whole pictures."""
 
@@ -38,8 +39,11 @@ def encode_tiled(
     tile: tuple[int, int] | None = None,
     max_batch: int | None = None,
     after_row: Callable[[int, int], None] | None = None,
-) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k h w"]]:
-    """Clean latent and image condition of a picture, on the CPU.
+) -> tuple[Float[Tensor, "c h w"], dict[str, Tensor]]:
+    """Clean latent of a picture, and what the model is shown of it, on the CPU.
+
+    Of the model's rows for source images only those can be tiled that are maps of the latent's
+    size; each comes out as (k h w).
 
     Args:
         prior: The diffusion model.
@@ -54,7 +58,7 @@ def encode_tiled(
     canvas = (image.shape[0] // scale, image.shape[1] // scale)
     tiles = _Tiles.over(prior, canvas, tile, ENCODE_MARGIN, wrap)
     down, across = tiles.weights(1)
-    sums: list[Tensor] = []
+    sums: dict[str, Tensor] = {}
     size = (scale * tiles.window[0], scale * tiles.window[1])
     sample = [
         image[top : top + size[0], left : left + size[1]]
@@ -67,16 +71,16 @@ def encode_tiled(
             strip = image[top * scale : top * scale + size[0]]
             columns = _along(tiles.columns[part] * scale, size[1], image.shape[1])
             pixels = strip[:, columns].permute(1, 3, 0, 2)
-            encoded = prior.encode_source(pixels.float() / 255)
-            sums = sums or [e.new_zeros(e.shape[1], *tiles.canvas) for e in encoded]
+            latent, image_rows = prior.encode_source(pixels.float() / 255)
+            encoded = {_LATENT: latent, **image_rows}
+            sums = sums or {n: e.new_zeros(e.shape[1], *tiles.canvas) for n, e in encoded.items()}
             at = _along(tiles.columns[part], tiles.window[1], tiles.canvas[1])
-            for whole, parts in zip(sums, encoded, strict=True):
-                rows = whole[:, top : top + tiles.window[0]]
+            for name, parts in encoded.items():
+                rows = sums[name][:, top : top + tiles.window[0]]
                 _add(rows, parts * down[row][:, None] * across[part][:, None, None, :], at)
             if after_row is not None and part.stop == len(tiles.columns):
                 after_row(row + 1, len(tiles.rows))
-    latent, condition = sums
-    return latent, condition
+    return sums.pop(_LATENT), sums
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from csd_nerf.adapters.job import Job, SilentJob
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.rows import Rows, take_rows
 from csd_nerf.editor import edit
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
@@ -153,26 +154,26 @@ def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tu
 
 def _edited_latent(work: _Work) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     with work.watch.stage("encode"):
-        source, condition = encode_frames(
+        source, image_rows = encode_frames(
             work.prior, work.source, size=work.size, batch=work.batch, job=work.job
         )
     with work.watch.stage("edit"), warnings.catch_warnings():
         # Told already.
         warnings.filterwarnings("ignore", message="The prompt .* is cut off")
         if work.options.method == "ip2p":
-            return _sample(work, condition)
-        return _optimise(work, source, condition)
+            return _sample(work, source, image_rows)
+        return _optimise(work, source, image_rows)
 
 
 def _optimise(
-    work: _Work, source: Float[Tensor, "n c h w"], condition: Float[Tensor, "n k h w"]
+    work: _Work, source: Float[Tensor, "n c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations on batches of frames."""
     options, values, job = work.options, work.options.values(), work.job
     stack = ImageStack(
         source.clone(),
         source,
-        condition,
+        image_rows,
         work.batch,
         drawing=values.drawing,
         device=work.prior.device,
@@ -197,6 +198,7 @@ def _optimise(
         stack,
         prompts=[options.prompt],
         negative_prompt=options.negative_prompt,
+        source_prompt=options.source_prompt,
         settings=settings,
         randomness=SeededRandomness(generator),
         start=done,
@@ -212,18 +214,18 @@ def _optimise(
 
 
 def _sample(
-    work: _Work, condition: Float[Tensor, "n k h w"]
+    work: _Work, source: Float[Tensor, "n c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """InstructPix2Pix on every frame, from noise of its own or one for all; a few at a time."""
     from csd_nerf.priors.sampling import sample_latents
 
     options, values, job = work.options, work.options.values(), work.job
     parts = torch.arange(work.source.count).split(work.batch)
-    latent = torch.zeros(len(condition), work.prior.latent_channels, *condition.shape[2:])
+    latent = torch.zeros_like(source)
     generator = torch.Generator().manual_seed(options.seed)
-    noise = None
+    shared = None
     if values.noise == "shared":
-        noise = torch.randn(1, *latent.shape[1:], generator=generator)
+        shared = torch.randn(1, *latent.shape[1:], generator=generator)
     done = 0
     if (saved := job.restored()) is not None:
         latent.copy_(saved["latent"])
@@ -240,19 +242,22 @@ def _sample(
                 state=lambda: {"latent": latent, **_state(work, generator)},
             )
 
+        noise = latent[part] if shared is None else shared.expand(len(part), -1, -1, -1)
+        if shared is None and not steps:
+            noise = torch.randn(noise.shape, generator=generator)
         sample_latents(
             work.prior,
-            condition[part].to(work.prior.device),
+            take_rows(image_rows, part),
             options.prompt,
             negative_prompt=options.negative_prompt,
             text_scale=values.text_scale,
             image_scale=values.image_scale,
             steps=values.steps,
             solver=values.solver,
-            noise=None if noise is None else noise.expand(len(part), -1, -1, -1),
+            noise=noise,
             generator=generator,
             max_batch=values.max_batch,
-            done=(steps, latent[part].to(work.prior.device)) if steps else None,
+            done=(steps, latent[part]) if steps else None,
             after_step=after_step,
         )
         steps = 0

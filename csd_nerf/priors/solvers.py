@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteSchedu
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 
 # Timesteps are spaced as Stable Diffusion's own configurations of these solvers space them.
 _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -38,7 +38,7 @@ _TEXT_SOLVERS = ("ddpm", "ddim")
 
 
 def make_solver(
-    schedule: NoiseSchedule,
+    schedule: DiscreteSchedule,
     solver: str,
     *,
     steps: int,
@@ -78,7 +78,7 @@ def make_solver(
 
 
 def make_text_solver(
-    schedule: NoiseSchedule,
+    schedule: DiscreteSchedule,
     solver: str,
     *,
     steps: int,
@@ -120,7 +120,7 @@ def make_text_solver(
     return scheduler
 
 
-def _over(schedule: NoiseSchedule, solver_class: Any, options: dict[str, Any]) -> Any:
+def _over(schedule: DiscreteSchedule, solver_class: Any, options: dict[str, Any]) -> Any:
     """A solver that steps on noise estimates over a prior's schedule."""
     squares = schedule.alphas_cumprod
     previous = torch.cat([squares.new_ones(1), squares[:-1]])

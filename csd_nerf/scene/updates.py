@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.core.residuals import edit_guidance
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
 from csd_nerf.priors import Prior
@@ -78,7 +79,7 @@ def edit_by_sampling(
         ValueError: If the steps are more than the highest level has timesteps.
     """
     # Late: it imports diffusers.
-    from csd_nerf.priors.sampling import BRANCHES, sample_edit
+    from csd_nerf.priors.sampling import sample_edit
 
     def sample(source01: Tensor, **start: Any) -> Float[Tensor, "m 3 h w"]:
         return sample_edit(
@@ -107,7 +108,10 @@ def edit_by_sampling(
         raise FloatingPointError(
             "Sampling gave values that aren't finite; try another --pipeline.prior-dtype."
         )
-    return edited01.to(source01), BRANCHES * steps * len(source01)
+    terms = edit_guidance(
+        "target", image_scale=settings.image_scale, text_scale=settings.text_scale
+    )
+    return edited01.to(source01), len(terms.weights) * steps * len(source01)
 
 
 def _draw_level(prior: Prior, steps: int, generator: torch.Generator) -> float:

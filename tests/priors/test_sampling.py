@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.core import NoiseSchedule
+from csd_nerf.core import DiscreteSchedule
 from csd_nerf.priors import sampling
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 from csd_nerf.priors.sampling import sample_edit, sample_latents, sample_windows
@@ -163,7 +163,7 @@ def skip_the_final_norm(prior: InstructPix2Pix, patch: pytest.MonkeyPatch) -> No
 
 
 def take_another_schedule(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
-    prior.schedule = NoiseSchedule(DDIMScheduler().alphas_cumprod)
+    prior.schedule = DiscreteSchedule(DDIMScheduler().alphas_cumprod)
 
 
 def shift_the_timestep(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, IFPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.core import NoiseSchedule
+from csd_nerf.core import DiscreteSchedule
 from csd_nerf.priors import deepfloyd_if, text_sampling
 from csd_nerf.priors.text_sampling import sample_text
 
@@ -127,7 +127,7 @@ def attend_to_padding(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
 
 
 def take_another_schedule(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
-    prior.schedule = NoiseSchedule(DDPMScheduler().alphas_cumprod)
+    prior.schedule = DiscreteSchedule(DDPMScheduler().alphas_cumprod)
 
 
 def shift_the_timestep(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:

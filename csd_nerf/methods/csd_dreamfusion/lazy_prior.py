@@ -9,7 +9,7 @@ import torch
 from csd_nerf import priors
 from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
 from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts
-from csd_nerf.priors.base import TextToImage
+from csd_nerf.priors.base import Prior
 
 
 @dataclass
@@ -27,7 +27,7 @@ class LazyTextPrior:
     negative_prompt: str
     template: str
     overhead: float
-    _loaded: tuple[TextToImage, ViewPrompts] | None = field(default=None, init=False)
+    _loaded: tuple[Prior, ViewPrompts] | None = field(default=None, init=False)
 
     def fetch(self) -> None:
         """Make sure that the weights are on disk.
@@ -37,7 +37,7 @@ class LazyTextPrior:
         """
         priors.fetch(self.name, variant=self.variant, kind="text")
 
-    def get(self) -> tuple[TextToImage, ViewPrompts]:
+    def get(self) -> tuple[Prior, ViewPrompts]:
         """Prior and embeddings.
 
         Raises:
@@ -46,8 +46,12 @@ class LazyTextPrior:
         """
         if self._loaded is None:
             try:
-                prior = priors.load_text_to_image(
-                    self.name, device=self.device, dtype=self.dtype, variant=self.variant
+                prior = priors.load(
+                    self.name,
+                    kind="text",
+                    device=self.device,
+                    dtype=self.dtype,
+                    variant=self.variant,
                 )
             except (ValueError, ImportError) as error:
                 raise DreamFusionError(" ".join(str(error).split())) from None

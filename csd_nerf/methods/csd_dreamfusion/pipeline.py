@@ -185,8 +185,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
             distilled = distill(
                 prior,
                 image01.float(),
-                text=prompts.of_cameras(*view_angles(cameras)),
-                empty=prompts.empty,
+                texts=prompts.of_cameras(*view_angles(cameras)),
                 settings=self.config.distill,
                 distillation=self.config.distillation,
                 randomness=SeededRandomness(generator),

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from csd_nerf import priors
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.csd_edit.config import csd_edit_tiny
 from csd_nerf.methods.csd_edit.progress import writer
@@ -37,7 +37,7 @@ class TintPrior:
 
     name = "tint"
     device = torch.device("cpu")
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = DiscreteSchedule.scaled_linear()
     latent_channels = 3
     cell_size = 1
     preferred_size = 32
