@@ -19,7 +19,7 @@ from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.panorama import edit_panorama
 from csd_nerf.adapters.video import edit_frames
-from csd_nerf.core.guidance import Baseline, edit_weights
+from csd_nerf.core.residuals import EDIT_RESIDUALS, ResidualName, edit_guidance
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.consistency import (
@@ -42,8 +42,6 @@ Medium = Literal["panorama", "video"]
 
 _MANY = 100
 """Updates over which the cost of one is averaged."""
-_SAMPLING_BRANCHES = 3
-"""Estimates of Eq. 3 a sampling step."""
 _MOST_STEPS = 50
 """Sampling steps beyond which more change nothing, whatever the budget."""
 
@@ -85,11 +83,11 @@ class Input:
         return _to_01(self.source)
 
 
-BASELINES: dict[str, Baseline] = {"csd": "source", "csd-no-stein": "source", "sds": "noise"}
+RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
 """The methods that optimise, and what they subtract."""
 REFERENCES = (Arm("source", None), Arm("autoencoder", None))
 """Nothing done, and the true edit encoded and decoded, which shows the autoencoder's own errors."""
-_OPTIMISED = tuple(Arm(name, name) for name in BASELINES)
+_OPTIMISED = tuple(Arm(name, name) for name in RESIDUALS)
 _STRONG = {"text_scale": 7.5, "image_scale": 1.5, "learning_rate": 0.5}
 """The guidance that InstructPix2Pix is used with, far from what suits the bundled prior."""
 _ABLATIONS = (
@@ -204,10 +202,7 @@ class MediaDomain:
             image_scale=values.image_scale,
             text_scale=values.text_scale,
         )
-        arms: dict[Baseline, str] = {"source": "csd", "noise": "sds"}
-        return [
-            {"input": given.name, "arm": arms[baseline], **row} for baseline, row in found.items()
-        ]
+        return [{"input": given.name, "arm": residual, **row} for residual, row in found.items()]
 
     def _job_options(self, job: Job) -> PanoramaOptions | VideoOptions:
         given = {**self._options, "seed": job.seed}
@@ -245,7 +240,7 @@ def arm_options(
     options = kind(**{**chosen, "method": arm.method})
     csd = kind(**{**given, "preset": "tiny", "method": "csd"})
     count = budget * csd.values().updates * _cost(prior, csd) / _cost(prior, options)
-    if arm.method in BASELINES:
+    if arm.method in RESIDUALS:
         rate = options.values().learning_rate / math.sqrt(budget)
         return dataclasses.replace(options, updates=max(1, round(count)), learning_rate=rate)
     return dataclasses.replace(options, steps=min(max(1, round(count)), _MOST_STEPS))
@@ -258,26 +253,22 @@ def _cost(prior: Prior, options: PanoramaOptions | VideoOptions) -> float:
     less than plain ones.
     """
     values = options.values()
-    if options.method in BASELINES:
-        weights = edit_weights(
-            image_scale=values.image_scale,
-            text_scale=values.text_scale,
-            baseline=BASELINES[options.method],
-        )._asdict()
-        branches = sum(weight != 0 for name, weight in weights.items() if name != "noise")
+    scales = {"image_scale": values.image_scale, "text_scale": values.text_scale}
+    if options.method in RESIDUALS:
+        branches = len(EDIT_RESIDUALS[RESIDUALS[options.method]](**scales).weights)
     else:
-        branches = _SAMPLING_BRANCHES
+        branches = len(edit_guidance("target", **scales).weights)
     if isinstance(options, VideoOptions):
         return float(branches)
     layout = plan_layout(prior, PANORAMA_SIZE, options)
-    if options.method not in BASELINES:
+    if options.method not in RESIDUALS:
         extent = layout.window if options.method == "ip2p-windows" else layout.grid
         return float(branches * len(window_positions(layout.grid, extent, stride=layout.stride)))
     blank = torch.zeros(1, *layout.grid)
     canvas = WindowCanvas(
         blank,
         blank,
-        blank,
+        {},
         layout.window,
         layout.stride,
         values.batch,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from csd_nerf.core.guidance import edit_weights
+from csd_nerf.core.residuals import EDIT_RESIDUALS
 
 EDIT_STEPS = 480
 """Training steps of every method after editing has begun."""
@@ -44,7 +44,7 @@ SCENE_ARMS: dict[str, dict[str, Any]] = {
     "sds": {
         **_OPTIMISED,
         "mixing": "none",
-        "baseline": "noise",
+        "residual": "sds",
         "text_scale": 1.0,
         "learning_rate": 1.0,
     },
@@ -134,9 +134,5 @@ def _scales(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _branches(arm: Mapping[str, Any]) -> int:
-    weights = edit_weights(
-        image_scale=arm["image_scale"],
-        text_scale=arm["text_scale"],
-        baseline=arm.get("baseline", "source"),
-    )._asdict()
-    return sum(weight != 0 for branch, weight in weights.items() if branch != "noise")
+    make_terms = EDIT_RESIDUALS[arm.get("residual", "csd")]
+    return len(make_terms(image_scale=arm["image_scale"], text_scale=arm["text_scale"]).weights)

@@ -82,6 +82,8 @@ _TINY = {
     "steps": 15,
     "solver": "ddim",
 }
+_DISTILLED = ("csd", "csd-no-stein")
+"""Methods that take `--residual`."""
 _PRESETS: dict[str, dict[str, Any]] = {
     "full": _FULL,
     "small": _SMALL,
@@ -199,6 +201,16 @@ class EditOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}.")
+        if self.residual == "dds" and not (self.source_prompt or "").strip():
+            raise ValueError(
+                f"--residual dds needs a description of the input, got {self.source_prompt!r}; give "
+                '--source-prompt "a photo of ...", and a --prompt that describes the result.'
+            )
+        if self.residual == "dds" and getattr(self, "method") not in _DISTILLED:  # noqa: B009
+            raise ValueError(
+                f"--residual dds needs --method {' or '.join(_DISTILLED)}, got "
+                f"{getattr(self, 'method')}."  # noqa: B009
+            )
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")

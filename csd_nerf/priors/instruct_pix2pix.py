@@ -23,7 +23,7 @@ from csd_nerf.priors.vae import scale_mode
 class InstructPix2Pix(StableDiffusion):
     """A `Prior` made of the parts of a StableDiffusionInstructPix2PixPipeline."""
 
-    source_rows = ("condition",)
+    source_rows: tuple[str, ...] = ("condition",)
 
     @torch.no_grad()
     def encode_source(

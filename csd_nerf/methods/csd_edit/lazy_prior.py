@@ -34,7 +34,7 @@ class LazyPrior:
     ) -> None:
         self._name = name_or_path
         self._variant = variant
-        self._options = {"vae_slicing": vae_slicing, "vae_tiling": vae_tiling}
+        self._vae_slicing, self._vae_tiling = vae_slicing, vae_tiling
         self._device, self._dtype = device, dtype
         self._prior: Prior | None = None
 
@@ -54,7 +54,8 @@ class LazyPrior:
                 device=self._device,
                 dtype=self._dtype,
                 variant=self._variant,
-                **self._options,
+                vae_slicing=self._vae_slicing,
+                vae_tiling=self._vae_tiling,
             )
         return self._prior
 
