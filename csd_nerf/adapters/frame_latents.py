@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from csd_nerf.adapters.job import Job
-from csd_nerf.adapters.layout import resize
 from csd_nerf.media.frames import Frame, FrameSource
+from csd_nerf.media.pixels import resize, to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder
 
@@ -41,7 +41,7 @@ def encode_frames(
     job.begin("encode", source.count)
     frames = (resize(frame, size) for frame in source)
     while pixels := list(itertools.islice(frames, batch)):
-        parts = prior.encode_source(torch.stack(pixels).permute(0, 3, 1, 2).float() / 255)
+        parts = prior.encode_source(to_01(torch.stack(pixels)))
         wholes = wholes or [torch.empty(source.count, *part.shape[1:]) for part in parts]
         for whole, part in zip(wholes, parts, strict=True):
             whole[done : done + len(part)] = part
@@ -67,7 +67,7 @@ def decode_frames(
     done = 0
     job.begin("decode", len(latent))
     for image01 in decoder.stream(latent):
-        for frame in _bytes(image01):
+        for frame in to_bytes(image01).cpu():
             write(resize(frame, size))
             done += 1
             job.tick(done)
@@ -91,8 +91,4 @@ def preview_frames(prior: Prior, latent: Float[Tensor, "n c h w"]) -> UInt8[Tens
     """A few frames, evenly chosen, side by side."""
     count = min(PREVIEW_FRAMES, len(latent))
     chosen = torch.linspace(0, len(latent) - 1, count).round().long()
-    return torch.cat([*_bytes(prior.decode(latent[chosen]))], dim=1)
-
-
-def _bytes(image01: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
-    return (255 * image01).round().byte().permute(0, 2, 3, 1).cpu()
+    return torch.cat([*to_bytes(prior.decode(latent[chosen]))], dim=1)

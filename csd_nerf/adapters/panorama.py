@@ -19,7 +19,7 @@ from torch import Tensor
 from csd_nerf.adapters.costs import CountedPrior, Stopwatch, peak_memory, spread
 from csd_nerf.adapters.editing import cut_prompts, edit_settings
 from csd_nerf.adapters.job import Job, SilentJob
-from csd_nerf.adapters.layout import Layout, plan_layout, resize
+from csd_nerf.adapters.layout import Layout, plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.regions import PromptMap, keep_unasked, map_prompts, parse_region
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
@@ -27,6 +27,7 @@ from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_means, window_positions
 from csd_nerf.editor import edit
+from csd_nerf.media.pixels import resize
 from csd_nerf.priors.base import Prior
 
 PREVIEW_SIZE = 512

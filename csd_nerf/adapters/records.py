@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from csd_nerf.adapters.job import State
-from csd_nerf.media.files import written_whole
+from csd_nerf.media.files import write_json, written_whole
 
 FREE = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
 """Settings that may differ between a run and the one that takes it up."""
@@ -150,8 +150,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write the record of a finished run as JSON, with the versions that made it."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions["python"] = platform.python_version()
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps({**record, "versions": versions}, indent=1) + "\n")
+    write_json(path, {**record, "versions": versions})
 
 
 def check_record(path: Path, identity: Identity) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from csd_nerf import priors
 from csd_nerf.adapters.job import SilentJob
-from csd_nerf.adapters.layout import plan_layout, resize
+from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.panorama import PREVIEW_SIZE, edit_panorama
+from csd_nerf.media.pixels import resize
 
 NIGHT = "make it night"
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
