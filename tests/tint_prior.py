@@ -63,3 +63,20 @@ class TintPrior:
         if branch.condition is None:
             return -torch.ones_like(branch.noisy)
         return branch.condition.flip(1) if branch.text != [""] else branch.condition
+
+
+class RecordingPrior(TintPrior):
+    """Remembers what it was asked.
+
+    Attributes:
+        asked: For each call of `predict` the texts of its branches, the shape of the noisy
+            latents, and `max_batch`.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], tuple[int, ...], int | None]] = []
+
+    def predict(self, branches, timestep, *, max_batch=None):
+        texts = [text for branch in branches for text in branch.text]
+        self.asked.append((texts, tuple(branches[0].noisy.shape), max_batch))
+        return super().predict(branches, timestep, max_batch=max_batch)
