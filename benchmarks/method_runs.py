@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.media.pixels import to_01
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -139,5 +140,5 @@ def training_images(manager: Any) -> Float[Tensor, "m 3 h w"]:
     """Edits, and photographs of views whose turn has not come."""
     images01 = photographs(manager.train_dataset)
     for view, image in manager.edited.items():
-        images01[view] = image.permute(2, 0, 1) / 255
+        images01[view] = to_01(image)
     return images01

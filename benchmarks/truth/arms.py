@@ -31,7 +31,7 @@ from csd_nerf.evaluation.consistency import (
 )
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column, Row
-from csd_nerf.media.sheets import to_uint8
+from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.edits import Edit, all_edits
 from csd_nerf.synthetic.panoramas import find_panorama, render_panorama
@@ -80,7 +80,7 @@ class Input:
     @property
     def source01(self) -> Float[Tensor, "n 3 h w"]:
         """The source as the methods see it, with its 8 bits."""
-        return _to_01(self.source)
+        return to_01(self.source)
 
 
 RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
@@ -221,7 +221,7 @@ def draw_input(medium: Medium, position: int, split: Split) -> Input:
         video = find_video(edit, split, skip=skip, frames=FRAMES)
         source01 = render_video(video, height=height, width=width)
         truth01 = render_video(video, edit, height=height, width=width)
-    return Input(f"{position:02d} {edit.name}", edit, to_uint8(source01), truth01)
+    return Input(f"{position:02d} {edit.name}", edit, to_bytes(source01), truth01)
 
 
 def arm_options(
@@ -285,10 +285,10 @@ def run_arm(
     asked = dataclasses.replace(options, prompt=given.edit.instructions[0])
     if isinstance(asked, PanoramaOptions):
         result = edit_panorama(prior, given.source[0], asked)
-        return _to_01(result.image[None]), result.facts
+        return to_01(result.image[None]), result.facts
     assert isinstance(asked, VideoOptions)
     frames, facts = edit_frames(prior, given.source, asked)
-    return _to_01(frames), facts
+    return to_01(frames), facts
 
 
 def reference(prior: Prior, name: str, given: Input) -> Float[Tensor, "n 3 h w"]:
@@ -320,7 +320,3 @@ def measure_panorama(
     places = border_psnr(edited01, truth01, margin=extent // 4 * cell)
     seam = seam_step(edited01, truth01, borders, period=cell)
     return {"seam": seam, **dataclasses.asdict(places)}
-
-
-def _to_01(image: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    return image.permute(0, 3, 1, 2).float() / 255

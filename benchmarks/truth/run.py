@@ -25,8 +25,9 @@ from benchmarks.truth.residuals import RESIDUAL_COLUMNS
 from csd_nerf import priors
 from csd_nerf.evaluation.plots import save_curves
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.files import written_whole
-from csd_nerf.media.sheets import enlarge, save_contact_sheet, to_uint8
+from csd_nerf.media.files import write_json, write_text, written_whole
+from csd_nerf.media.pixels import to_01, to_bytes
+from csd_nerf.media.sheets import enlarge, save_contact_sheet
 from csd_nerf.synthetic.scenes import Split
 
 _COSTS = (Column("evaluations", "evaluations", digits=0), Column("seconds", "seconds"))
@@ -96,7 +97,7 @@ def run_benchmark(output: Path, settings: BenchmarkSettings) -> str:
                 _save_picture(_picture(output, given, job.arm.name), outcome.edited01)
                 _save_picture(_picture(output, given, "truth"), outcome.truth01)
             record["rows"].append(row)
-            _write(output / "benchmark.json", json.dumps(record, indent=1))
+            write_json(output / "benchmark.json", record)
             print(_told(row, (*domain.columns, *_COSTS)), flush=True)
     _save_sheet(output, inputs, [*(arm.name for arm in arms), "truth"])
     if settings.ablations and isinstance(domain, MediaDomain):
@@ -179,9 +180,9 @@ def _report(
         references=[arm.name for arm in arms if arm.method is None],
     )
     text = table.markdown()
-    _write(output / "table.md", text)
-    _write(output / "table.tex", table.latex())
-    _write(output / "rows.csv", Table(mine, names, table.columns).csv())
+    write_text(output / "table.md", text)
+    write_text(output / "table.tex", table.latex())
+    write_text(output / "rows.csv", Table(mine, names, table.columns).csv())
     if len(settings.budgets) > 1:
         judged = {column.key: column for column in domain.columns}
         for key in ("psnr", domain.consistency):
@@ -205,10 +206,10 @@ def _residuals(
     for given in inputs:
         if given.name not in done:
             rows.extend(domain.residuals(given))
-            _write(output / "benchmark.json", json.dumps(record, indent=1))
+            write_json(output / "benchmark.json", record)
     names = [given.name for given in inputs]
     mine = [row for row in rows if row["input"] in names]
-    _write(output / "residuals.md", Table(mine, ["csd", "sds"], RESIDUAL_COLUMNS).markdown())
+    write_text(output / "residuals.md", Table(mine, ["csd", "sds"], RESIDUAL_COLUMNS).markdown())
 
 
 def _curve(rows: Sequence[Row], arm: Arm, column: Column) -> list[tuple[float, float, float]]:
@@ -245,7 +246,7 @@ def _save_picture(path: Path, image01: Float[Tensor, "n 3 h w"]) -> None:
     info = PngInfo()
     info.add_text("frames", str(len(image01)))
     with written_whole(path) as partial:
-        Image.fromarray(to_uint8(image01).flatten(0, 1).numpy()).save(partial, pnginfo=info)
+        Image.fromarray(to_bytes(image01).cpu().flatten(0, 1).numpy()).save(partial, pnginfo=info)
 
 
 def _save_sheet(output: Path, inputs: Sequence[Given], names: Sequence[str]) -> None:
@@ -255,13 +256,8 @@ def _save_sheet(output: Path, inputs: Sequence[Given], names: Sequence[str]) -> 
         picture = Image.open(_picture(output, given, name))
         n = int(picture.info["frames"])
         pixels = torch.from_numpy(np.array(picture))
-        frames = pixels.unflatten(0, (n, -1)).permute(0, 3, 1, 2).float() / 255
+        frames = to_01(pixels.unflatten(0, (n, -1)))
         return enlarge(frames[sorted({0, n // 2, n - 1})], edge=128)
 
     columns = {name: torch.cat([shown(given, name) for given in inputs]) for name in names}
     save_contact_sheet(output / "sheet.png", columns)
-
-
-def _write(path: Path, text: str) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(text.rstrip() + "\n")

@@ -36,6 +36,7 @@ from csd_nerf.evaluation.compare import true_edit
 from csd_nerf.evaluation.cross_view import cross_view_error
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column
+from csd_nerf.media.pixels import to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.dataset import (
     RECORD,
@@ -252,7 +253,7 @@ def run_scene_arm(
         photograph01 = photographs(pipeline.datamanager.eval_dataset)
         views01 = training_images(pipeline.datamanager)
         train_names = [Path(path) for path in pipeline.datamanager.train_dataset.image_filenames]
-        evaluations = pipeline.progress.evaluations
+        evaluations = pipeline.stage.state.evaluations
     return SceneResult(
         edited01=edited01,
         truth01=true_edit(given.edit, photograph01, names, data=given.folder),
@@ -270,7 +271,7 @@ def _edit_truly(pipeline: Any, given: SceneInput, prior: Prior) -> None:
     names = [Path(path) for path in data.image_filenames]
     truth01 = true_edit(given.edit, photographs(data), names, data=given.folder)
     edited01 = torch.cat([prior.decode(prior.encode(part)) for part in truth01.split(ROUND_VIEWS)])
-    images = (255 * edited01).round().byte().permute(0, 2, 3, 1)
+    images = to_bytes(edited01)
     pipeline.datamanager.set_edited(dict(enumerate(images)))
     pipeline.controls.pause.value = True
 

@@ -186,6 +186,17 @@ class EditOptions:
     def _by_method(self, method: str) -> dict[str, Any]:
         raise NotImplementedError
 
+    def check_prompt(self) -> None:
+        """Check that there is an instruction.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self.prompt.strip():
+            raise ValueError(
+                f'--prompt needs an instruction, got {self.prompt!r}; give --prompt "...".'
+            )
+
     def __post_init__(self) -> None:
         """Check the ranges that can be checked without a prior."""
         for name in ("batch", "iterations", "updates", "decays", "steps", "size", "max_batch"):
@@ -203,8 +214,9 @@ class EditOptions:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}.")
         if self.residual == "dds" and not (self.source_prompt or "").strip():
             raise ValueError(
-                f"--residual dds needs a description of the input, got {self.source_prompt!r}; give "
-                '--source-prompt "a photo of ...", and a --prompt that describes the result.'
+                "--residual dds needs a description of the input, got "
+                f'{self.source_prompt!r}; give --source-prompt "a photo of ...", and a --prompt '
+                "that describes the result."
             )
         if self.residual == "dds" and getattr(self, "method") not in _DISTILLED:  # noqa: B009
             raise ValueError(
@@ -237,6 +249,15 @@ class PanoramaOptions(EditOptions):
     0: the paper's plain average."""
     wrap: bool = False
     """The image is equirectangular: its left and right edges meet."""
+
+    def check_prompt(self) -> None:
+        """Check that there is an instruction, at least for a region.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self.region:
+            super().check_prompt()
 
     def _by_method(self, method: str) -> dict[str, Any]:
         if self.preset == "tiny":

@@ -22,7 +22,5 @@ def find_device(name: str | None, *, bundled: bool = False) -> torch.device:
         raise ValueError(f"A device needs a name such as cpu or cuda:0, got {name!r}.") from None
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"A device needs to be there, got {name} with {count} GPUs; try cpu."
-        )
+        raise ValueError(f"A device needs to be there, got {name} with {count} GPUs; try cpu.")
     return device

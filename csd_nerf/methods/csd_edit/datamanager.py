@@ -13,10 +13,10 @@ from nerfstudio.data.datamanagers.base_datamanager import (
     VanillaDataManager,
     VanillaDataManagerConfig,
 )
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.photographs import Photographs
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 
 
@@ -40,20 +40,20 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
         """Check what the editing stage needs."""
         super().__post_init__()
         if self.edit_num_rays_per_batch < self.edit_patch_size**2:
-            raise EditError(
+            raise MethodError(
                 "edit_num_rays_per_batch needs room for one patch of edit_patch_size pixels an "
                 f"edge, got {self.edit_num_rays_per_batch} for {self.edit_patch_size}; it takes "
                 f"{self.edit_patch_size**2}."
             )
         if self.patch_size != 1 or self.train_num_images_to_sample_from != -1:
-            raise EditError(
+            raise MethodError(
                 "csd-edit keeps all training images and draws single pixels in the source stage: "
                 "patch_size has to be 1 and train_num_images_to_sample_from -1, got "
                 f"{self.patch_size} and {self.train_num_images_to_sample_from}."
             )
 
 
-class CSDEditDataManager(VanillaDataManager[InputDataset]):
+class CSDEditDataManager(VanillaDataManager[Photographs]):
     """Keeps the photographs and, in their place, the edited images.
 
     Views are named by their `image_idx`, the index of their camera. Edited images are 8-bit,
@@ -62,15 +62,15 @@ class CSDEditDataManager(VanillaDataManager[InputDataset]):
 
     config: CSDEditDataManagerConfig
 
-    def create_train_dataset(self) -> InputDataset:
+    def create_train_dataset(self) -> Photographs:
         """Open the training images, scaled down to `max_image_size`."""
         return self._open(self.train_dataparser_outputs)
 
-    def create_eval_dataset(self) -> InputDataset:
+    def create_eval_dataset(self) -> Photographs:
         """Open the held-out images at the scale of the training images."""
         return self._open(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
-    def _open(self, outputs: Any) -> InputDataset:
+    def _open(self, outputs: Any) -> Photographs:
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self._scale_factor())
 
     def _scale_factor(self) -> float:
@@ -114,13 +114,13 @@ class CSDEditDataManager(VanillaDataManager[InputDataset]):
         """Train on edited images from now on; transparency stays the photograph's.
 
         Raises:
-            EditError: If an image has not its photograph's size.
+            MethodError: If an image has not its photograph's size.
         """
         images = self._cached["image"]
         for view, image in edited.items():
             height, width = images[view].shape[:2]
             if image.shape[:2] != (height, width):
-                raise EditError(
+                raise MethodError(
                     f"The edited image of view {view} has to be as large as its photograph, "
                     f"{width}x{height}, got {image.shape[1]}x{image.shape[0]}; keep "
                     "--pipeline.datamanager's image size as it was in the run that is loaded."

@@ -1,4 +1,4 @@
-"""What a user can change from nerfstudio's viewer while the scene trains."""
+"""The editing stage's panel in nerfstudio's viewer."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from nerfstudio.viewer.viewer_elements import (
 )
 from torch import nn
 
-from csd_nerf.core.settings import EditSettings
-from csd_nerf.scene.request import EditRequest
+from csd_nerf.scene.controls import EditRequest
 
 
-class EditControls(nn.Module):
-    """Viewer elements of the editing stage; nerfstudio finds them as attributes of a module.
+class ViewerControls(nn.Module):
+    """`Controls` of the editing stage whose values the user changes in the viewer.
 
-    Without a viewer they keep the values they begin with. The viewer writes to them from threads
-    of its own: `read` is the one place where a training step looks at them.
+    It is a module because nerfstudio looks for viewer elements among the attributes of modules.
+    Without a viewer the values stay as they are at first. The viewer changes them from threads of
+    its own, so a training step looks at them only once, in `read`.
     """
 
-    def __init__(self, prompt: str, negative_prompt: str, settings: EditSettings) -> None:
+    def __init__(self, request: EditRequest) -> None:
+        """Begin with a request; the panel shows its prompt and its scales."""
         super().__init__()
-        self._settings = settings
-        self._negative_prompt = negative_prompt
+        self._request = request
         self._edit_now = False
         self._reset = False
         self._last_round = None
-        self.prompt = ViewerText("Prompt", prompt)
-        self.text_scale = ViewerNumber("Text scale", float(settings.text_scale))
-        self.image_scale = ViewerNumber("Image scale", float(settings.image_scale))
+        self.prompt = ViewerText("Prompt", request.prompt)
+        self.text_scale = ViewerNumber("Text scale", float(request.settings.text_scale))
+        self.image_scale = ViewerNumber("Image scale", float(request.settings.image_scale))
         self.edit_button = ViewerButton("Edit now", cb_hook=self._on_edit_now)
         self.pause = ViewerCheckbox("Pause editing", False)
         self.reset_button = ViewerButton("Reset to originals", cb_hook=self._on_reset)
@@ -46,20 +46,13 @@ class EditControls(nn.Module):
     def _on_reset(self, _: ViewerButton) -> None:
         self._reset = True
 
-    def read(self, *, editing: bool = True) -> EditRequest:
-        """Read everything once, and take a pressed button back.
-
-        Args:
-            editing: Whether a round can come; before that, "Edit now" stays pressed.
-        """
-        request = EditRequest(
+    def read(self, *, editing: bool) -> EditRequest:
+        """Read all values, and release the buttons; see `Controls`."""
+        scales = {"text_scale": self.text_scale.value, "image_scale": self.image_scale.value}
+        request = dataclasses.replace(
+            self._request,
             prompt=self.prompt.value,
-            negative_prompt=self._negative_prompt,
-            settings=dataclasses.replace(
-                self._settings,
-                text_scale=self.text_scale.value,
-                image_scale=self.image_scale.value,
-            ),
+            settings=dataclasses.replace(self._request.settings, **scales),
             edit_now=editing and self._edit_now,
             paused=self.pause.value,
             reset=self._reset,
@@ -69,8 +62,8 @@ class EditControls(nn.Module):
             self._edit_now = False
         return request
 
-    def show_round(self, sheet: Path) -> None:
-        """Show the contact sheet of the last round, where a viewer runs."""
+    def show_picture(self, sheet: Path) -> None:
+        """Show the last round's contact sheet, if a viewer runs."""
         server = getattr(self.viewer_control, "viser_server", None)
         if server is None:
             return
