@@ -223,6 +223,6 @@ def _not_found(kind: str, name: str, what: str) -> WeightsNotFoundError:
     files = " ".join(f"{place}{file}" for file in (_CONFIG, _WEIGHTS[0]))
     return WeightsNotFoundError(
         f"No weights for the {kind} decoder in {name!r}: {what}; fetch them with "
-        f"`hf download {repo} {files}`, name a folder that has them, or take the prior's own decoder "
-        "(vae)."
+        f"`hf download {repo} {files}`, name a folder that has them, or take the prior's own "
+        "decoder (vae)."
     )
