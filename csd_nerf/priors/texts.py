@@ -116,5 +116,5 @@ def _warn_of_cuts(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: s
             warnings.warn(
                 f"The prompt {prompt!r} has {len(tokens)} tokens, {name!r} reads "
                 f"{room}: {lost!r} is cut off.",
-                stacklevel=6,
+                stacklevel=7,
             )

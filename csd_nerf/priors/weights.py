@@ -148,12 +148,13 @@ def _download(repo: str, variant: str | None, kind: Kind) -> Path:
     try:
         family = family_of(Path(hf_hub_download(repo, INDEX)))
         missing = lack(family, files, variant=variant)
-        if not missing:
+        if family.kind == kind and not missing:
             needed = needed_files(family, files, variant=variant)
             return Path(snapshot_download(repo, allow_patterns=needed))
     except OSError as error:
         what = f"its download failed ({type(error).__name__})"
         raise _not_found(repo, what, kind, repo=repo, error=error) from None
+    _require_kind(repo, family, kind)
     raise _not_found(repo, f"the hub's repository lacks {missing}", kind) from None
 
 
