@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Store:
         return self.output / "trials" / trial.id
 
     def row(self, trial: Trial) -> Row | None:
-        """The labels and the results of a finished trial; None for others.
+        """The labels, results and id of a finished trial; None for others.
 
         Raises:
             ValueError: If its record is damaged.
@@ -73,7 +73,8 @@ class Store:
         if not path.is_file():
             return None
         try:
-            return {**trial.labels, **json.loads(path.read_text("utf8"))["row"]}
+            found = json.loads(path.read_text("utf8"))["row"]
+            return {**trial.labels, **found, "trial": trial.id}
         except (ValueError, KeyError, TypeError):
             raise ValueError(
                 f"{path} must be the record of a trial, but can't be read as one; remove it to "
@@ -102,7 +103,14 @@ class Store:
             "row": row,
         }
         write_text(folder / RECORD, json.dumps(record, indent=1))
-        return {**trial.labels, **row}
+        return {**trial.labels, **row, "trial": trial.id}
+
+
+def write_results(output: Path, settings: Any, rows: Sequence[Row]) -> None:
+    """Write results.json: what was asked for, with which versions, and the rows."""
+    asked = {key: value for key, value in vars(settings).items() if key != "output"}
+    record = {"settings": asked, "versions": versions(), "rows": rows}
+    write_text(output / "results.json", json.dumps(record, indent=1, default=str))
 
 
 def write_text(path: Path, text: str) -> None:
