@@ -12,16 +12,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
 from csd_nerf.evaluation.similarity import psnr
+from csd_nerf.media.files import write_json, write_text
+from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import resize, to_01
 from csd_nerf.media.sheets import save_contact_sheet
 from csd_nerf.priors.sampling import sample_edit
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
@@ -121,11 +122,11 @@ def read_photographs(paths: list[Path], multiple: int) -> list[torch.Tensor]:
     """Photographs at about the prior's area, with their aspect."""
     images = []
     for path in paths:
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        scale = (PHOTOGRAPH_AREA / (image.width * image.height)) ** 0.5
-        width, height = (multiple * max(1, round(e * scale / multiple)) for e in image.size)
-        array = np.asarray(image.resize((width, height), Image.Resampling.BOX))
-        images.append(torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255)
+        image, _ = read_image(path)
+        edges = image.shape[:2]
+        scale = (PHOTOGRAPH_AREA / (edges[0] * edges[1])) ** 0.5
+        height, width = (multiple * max(1, round(e * scale / multiple)) for e in edges)
+        images.append(to_01(resize(image, (height, width), by="box")[None]))
     return images
 
 
@@ -231,7 +232,7 @@ views together. Unseen: asked for in words that training never used. Ceiling: th
 the autoencoder.
 
 {measured}"""
-    (folder / "README.md").write_text(text)
+    write_text(folder / "README.md", text)
 
 
 def main(settings: Settings) -> None:
@@ -240,7 +241,7 @@ def main(settings: Settings) -> None:
     print(table(evaluation))
     output = settings.output or settings.prior
     output.mkdir(parents=True, exist_ok=True)
-    (output / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n")
+    write_json(output / "evaluation.json", evaluation)
     record = settings.prior / "training.json"
     if settings.output is None and record.exists():
         write(settings.prior, json.loads(record.read_text()), evaluation)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from csd_nerf.media.files import written_whole
+from csd_nerf.media.pixels import to_bytes
 from csd_nerf.synthetic.edits import all_edits
 from csd_nerf.synthetic.pairs import draw_pairs, stack_pairs
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS
@@ -40,12 +42,10 @@ def write_shard(path: Path, index: int, seeds_a_shard: int) -> Path:
         for seed in range(first, first + seeds_a_shard)
         for pair in draw_pairs(seed, height=height, width=width)
     ]
-    source, edited = ((255 * x).round().byte().numpy() for x in stack_pairs(pairs))
+    source, edited = (to_bytes(x).movedim(-1, -3).numpy() for x in stack_pairs(pairs))
     names = np.array([pair.edit.name for pair in pairs])
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.savez(file, source=source, edited=edited, names=names)
-    partial.rename(path)
+    with written_whole(path) as partial:
+        np.savez(partial, source=source, edited=edited, names=names)
     return path
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.engine.identity import digest, plain, versions
 from csd_nerf.evaluation.tables import Row
-from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.files import check_writable, write_json
 
 RECORD = "trial.json"
 """Written last into a trial's folder: a trial without it is not finished."""
@@ -102,7 +102,7 @@ class Store:
             "versions": versions(),
             "row": row,
         }
-        write_text(folder / RECORD, json.dumps(record, indent=1))
+        write_json(folder / RECORD, record)
         return {**trial.labels, **row, "trial": trial.id}
 
 
@@ -110,11 +110,4 @@ def write_results(output: Path, settings: Any, rows: Sequence[Row]) -> None:
     """Write results.json: what was asked for, with which versions, and the rows."""
     asked = {key: value for key, value in vars(settings).items() if key != "output"}
     record = {"settings": asked, "versions": versions(), "rows": rows}
-    write_text(output / "results.json", json.dumps(record, indent=1, default=str))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text whole, with one end of line at its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
-        partial.write_text(text.rstrip() + "\n", "utf8")
+    write_json(output / "results.json", record)

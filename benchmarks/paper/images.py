@@ -19,7 +19,6 @@ from benchmarks.paper.inputs import (
     read_peer,
     resized,
     tiny_items,
-    to_01,
     video_items,
 )
 from benchmarks.paper.paper import Experiment, Line
@@ -31,6 +30,7 @@ from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.panorama import edit_panorama
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.tables import Row
+from csd_nerf.media.pixels import to_01
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.halving import HalvingPrior
 

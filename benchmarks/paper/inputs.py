@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from torch import Tensor
 from benchmarks.paper.paper import Experiment
 from benchmarks.truth.panoramas import draw_panorama
 from benchmarks.truth.videos import draw_video
-from csd_nerf.adapters.layout import resize
-from csd_nerf.media.frames import FRAME_SUFFIXES, natural_order, open_frames
+from csd_nerf.media.frames import FRAME_SUFFIXES, Frame, natural_order, open_frames
 from csd_nerf.media.images import read_image
-from csd_nerf.media.sheets import to_uint8
+from csd_nerf.media.pixels import resize
 
 PROMPTS = "prompts.json"
 EXAMPLE = (
@@ -198,7 +197,7 @@ def read_frames(path: Path) -> Frames:
     """A video's frames, sampled and squashed as the paper does."""
     size = (FRAME_EDGE, FRAME_EDGE)
     frames = open_frames(path, frames=str(FRAMES))
-    return torch.stack([resize(frame, size) for frame in frames])
+    return resized(frames, size)
 
 
 def read_peer(folder: Path, item: Item, *, like: Frames) -> Frames:
@@ -216,19 +215,11 @@ def read_peer(folder: Path, item: Item, *, like: Frames) -> Frames:
             f"{frames.count} in {path}; give those that csd-nerf video --frames {FRAMES} takes."
         )
     size = (like.shape[1], like.shape[2])
-    return torch.stack([resize(frame, size) for frame in frames])
+    return resized(frames, size)
 
 
-def to_01(frames: Frames) -> Float[Tensor, "n 3 h w"]:
-    """8-bit frames as the measures take them."""
-    return frames.permute(0, 3, 1, 2).float() / 255
-
-
-def resized(frames: Frames, size: tuple[int, int]) -> UInt8[Tensor, "n H W 3"]:
+def resized(
+    frames: Iterable[Frame], size: tuple[int, int]
+) -> UInt8[Tensor, "n {size[0]} {size[1]} 3"]:
     """All frames at a height and width."""
     return torch.stack([resize(frame, size) for frame in frames])
-
-
-def from_01(images: Sequence[Float[Tensor, "3 h w"]] | Float[Tensor, "n 3 h w"]) -> Frames:
-    """The 8 bits in which results are kept."""
-    return to_uint8(torch.stack(list(images)))

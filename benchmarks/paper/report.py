@@ -9,9 +9,9 @@ from statistics import fmean, stdev
 
 from benchmarks.paper.paper import Experiment, Line
 from benchmarks.paper.settings import ReproduceSettings
-from benchmarks.paper.store import write_text
 from csd_nerf.evaluation.plots import save_bars, save_curves
 from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.media.files import write_text
 
 PSNR = Column("psnr", "PSNR to the truth, dB", better="higher")
 

@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.paper.inputs import Frames, Task, from_01, read_tasks, to_01
+from benchmarks.paper.inputs import Frames, Task, read_tasks
 from benchmarks.paper.paper import Experiment, Line
 from benchmarks.paper.scores import Scorer
 from benchmarks.paper.settings import ReproduceSettings, TinySize
 from benchmarks.paper.store import Store, complete, file_name
 from csd_nerf.evaluation.tables import Row
+from csd_nerf.media.pixels import to_01, to_bytes
 
 if TYPE_CHECKING:
     from benchmarks.truth.scene_runs import SceneInput
@@ -83,7 +84,7 @@ def _made(scene: Scene, line: Line | None, store: Store) -> tuple[Frames, Row]:
     name = SOURCE if line is None else line.name
     if (kept := store.frames(name, scene.task.name)) is None:
         renders01, facts = scene.make(line)
-        store.keep(name, scene.task.name, from_01(renders01), facts)
+        store.keep(name, scene.task.name, to_bytes(renders01), facts)
         kept = store.frames(name, scene.task.name)
         assert kept is not None
     facts = store.facts(name, scene.task.name) or {}
@@ -250,7 +251,7 @@ def _tiny_run(
         options=size.scene,
     )
     if line is None:
-        store.keep(TRUTH, task.name, from_01(result.truth01), {})
+        store.keep(TRUTH, task.name, to_bytes(result.truth01), {})
     return result.edited01, {"seconds": result.seconds, "evaluations": result.evaluations}
 
 

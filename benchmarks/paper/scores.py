@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.paper.inputs import Task, sorted_pictures, to_01
+from benchmarks.paper.inputs import Task, sorted_pictures
 from csd_nerf.evaluation.similarity import psnr
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import to_01
 
 if TYPE_CHECKING:
     from csd_nerf.evaluation.clip import Clip

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.paper.inputs import Frames, sorted_pictures
 from csd_nerf.evaluation.tables import Row
-from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.files import check_writable, write_json
 from csd_nerf.media.frames import frame_writer
 from csd_nerf.media.images import read_image
 
@@ -83,7 +83,7 @@ class Store:
     def _put(self, what: str, line: str, name: str, values: Row) -> None:
         others = [row for row in self._record[what] if not _is_of(row, line, name)]
         self._record[what] = [*others, {"line": line, "input": name, **values}]
-        write_text(self._path, json.dumps(self._record, indent=1))
+        write_json(self._path, self._record)
 
 
 def complete(row: Row | None, keys: Sequence[str], clip: str | None) -> bool:
@@ -94,12 +94,6 @@ def complete(row: Row | None, keys: Sequence[str], clip: str | None) -> bool:
 def file_name(name: str) -> str:
     """A name without spaces and signs."""
     return re.sub(r"[^\w.=-]+", "_", name).strip("_")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text whole."""
-    with written_whole(path) as partial:
-        partial.write_text(text.rstrip() + "\n")
 
 
 def _is_of(row: Row, line: str, name: str) -> bool:

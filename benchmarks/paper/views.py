@@ -14,10 +14,8 @@ from torch import Tensor
 from benchmarks.paper.inputs import (
     PROMPTS,
     Frames,
-    from_01,
     read_texts,
     sorted_pictures,
-    to_01,
 )
 from benchmarks.paper.paper import Experiment
 from benchmarks.paper.scores import Scorer
@@ -25,6 +23,7 @@ from benchmarks.paper.settings import ReproduceSettings, TinySize
 from benchmarks.paper.store import Store
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import to_01, to_bytes
 
 VIEWS = 12
 """Every 30 degrees of azimuth (C.2)."""
@@ -131,7 +130,7 @@ def _tiny_views(
             name = f"shapes {position}"
             for kind, image01 in _render(seed, size.view_edge).items():
                 if store.frames(f"{line.name} {kind}", name) is None:
-                    store.keep(f"{line.name} {kind}", name, from_01(image01), {"scene": seed})
+                    store.keep(f"{line.name} {kind}", name, to_bytes(image01), {"scene": seed})
             seed += 1
 
             def read(kind: str, line: str = line.name, name: str = name) -> Frames:
@@ -140,7 +139,7 @@ def _tiny_views(
             scenes.append(Generated(line.name, name, "simple shapes on a floor", read))
     if store.frames(REFERENCE, "shapes") is None:
         colours = _render(seed, size.view_edge)["colour"]
-        store.keep(REFERENCE, "shapes", from_01(colours), {"scene": seed})
+        store.keep(REFERENCE, "shapes", to_bytes(colours), {"scene": seed})
     return scenes, store.folder(REFERENCE, "shapes")
 
 

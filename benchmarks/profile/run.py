@@ -14,7 +14,6 @@ The two loops take turns, so that whatever else the machine does falls on both a
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -40,7 +39,7 @@ from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit
 from csd_nerf.evaluation.plots import save_bars
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.files import check_writable, write_json, write_text
 from csd_nerf.priors.base import Branch, Prior
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
@@ -155,8 +154,8 @@ def run_profile(output: Path, settings: ProfileSettings) -> str:
         "batches": batches,
     }
     text = _report(record)
-    _write(output, json.dumps(record, indent=1))
-    _write(output.with_suffix(".md"), text)
+    write_json(output, record)
+    write_text(output.with_suffix(".md"), text)
     _plot(output.with_suffix(".png"), batches)
     return text
 
@@ -485,8 +484,3 @@ def _plot(path: Path, batches: Sequence[dict[str, Any]]) -> None:
         )
     ]
     save_bars(path, [arm["arm"] for arm in arms], panels)
-
-
-def _write(path: Path, text: str) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(text.rstrip() + "\n")

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.paper.inputs import sorted_pictures, to_01
+from benchmarks.paper.inputs import sorted_pictures
 from benchmarks.text_to_3d.object_truth import colour_distance, knows, silhouette_overlap
 from benchmarks.text_to_3d.runs import RunViews
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import to_01
 
 if TYPE_CHECKING:
     from csd_nerf.evaluation.clip import Clip

@@ -10,15 +10,15 @@ from statistics import fmean, stdev
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from benchmarks.paper.inputs import sorted_pictures, to_01
+from benchmarks.paper.inputs import sorted_pictures
 from benchmarks.text_to_3d.object_truth import AMBIENT, knows, true_views
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.files import written_whole
-from csd_nerf.media.images import read_image
-from csd_nerf.media.sheets import LABEL_HEIGHT, enlarge, label_columns, to_uint8
+from csd_nerf.media.files import write_text
+from csd_nerf.media.images import read_image, write_image
+from csd_nerf.media.pixels import to_01, to_bytes
+from csd_nerf.media.sheets import LABEL_HEIGHT, enlarge, label_columns
 
 COLOUR, LIT = "colour", "lit"
 """Folders of a run's views in own colours, and lit."""
@@ -56,8 +56,7 @@ def write_report(output: Path, rows: Sequence[Row], folders: Folders, *, with_fi
     columns = [column for column in MEASURES if with_fid or column.key != "fid"]
     text = markdown(rows, columns)
     for name, content in (("results.md", text), ("results.csv", as_csv(rows, columns))):
-        with written_whole(output / name) as partial:
-            partial.write_text(content, "utf8")
+        write_text(output / name, content)
     _save_objects(output / "objects.png", rows, folders)
     return text
 
@@ -133,8 +132,7 @@ def _save_objects(path: Path, rows: Sequence[Row], folders: Folders) -> None:
         mine = [row for row in rows if row["prompt"] == prompt]
         colour, lit = label_columns(_shown(prompt, mine, folders))
         lines += [colour, lit[:, LABEL_HEIGHT:]]
-    with written_whole(path) as partial:
-        Image.fromarray(to_uint8(torch.cat(lines, dim=1)[None])[0].numpy()).save(partial)
+    write_image(path, to_bytes(torch.cat(lines, dim=1)))
 
 
 def _shown(

@@ -33,9 +33,9 @@ from benchmarks.text_to_3d.runs import (
 )
 from csd_nerf.core.settings import Distillation
 from csd_nerf.evaluation.tables import Row
-from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.files import check_writable, write_json
 from csd_nerf.media.frames import frame_writer
-from csd_nerf.media.sheets import to_uint8
+from csd_nerf.media.pixels import to_bytes
 from csd_nerf.priors import fetch
 from csd_nerf.priors.devices import find_device
 
@@ -175,8 +175,8 @@ def run_text_to_3d(output: Path, settings: TextTo3dSettings, *, note: Callable[[
     values = dataclasses.asdict(settings) | dataclasses.asdict(plan)
     values = json.loads(json.dumps(values, default=str))
     record = {"settings": values, "versions": _versions(), "rows": rows}
-    _write_json(output / "results.json", record)
-    _write_json(output / PROMPTS, _scenes(jobs, rows))
+    write_json(output / "results.json", record)
+    write_json(output / PROMPTS, _scenes(jobs, rows))
     folders = {(job.prompt, job.arm, job.seed): job.folder for job in jobs}
     return write_report(output, rows, folders, with_fid=settings.reference is not None)
 
@@ -242,7 +242,7 @@ def _run_all(jobs: Sequence[Job], plan: Plan, judges: Judges, identity: dict[str
         for number, job in enumerate(jobs, start=1):
             bar.set_description(f"{job.arm}, seed {job.seed}: {job.prompt}"[:48])
             row = _run(job, plan, judges, bar.update)
-            _write_json(job.folder / RESULT, {"settings": identity, "row": row})
+            write_json(job.folder / RESULT, {"settings": identity, "row": row})
             # A failed run ends before its last step.
             bar.update(number * plan.steps - bar.n)
 
@@ -278,13 +278,8 @@ def _save_views(folder: Path, views: RunViews) -> None:
     for name, image01 in kept.items():
         height, width = image01.shape[2:]
         with frame_writer(folder / name, size=(height, width)) as write:
-            for frame in to_uint8(image01):
+            for frame in to_bytes(image01):
                 write(frame)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(values, indent=1) + "\n", "utf8")
 
 
 def _versions() -> dict[str, str]:

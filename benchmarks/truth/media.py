@@ -18,10 +18,11 @@ from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import SAMPLING_BRANCHES, rate_at, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome
 from benchmarks.truth.residuals import residuals_at_truth
-from csd_nerf.adapters.records import FREE
+from csd_nerf.adapters.run_files import FREE
 from csd_nerf.core.guidance import Baseline
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.media.pixels import to_01
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.edits import Edit
 from csd_nerf.synthetic.scenes import Split
@@ -190,8 +191,3 @@ class MediaDomain:
             return given.source01
         coded = [self._prior.decode(self._prior.encode(image[None])) for image in given.truth01]
         return torch.cat(coded)
-
-
-def to_01(image: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """8-bit images as the measures take them."""
-    return image.permute(0, 3, 1, 2).float() / 255

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.truth.domains import SEEDS_APART, Arm, edit_at
-from benchmarks.truth.media import BASELINES, SIMILARITY, USUAL_ARMS, Input, MediaDomain, to_01
+from benchmarks.truth.media import BASELINES, SIMILARITY, USUAL_ARMS, Input, MediaDomain
 from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.panorama import edit_panorama
@@ -18,7 +18,7 @@ from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.consistency import border_psnr, seam_step, window_borders
 from csd_nerf.evaluation.tables import Column, Row
-from csd_nerf.media.sheets import to_uint8
+from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.panoramas import find_panorama, render_panorama
 from csd_nerf.synthetic.scenes import Split
@@ -105,7 +105,7 @@ def draw_panorama(position: int, split: Split) -> Input:
     edit, (height, width) = edit_at(position), PANORAMA_SIZE
     panorama = find_panorama(edit, split, skip=SEEDS_APART * position, height=height, width=width)
     source01, truth01 = render_panorama(panorama), render_panorama(panorama, edit)
-    return Input(f"{position:02d} {edit.name}", edit, to_uint8(source01), truth01)
+    return Input(f"{position:02d} {edit.name}", edit, to_bytes(source01), truth01)
 
 
 def measure_panorama(

@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.engine.pictures import read_pictures
 from benchmarks.engine.tables import paired_markdown
-from benchmarks.engine.trials import Store, Trial, write_results, write_text
+from benchmarks.engine.trials import Store, Trial, write_results
 from benchmarks.truth.domains import Arm, Domain
 from benchmarks.truth.residuals import RESIDUAL_COLUMNS
 from benchmarks.truth.settings import TruthSettings
 from csd_nerf.evaluation.plots import save_curves
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.frames import open_frames
+from csd_nerf.media.files import write_text
 from csd_nerf.media.sheets import enlarge, save_contact_sheet
 
 COSTS = (Column("evaluations", "evaluations", digits=0), Column("seconds", "seconds"))
@@ -114,6 +115,5 @@ def _save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], bud
 
 
 def _shown(folder: Path) -> Float[Tensor, "n 3 h w"]:
-    frames = list(open_frames(folder))
-    some = torch.stack([frames[index] for index in sorted({0, len(frames) // 2, len(frames) - 1})])
-    return enlarge(some.permute(0, 3, 1, 2).float() / 255, edge=128)
+    frames01 = read_pictures(folder)
+    return enlarge(frames01[sorted({0, len(frames01) // 2, len(frames01) - 1})], edge=128)

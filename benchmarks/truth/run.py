@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from benchmarks.engine.identity import weights_digest
+from benchmarks.engine.pictures import save_pictures
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.truth.domains import Arm, Domain, Given, Job, chosen_arms
 from benchmarks.truth.media import MediaDomain
@@ -22,8 +20,6 @@ from benchmarks.truth.report import COSTS, EDITED, TRUTH, write_report, write_re
 from benchmarks.truth.settings import DOMAINS, TruthSettings
 from csd_nerf import priors
 from csd_nerf.evaluation.tables import Column, Row
-from csd_nerf.media.frames import frame_writer
-from csd_nerf.media.sheets import to_uint8
 
 PRIOR = "tiny"
 
@@ -77,8 +73,8 @@ def _trial(domain: Domain, job: Job, given: Given) -> Trial:
 def _run(store: Store, trial: Trial, domain: Domain, job: Job, given: Given) -> None:
     def make(folder: Path) -> Row:
         outcome = domain.measure(job, given, folder)
-        _save_frames(folder / EDITED, outcome.edited01)
-        _save_frames(folder / TRUTH, outcome.truth01)
+        save_pictures(folder / EDITED, outcome.edited01)
+        save_pictures(folder / TRUTH, outcome.truth01)
         print(_told({**trial.labels, **outcome.row}, (*domain.columns, *COSTS)), flush=True)
         return outcome.row
 
@@ -92,13 +88,6 @@ def _residuals(store: Store, domain: MediaDomain, given: Any) -> list[Row]:
     trial = Trial({"input": given.name}, decides)
     found = store.run(trial, lambda _: domain.residuals(given))
     return [{"input": given.name, "arm": arm, **found[arm]} for arm in ("csd", "sds")]
-
-
-def _save_frames(folder: Path, image01: Float[Tensor, "n 3 h w"]) -> None:
-    frames = to_uint8(image01)
-    with frame_writer(folder, size=(frames.shape[1], frames.shape[2])) as write:
-        for frame in frames:
-            write(frame)
 
 
 def _told(row: Row, columns: Sequence[Column]) -> str:

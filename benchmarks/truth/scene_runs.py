@@ -22,6 +22,7 @@ from benchmarks.truth.scene_plans import ROUND_VIEWS, SCENE_ARMS, plan_arm
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.evaluation.compare import true_edit
 from csd_nerf.evaluation.cross_view import cross_view_error
+from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic.edits import Edit
 
@@ -210,7 +211,7 @@ def _edit_truly(pipeline: Any, given: SceneInput, prior: Prior) -> None:
     names = [Path(path) for path in data.image_filenames]
     truth01 = true_edit(given.edit, photographs(data), names, data=given.folder)
     edited01 = torch.cat([prior.decode(prior.encode(part)) for part in truth01.split(ROUND_VIEWS)])
-    images = (255 * edited01).round().byte().permute(0, 2, 3, 1)
+    images = to_bytes(edited01)
     pipeline.datamanager.set_edited(dict(enumerate(images)))
     pipeline.controls.pause.value = True
 
@@ -238,7 +239,7 @@ def training_images(manager: Any) -> Float[Tensor, "m 3 h w"]:
     """Edits, and photographs of views whose turn has not come."""
     images01 = photographs(manager.train_dataset)
     for view, image in manager.edited.items():
-        images01[view] = image.permute(2, 0, 1) / 255
+        images01[view] = to_01(image)
     return images01
 
 

@@ -15,13 +15,12 @@ from benchmarks.truth.media import (
     USUAL_ARMS,
     Input,
     MediaDomain,
-    to_01,
 )
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.consistency import extra_change, flicker
 from csd_nerf.evaluation.tables import Column, Row
-from csd_nerf.media.sheets import to_uint8
+from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.synthetic.scenes import Split
 from csd_nerf.synthetic.videos import find_video, render_video
 
@@ -79,4 +78,4 @@ def draw_video(position: int, split: Split) -> Input:
     video = find_video(edit, split, skip=SEEDS_APART * position, frames=FRAMES)
     source01 = render_video(video, height=height, width=width)
     truth01 = render_video(video, edit, height=height, width=width)
-    return Input(f"{position:02d} {edit.name}", edit, to_uint8(source01), truth01)
+    return Input(f"{position:02d} {edit.name}", edit, to_bytes(source01), truth01)

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.files import check_writable, write_json, write_text
 
 QUESTIONS = {
     "consistency": "Temporal consistency",
@@ -140,14 +140,9 @@ def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path
     payload = json.dumps({"study": study, "examples": shown}).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text("utf-8")
     key = output.with_suffix(".key.json")
-    _write(key, json.dumps({"study": study, "examples": secret}, indent=1))
-    _write(output, template.replace("__STUDY__", payload))
+    write_json(key, {"study": study, "examples": secret})
+    write_text(output, template.replace("__STUDY__", payload))
     return key
-
-
-def _write(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, "utf-8")
 
 
 def _data_uri(path: Path) -> str:
@@ -315,7 +310,7 @@ def summarize(
         table = Table(theirs, list(PAPER[paper]), columns, count=None)
         number = 6 if paper == "video" else 7
         text += f"\nCSD, Table {number} (20 participants):\n\n{table.markdown()}"
-    _write(output, text)
+    write_text(output, text)
     return text
 
 

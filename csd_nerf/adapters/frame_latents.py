@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.job import Job
-from csd_nerf.adapters.layout import resize
+from csd_nerf.adapters.reporter import Reporter
 from csd_nerf.media.frames import Frame, FrameSource
+from csd_nerf.media.pixels import resize, to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder
 
@@ -22,31 +22,31 @@ PREVIEW_FRAMES = 4
 
 
 def encode_frames(
-    prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, job: Job
+    prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, reporter: Reporter
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
-    """Read all frames once; their latents and conditions, in the CPU's memory.
+    """Read all frames once; returns their latents and conditions, in the CPU's memory.
 
     Args:
         prior: Encodes them.
         source: The frames.
-        size: Height and width to which they are brought first.
+        size: Height and width to which they are resized first.
         batch: Frames at a time.
-        job: Told of progress.
+        reporter: Told of progress.
 
     Raises:
         ValueError: If there are more or fewer frames than the source says.
     """
     wholes: list[Tensor] = []
     done = 0
-    job.begin("encode", source.count)
+    reporter.begin("encode", source.count)
     frames = (resize(frame, size) for frame in source)
     while pixels := list(itertools.islice(frames, batch)):
-        parts = prior.encode_source(torch.stack(pixels).permute(0, 3, 1, 2).float() / 255)
+        parts = prior.encode_source(to_01(torch.stack(pixels)))
         wholes = wholes or [torch.empty(source.count, *part.shape[1:]) for part in parts]
         for whole, part in zip(wholes, parts, strict=True):
             whole[done : done + len(part)] = part
         done += len(pixels)
-        job.tick(done)
+        reporter.tick(done)
     if done != source.count:
         raise ValueError(
             f"The input must not change while it is read, got {done} frames instead of "
@@ -61,16 +61,16 @@ def decode_frames(
     write: Callable[[Frame], Any],
     *,
     size: tuple[int, int],
-    job: Job,
+    reporter: Reporter,
 ) -> None:
-    """Hand on every frame at a height and width, in order; none is kept."""
+    """Decode frames in order, resize each to this height and width, and hand it to `write`."""
     done = 0
-    job.begin("decode", len(latent))
+    reporter.begin("decode", len(latent))
     for image01 in decoder.stream(latent):
-        for frame in _bytes(image01):
+        for frame in to_bytes(image01).cpu():
             write(resize(frame, size))
             done += 1
-            job.tick(done)
+            reporter.tick(done)
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,4 @@ def preview_frames(prior: Prior, latent: Float[Tensor, "n c h w"]) -> UInt8[Tens
     """A few frames, evenly chosen, side by side."""
     count = min(PREVIEW_FRAMES, len(latent))
     chosen = torch.linspace(0, len(latent) - 1, count).round().long()
-    return torch.cat([*_bytes(prior.decode(latent[chosen]))], dim=1)
-
-
-def _bytes(image01: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
-    return (255 * image01).round().byte().permute(0, 2, 3, 1).cpu()
+    return torch.cat([*to_bytes(prior.decode(latent[chosen]))], dim=1)

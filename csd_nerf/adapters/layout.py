@@ -6,12 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
-
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.priors.base import Prior
 
@@ -76,21 +70,6 @@ def plan_layout(prior: Prior, size: tuple[int, int], options: PanoramaOptions) -
         wrap=options.wrap and not whole,
         notices=notices,
     )
-
-
-def resize(
-    image: UInt8[Tensor, "h w 3"], size: tuple[int, int], *, wrap: bool = False
-) -> UInt8[Tensor, "{size[0]} {size[1]} 3"]:
-    """Resize by Lanczos' filter, which looks across the left and right edges if they meet."""
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    beyond = math.ceil(3 * max(1, width / size[1])) + 1 if wrap else 0
-    columns = torch.arange(-beyond, width + beyond) % width
-    picture = Image.fromarray((image[:, columns] if wrap else image).numpy())
-    box = (beyond, 0, beyond + width, height)
-    resized = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
-    return torch.from_numpy(np.array(resized))
 
 
 def _rounded(length: float, multiple: int) -> int:

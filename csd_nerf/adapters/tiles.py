@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from csd_nerf.core.windows import cut_windows, window_positions
+from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
 
 ENCODE_MARGIN = 3
@@ -60,14 +61,12 @@ def encode_tiled(
         image[top : top + size[0], left : left + size[1]]
         for top, left in (scale * tiles.sample(scale)).tolist()
     ]
-    sample01 = torch.stack(sample).permute(0, 3, 1, 2).float() / 255
-    with prior.encoding_tiles(sample01) if tiles.several else nullcontext():
+    with prior.encoding_tiles(to_01(torch.stack(sample))) if tiles.several else nullcontext():
         for row, part in tiles.calls(max_batch):
             top = int(tiles.rows[row])
             strip = image[top * scale : top * scale + size[0]]
             columns = _along(tiles.columns[part] * scale, size[1], image.shape[1])
-            pixels = strip[:, columns].permute(1, 3, 0, 2)
-            encoded = prior.encode_source(pixels.float() / 255)
+            encoded = prior.encode_source(to_01(strip[:, columns].movedim(1, 0)))
             sums = sums or [e.new_zeros(e.shape[1], *tiles.canvas) for e in encoded]
             at = _along(tiles.columns[part], tiles.window[1], tiles.canvas[1])
             for whole, parts in zip(sums, encoded, strict=True):
@@ -110,7 +109,7 @@ def decode_tiled(
             if part.stop == len(tiles.columns):
                 top = scale * int(tiles.rows[row])
                 done = ends[row] - top
-                image[top : ends[row]] = _to_bytes(strip[:, :done])
+                image[top : ends[row]] = to_bytes(strip[:, :done])
                 strip = torch.cat([strip[:, done:], strip.new_zeros(3, done, width)], dim=1)
                 if after_row is not None:
                     after_row(row + 1, len(tiles.rows))
@@ -218,7 +217,3 @@ def _add(
     """Add parts to a strip as high as they are, in place."""
     for part, columns in zip(parts, at, strict=True):
         strip.index_add_(2, columns, part)
-
-
-def _to_bytes(image01: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
-    return (image01 * 255).round().to(torch.uint8).permute(1, 2, 0)

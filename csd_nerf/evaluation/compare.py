@@ -17,6 +17,9 @@ from tqdm import tqdm
 
 from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
 from csd_nerf.evaluation.similarity import psnr
+from csd_nerf.media.files import write_json
+from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import resize, to_01
 from csd_nerf.media.sheets import enlarge, label_columns, save_contact_sheet, save_video
 from csd_nerf.synthetic.dataset import RECORD
 from csd_nerf.synthetic.edits import Edit, find_edit
@@ -151,11 +154,7 @@ def true_edit(
 
 
 def _read(path: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:
-    import numpy as np
-    from PIL import Image
-
-    image = Image.open(path).convert("RGB").resize((size[1], size[0]), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return to_01(resize(read_image(path)[0], (size[0], size[1]), by="box"))
 
 
 def _camera_path(cameras: Cameras) -> Cameras:
@@ -234,4 +233,4 @@ def _save(
     before, after = path01
     frames = label_columns({"before": enlarge(before), "after": enlarge(after)})
     save_video(output / "before_after.mp4", torch.cat([frames, frames.flip(0)]), fps=12)
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(output / "metrics.json", metrics)

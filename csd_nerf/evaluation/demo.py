@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 from csd_nerf.evaluation.compare import compare_scene
+from csd_nerf.media.files import write_json
 from csd_nerf.synthetic.dataset import SceneSettings, write_dataset
 from csd_nerf.synthetic.edits import find_edit
 
@@ -47,7 +47,7 @@ def run_demo(output: Path, *, edit: str, settings: SceneSettings, train_options:
     seconds["compare"] = round(time.perf_counter() - began, 1)
     _copy_rounds(config.parent, output)
     metrics |= {"seconds": seconds, "train_options": train_options, "scene": vars(settings)}
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(output / "metrics.json", metrics)
     print(
         f"\n{prompt!r}: held-out views are {metrics['psnr_source']:.1f} dB from the true edit "
         f"before and {metrics['psnr_edited']:.1f} dB after, in {sum(seconds.values()):.0f} s.\n"

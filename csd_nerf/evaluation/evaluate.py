@@ -19,12 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf.evaluation.measures import COLUMNS, Networks, Run, measure
-from csd_nerf.evaluation.media import Media, open_media, read_facts, to_01
+from csd_nerf.evaluation.media import Media, open_media, read_facts
 from csd_nerf.evaluation.plots import save_bars
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.files import check_writable, written_whole
+from csd_nerf.media.files import check_writable, write_json, write_text
 from csd_nerf.media.frames import FRAME_SUFFIXES, natural_order
 from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import to_01
 from csd_nerf.priors.devices import find_device
 from csd_nerf.synthetic.edits import Edit, find_edit
 
@@ -128,9 +129,9 @@ def run_evaluate(output: Path, settings: EvaluateSettings, *, note: Callable[[st
         panels = [(column.head, [(_scaled(row, column), 0.0) for row in rows]) for column in judged]
         save_bars(output.with_suffix(".png"), names, panels)
     texts = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex()}
-    for suffix, text in (texts | {".json": json.dumps(results, indent=1) + "\n"}).items():
-        with written_whole(output.with_suffix(suffix)) as partial:
-            partial.write_text(text)
+    for suffix, text in texts.items():
+        write_text(output.with_suffix(suffix), text)
+    write_json(output, results)
     return table.markdown()
 
 
@@ -266,7 +267,7 @@ def _fid_to(folder: Path, weights: Path | None, device: str) -> Callable[[Media]
     def features(images: Iterable[Float[Tensor, "1 3 h w"]]) -> Float[Tensor, "n d"]:
         return torch.cat([network(batch.to(device)).cpu() for batch in _batches(images)])
 
-    reference = features(to_01(read_image(path)[0]) for path in pictures)
+    reference = features(to_01(read_image(path)[0][None]) for path in pictures)
 
     def distance(media: Media) -> float:
         from csd_nerf.evaluation.fid import frechet_distance

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.media.pixels import to_bytes
+
 Features = Callable[[Tensor], Tensor]
 """Images in [0, 1], n x 3 x h x w, to features, n x d."""
 
@@ -79,7 +81,7 @@ def load_inception(weights: Path | None = None, device: str | torch.device = "cp
 
     @torch.no_grad()
     def features(image01: Tensor) -> Tensor:
-        pixels = (255 * image01.clamp(0, 1)).round().byte().to(device)
+        pixels = to_bytes(image01).movedim(-1, 1).to(device)
         return torch.cat([network(part)[0].cpu() for part in pixels.split(16)])
 
     return features

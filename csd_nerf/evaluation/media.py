@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.adapters.layout import resize
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.captures import TRANSFORMS, Views, read_capture
 from csd_nerf.evaluation.consistency import Borders, window_borders
 from csd_nerf.media.frames import FRAME_SUFFIXES, FrameSource, open_frames
 from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import resize, to_01, to_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Media:
                     f"Frames need one size, got {self.frames.path} with {self.size[1]} x "
                     f"{self.size[0]} and, as frame {index}, {size[1]} x {size[0]}; resize them."
                 )
-            yield to_01(frame)
+            yield to_01(frame[None])
 
 
 def open_media(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> Media:
@@ -116,10 +116,5 @@ def at_work_size(
     if "work_size" not in facts:
         return image01
     width, height = facts["work_size"]
-    pixels = (255 * image01[0]).round().byte().permute(1, 2, 0)
-    return to_01(resize(pixels.cpu(), (height, width))).to(image01.device)
-
-
-def to_01(image: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
-    """Pixels as a batch of one image in [0, 1]."""
-    return image.permute(2, 0, 1)[None].float() / 255
+    pixels = to_bytes(image01[0]).cpu()
+    return to_01(resize(pixels, (height, width))[None]).to(image01.device)

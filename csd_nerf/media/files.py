@@ -1,11 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -24,6 +27,46 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text that ends with a line break, added if it lacks one."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text.rstrip() + "\n", "utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON; what JSON has no form for, such as paths, becomes a string."""
+    write_text(path, json.dumps(value, indent=1, default=str))
+
+
+@contextmanager
+def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Iterator[Path]:
+    """Give a temporary folder beside `folder`, whose place it takes at the end.
+
+    If the block fails, nothing of it is left, and an earlier folder stays as it was.
+
+    Args:
+        folder: What is to be made.
+        replacing: Which files of an earlier folder go, as a pattern for their names; the others
+            stay. None means that the earlier folder goes as a whole.
+    """
+    temporary = folder.with_name(f".{folder.name}.part")
+    # What a killed run left.
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if replacing is None or not folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            return
+        for old in folder.glob(replacing):
+            old.unlink()
+        for path in temporary.iterdir():
+            path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,23 +10,18 @@ from fractions import Fraction
 from pathlib import Path
 
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
-from csd_nerf.media.files import written_whole
+from csd_nerf.media.files import folder_written_whole, written_whole
 from csd_nerf.media.film_writer import FILM_SUFFIXES, film_writer
 from csd_nerf.media.films import FRAME_RATE, inspect_film, read_film
-from csd_nerf.media.images import read_image
+from csd_nerf.media.images import image_size, read_image, write_image
 
 Frame = UInt8[Tensor, "H W 3"]
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files of a folder that are taken for frames."""
 
-_ORIENTATION = 0x0112
-"""The EXIF tag."""
-_LYING = range(5, 9)
-"""EXIF orientations that swap width and height."""
 _WRITTEN = "[0-9]" * 5 + ".png"
 """Names of the frames that we write into folders."""
 
@@ -124,7 +118,7 @@ def _open_folder(folder: Path, wanted: int | None) -> FrameSource:
     first, notices = read_image(paths[0])
     size = (first.shape[0], first.shape[1])
     for path in paths:
-        if (other := _upright_size(path)) != size:
+        if (other := image_size(path)) != size:
             raise ValueError(
                 f"Frames need one size, got {paths[0]} with {size[1]} x {size[0]} and {path} with "
                 f"{other[1]} x {other[0]}; crop or resize them."
@@ -148,18 +142,6 @@ def natural_order(name: str) -> list[str | int]:
     """Sort key under which numbers count as numbers; they have every second place."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Height and width as `read_image` gives them, from the picture's head alone."""
-    try:
-        with Image.open(path) as image:
-            lying = image.getexif().get(_ORIENTATION) in _LYING
-            return image.size if lying else (image.height, image.width)
-    except OSError:
-        # It says better what is wrong with the picture.
-        image = read_image(path)[0]
-        return (image.shape[0], image.shape[1])
 
 
 def check_frames_output(output: Path) -> None:
@@ -220,27 +202,13 @@ def frame_writer(
 
 @contextmanager
 def _folder_writer(output: Path) -> Iterator[Callable[[Frame], None]]:
-    temporary = output.with_name(f".{output.name}.part")
     count = 0
+    with folder_written_whole(output, replacing=_WRITTEN) as temporary:
 
-    def write(frame: Frame) -> None:
-        nonlocal count
-        # Compressing harder takes longer than many an edit.
-        picture = Image.fromarray(frame.cpu().numpy())
-        picture.save(temporary / f"{count:05}.png", compress_level=1)
-        count += 1
+        def write(frame: Frame) -> None:
+            nonlocal count
+            # Compressing harder takes longer than many an edit.
+            write_image(temporary / f"{count:05}.png", frame, compress_level=1)
+            count += 1
 
-    # What a killed run left.
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
         yield write
-        if not output.exists():
-            temporary.rename(output)
-            return
-        for old in output.glob(_WRITTEN):
-            old.unlink()
-        for path in temporary.iterdir():
-            path.rename(output / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

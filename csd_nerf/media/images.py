@@ -1,11 +1,12 @@
 """Pictures from files and into files.
 
-Whatever a file holds, it becomes RGB of 8 bits a channel, upright; what had to be changed for that
-is said in notices. Embedded colour profiles are not applied.
+Whatever a file holds, it becomes RGB of 8 bits a channel, upright. Notices say what had to be
+changed for that. Embedded colour profiles are not applied.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ PICTURE_SUFFIXES = tuple(_FORMATS)
 """Names under which pictures can be written."""
 
 _ORIENTATION = 0x0112
+"""The EXIF tag."""
+_LYING = range(5, 9)
+"""EXIF orientations that swap width and height."""
 _LONGEST_EDGE = {"JPEG": 65500, "WEBP": 16383}
 _NAMES = {
     "1": "black and white",
@@ -41,8 +45,16 @@ _NAMES = {
 }
 
 
-def read_image(path: Path) -> tuple[UInt8[Tensor, "H W 3"], list[str]]:
-    """Read a picture as 8-bit RGB, upright; say in notices what had to be changed.
+def read_image(
+    path: Path, *, keep_alpha: bool = False, upright: bool = True
+) -> tuple[UInt8[Tensor, "H W c"], list[str]]:
+    """Read a picture with 8 bits a channel; say in notices what had to be changed.
+
+    Args:
+        path: The file.
+        keep_alpha: Give RGBA where a picture has transparency; else it is put over white, so
+            that all pictures are RGB.
+        upright: Turn it as its EXIF orientation says.
 
     Raises:
         FileNotFoundError: If there is no file.
@@ -59,10 +71,28 @@ def read_image(path: Path) -> tuple[UInt8[Tensor, "H W 3"], list[str]]:
                 "shrink it."
             )
         notices = _load(image, path)
-        if image.getexif().get(_ORIENTATION, 1) != 1:
+        if upright and image.getexif().get(_ORIENTATION, 1) != 1:
             notices.append("turned upright, as its EXIF orientation says")
-        ImageOps.exif_transpose(image, in_place=True)
-        return torch.from_numpy(np.array(_rgb(image, path, notices))), notices
+            ImageOps.exif_transpose(image, in_place=True)
+        whole = _rgb(image, path, notices, keep_alpha=keep_alpha)
+        return torch.from_numpy(np.array(whole)), notices
+
+
+def image_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
+    """Height and width as `read_image` gives them, from the head of the file alone.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it isn't a picture that can be read whole.
+    """
+    try:
+        with _no_pixel_limit(), Image.open(path) as image:
+            lying = upright and image.getexif().get(_ORIENTATION) in _LYING
+            return image.size if lying else (image.height, image.width)
+    except OSError:
+        # It says better what is wrong with the picture.
+        image = read_image(path, upright=upright)[0]
+        return (image.shape[0], image.shape[1])
 
 
 def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> None:
@@ -84,28 +114,46 @@ def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> No
         )
 
 
-def write_image(path: Path, image: UInt8[Tensor, "H W 3"]) -> None:
+def write_image(path: Path, image: UInt8[Tensor, "H W 3"], *, compress_level: int = 4) -> None:
     """Write a picture in the format that the suffix names; it is there whole or not at all.
+
+    Args:
+        path: Where to.
+        image: The picture.
+        compress_level: How hard a PNG is compressed, 0 to 9; its pixels stay the same.
 
     Raises:
         ValueError: As `check_picture_path` does.
     """
     check_picture_path(path, size=(image.shape[0], image.shape[1]))
     kind = _FORMATS[path.suffix.lower()]
-    options = {"compress_level": 4} if kind == "PNG" else {"quality": 95}
+    options = {"compress_level": compress_level} if kind == "PNG" else {"quality": 95}
     with written_whole(path) as temporary:
         Image.fromarray(image.cpu().numpy()).save(temporary, format=kind, **options)
+
+
+class _PixelLimit:
+    """Pillow's limit of pixels, lifted while pictures are read; several threads may read."""
+
+    lock = threading.Lock()
+    readers = 0
+    before: int | None = None
 
 
 @contextmanager
 def _no_pixel_limit() -> Iterator[None]:
     """Lift Pillow's limit, which is meant for pictures from strangers; ours is `MAX_PIXELS`."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+    with _PixelLimit.lock:
+        if _PixelLimit.readers == 0:
+            _PixelLimit.before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _PixelLimit.readers += 1
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        with _PixelLimit.lock:
+            _PixelLimit.readers -= 1
+            if _PixelLimit.readers == 0:
+                Image.MAX_IMAGE_PIXELS = _PixelLimit.before
 
 
 def _open(path: Path) -> Image.Image:
@@ -149,8 +197,8 @@ def _notices_of_file(image: Image.Image) -> Iterator[str]:
         yield "16 bits a channel brought to 8"
 
 
-def _rgb(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:
-    """Convert to RGB and add to the notices what was lost."""
+def _rgb(image: Image.Image, path: Path, notices: list[str], *, keep_alpha: bool) -> Image.Image:
+    """Convert to RGB, or RGBA, and add to the notices what was lost."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_16_bits(image, path, notices)
     if name := _NAMES.get(image.mode):
@@ -158,6 +206,8 @@ def _rgb(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
+    if keep_alpha:
+        return rgba
     if rgba.getchannel("A").getextrema() != (255, 255):
         notices.append("transparent parts put over white")
     white = Image.new("RGBA", rgba.size, "white")

@@ -1,4 +1,4 @@
-"""Labelled contact sheets and videos, beside which the numbers are read."""
+"""Labelled contact sheets and videos of images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from csd_nerf.media.frames import frame_writer
+from csd_nerf.media.images import write_image
+from csd_nerf.media.pixels import to_bytes
+
 LABEL_HEIGHT = 18
 """Pixels above a picture for its label."""
-
-
-def to_uint8(image01: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
-    """Images as 8-bit, channels last."""
-    return (255 * image01.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def enlarge(image01: Float[Tensor, "n 3 h w"], *, edge: int = 256) -> Float[Tensor, "n 3 H W"]:
@@ -40,26 +39,20 @@ def _labelled(name: str, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 
     return torch.cat([label, image01.cpu()], dim=2)
 
 
-def save_contact_sheet(path: Path, pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> None:
-    """A row for each of n images, a column for each name; written as PNG."""
+def contact_sheet(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> UInt8[Tensor, "H W 3"]:
+    """A row for each of n images, a column for each name."""
     rows = label_columns(pictures)
-    sheet = torch.cat([rows[0], *(row[:, LABEL_HEIGHT:] for row in rows[1:])], dim=1)
-    partial = path.with_suffix(".part.png")
-    Image.fromarray(to_uint8(sheet[None])[0].numpy()).save(partial)
-    partial.replace(path)
+    return to_bytes(torch.cat([rows[0], *(row[:, LABEL_HEIGHT:] for row in rows[1:])], dim=1))
+
+
+def save_contact_sheet(path: Path, pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> None:
+    """Write a `contact_sheet`."""
+    write_image(path, contact_sheet(pictures))
 
 
 def save_video(path: Path, frames01: Float[Tensor, "n 3 h w"], *, fps: int = 24) -> None:
-    """Write an H.264 mp4 by PyAV; odd sizes lose their last row or column."""
-    import av
-
-    frames = to_uint8(frames01)[:, : frames01.shape[2] // 2 * 2, : frames01.shape[3] // 2 * 2]
-    partial = path.with_suffix(".part.mp4")
-    with av.open(str(partial), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames.numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    partial.replace(path)
+    """Write a film that all players show: of odd sizes the last row or column is left out."""
+    height, width = (edge // 2 * 2 for edge in frames01.shape[2:])
+    with frame_writer(path, size=(height, width), fps=Fraction(fps)) as write:
+        for frame01 in frames01:
+            write(to_bytes(frame01[:, :height, :width]))

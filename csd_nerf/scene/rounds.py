@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.media.pixels import resize01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.updates import Update, edit_by_csd, edit_by_sampling
 
@@ -61,14 +62,6 @@ def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int,
     return height, width
 
 
-def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[Tensor, "n 3 _ _"]:
-    """Resample images, without aliasing when they shrink and within [0, 1]."""
-    if tuple(image01.shape[-2:]) == size:
-        return image01
-    resized = functional.interpolate(image01, size, mode="bicubic", antialias=True)
-    return resized.clamp(0, 1)
-
-
 def finish_image(
     edited01: Float[Tensor, "n 3 h w"],
     photograph01: Float[Tensor, "n 3 H W"],
@@ -91,8 +84,8 @@ def finish_image(
         change = functional.interpolate(
             edited01 - round_trip01, (height, width), mode="bicubic", antialias=True
         )
-        full = (photograph01 + change).clamp(0, 1)
-    return (full * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        full = photograph01 + change
+    return to_bytes(full)
 
 
 def edit_views(

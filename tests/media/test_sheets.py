@@ -7,25 +7,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csd_nerf.media.pixels import to_bytes
 from csd_nerf.media.sheets import (
     LABEL_HEIGHT,
     enlarge,
     label_columns,
     save_contact_sheet,
     save_video,
-    to_uint8,
 )
 
 
 def images(n: int, height: int, width: int, *, seed: int = 0) -> Tensor:
     return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def test_eight_bits_are_rounded_and_clipped():
-    image = torch.tensor([-1.0, 0.0, 0.5 / 255 + 1e-4, 1.0, 2.0]).view(1, 1, 1, 5)
-    pixels = to_uint8(image.expand(1, 3, 1, 5))
-    assert pixels.shape == (1, 1, 5, 3)
-    assert pixels[0, 0, :, 0].tolist() == [0, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +55,7 @@ def test_a_contact_sheet_has_a_row_an_image_and_one_line_of_names(tmp_path):
         top = LABEL_HEIGHT + 20 * row
         for left, column in ((0, columns["source"]), (24, columns["edited"])):
             np.testing.assert_array_equal(
-                sheet[top : top + 20, left : left + 24], to_uint8(column)[row].numpy()
+                sheet[top : top + 20, left : left + 24], to_bytes(column)[row].numpy()
             )
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
@@ -80,7 +73,7 @@ def test_a_video_shows_the_frames_in_their_order(tmp_path, size):
         assert stream.average_rate == 12
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert len(decoded) == len(shades)
-    even = to_uint8(frames)[:, : height // 2 * 2, : width // 2 * 2].numpy()
+    even = to_bytes(frames)[:, : height // 2 * 2, : width // 2 * 2].numpy()
     assert decoded[0].shape == even[0].shape
     for shown, meant in zip(decoded, even, strict=True):
         assert np.abs(shown.astype(float) - meant).mean() < 6

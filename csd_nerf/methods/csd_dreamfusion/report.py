@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.media.files import write_json
 from csd_nerf.media.sheets import enlarge, save_contact_sheet, save_video
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
 from csd_nerf.methods.csd_dreamfusion.model import BEYOND, CSDDreamFusionModel
@@ -169,7 +169,7 @@ def save_result(
     values = settings | {
         "differences": {f"{i}, {j}": object_difference(turns[i], turns[j]) for i, j in pairs}
     }
-    record.write_text(json.dumps(values, indent=1, default=str) + "\n", "utf8")
+    write_json(record, values)
     return [*written, record]
 
 

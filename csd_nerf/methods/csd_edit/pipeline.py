@@ -20,6 +20,7 @@ from nerfstudio.utils import writer
 from torch import Tensor
 
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.media.pixels import resize01
 from csd_nerf.methods.csd_edit import checkpoint, progress, views
 from csd_nerf.methods.csd_edit.controls import EditControls
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDataManagerConfig
@@ -289,7 +290,7 @@ class CSDEditPipeline(VanillaPipeline):
         )
         update = self.config.update
         if update == "ip2p" or (update == "csd" and self.config.start == "original"):
-            return rounds.resize01(photograph01[None], size)[0]
+            return resize01(photograph01[None], size)[0]
         cameras = self.datamanager.train_dataset.cameras
         return views.render_view(self.model, cameras, view, size=size)
 

@@ -7,13 +7,13 @@ import torch
 from conftest import TintPrior, start
 
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.media.pixels import resize01
 from csd_nerf.methods.csd_edit.views import render_view
 from csd_nerf.scene.report import contact_sheet01, round_metrics
 from csd_nerf.scene.rounds import (
     edit_views,
     finish_image,
     prior_size,
-    resize01,
 )
 
 SETTINGS = EditSettings(iterations=60, learning_rate=1.0, text_scale=1.0, mixing="none")

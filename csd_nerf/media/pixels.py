@@ -1,0 +1,64 @@
+"""Pixels: 8 bits and [0, 1], channels last and first, and other sizes.
+
+Pictures of 8 bits have their channels last, as files and Pillow do. Those in [0, 1], whose names
+end in `01`, have them first, as models do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+Filter = Literal["lanczos", "bilinear", "box"]
+
+
+def to_bytes(image01: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n h w c"]:
+    """Round to 8 bits; what lies outside of [0, 1] is clipped."""
+    return (255 * image01.clamp(0, 1)).round().byte().movedim(-3, -1)
+
+
+def to_01(pixels: UInt8[Tensor, "*n h w c"]) -> Float[Tensor, "*n c h w"]:
+    """8 bits to [0, 1]."""
+    return pixels.movedim(-1, -3).float() / 255
+
+
+def resize(
+    image: UInt8[Tensor, "h w c"],
+    size: tuple[int, int],
+    *,
+    by: Filter = "lanczos",
+    wrap: bool = False,
+) -> UInt8[Tensor, "{size[0]} {size[1]} c"]:
+    """Resize 8 bits by one of Pillow's filters, which widens where a picture shrinks.
+
+    Args:
+        image: RGB or RGBA.
+        size: Height and width to make.
+        by: The filter.
+        wrap: Whether the left and right edges meet, so that the filter looks across them.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    # Lanczos' filter, the widest, reaches 3 pixels of the smaller picture.
+    beyond = math.ceil(3 * max(1, width / size[1])) + 1 if wrap else 0
+    columns = torch.arange(-beyond, width + beyond) % width
+    picture = Image.fromarray((image[:, columns] if wrap else image).numpy())
+    box = (beyond, 0, beyond + width, height)
+    kind = Image.Resampling[by.upper()]
+    return torch.from_numpy(np.array(picture.resize((size[1], size[0]), kind, box=box)))
+
+
+def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[Tensor, "n 3 _ _"]:
+    """Resize images in [0, 1] on their device: bicubic, without aliasing, clipped to [0, 1]."""
+    if tuple(image01.shape[-2:]) == size:
+        return image01
+    resized = functional.interpolate(image01, size, mode="bicubic", antialias=True)
+    return resized.clamp(0, 1)
