@@ -19,7 +19,7 @@ from csd_nerf.adapters.costs import spread
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.layout import Layout, plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
-from csd_nerf.adapters.regions import PromptMap, keep_unasked, map_prompts, parse_region
+from csd_nerf.adapters.regions import PromptMap, map_prompts, parse_region, restore_original
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.core.rows import Rows
@@ -125,7 +125,7 @@ def _decode(
     result = resize(result, (original.shape[0], original.shape[1]), wrap=plan.layout.wrap)
     if not plan.prompts.leaves_parts_alone:
         return result
-    return keep_unasked(original, result, plan.prompts.editable, wrap=plan.layout.wrap)
+    return restore_original(original, result, plan.prompts.editable, wrap=plan.layout.wrap)
 
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:

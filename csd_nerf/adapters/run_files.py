@@ -154,7 +154,6 @@ class RunFiles:
             notices: What the user was told.
             seconds: How long it took.
         """
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         record = {
             "output": str(self.output),
             "input": {"path": str(self.source), "fingerprint": self.fingerprint},
@@ -165,7 +164,7 @@ class RunFiles:
             "settings": self.settings,
             "notices": [*notices],
             "facts": facts,
-            "versions": {**versions, "python": platform.python_version()},
+            "versions": versions(_PACKAGES),
         }
         write_json(self.record, record)
         self.state.unlink(missing_ok=True)
@@ -199,6 +198,12 @@ class RunFiles:
                 f"--resume needs what {path} was made with, got {told}; give what it was made "
                 "with, or another --output, or add --overwrite to start anew."
             )
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python and of installed packages."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def fingerprint(*paths: Path) -> str:
