@@ -1,8 +1,4 @@
-"""How the views of a round are edited: by CSD-Edit, or by the methods it is compared with.
-
-Each function takes source and start images of one size. It returns the edited images and the
-number of model evaluations that they took.
-"""
+"""How the methods that CSD-Edit is compared with edit the views of a round."""
 
 from __future__ import annotations
 
@@ -12,37 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.editor import edit_images
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 
 Update = Literal["csd", "in2n", "ip2p"]
+"""CSD-Edit, Instruct-NeRF2NeRF's update, or InstructPix2Pix for each view by itself."""
 
 LEVELS = (0.02, 0.98)
 """Lowest and highest noise level that Instruct-NeRF2NeRF draws, as fractions of the schedule."""
-
-
-def edit_by_csd(
-    prior: Prior,
-    source01: Float[Tensor, "n 3 h w"],
-    start01: Float[Tensor, "n 3 h w"],
-    *,
-    request: EditRequest,
-    generator: torch.Generator,
-    progress: str | None,
-) -> tuple[Float[Tensor, "n 3 h w"], int]:
-    """CSD-Edit of all views together; see `csd_nerf.editor`."""
-    result = edit_images(
-        prior,
-        source01,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        settings=request.settings,
-        start01=start01,
-        generator=generator,
-        progress=progress,
-    )
-    return result.image01.to(source01), result.evaluations
 
 
 def edit_by_sampling(
@@ -68,6 +41,9 @@ def edit_by_sampling(
             are used.
         steps: Denoising steps a view.
         generator: On the CPU.
+
+    Returns:
+        The edited images, and the number of model evaluations that they took.
 
     Raises:
         FloatingPointError: If the result isn't finite.
