@@ -15,11 +15,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from csd_nerf.editor import edit_images
 from csd_nerf.media.pixels import resize01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
-from csd_nerf.scene.updates import Update, edit_by_sampling
+from csd_nerf.scene.updates import Update, edit_by
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def edit_views(
         starts01: Where the edits start, by view, at the size at which they are edited. ip2p uses
             only the size.
         request: What is wanted.
-        update: How to edit, see `csd_nerf.scene.updates`.
+        update: How to edit.
         denoising_steps: Sampling steps a view of in2n and ip2p.
         keep_detail: Whether the photographs keep their fine detail, see `finish_image`.
         generator: On the CPU.
@@ -121,27 +120,16 @@ def edit_views(
         start01 = torch.stack([starts01[view] for view in views])
         size = (start01.shape[-2], start01.shape[-1])
         source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
-        if update == "csd":
-            result = edit_images(
-                prior,
-                source01,
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
-                settings=request.settings,
-                start01=start01,
-                generator=generator,
-                progress=progress,
-            )
-            edited01, count = result.image01.to(source01), result.evaluations
-        else:
-            edited01, count = edit_by_sampling(
-                prior,
-                source01,
-                start01 if update == "in2n" else None,
-                request=request,
-                steps=denoising_steps,
-                generator=generator,
-            )
+        edited01, count = edit_by(
+            update,
+            prior,
+            source01,
+            start01,
+            request=request,
+            denoising_steps=denoising_steps,
+            generator=generator,
+            progress=progress,
+        )
         evaluations += count
         trips01 = [None] * len(views)
         if keep_detail:
