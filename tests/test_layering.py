@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "csd_nerf"
 MAY_ENTER = {
     "core": {"core"},
     "media": {"media"},
-    "synthetic": {"synthetic"},
+    "synthetic": {"synthetic", "media"},
     "priors": {"priors", "core"},
     "editor": {"editor", "core", "priors.base"},
     "distill": {"distill", "core", "priors.base"},

@@ -20,6 +20,7 @@ from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
 from csd_nerf.evaluation.similarity import psnr
+from csd_nerf.media.files import write_json, write_text
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01
 from csd_nerf.media.sheets import save_contact_sheet
@@ -231,7 +232,7 @@ views together. Unseen: asked for in words that training never used. Ceiling: th
 the autoencoder.
 
 {measured}"""
-    (folder / "README.md").write_text(text)
+    write_text(folder / "README.md", text)
 
 
 def main(settings: Settings) -> None:
@@ -240,7 +241,7 @@ def main(settings: Settings) -> None:
     print(table(evaluation))
     output = settings.output or settings.prior
     output.mkdir(parents=True, exist_ok=True)
-    (output / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n")
+    write_json(output / "evaluation.json", evaluation)
     record = settings.prior / "training.json"
     if settings.output is None and record.exists():
         write(settings.prior, json.loads(record.read_text()), evaluation)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from csd_nerf.media.files import written_whole
 from csd_nerf.media.pixels import to_bytes
 from csd_nerf.synthetic.edits import all_edits
 from csd_nerf.synthetic.pairs import draw_pairs, stack_pairs
@@ -43,10 +44,8 @@ def write_shard(path: Path, index: int, seeds_a_shard: int) -> Path:
     ]
     source, edited = (to_bytes(x).movedim(-1, -3).numpy() for x in stack_pairs(pairs))
     names = np.array([pair.edit.name for pair in pairs])
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.savez(file, source=source, edited=edited, names=names)
-    partial.rename(path)
+    with written_whole(path) as partial:
+        np.savez(partial, source=source, edited=edited, names=names)
     return path
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from csd_nerf.media.files import written_whole
+
 Step = Callable[[int, torch.Generator], torch.Tensor]
 
 
@@ -107,9 +109,8 @@ def run(
             now = time.perf_counter()
             course.seconds, clock = course.seconds + now - clock, now
             bar.set_postfix(loss=f"{course.losses[-1]:.4f}")
-            partial = checkpoint.with_suffix(".part")
             contents = {name: item.state_dict() for name, item in state.items()}
             saved = {"step": index + 1, "course": vars(course), "state": contents}
-            torch.save(saved, partial)
-            partial.replace(checkpoint)
+            with written_whole(checkpoint) as partial:
+                torch.save(saved, partial)
     return course

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from csd_nerf import priors
+from csd_nerf.media.files import write_json, write_text
 from csd_nerf.media.sheets import enlarge, save_contact_sheet
 from csd_nerf.priors.base import TextToImage
 from csd_nerf.priors.text_sampling import sample_text
@@ -203,8 +204,8 @@ def write(settings: Settings) -> None:
     folder = settings.prior
     record = json.loads((folder / "training.json").read_text())
     table = measure(settings)
-    (folder / "README.md").write_text(card(record, table, settings=settings))
-    (folder / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+    write_text(folder / "README.md", card(record, table, settings=settings))
+    write_json(folder / "evaluation.json", table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 import tyro
 from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
 
+from csd_nerf.media.files import folder_written_whole, write_json, written_whole
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS
 from training import card, data, unet, vae
 
@@ -60,8 +60,8 @@ def encode_shards(
             }
             for s in shards
         ]
-        torch.save(rows, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        with written_whole(path) as partial:
+            torch.save(rows, partial)
     rows = torch.load(path, weights_only=True)
     scale = 1 / float(torch.cat([r["edited"][:64].flatten() for r in rows]).float().std())
     return [unet.LatentShard(r["source"], r["edited"], r["names"]) for r in rows], scale
@@ -82,11 +82,8 @@ def export(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    partial = output.with_name(output.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with folder_written_whole(output) as partial:
+        pipeline.save_pretrained(partial)
 
 
 def _check_work_folder(recipe: Recipe) -> None:
@@ -102,7 +99,7 @@ def _check_work_folder(recipe: Recipe) -> None:
             f"--work must be a folder of the same recipe, but {recipe.work} differs in "
             f"{', '.join(different)}; name another folder."
         )
-    path.write_text(json.dumps(wanted, indent=1))
+    write_json(path, wanted)
 
 
 def main(recipe: Recipe) -> None:
@@ -155,7 +152,7 @@ def main(recipe: Recipe) -> None:
         "vae_loss": vae_course.losses,
         "denoiser_loss": course.losses,
     }
-    (recipe.output / "training.json").write_text(json.dumps(record, indent=1))
+    write_json(recipe.output / "training.json", record)
     card.write(recipe.output, record, evaluation=None)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from csd_nerf.media.files import folder_written_whole, write_json
 from csd_nerf.methods.csd_dreamfusion.prompts import VIEWS, view_weights
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.scenes import COLOURS, SHAPES
@@ -267,12 +267,9 @@ def export(
         watermarker=None,
         requires_safety_checker=False,
     )
-    partial = output.with_name(output.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with folder_written_whole(output) as partial:
+        pipeline.save_pretrained(partial)
+        write_json(partial / "training.json", record)
 
 
 def main(recipe: Recipe) -> None:

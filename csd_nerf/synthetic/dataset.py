@@ -13,10 +13,6 @@ Layout of the folder:
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +21,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from csd_nerf.media.files import folder_written_whole, write_json
+from csd_nerf.media.images import write_image
+from csd_nerf.media.pixels import to_bytes
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
 from csd_nerf.synthetic.edits import Edit, find_edit
 from csd_nerf.synthetic.options import HELD_OUT_EVERY, SceneSettings
@@ -91,14 +90,14 @@ def write_dataset(
             f"{settings.scene} of {settings.split}; choose another edit or another --scene."
         )
     names = [f"{index:05d}.png" for index in range(settings.views)]
-    with _complete_or_absent(output) as partial:
+    with folder_written_whole(output) as partial:
         _write_images(partial / "images", names, source.image01)
         _write_geometry(partial, names, source)
         if chosen is not None:
             edited = render_views(chosen.edit_scenes(scenes), cameras, size=settings.size)
             _write_images(partial / "edited", names, chosen.edit_image(edited.image01))
-        _write_json(partial / "transforms.json", _transforms(cameras, names, settings.size))
-        _write_json(partial / RECORD, dataclasses.asdict(settings) | _describe(chosen, edit))
+        write_json(partial / "transforms.json", _transforms(cameras, names, settings.size))
+        write_json(partial / RECORD, dataclasses.asdict(settings) | _describe(chosen, edit))
     return output
 
 
@@ -115,21 +114,6 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
             f"Only a data set of csd-nerf synthetic can be overwritten, but {output} has no "
             f"{RECORD}; name another folder or remove it yourself."
         )
-
-
-@contextmanager
-def _complete_or_absent(output: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `output` at the end, or vanishes on failure."""
-    partial = output.with_name(output.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _describe(edit: Edit | None, asked: str | None) -> dict[str, str | None]:
@@ -165,9 +149,8 @@ def _transforms(cameras: Cameras, names: list[str], size: int) -> dict:
 
 def _write_images(folder: Path, names: list[str], image01: Float[Tensor, "n 3 h w"]) -> None:
     folder.mkdir()
-    pixels = (255 * image01).round().byte().permute(0, 2, 3, 1).numpy()
-    for name, array in zip(names, pixels, strict=True):
-        Image.fromarray(array).save(folder / name)
+    for name, pixels in zip(names, to_bytes(image01), strict=True):
+        write_image(folder / name, pixels)
 
 
 def _write_geometry(folder: Path, names: list[str], rendering: Rendering) -> None:
@@ -176,7 +159,3 @@ def _write_geometry(folder: Path, names: list[str], rendering: Rendering) -> Non
     for name, depth, label in zip(names, rendering.depth, rendering.label, strict=True):
         np.save(folder / "depth" / Path(name).with_suffix(".npy").name, depth.numpy())
         Image.fromarray(label.byte().numpy()).save(folder / "labels" / name)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")

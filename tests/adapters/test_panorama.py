@@ -230,13 +230,3 @@ def test_work_sizes_keep_the_aspect_in_steps_of_the_grid(tiny, size, changes, wo
     layout = plan_layout(tiny, size, options(**changes))
     assert layout.size == work
     assert layout.grid == (work[0] // 4, work[1] // 4)
-
-
-def test_resizing_looks_across_the_edges_of_a_wrapped_picture():
-    image = picture(32, 48)
-    halved = resize(image, (16, 24), wrap=True)
-    assert torch.equal(resize(image.roll(10, 1), (16, 24), wrap=True), halved.roll(5, 1))
-    assert torch.equal(halved[:, 8:16], resize(image, (16, 24))[:, 8:16])
-    assert resize(image, (32, 48)) is image
-    tiny_one = torch.tensor([[[0, 0, 0], [255, 255, 255]]], dtype=torch.uint8)
-    assert resize(tiny_one, (4, 8), wrap=True).shape == (4, 8, 3)

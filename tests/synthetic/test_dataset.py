@@ -209,7 +209,7 @@ def test_a_failure_on_the_way_leaves_nothing_new_and_nothing_lost(tmp_path, monk
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(dataset, "_write_json", full)
+    monkeypatch.setattr(dataset, "write_json", full)
     for folder in (made, tmp_path / "other"):
         with pytest.raises(OSError, match="No space"):
             write_dataset(folder, SMALL, overwrite=True)

@@ -13,9 +13,9 @@ from nerfstudio.data.datamanagers.base_datamanager import (
     VanillaDataManager,
     VanillaDataManagerConfig,
 )
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
+from csd_nerf.methods.common.photographs import Photographs
 from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 
@@ -53,7 +53,7 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
             )
 
 
-class CSDEditDataManager(VanillaDataManager[InputDataset]):
+class CSDEditDataManager(VanillaDataManager[Photographs]):
     """Keeps the photographs and, in their place, the edited images.
 
     Views are named by their `image_idx`, the index of their camera. Edited images are 8-bit,
@@ -62,15 +62,15 @@ class CSDEditDataManager(VanillaDataManager[InputDataset]):
 
     config: CSDEditDataManagerConfig
 
-    def create_train_dataset(self) -> InputDataset:
+    def create_train_dataset(self) -> Photographs:
         """Open the training images, scaled down to `max_image_size`."""
         return self._open(self.train_dataparser_outputs)
 
-    def create_eval_dataset(self) -> InputDataset:
+    def create_eval_dataset(self) -> Photographs:
         """Open the held-out images at the scale of the training images."""
         return self._open(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
-    def _open(self, outputs: Any) -> InputDataset:
+    def _open(self, outputs: Any) -> Photographs:
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self._scale_factor())
 
     def _scale_factor(self) -> float:

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csd_nerf.media.pixels import resize, resize01, to_01, to_bytes
+
+
+def noise(height: int, width: int, channels: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (height, width, channels), generator=generator).byte()
+
+
+def test_eight_bits_are_rounded_and_clipped():
+    image = torch.tensor([-1.0, 0.0, 0.5 / 255 + 1e-4, 1.0, 2.0]).view(1, 1, 1, 5)
+    pixels = to_bytes(image.expand(1, 3, 1, 5))
+    assert pixels.shape == (1, 1, 5, 3)
+    assert pixels[0, 0, :, 0].tolist() == [0, 0, 1, 255, 255]
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_bytes_survive_the_way_there_and_back(lead):
+    pixels = noise(16, 16).expand(*lead, -1, -1, -1)
+    image01 = to_01(pixels)
+    assert image01.shape == (*lead, 3, 16, 16)
+    value = float(pixels[..., 4, 9, 1].flatten()[0]) / 255
+    assert image01[..., 1, 4, 9].unique().tolist() == [pytest.approx(value)]
+    assert torch.equal(to_bytes(image01), pixels)
+
+
+def test_resizing_looks_across_the_edges_of_a_wrapped_picture():
+    image = noise(32, 48)
+    halved = resize(image, (16, 24), wrap=True)
+    assert torch.equal(resize(image.roll(10, 1), (16, 24), wrap=True), halved.roll(5, 1))
+    assert torch.equal(halved[:, 8:16], resize(image, (16, 24))[:, 8:16])
+    assert resize(image, (32, 48)) is image
+    tiny_one = torch.tensor([[[0, 0, 0], [255, 255, 255]]], dtype=torch.uint8)
+    assert resize(tiny_one, (4, 8), wrap=True).shape == (4, 8, 3)
+
+
+def test_the_box_filter_takes_means_of_areas():
+    image = noise(6, 8)
+    means = image.double().unflatten(1, (4, 2)).unflatten(0, (3, 2)).mean((1, 3))
+    # Pillow rounds twice, once an axis.
+    assert (resize(image, (3, 4), by="box") - means).abs().max() <= 1
+
+
+def test_transparent_pixels_lend_no_colour_to_their_neighbours():
+    image = torch.zeros(2, 2, 4, dtype=torch.uint8)
+    image[:, 0] = torch.tensor([200, 100, 0, 255])
+    image[:, 1] = torch.tensor([0, 0, 250, 0])
+    (pixel,) = resize(image, (1, 1), by="bilinear")[0].tolist()
+    assert pixel[:3] == pytest.approx([200, 100, 0], abs=1)
+    assert pixel[3] == pytest.approx(127, abs=1)
+
+
+def test_images_in_0_1_shrink_without_aliasing_and_stay_in_range():
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::2] = 1
+    assert (resize01(stripes, (8, 8))[..., 1:-1] - 0.5).abs().max() < 0.05
+    edge = torch.zeros(1, 3, 4, 4)
+    edge[..., 2:] = 1
+    grown = resize01(edge, (32, 32))
+    assert (grown.min(), grown.max()) == (0, 1)
+    assert resize01(edge, (4, 4)) is edge
+
+
+@pytest.mark.parametrize("size", [(16, 20), (48, 44)])
+def test_images_in_0_1_are_resized_as_pillow_does_it(size):
+    # Smooth, since the cubics differ by a parameter: torch's a is -0.75 or -0.5, Pillow's -0.5.
+    coarse = Image.fromarray(noise(4, 4).numpy()).resize((30, 24), Image.Resampling.BICUBIC)
+    meant = np.asarray(coarse.resize((size[1], size[0]), Image.Resampling.BICUBIC), float)
+    image01 = torch.from_numpy(np.array(coarse)).permute(2, 0, 1)[None] / 255
+    made = 255 * resize01(image01, size)[0].permute(1, 2, 0)
+    assert np.abs(made.numpy() - meant).max() < 2
