@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from csd_nerf import cli
-from csd_nerf.evaluation import demo
 
 HEAVY = ("torch", "nerfstudio", "diffusers", "transformers", "numpy")
 
@@ -116,7 +115,7 @@ def test_a_demo_whose_training_fails_says_so(tmp_path, capsys, monkeypatch):
         commands.append(command)
         return subprocess.CompletedProcess(command, 3)
 
-    monkeypatch.setattr(demo.subprocess, "run", fails)
+    monkeypatch.setattr(subprocess, "run", fails)
     options = ["--", "--pipeline.edit.text-scale", "5"]
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo", "--output", str(tmp_path), "--edit", "night", "--size", "16", *options])

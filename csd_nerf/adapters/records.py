@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,13 @@ def load_state(path: Path, identity: Identity, *, mmap: bool = False) -> tuple[S
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write the record of a finished run as JSON, with the versions that made it."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    versions["python"] = platform.python_version()
-    write_json(path, {**record, "versions": versions})
+    write_json(path, {**record, "versions": versions(_PACKAGES)})
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python and of installed packages."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def check_record(path: Path, identity: Identity) -> None:

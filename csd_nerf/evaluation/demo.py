@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from csd_nerf.evaluation.compare import compare_scene
 from csd_nerf.evaluation.options import DemoSettings
+from csd_nerf.evaluation.scene_runs import SceneRun
 from csd_nerf.media.files import write_json
 from csd_nerf.synthetic.dataset import write_dataset
 from csd_nerf.synthetic.edits import find_edit
@@ -60,23 +59,8 @@ def _train(output: Path, prompt: str, options: Sequence[str]) -> Path:
     """Run `ns-train csd-edit-tiny` on the scene; returns the run's config.yml."""
     runs = output / "nerfstudio"
     shutil.rmtree(runs, ignore_errors=True)
-    command = [
-        str(Path(sys.executable).parent / "ns-train"),
-        "csd-edit-tiny",
-        *("--data", str(output / "data")),
-        *("--output-dir", str(runs)),
-        *("--experiment-name", "demo"),
-        *("--timestamp", "run"),
-        *("--pipeline.prompt", prompt),
-        *options,
-    ]
-    print(" ".join(f"'{word}'" if " " in word else word for word in command), flush=True)
-    status = subprocess.run(command, check=False).returncode
-    if status != 0:
-        raise ChildProcessError(
-            f"ns-train must end with status 0, got {status}; its output says why."
-        )
-    return runs / "demo" / "csd-edit-tiny" / "run" / "config.yml"
+    options = ["--pipeline.prompt", prompt, *options]
+    return SceneRun("csd-edit-tiny", output / "data", runs, "demo", "run", options).train()
 
 
 def _copy_rounds(run: Path, output: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import math
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from csd_nerf.adapters.records import versions
 from csd_nerf.evaluation.comparison import Comparison
 from csd_nerf.evaluation.inputs import Frames, open_input, read_facts
 from csd_nerf.evaluation.measures import MEASURES, measure
@@ -100,7 +99,7 @@ def evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> dict
         }
     return {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "runs": results,
     }
 
@@ -146,9 +145,3 @@ def _check_count(what: str, expected: int, count: int, path: Path) -> None:
             f"An edit needs as many frames as {what}, {expected}, got {count} in {path}; give the "
             "frames that belong together."
         )
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in _PACKAGES
-    }

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from csd_nerf.evaluation import clip
 from csd_nerf.evaluation.comparison import Comparison, Sample, samples
 from csd_nerf.evaluation.consistency import extra_change, flicker, seam_step
@@ -30,6 +33,8 @@ from csd_nerf.evaluation.needs import (
 )
 from csd_nerf.evaluation.similarity import frame_lpips, psnr, ssim
 from csd_nerf.evaluation.tables import Column
+
+Image01 = Float[Tensor, "n 3 h w"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,42 +87,37 @@ class Measure(Column):
     """Why the measure is left out where its value is infinite or NaN."""
 
 
-def _psnr(which: Literal["source", "edited"], need: Need, heading: str, **column: Any) -> Measure:
-    return Measure(
-        f"psnr_{which}",
-        heading,
-        digits=2,
-        needs=(TRUTH, need),
-        function=lambda sample: psnr(getattr(sample, f"{which}01"), sample.truth01),
-        undefined="it equals the truth: the PSNR is infinite",
-        **column,
+def _to_truth(
+    key: str,
+    heading: str,
+    function: Callable[[Sample, Image01], float],
+    *,
+    better: Literal["higher", "lower"],
+    unit: str = "",
+    needs: tuple[Need, ...] = (),
+    **options: Any,
+) -> tuple[Measure, Measure]:
+    """How near the source, and the edit, are to the truth; the first judges nothing."""
+    source = Measure(
+        f"{key}_source",
+        f"{heading} of the source{unit}",
+        needs=(TRUTH, TRUTH_LIKE_SOURCE, *needs),
+        function=lambda sample: function(sample, sample.source01),
+        **options,
     )
-
-
-def _ssim(which: Literal["source", "edited"], need: Need, heading: str, **column: Any) -> Measure:
-    return Measure(
-        f"ssim_{which}",
-        heading,
-        digits=3,
-        needs=(TRUTH, need),
-        function=lambda sample: ssim(getattr(sample, f"{which}01"), sample.truth01),
-        **column,
+    edited = Measure(
+        f"{key}_edited",
+        f"{heading}{unit}",
+        better=better,
+        needs=(TRUTH, TRUTH_LIKE_EDIT, *needs),
+        function=lambda sample: function(sample, sample.edited01),
+        **options,
     )
+    return source, edited
 
 
-def _lpips(which: Literal["source", "edited"], need: Need, heading: str, **column: Any) -> Measure:
-    def distance(sample: Sample) -> float:
-        lpips = sample.comparison.networks.lpips
-        return float(lpips(getattr(sample, f"{which}01"), sample.truth01).mean())
-
-    return Measure(
-        f"lpips_{which}",
-        heading,
-        digits=3,
-        needs=(TRUTH, need, LPIPS),
-        function=distance,
-        **column,
-    )
+def _lpips(sample: Sample, image01: Image01) -> float:
+    return float(sample.comparison.networks.lpips(image01, sample.truth01).mean())
 
 
 def _clip_direction(of: Comparison) -> float:
@@ -143,12 +143,23 @@ def _cross_view(which: Literal["source", "edited", "seen"], heading: str, **colu
 
 
 MEASURES: tuple[Measure, ...] = (
-    _psnr("source", TRUTH_LIKE_SOURCE, "PSNR of the source, dB"),
-    _psnr("edited", TRUTH_LIKE_EDIT, "PSNR, dB", better="higher"),
-    _ssim("source", TRUTH_LIKE_SOURCE, "SSIM of the source"),
-    _ssim("edited", TRUTH_LIKE_EDIT, "SSIM", better="higher"),
-    _lpips("source", TRUTH_LIKE_SOURCE, "LPIPS of the source"),
-    _lpips("edited", TRUTH_LIKE_EDIT, "LPIPS", better="lower"),
+    *_to_truth(
+        "psnr",
+        "PSNR",
+        lambda sample, image01: psnr(image01, sample.truth01),
+        better="higher",
+        unit=", dB",
+        digits=2,
+        undefined="it equals the truth: the PSNR is infinite",
+    ),
+    *_to_truth(
+        "ssim",
+        "SSIM",
+        lambda sample, image01: ssim(image01, sample.truth01),
+        better="higher",
+        digits=3,
+    ),
+    *_to_truth("lpips", "LPIPS", _lpips, better="lower", needs=(LPIPS,), digits=3),
     Measure(
         "clip_direction",
         "CLIP direction",
