@@ -29,7 +29,7 @@ from benchmarks.paper.tiny import tiny_items
 from csd_nerf import priors
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.panorama import edit_panorama
-from csd_nerf.adapters.records import FREE
+from csd_nerf.adapters.run_files import FREE
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.priors.base import Prior

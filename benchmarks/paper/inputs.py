@@ -192,6 +192,8 @@ def read_peer(folder: Path, item: Item, *, like: Frames) -> Frames:
     return resized(frames, size)
 
 
-def resized(frames: Iterable[Frame], size: tuple[int, int]) -> UInt8[Tensor, "n h w 3"]:
+def resized(
+    frames: Iterable[Frame], size: tuple[int, int]
+) -> UInt8[Tensor, "n {size[0]} {size[1]} 3"]:
     """All frames at a height and width."""
     return torch.stack([resize(frame, size) for frame in frames])

@@ -253,7 +253,7 @@ def run_scene_arm(
         photograph01 = photographs(pipeline.datamanager.eval_dataset)
         views01 = training_images(pipeline.datamanager)
         train_names = [Path(path) for path in pipeline.datamanager.train_dataset.image_filenames]
-        evaluations = pipeline.progress.evaluations
+        evaluations = pipeline.stage.state.evaluations
     return SceneResult(
         edited01=edited01,
         truth01=true_edit(given.edit, photograph01, names, data=given.folder),

@@ -1,12 +1,10 @@
-"""What a run costs: time by stage, memory, evaluations of the prior."""
+"""What a run costs: memory and evaluations of the prior; how evenly updates are spread."""
 
 from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,22 +12,6 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from csd_nerf.priors.base import Branch, Prior
-
-
-class Stopwatch:
-    """Wall-clock seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what runs inside; stages of one name add up."""
-        began = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
 
 
 class CountedPrior:
@@ -53,7 +35,7 @@ class CountedPrior:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Most memory that this process has held so far, in MiB."""
+    """The most memory that this process has held so far, in MiB."""
     # Linux counts KiB, macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
@@ -62,8 +44,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {name: round(mib, 1) for name, mib in peak.items()}
 
 
-def spread(updates: Float[Tensor, "h w"]) -> dict[str, Any]:
-    """How evenly the cells of a canvas were updated."""
+def spread(updates: Float[Tensor, "*places"]) -> dict[str, Any]:
+    """How evenly updates are spread over the cells of a canvas, or the frames of a video."""
     counts, edges = torch.histogram(updates.double(), bins=10)
     return {
         "mean": float(updates.mean()),

@@ -1,48 +1,172 @@
-"""What panoramas and videos ask of the editor."""
+"""What editing a panorama and editing a video have in common."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, cast
 
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from csd_nerf.adapters.costs import CountedPrior, peak_memory
 from csd_nerf.adapters.options import EditOptions
+from csd_nerf.adapters.reporter import Reporter, State
 from csd_nerf.core.canvas import ImageStack
+from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.window_canvas import WindowCanvas
+from csd_nerf.editor import edit
 from csd_nerf.priors.base import Prior
 
 
-def edit_settings(options: EditOptions, canvas: ImageStack | WindowCanvas) -> EditSettings:
-    """How the methods that optimise do it; `method` is a field of the options' subclasses.
+class EditSession:
+    """One edit from beginning to end: prior, options, randomness, costs and notices.
 
-    The learning rate decays between sweeps, so that it is the same all over one.
+    Attributes:
+        options: How to edit.
+        values: The options' values, those of the preset filled in.
+        reporter: What is told of progress, and keeps states.
+        generator: The source of all randomness, seeded by the options.
     """
-    values = options.values()
-    iterations = options.iterations or canvas.iterations_for(values.updates)
-    sweep = canvas.batches_per_sweep
-    method = getattr(options, "method")  # noqa: B009
-    return EditSettings(
-        iterations=iterations,
-        learning_rate=values.learning_rate,
-        decay=values.decay,
-        decay_every=math.ceil(iterations / values.decays / sweep) * sweep,
-        text_scale=values.text_scale,
-        image_scale=values.image_scale,
-        t_range=values.t_range,
-        mixing="stein" if method == "csd" else "none",
-        baseline="noise" if method == "sds" else "source",
-        noise=values.noise,
-        kernel_on=options.kernel_on,
-        normalize=values.normalize,
-        repulsion=values.repulsion,
-        max_batch=values.max_batch,
-    )
 
+    def __init__(self, prior: Prior, options: EditOptions, reporter: Reporter) -> None:
+        self.options = options
+        self.values = options.values()
+        self.reporter = reporter
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self._counted = CountedPrior(prior)
+        self._seconds: dict[str, float] = {}
+        self._notices: list[str] = []
 
-def cut_prompts(prior: Prior, prompts: Sequence[str]) -> list[str]:
-    """What the prior warns of when it reads the prompts."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        prior.encode_text(prompts)
-    return [str(warning.message) for warning in caught]
+    @property
+    def prior(self) -> Prior:
+        """The prior, whose evaluations are counted."""
+        return cast(Prior, self._counted)
+
+    def note(self, text: str) -> None:
+        """Tell the user, and keep it for the facts."""
+        self._notices.append(text)
+        self.reporter.note(text)
+
+    def note_cut_prompts(self, prompts: Sequence[str]) -> None:
+        """Tell the user if the prior cuts a prompt that is too long."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.prior.encode_text(prompts)
+        for warning in caught:
+            self.note(str(warning.message))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the time of what runs inside."""
+        began = perf_counter()
+        with warnings.catch_warnings():
+            # `note_cut_prompts` has told it.
+            warnings.filterwarnings("ignore", message="The prompt .* is cut off")
+            yield
+        self._seconds[name] = perf_counter() - began
+
+    def restored(self) -> State | None:
+        """The state of an interrupted run, whose randomness and counts are taken up here."""
+        saved = self.reporter.restored()
+        if saved is not None:
+            self.generator.set_state(saved["generator"])
+            self._counted.evaluations = saved["evaluations"]
+        return saved
+
+    def state(self, **parts: Any) -> State:
+        """What `restored` gives back: these parts, the randomness and the counts."""
+        kept = {"generator": self.generator.get_state(), "evaluations": self._counted.evaluations}
+        return {**parts, **kept}
+
+    def optimise(
+        self,
+        canvas: ImageStack | WindowCanvas,
+        prompts: Sequence[str],
+        *,
+        prompt_weights: Float[Tensor, "size k"] | None = None,
+        preview: Callable[[], UInt8[Tensor, "h w 3"]],
+    ) -> int:
+        """Edit a canvas in place by CSD-Edit or one of its ablations; returns the iterations.
+
+        Args:
+            canvas: What is edited.
+            prompts: The instructions.
+            prompt_weights: Share of each instruction in each particle.
+            preview: Decodes some of the canvas as it is.
+        """
+        settings = self._settings(canvas)
+        done = 0
+        if (saved := self.restored()) is not None:
+            canvas.restore(saved["canvas"])
+            done = saved["done"]
+
+        def after_step(now: int, total: int) -> None:  # noqa: ARG001
+            self.reporter.tick(
+                now, state=lambda: self.state(canvas=canvas.state()), preview=preview
+            )
+
+        self.reporter.begin("edit", settings.iterations, done=done)
+        edit(
+            self.prior,
+            canvas,
+            prompts=prompts,
+            prompt_weights=prompt_weights,
+            negative_prompt=self.options.negative_prompt,
+            settings=settings,
+            randomness=SeededRandomness(self.generator),
+            start=done,
+            after_step=after_step,
+        )
+        return settings.iterations
+
+    def _settings(self, canvas: ImageStack | WindowCanvas) -> EditSettings:
+        """The editor's settings. The learning rate decays between sweeps, never within one."""
+        options, values = self.options, self.values
+        iterations = options.iterations or canvas.iterations_for(values.updates)
+        sweep = canvas.batches_per_sweep
+        # Subclasses of EditOptions declare their methods.
+        method = getattr(options, "method")  # noqa: B009
+        return EditSettings(
+            iterations=iterations,
+            learning_rate=values.learning_rate,
+            decay=values.decay,
+            decay_every=math.ceil(iterations / values.decays / sweep) * sweep,
+            text_scale=values.text_scale,
+            image_scale=values.image_scale,
+            t_range=values.t_range,
+            mixing="stein" if method == "csd" else "none",
+            baseline="noise" if method == "sds" else "source",
+            noise=values.noise,
+            kernel_on=options.kernel_on,
+            normalize=values.normalize,
+            repulsion=values.repulsion,
+            max_batch=values.max_batch,
+        )
+
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of `priors.sampling` that the options decide."""
+        values = self.values
+        return {
+            "negative_prompt": self.options.negative_prompt,
+            "text_scale": values.text_scale,
+            "image_scale": values.image_scale,
+            "steps": values.steps,
+            "solver": values.solver,
+            "generator": self.generator,
+            "max_batch": values.max_batch,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the edit cost and what the user was told, for a JSON file."""
+        return {
+            "evaluations": self._counted.evaluations,
+            "seconds": {name: round(seconds, 2) for name, seconds in self._seconds.items()},
+            "peak_memory_mib": peak_memory(self.prior.device),
+            "notices": self._notices,
+        }

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.job import Job
+from csd_nerf.adapters.reporter import Reporter
 from csd_nerf.media.frames import Frame, FrameSource
 from csd_nerf.media.pixels import resize, to_01, to_bytes
 from csd_nerf.priors.base import Prior
@@ -22,23 +22,23 @@ PREVIEW_FRAMES = 4
 
 
 def encode_frames(
-    prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, job: Job
+    prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, reporter: Reporter
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
-    """Read all frames once; their latents and conditions, in the CPU's memory.
+    """Read all frames once; returns their latents and conditions, in the CPU's memory.
 
     Args:
         prior: Encodes them.
         source: The frames.
-        size: Height and width to which they are brought first.
+        size: Height and width to which they are resized first.
         batch: Frames at a time.
-        job: Told of progress.
+        reporter: Told of progress.
 
     Raises:
         ValueError: If there are more or fewer frames than the source says.
     """
     wholes: list[Tensor] = []
     done = 0
-    job.begin("encode", source.count)
+    reporter.begin("encode", source.count)
     frames = (resize(frame, size) for frame in source)
     while pixels := list(itertools.islice(frames, batch)):
         parts = prior.encode_source(to_01(torch.stack(pixels)))
@@ -46,7 +46,7 @@ def encode_frames(
         for whole, part in zip(wholes, parts, strict=True):
             whole[done : done + len(part)] = part
         done += len(pixels)
-        job.tick(done)
+        reporter.tick(done)
     if done != source.count:
         raise ValueError(
             f"The input must not change while it is read, got {done} frames instead of "
@@ -61,16 +61,16 @@ def decode_frames(
     write: Callable[[Frame], Any],
     *,
     size: tuple[int, int],
-    job: Job,
+    reporter: Reporter,
 ) -> None:
-    """Hand on every frame at a height and width, in order; none is kept."""
+    """Decode frames in order, resize each to this height and width, and hand it to `write`."""
     done = 0
-    job.begin("decode", len(latent))
+    reporter.begin("decode", len(latent))
     for image01 in decoder.stream(latent):
         for frame in to_bytes(image01).cpu():
             write(resize(frame, size))
             done += 1
-            job.tick(done)
+            reporter.tick(done)
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,17 @@ class EditOptions:
     def _by_method(self, method: str) -> dict[str, Any]:
         raise NotImplementedError
 
+    def check_prompt(self) -> None:
+        """Check that there is an instruction.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self.prompt.strip():
+            raise ValueError(
+                f'--prompt needs an instruction, got {self.prompt!r}; give --prompt "...".'
+            )
+
     def __post_init__(self) -> None:
         """Check the ranges that can be checked without a prior."""
         for name in ("batch", "iterations", "updates", "decays", "steps", "size", "max_batch"):
@@ -220,6 +231,15 @@ class PanoramaOptions(EditOptions):
     0: the paper's plain average."""
     wrap: bool = False
     """The image is equirectangular: its left and right edges meet."""
+
+    def check_prompt(self) -> None:
+        """Check that there is an instruction, at least for a region.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self.region:
+            super().check_prompt()
 
     def _by_method(self, method: str) -> dict[str, Any]:
         if self.preset == "tiny":

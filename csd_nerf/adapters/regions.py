@@ -86,11 +86,9 @@ def map_prompts(
         grid: Height and width in cells.
 
     Raises:
-        ValueError: If there is no instruction at all, or a place doesn't fit the picture.
+        ValueError: If a place doesn't fit the picture.
         FileNotFoundError: If a mask is missing.
     """
-    if not regions and not prompt.strip():
-        raise ValueError('An edit needs an instruction, got none; give --prompt "...".')
     total = torch.zeros(size)
     for region in regions:
         total += region_mask(region, size=size)

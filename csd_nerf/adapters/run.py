@@ -1,8 +1,7 @@
 """From files to files: what `csd-nerf panorama` and `csd-nerf video` run.
 
-Everything that can be wrong with the inputs, the outputs and the options is looked for before the
-prior is loaded, which happens once. Of several inputs those that fail are told, and the others
-run.
+All inputs, outputs and options are checked before the prior is loaded, once for all. If one of
+several inputs fails, the user is told, and the others are edited.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from typing import Any
 import torch
 
 from csd_nerf import priors
-from csd_nerf.adapters.file_job import FileJob
+from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.regions import parse_region, region_mask
+from csd_nerf.adapters.run_files import RunFiles, fingerprint
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.priors.devices import find_device
@@ -35,8 +35,8 @@ MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-_Work = Callable[[priors.Prior, FileJob], dict[str, Any]]
-"""Edits one input into its output and returns the facts."""
+_Edit = Callable[[priors.Prior, FileReporter], dict[str, Any]]
+"""Edits one input, writes its output and returns the facts."""
 
 
 def run_panoramas(
@@ -57,12 +57,11 @@ def run_panoramas(
         ValueError: If an option, or the outputs together, can't be right.
         OSError: If the outputs' folder can't be written to, or the prior can't be had.
     """
+    options.check_prompt()
     regions = [parse_region(text) for text in options.region]
-    if not regions:
-        _check_prompt(options.prompt)
     masks = [region.where for region in regions if isinstance(region.where, Path)]
 
-    def prepare(source: Path, target: Path) -> _Work:
+    def prepare(source: Path, target: Path) -> _Edit:
         check_picture_path(target)
         image, _ = read_image(source)
         size = (image.shape[0], image.shape[1])
@@ -89,11 +88,11 @@ def run_videos(
     from csd_nerf.media.frames import check_frames_output, open_frames
     from csd_nerf.priors.decoders import fetch_decoder
 
-    _check_prompt(options.prompt)
+    options.check_prompt()
     if options.decoder != "vae":
         fetch_decoder(options.decoder, options.decoder_weights)
 
-    def prepare(source: Path, target: Path) -> _Work:
+    def prepare(source: Path, target: Path) -> _Edit:
         check_frames_output(target)
         if source.is_dir() and source.resolve() in target.resolve().parents:
             raise ValueError(
@@ -102,10 +101,7 @@ def run_videos(
             )
         frames = open_frames(source, frames=options.frames)
 
-        def work(prior: priors.Prior, job: FileJob) -> dict[str, Any]:
-            return edit_video(prior, frames, target, options, job=job)
-
-        return work
+        return lambda prior, reporter: edit_video(prior, frames, target, options, reporter=reporter)
 
     def result_name(source: Path) -> str:
         if source.is_dir():
@@ -117,24 +113,29 @@ def run_videos(
 
 
 def _edit_picture(
-    source: Path, target: Path, options: PanoramaOptions, prior: priors.Prior, job: FileJob
+    source: Path,
+    target: Path,
+    options: PanoramaOptions,
+    prior: priors.Prior,
+    reporter: FileReporter,
 ) -> dict[str, Any]:
     from csd_nerf.adapters.panorama import edit_panorama
 
     image, notices = read_image(source)
     for notice in notices:
-        job.note(notice)
-    result = edit_panorama(prior, image, options, job=job)
+        reporter.note(notice)
+    result = edit_panorama(prior, image, options, reporter=reporter)
     write_image(target, result.image)
     return result.facts
 
 
 @dataclass(frozen=True)
 class _Task:
-    source: Path
-    output: Path
-    job: FileJob
-    work: _Work
+    """An input that is to be edited."""
+
+    files: RunFiles
+    reporter: FileReporter
+    edit: _Edit
 
 
 @dataclass
@@ -143,14 +144,14 @@ class _Call:
 
     options: EditOptions
     command: Sequence[str]
-    prepare: Callable[[Path, Path], _Work]
-    """Checks an input and an output, and returns what is to be done."""
+    prepare: Callable[[Path, Path], _Edit]
+    """Checks an input and an output, and returns what edits it."""
     also: Sequence[Path]
     """Further files that every input is edited with."""
     failures: int = 0
 
     def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
-        """Check all, load the prior, do all; returns the exit code."""
+        """Check all, load the prior, edit all; returns the exit code."""
         bundled = self.options.values().prior in BUNDLED_MODELS
         device = find_device(self.options.device, bundled=bundled)
         try:
@@ -171,37 +172,31 @@ class _Call:
     ) -> list[_Task]:
         tasks = []
         for number, (source, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
+            label = f"[{number}/{len(inputs)}] {source.name}: " if len(inputs) > 1 else ""
             with self._telling(source):
-                work = self.prepare(source, output)
-                job = self._job(source, output, device)
-                if len(inputs) > 1:
-                    job.label = f"[{number}/{len(inputs)}] {source.name}: "
-                if job.finished:
+                edit = self.prepare(source, output)
+                files = self._files(source, output, device)
+                found = files.look(resume=self.options.resume, overwrite=self.options.overwrite)
+                if found == "result":
                     print(f"{output} is finished: nothing is left to do.")
                     continue
                 check_writable(output)
-                if self.options.resume and not job.resuming:
-                    job.note("no run was interrupted here: it starts anew")
-                tasks.append(_Task(source, output, job, work))
+                reporter = FileReporter(
+                    files,
+                    resuming=found == "state",
+                    save_every=self.options.save_every,
+                    preview_every=self.options.preview_every,
+                    label=label,
+                )
+                if self.options.resume and not reporter.resuming:
+                    reporter.note("no run was interrupted here: it starts anew")
+                tasks.append(_Task(files, reporter, edit))
         return tasks
 
-    def _job(self, source: Path, output: Path, device: torch.device) -> FileJob:
-        options = self.options
-        return FileJob(
-            source,
-            output,
-            also=self.also,
-            settings={
-                **dataclasses.asdict(options),
-                **dataclasses.asdict(options.values()),
-                "device": str(device),
-            },
-            command=self.command,
-            save_every=options.save_every,
-            preview_every=options.preview_every,
-            resume=options.resume,
-            overwrite=options.overwrite,
-        )
+    def _files(self, source: Path, output: Path, device: torch.device) -> RunFiles:
+        values = dataclasses.asdict(self.options.values())
+        settings = {**dataclasses.asdict(self.options), **values, "device": str(device)}
+        return RunFiles(source, output, settings, self.command, fingerprint(source, *self.also))
 
     def _load(self, device: torch.device, notices: list[str]) -> priors.Prior:
         values = self.options.values()
@@ -220,15 +215,18 @@ class _Call:
         return HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
-        with self._telling(task.source, task.job.state_path):
+        files = task.files
+        with self._telling(files.source, files.state):
             try:
-                with task.job as job:
-                    job.finish(task.work(prior, job), notices=notices)
+                with task.reporter as reporter:
+                    facts = task.edit(prior, reporter)
+                    told = [*notices, *reporter.notices]
+                    files.finish(facts, notices=told, seconds=reporter.seconds)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 raise out_of_memory("the run", prior.device) from error
-            print(f"Wrote {task.output}.")
+            print(f"Wrote {files.output}.")
 
     @contextmanager
     def _telling(self, source: Path, state: Path | None = None) -> Iterator[None]:
@@ -241,11 +239,6 @@ class _Call:
             if state is not None and state.exists():
                 message += " (--resume goes on from what was done)"
             print(f"csd-nerf: {message}", file=sys.stderr)
-
-
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise ValueError(f'--prompt needs an instruction, got {prompt!r}; give --prompt "...".')
 
 
 def _with_suffix_of(source: Path, suffixes: Sequence[str], other: str) -> str:

@@ -1,48 +1,48 @@
 """Edit the frames of a video together.
 
-Frames are read once, brought to the size at which the prior works and encoded; only latents are
-kept, in the CPU's memory. The paper's method and the ones it is compared with differ in what
-happens to these. At the end they are decoded and brought to the input's size frame by frame, so
-that memory is bounded by the batch and by the latents, whatever the frames' size.
+Frames are read once, resized to the size at which the prior works, and encoded; only latents are
+kept, in the CPU's memory. The paper's method and those that it compares with differ only in how
+the latents are edited. At the end they are decoded and resized to the input's size, frame by frame,
+so that memory is bounded by the batch and by the latents, whatever the frames' size.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.costs import CountedPrior, Stopwatch, peak_memory
-from csd_nerf.adapters.editing import cut_prompts, edit_settings
+from csd_nerf.adapters.costs import spread
+from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.frame_latents import (
     PriorDecoder,
     decode_frames,
     encode_frames,
     preview_frames,
 )
-from csd_nerf.adapters.job import Job, SilentJob
 from csd_nerf.adapters.options import VideoOptions
+from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.core.canvas import ImageStack
-from csd_nerf.core.randomness import SeededRandomness
-from csd_nerf.editor import edit
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
 from csd_nerf.priors import DTYPES
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder, check_latents, fetch_decoder, load_decoder
 
-_SILENT = SilentJob()
-
 
 def edit_video(
-    prior: Prior, source: FrameSource, output: Path, options: VideoOptions, *, job: Job = _SILENT
+    prior: Prior,
+    source: FrameSource,
+    output: Path,
+    options: VideoOptions,
+    *,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Edit a video or a folder of frames by the method that the options name.
 
@@ -50,8 +50,8 @@ def edit_video(
         prior: The diffusion model.
         source: The frames.
         output: A video file or a folder for pictures, as `frame_writer` takes it.
-        options: How to edit; those about files and the prior are the caller's affair.
-        job: What is told of progress, and keeps what an interrupted run needs to go on.
+        options: How to edit. Those about files and the prior have no effect here.
+        reporter: What is told of progress, and keeps what an interrupted run needs to go on.
 
     Returns:
         What was done and what it cost, for a JSON file; sizes are widths and heights.
@@ -63,76 +63,68 @@ def edit_video(
     """
     check_frames_output(output)
     check_writable(output)
-    work = _plan(prior, source, options, job)
-    latent, facts = _edited_latent(work)
+    plan = _plan(prior, source, options, reporter)
+    latent, facts = _edited_latent(plan)
     with frame_writer(
-        output, size=source.size, fps=source.fps, sound_from=source.sound, note=work.note
+        output, size=source.size, fps=source.fps, sound_from=source.sound, note=plan.session.note
     ) as write:
-        _decode(work, latent, write)
-    return _facts(work, facts)
+        _decode(plan, latent, write)
+    return _facts(plan, facts)
 
 
 def edit_frames(
-    prior: Prior, frames: UInt8[Tensor, "n H W 3"], options: VideoOptions, *, job: Job = _SILENT
+    prior: Prior,
+    frames: UInt8[Tensor, "n H W 3"],
+    options: VideoOptions,
+    *,
+    reporter: Reporter = SILENT,
 ) -> tuple[UInt8[Tensor, "n H W 3"], dict[str, Any]]:
     """Edit frames in memory; as `edit_video` otherwise."""
     size = (frames.shape[1], frames.shape[2])
     source = FrameSource(size, len(frames), lambda: iter(frames))
-    work = _plan(prior, source, options, job)
-    latent, facts = _edited_latent(work)
+    plan = _plan(prior, source, options, reporter)
+    latent, facts = _edited_latent(plan)
     edited = torch.empty_like(frames)
     places = iter(edited)
-    _decode(work, latent, lambda frame: next(places).copy_(frame))
-    return edited, _facts(work, facts)
+    _decode(plan, latent, lambda frame: next(places).copy_(frame))
+    return edited, _facts(plan, facts)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What a run is made of, before there are latents."""
+class _Plan:
+    """What is known before there are latents."""
 
-    counted: CountedPrior
-    source: FrameSource
+    session: EditSession
     options: VideoOptions
-    job: Job
+    source: FrameSource
     size: tuple[int, int]
     """Height and width of the frames that the prior sees."""
     batch: int
     """Frames at a time."""
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    notices: list[str] = field(default_factory=list)
 
     @property
     def prior(self) -> Prior:
-        """The prior, counting."""
-        return cast(Prior, self.counted)
-
-    def note(self, text: str) -> None:
-        """Tell the user and remember it."""
-        self.notices.append(text)
-        self.job.note(text)
+        return self.session.prior
 
 
-def _plan(prior: Prior, source: FrameSource, options: VideoOptions, job: Job) -> _Work:
+def _plan(prior: Prior, source: FrameSource, options: VideoOptions, reporter: Reporter) -> _Plan:
     """Check what can be checked before frames are read."""
-    if not options.prompt.strip():
-        raise ValueError(
-            f'--prompt needs an instruction, got {options.prompt!r}; give --prompt "...".'
-        )
+    options.check_prompt()
     if options.decoder != "vae":
         check_latents(options.decoder, prior.latent_channels)
         fetch_decoder(options.decoder, options.decoder_weights)
     size = _work_size(prior, source.size, options)
-    batch = min(options.values().batch, source.count)
-    work = _Work(CountedPrior(prior), source, options, job, size, batch)
-    for notice in [*source.notices, *cut_prompts(prior, [options.prompt, options.negative_prompt])]:
-        work.note(notice)
+    session = EditSession(prior, options, reporter)
+    for notice in source.notices:
+        session.note(notice)
+    session.note_cut_prompts([options.prompt, options.negative_prompt])
     (height, width), (work_height, work_width) = source.size, size
     if work_height * work_width > height * width:
-        work.note(
+        session.note(
             f"frames of {width} x {height} pixels are enlarged to {work_width} x {work_height} "
             "for the edit"
         )
-    return work
+    return _Plan(session, options, source, size, min(session.values.batch, source.count))
 
 
 def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tuple[int, int]:
@@ -151,152 +143,105 @@ def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tu
     return height, width
 
 
-def _edited_latent(work: _Work) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
-    with work.watch.stage("encode"):
+def _edited_latent(plan: _Plan) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
+    session = plan.session
+    with session.stage("encode"):
         source, condition = encode_frames(
-            work.prior, work.source, size=work.size, batch=work.batch, job=work.job
+            plan.prior, plan.source, size=plan.size, batch=plan.batch, reporter=session.reporter
         )
-    with work.watch.stage("edit"), warnings.catch_warnings():
-        # Told already.
-        warnings.filterwarnings("ignore", message="The prompt .* is cut off")
-        if work.options.method == "ip2p":
-            return _sample(work, condition)
-        return _optimise(work, source, condition)
+    with session.stage("edit"):
+        if plan.options.method == "ip2p":
+            return _sample(plan, condition)
+        return _optimise(plan, source, condition)
 
 
 def _optimise(
-    work: _Work, source: Float[Tensor, "n c h w"], condition: Float[Tensor, "n k h w"]
+    plan: _Plan, source: Float[Tensor, "n c h w"], condition: Float[Tensor, "n k h w"]
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations on batches of frames."""
-    options, values, job = work.options, work.options.values(), work.job
     stack = ImageStack(
         source.clone(),
         source,
         condition,
-        work.batch,
-        drawing=values.drawing,
-        device=work.prior.device,
+        plan.batch,
+        drawing=plan.session.values.drawing,
+        device=plan.prior.device,
     )
-    settings = edit_settings(options, stack)
-    generator = torch.Generator().manual_seed(options.seed)
-    done = 0
-    if (saved := job.restored()) is not None:
-        stack.restore(saved["stack"])
-        done = _restore(work, saved, generator)
-
-    def after_step(now: int, total: int) -> None:  # noqa: ARG001
-        job.tick(
-            now,
-            state=lambda: {"stack": stack.state(), **_state(work, generator)},
-            preview=lambda: preview_frames(work.prior, stack.latent),
-        )
-
-    job.begin("edit", settings.iterations, done=done)
-    edit(
-        work.prior,
-        stack,
-        prompts=[options.prompt],
-        negative_prompt=options.negative_prompt,
-        settings=settings,
-        randomness=SeededRandomness(generator),
-        start=done,
-        after_step=after_step,
+    iterations = plan.session.optimise(
+        stack, [plan.options.prompt], preview=lambda: preview_frames(plan.prior, stack.latent)
     )
-    updates = stack.updates.double()
-    spread = {"mean": updates.mean(), "min": updates.min(), "max": updates.max()}
     return stack.latent, {
-        "batch": work.batch,
-        "iterations": settings.iterations,
-        "updates_per_frame": {name: float(number) for name, number in spread.items()},
+        "batch": plan.batch,
+        "iterations": iterations,
+        "updates_per_frame": spread(stack.updates.double()),
     }
 
 
 def _sample(
-    work: _Work, condition: Float[Tensor, "n k h w"]
+    plan: _Plan, condition: Float[Tensor, "n k h w"]
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """InstructPix2Pix on every frame, from noise of its own or one for all; a few at a time."""
     from csd_nerf.priors.sampling import sample_latents
 
-    options, values, job = work.options, work.options.values(), work.job
-    parts = torch.arange(work.source.count).split(work.batch)
-    latent = torch.zeros(len(condition), work.prior.latent_channels, *condition.shape[2:])
-    generator = torch.Generator().manual_seed(options.seed)
+    session = plan.session
+    parts = torch.arange(plan.source.count).split(plan.batch)
+    latent = torch.zeros(len(condition), plan.prior.latent_channels, *condition.shape[2:])
     noise = None
-    if values.noise == "shared":
-        noise = torch.randn(1, *latent.shape[1:], generator=generator)
+    if session.values.noise == "shared":
+        noise = torch.randn(1, *latent.shape[1:], generator=session.generator)
     done = 0
-    if (saved := job.restored()) is not None:
+    if (saved := session.restored()) is not None:
         latent.copy_(saved["latent"])
-        done = _restore(work, saved, generator)
+        done = saved["done"]
 
-    job.begin("sample", len(parts) * values.steps, done=done)
-    finished, steps = divmod(done, values.steps)
+    total = session.values.steps
+    session.reporter.begin("sample", len(parts) * total, done=done)
+    finished, steps = divmod(done, total)
     for number, part in enumerate(parts[finished:], start=finished):
 
         def after_step(now: int, sampled: Tensor, number: int = number, part: Tensor = part):
             latent[part] = sampled.cpu()
-            job.tick(
-                number * values.steps + now,
-                state=lambda: {"latent": latent, **_state(work, generator)},
-            )
+            session.reporter.tick(number * total + now, state=lambda: session.state(latent=latent))
 
         sample_latents(
-            work.prior,
-            condition[part].to(work.prior.device),
-            options.prompt,
-            negative_prompt=options.negative_prompt,
-            text_scale=values.text_scale,
-            image_scale=values.image_scale,
-            steps=values.steps,
-            solver=values.solver,
+            plan.prior,
+            condition[part].to(plan.prior.device),
+            plan.options.prompt,
+            **session.sampling(),
             noise=None if noise is None else noise.expand(len(part), -1, -1, -1),
-            generator=generator,
-            max_batch=values.max_batch,
-            done=(steps, latent[part].to(work.prior.device)) if steps else None,
+            done=(steps, latent[part].to(plan.prior.device)) if steps else None,
             after_step=after_step,
         )
         steps = 0
-    return latent, {"batch": work.batch, "steps": values.steps}
+    return latent, {"batch": plan.batch, "steps": total}
 
 
-def _state(work: _Work, generator: torch.Generator) -> dict[str, Any]:
-    return {"generator": generator.get_state(), "evaluations": work.counted.evaluations}
+def _decode(plan: _Plan, latent: Float[Tensor, "n c h w"], write: Callable[[Frame], Any]) -> None:
+    with plan.session.stage("decode"):
+        decode_frames(
+            _decoder(plan), latent, write, size=plan.source.size, reporter=plan.session.reporter
+        )
 
 
-def _restore(work: _Work, saved: dict[str, Any], generator: torch.Generator) -> int:
-    """Take up what `_state` returned; the units of work that are done."""
-    generator.set_state(saved["generator"])
-    work.counted.evaluations = saved["evaluations"]
-    return saved["done"]
-
-
-def _decode(work: _Work, latent: Float[Tensor, "n c h w"], write: Callable[[Frame], Any]) -> None:
-    with work.watch.stage("decode"):
-        decode_frames(_decoder(work), latent, write, size=work.source.size, job=work.job)
-
-
-def _decoder(work: _Work) -> Decoder:
-    options, prior = work.options, work.prior
+def _decoder(plan: _Plan) -> Decoder:
+    options, prior = plan.options, plan.prior
     if options.decoder == "vae":
-        return PriorDecoder(prior, work.batch)
-    dtype = DTYPES[options.values().dtype]
+        return PriorDecoder(prior, plan.batch)
+    dtype = DTYPES[plan.session.values.dtype]
     return load_decoder(
         options.decoder, weights=options.decoder_weights, device=prior.device, dtype=dtype
     )
 
 
-def _facts(work: _Work, facts: dict[str, Any]) -> dict[str, Any]:
-    source = work.source
+def _facts(plan: _Plan, facts: dict[str, Any]) -> dict[str, Any]:
+    source = plan.source
     return {
-        "method": work.options.method,
-        "decoder": work.options.decoder,
+        "method": plan.options.method,
+        "decoder": plan.options.decoder,
         "input_size": [*reversed(source.size)],
-        "work_size": [*reversed(work.size)],
+        "work_size": [*reversed(plan.size)],
         "frames": source.count,
         "fps": None if source.fps is None else round(float(source.fps), 3),
         **facts,
-        "evaluations": work.counted.evaluations,
-        "seconds": {name: round(seconds, 2) for name, seconds in work.watch.seconds.items()},
-        "peak_memory_mib": peak_memory(work.prior.device),
-        "notices": work.notices,
+        **plan.session.facts(),
     }

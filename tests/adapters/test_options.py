@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from csd_nerf.adapters.options import PanoramaOptions, VideoOptions
 
 
@@ -25,3 +27,14 @@ def test_given_values_go_over_the_method_and_the_method_over_the_preset():
     assert sds.text_scale != csd.text_scale
     assert VideoOptions(preset="tiny", method="sds", text_scale=9.0).values().text_scale == 9.0
     assert PanoramaOptions(preset="tiny", t_range=(0.1, 0.2)).values().t_range == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+def test_an_edit_without_any_instruction_is_refused(kind):
+    kind(prompt="fog").check_prompt()
+    with pytest.raises(ValueError, match=r"--prompt needs an instruction, got '  '; give"):
+        kind(prompt="  ").check_prompt()
+
+
+def test_a_region_s_instruction_is_enough():
+    PanoramaOptions(region=("fog@0,0,1,1",)).check_prompt()

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.adapters.job import SilentJob
 from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.panorama import PREVIEW_SIZE, edit_panorama
+from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.media.pixels import resize
 
 NIGHT = "make it night"
@@ -45,7 +45,7 @@ def picture(height: int = 64, width: int = 96, *, seed: int = 0) -> Tensor:
     return (middle * 255).to(torch.uint8).permute(1, 2, 0)
 
 
-class StoppingJob(SilentJob):
+class StoppingReporter(SilentReporter):
     """Keeps every state in the form of a file, and may stop after one of them."""
 
     def __init__(self, stop_after: int | None = None, state: dict[str, Any] | None = None) -> None:
@@ -128,17 +128,19 @@ def test_iterations_follow_from_updates_a_cell(tiny, drawing, monkeypatch):
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny, changes):
     chosen = options(iterations=4, steps=4, **changes)
     whole = edit_panorama(tiny, picture(), chosen)
-    stopped = StoppingJob(stop_after=2)
+    stopped = StoppingReporter(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
-        edit_panorama(tiny, picture(), chosen, job=stopped)
-    going_on = StoppingJob(state=stopped.state)
-    resumed = edit_panorama(tiny, picture(), chosen, job=going_on)
+        edit_panorama(tiny, picture(), chosen, reporter=stopped)
+    going_on = StoppingReporter(state=stopped.state)
+    resumed = edit_panorama(tiny, picture(), chosen, reporter=going_on)
     assert torch.equal(resumed.image, whole.image)
     assert going_on.begun[1][1:] == (4, 2)
     assert [label for label, *_ in going_on.begun][::2] == ["encode", "decode"]
     for name in ("evaluations", "updates_per_cell"):
         assert resumed.facts.get(name) == whole.facts.get(name)
-    finished = edit_panorama(tiny, picture(), chosen, job=StoppingJob(state=going_on.state))
+    finished = edit_panorama(
+        tiny, picture(), chosen, reporter=StoppingReporter(state=going_on.state)
+    )
     assert torch.equal(finished.image, whole.image)
 
 
@@ -162,21 +164,23 @@ def test_the_original_stays_outside_of_regions(tiny):
 
 
 def test_previews_are_small_pictures_of_how_it_looks(tiny):
-    job, image = StoppingJob(), picture(128, 2 * PREVIEW_SIZE)
-    edit_panorama(tiny, image, options(iterations=1, learning_rate=1e-6), job=job)
-    (preview,) = job.previews
+    reporter, image = StoppingReporter(), picture(128, 2 * PREVIEW_SIZE)
+    edit_panorama(tiny, image, options(iterations=1, learning_rate=1e-6), reporter=reporter)
+    (preview,) = reporter.previews
     assert preview.shape == (64, PREVIEW_SIZE, 3)
     assert (preview.float() - resize(image, (64, PREVIEW_SIZE))).abs().mean() < 12
 
 
 def test_what_was_changed_is_told(tiny):
-    job = StoppingJob()
+    reporter = StoppingReporter()
     long = " ".join([NIGHT] * 40)
-    small = edit_panorama(tiny, picture(30, 45), options(prompt=long, iterations=1), job=job)
+    small = edit_panorama(
+        tiny, picture(30, 45), options(prompt=long, iterations=1), reporter=reporter
+    )
     assert small.image.shape == (30, 45, 3)
     assert small.facts["work_size"] == [96, 64]
-    assert job.notes == small.facts["notices"]
-    enlarged, cut = job.notes
+    assert reporter.notes == small.facts["notices"]
+    enlarged, cut = reporter.notes
     assert "45 x 30 pixels is less than a window of 64 pixels" in enlarged
     assert "is cut off" in cut
 
@@ -186,10 +190,10 @@ def test_mistakes_are_told_before_anything_is_encoded(tiny):
         (options(prompt=""), "needs an instruction"),
         (options(region=("snow@0,0,200,10",)), "within the picture of 96 x 64"),
     ]:
-        job = StoppingJob()
+        reporter = StoppingReporter()
         with pytest.raises(ValueError, match=message):
-            edit_panorama(tiny, picture(), chosen, job=job)
-        assert not job.begun
+            edit_panorama(tiny, picture(), chosen, reporter=reporter)
+        assert not reporter.begun
     with pytest.raises(ValueError, match="stride needs 1 <= stride <= 16"):
         edit_panorama(tiny, picture(), options(stride=17))
 

@@ -81,11 +81,6 @@ def test_mistakes_with_masks_are_told(tmp_path):
         lay(f"snow@{mask}")
 
 
-def test_an_edit_without_any_instruction_is_refused():
-    with pytest.raises(ValueError, match="needs an instruction, got none; give --prompt"):
-        lay(prompt="  ")
-
-
 def test_a_mask_means_the_same_as_its_box(tmp_path):
     pixels = np.zeros((60, 100), dtype=np.uint8)
     pixels[15:33, 20:75] = 255

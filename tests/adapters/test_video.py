@@ -17,8 +17,8 @@ from torch import Tensor
 from csd_nerf import priors
 from csd_nerf.adapters import video
 from csd_nerf.adapters.frame_latents import decode_frames, encode_frames
-from csd_nerf.adapters.job import SilentJob
 from csd_nerf.adapters.options import VideoOptions
+from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames, edit_video
 from csd_nerf.media.frames import FrameSource, open_frames
 
@@ -48,7 +48,7 @@ def source_of(frames: Tensor, **known: Any) -> FrameSource:
     return FrameSource(size, len(frames), lambda: iter(frames), **known)
 
 
-class StoppingJob(SilentJob):
+class StoppingReporter(SilentReporter):
     """Keeps every state in the form of a file, and may stop after one of them."""
 
     def __init__(self, stop_after: int | None = None, state: dict[str, Any] | None = None) -> None:
@@ -107,7 +107,8 @@ def test_an_edit_goes_where_the_instruction_says(tiny):
 def test_iterations_follow_from_the_updates_that_each_frame_is_to_get(tiny):
     _, facts = edit_frames(tiny, film(), options(iterations=None, updates=3))
     assert facts["iterations"] == 9  # 3 sweeps over 5 frames, each in batches of 2, 2 and 1
-    assert facts["updates_per_frame"] == {"mean": 3, "min": 3, "max": 3}
+    spread = facts["updates_per_frame"]
+    assert [spread[name] for name in ("mean", "min", "max", "sd")] == [3, 3, 3, 0]
 
 
 @pytest.mark.parametrize("method", ["csd", "ip2p"])
@@ -136,12 +137,12 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path, m
     whole = tmp_path / "whole.mp4"
     facts = edit_video(tiny, source, whole, chosen)
 
-    stopped, output = StoppingJob(stop_after=stop), tmp_path / "resumed.mp4"
+    stopped, output = StoppingReporter(stop_after=stop), tmp_path / "resumed.mp4"
     with pytest.raises(KeyboardInterrupt):
-        edit_video(tiny, source, output, chosen, job=stopped)
+        edit_video(tiny, source, output, chosen, reporter=stopped)
     assert not output.exists()
-    going_on = StoppingJob(state=stopped.state)
-    facts_again = edit_video(tiny, source, output, chosen, job=going_on)
+    going_on = StoppingReporter(state=stopped.state)
+    facts_again = edit_video(tiny, source, output, chosen, reporter=going_on)
     assert output.read_bytes() == whole.read_bytes()
     assert facts_again["evaluations"] == facts["evaluations"]
     assert going_on.ticks["sample" if method == "ip2p" else "edit"][0] == stop + 1
@@ -186,21 +187,21 @@ def test_the_edit_has_the_prior_s_area_and_the_frames_aspect_or_what_is_asked(
 
 
 def test_progress_and_previews_are_told(tiny):
-    job = StoppingJob()
-    edit_frames(tiny, film(), options(), job=job)
-    assert job.stages == [("encode", 5, 0), ("edit", 3, 0), ("decode", 5, 0)]
-    assert job.ticks == {"encode": [2, 4, 5], "edit": [1, 2, 3], "decode": [1, 2, 3, 4, 5]}
-    assert [tuple(preview.shape) for preview in job.previews] == [(16, 4 * 32, 3)] * 3
+    reporter = StoppingReporter()
+    edit_frames(tiny, film(), options(), reporter=reporter)
+    assert reporter.stages == [("encode", 5, 0), ("edit", 3, 0), ("decode", 5, 0)]
+    assert reporter.ticks == {"encode": [2, 4, 5], "edit": [1, 2, 3], "decode": [1, 2, 3, 4, 5]}
+    assert [tuple(preview.shape) for preview in reporter.previews] == [(16, 4 * 32, 3)] * 3
 
 
 def test_what_the_user_should_know_is_told_and_recorded(tiny):
-    job = StoppingJob()
+    reporter = StoppingReporter()
     words = "make it night " * 40
-    _, facts = edit_frames(tiny, film(2, (10, 20)), options(prompt=words), job=job)
-    cut, enlarged = job.notes
+    _, facts = edit_frames(tiny, film(2, (10, 20)), options(prompt=words), reporter=reporter)
+    cut, enlarged = reporter.notes
     assert "is cut off" in cut
     assert enlarged == "frames of 20 x 10 pixels are enlarged to 32 x 16 for the edit"
-    assert facts["notices"] == job.notes
+    assert facts["notices"] == reporter.notes
 
 
 class Counted:
@@ -234,12 +235,12 @@ class Grey:
 def test_no_more_frames_than_a_batch_are_held(tiny):
     frames = Counted(12)
     source = FrameSource((16, 32), 12, frames.read)
-    latent, _ = encode_frames(tiny, source, size=(16, 32), batch=3, job=SilentJob())
+    latent, _ = encode_frames(tiny, source, size=(16, 32), batch=3, reporter=SilentReporter())
     # The batch before the one that is being read.
     assert frames.most <= 2 * 3
 
     written = Counted(0)
-    decode_frames(Grey(), latent, written.look, size=(32, 64), job=SilentJob())
+    decode_frames(Grey(), latent, written.look, size=(32, 64), reporter=SilentReporter())
     assert len(written.seen) == 12
     assert written.most <= 2 + 1
 

@@ -704,7 +704,7 @@ def test_the_method_itself_is_run_and_measured(tmp_path, small):
 
 @needs_prior
 def test_the_methods_own_collapse_is_a_row(tmp_path, small, monkeypatch):
-    watch = "csd_nerf.methods.csd_dreamfusion.pipeline"
+    watch = "csd_nerf.methods.csd_dreamfusion.coverage"
     monkeypatch.setattr(f"{watch}.PATIENCE", 2)
     monkeypatch.setattr(f"{watch}.EMPTY", 0.99)
     text = run(tmp_path, settings("a red cube", seeds=1, arms=("sds",), steps=3))

@@ -1,8 +1,8 @@
 """What an adapter reports to while it works.
 
-An adapter calls a `Job` and knows nothing of files or screens. It asks once for what an
-interrupted run left, and reports after every unit of work. `file_job.FileJob` is the one behind
-the command line.
+An adapter calls a `Reporter` and knows nothing of files or screens. It asks once for what an
+interrupted run left, and reports after every unit of work. The command line's is
+`file_reporter.FileReporter`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ reads them."""
 
 
 @runtime_checkable
-class Job(Protocol):
-    """What an adapter reports to."""
+class Reporter(Protocol):
+    """Shows the progress of one run, and keeps what it needs to go on after an interruption."""
 
     def restored(self) -> State | None:
-        """What `state` returned last in an interrupted run, with "done" added; None if none."""
+        """The state that an interrupted run saved last, with "done" added; None if none."""
         ...
 
     def begin(self, label: str, total: int, *, done: int = 0) -> None:
-        """Start a stage of `total` units of work, of which `done` lie behind."""
+        """Start a stage of `total` units of work, of which `done` are done already."""
         ...
 
     def tick(
@@ -42,8 +42,8 @@ class Job(Protocol):
         Args:
             done: Units of the stage that are done.
             state: Returns what the run needs to go on from here; called only when it is saved.
-                One stage of a run hands over states.
-            preview: Returns a picture of how things are; called only when it is shown.
+                Only one stage of a run may give it.
+            preview: Returns a picture of the result so far; called only when it is shown.
         """
         ...
 
@@ -52,7 +52,7 @@ class Job(Protocol):
         ...
 
 
-class SilentJob:
+class SilentReporter:
     """For use as a library: nothing is saved, shown or told."""
 
     def restored(self) -> State | None:
@@ -73,3 +73,6 @@ class SilentJob:
 
     def note(self, text: str) -> None:
         """Do nothing."""
+
+
+SILENT = SilentReporter()

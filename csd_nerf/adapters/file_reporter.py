@@ -1,0 +1,140 @@
+"""The reporter of the command line: a bar on stderr, and files beside the output."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from csd_nerf.adapters.reporter import State
+from csd_nerf.adapters.run_files import RunFiles
+from csd_nerf.media.images import write_image
+
+
+class FileReporter:
+    """Shows a bar, and saves state and preview, while one input is edited.
+
+    As a context manager it lets Ctrl-C wait for the end of the unit of work, so that its state
+    is saved; a second Ctrl-C doesn't wait.
+    """
+
+    def __init__(
+        self,
+        files: RunFiles,
+        *,
+        resuming: bool,
+        save_every: int,
+        preview_every: int,
+        label: str = "",
+    ) -> None:
+        """Prepare; writes nothing yet.
+
+        Args:
+            files: Where state and preview go.
+            resuming: Whether the run goes on from the state that lies there.
+            save_every: Units of work between saved states; 0 saves none.
+            preview_every: Units of work between previews; 0 makes none.
+            label: Comes before what is shown, where several inputs are edited.
+        """
+        self.resuming = resuming
+        self.notices: list[str] = []
+        """What the user was told."""
+        self._files = files
+        self._save_every = save_every
+        self._preview_every = preview_every
+        self._label = label
+        self._bar: tqdm | None = None
+        self._earlier_seconds = 0.0
+        self._began = monotonic()
+        self._stoppable = False
+        self._stop = False
+        self._handler_before: Any = None
+
+    def __enter__(self) -> FileReporter:
+        """Start the clock and take over Ctrl-C."""
+        self._began = monotonic()
+        if not self.resuming:
+            self._files.state.unlink(missing_ok=True)
+        self._handler_before = signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give Ctrl-C back and end the bar."""
+        signal.signal(signal.SIGINT, self._handler_before)
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, with what it goes on from."""
+        return self._earlier_seconds + monotonic() - self._began
+
+    def restored(self) -> State | None:
+        """The state that the interrupted run saved last."""
+        if not self.resuming:
+            return None
+        state, self._earlier_seconds = self._files.load_state()
+        return state
+
+    def begin(self, label: str, total: int, *, done: int = 0) -> None:
+        """Start a new bar."""
+        if self._bar is not None:
+            self._bar.close()
+        self._stoppable = False
+        self._bar = tqdm(
+            desc=self._label + label,
+            total=total,
+            initial=done,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def tick(
+        self,
+        done: int,
+        *,
+        state: Callable[[], State] | None = None,
+        preview: Callable[[], UInt8[Tensor, "h w 3"]] | None = None,
+    ) -> None:
+        """Move the bar, save and show when it is time; stop here if the user asked for it.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C, when the state is saved.
+        """
+        bar = self._bar
+        assert bar is not None, "begin comes before tick"
+        bar.update(done - bar.n)
+        last = done == bar.total
+        if state is not None and self._save_every:
+            self._stoppable = not last
+            if self._stop or last or done % self._save_every == 0:
+                self._files.save_state(state(), done=done, seconds=self.seconds)
+        if self._stop:
+            raise KeyboardInterrupt
+        if preview is not None and self._preview_every and done % self._preview_every == 0:
+            write_image(self._files.preview, preview())
+
+    def note(self, text: str) -> None:
+        """Print a line that starts with note:, once, and keep it for the record."""
+        if text not in self.notices:
+            self.notices.append(text)
+            tqdm.write(f"note: {self._label}{text}", file=sys.stderr)
+
+    def _interrupted(self, *_: object) -> None:
+        """Answer SIGINT: within an iteration the latents and the generator don't fit together."""
+        if not self._stoppable or self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+        tqdm.write("Stopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr)
