@@ -154,7 +154,6 @@ class RunFiles:
             notices: What the user was told.
             seconds: How long it took.
         """
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         record = {
             "output": str(self.output),
             "input": {"path": str(self.source), "fingerprint": self.fingerprint},
@@ -165,7 +164,7 @@ class RunFiles:
             "settings": self.settings,
             "notices": [*notices],
             "facts": facts,
-            "versions": {**versions, "python": platform.python_version()},
+            "versions": versions(_PACKAGES),
         }
         write_json(self.record, record)
         self.state.unlink(missing_ok=True)
@@ -219,3 +218,9 @@ def fingerprint(*paths: Path) -> str:
 def _holds_something(output: Path) -> bool:
     """Whether something lies at the output that a run would replace."""
     return any(output.iterdir()) if output.is_dir() else output.exists()
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python and of installed packages."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found}

@@ -1,4 +1,4 @@
-"""When the editing rounds come and which views they take."""
+"""Which step begins editing, when rounds are due, and which views they take."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The global steps of one run; steps count on from a loaded checkpoint.
+    """The training steps of one run, counted on from a loaded checkpoint.
 
     Attributes:
-        first_edit: The step before which the first round comes and the editing stage begins.
+        first_edit: The first step of the editing stage; the first round comes before it.
         end: The step after the last one.
     """
 
@@ -21,24 +21,29 @@ class StepPlan:
     end: int
 
     def round_is_due(self, step: int, *, edit_every: int) -> bool:
-        """Whether a round comes before this step: at once, then after every `edit_every`."""
+        """Whether a round comes before this step: the first one does, and then every n-th."""
         return step >= self.first_edit and (step - self.first_edit) % edit_every == 0
 
 
 def plan_steps(
-    *, start: int, first_edit: int | None, is_stock: bool, source_steps: int, edit_steps: int
+    *,
+    first_step: int,
+    first_edit: int | None,
+    source_is_trained: bool,
+    source_steps: int,
+    edit_steps: int,
 ) -> StepPlan:
-    """Plan a fresh run, one on top of a finished source, or a resumed one.
+    """Plan a fresh run, one that edits a trained scene, or a resumed one.
 
     Args:
-        start: The first step of this run: 0, or the one after the loaded checkpoint's.
-        first_edit: Where editing began, as the loaded checkpoint tells; None before that.
-        is_stock: Whether the checkpoint is nerfacto's own: its scene counts as trained.
-        source_steps: Steps of the source stage, those of a loaded checkpoint of ours included.
+        first_step: The first step of this run: 0, or the one after the loaded checkpoint's.
+        first_edit: Where editing began according to the loaded checkpoint; None if it had not.
+        source_is_trained: Whether the loaded scene needs no training before it is edited.
+        source_steps: Steps of the source stage, including those of the loaded checkpoint.
         edit_steps: Steps of the editing stage, likewise.
     """
     if first_edit is None:
-        first_edit = start if is_stock else max(start, source_steps)
+        first_edit = first_step if source_is_trained else max(first_step, source_steps)
     return StepPlan(first_edit=first_edit, end=first_edit + edit_steps)
 
 
@@ -47,12 +52,12 @@ def draw_views(
 ) -> tuple[list[int], list[int]]:
     """Draw the views of the next round, without replacement.
 
-    No view comes a second time before all have had their turn: when fewer than `count` still
-    wait, all of them are taken, and the rest comes from a new order of all views.
+    Every view has its turn before any has a second one. If fewer than `count` are waiting, all of
+    these are taken, and the rest comes from a new random order of all views.
 
     Args:
-        waiting: Views that have not had their turn yet, in the order they are going to.
-        count: Views a round; all of them where there are fewer.
+        waiting: Views that have not had their turn yet, in the order in which they come.
+        count: Views a round; if there are fewer, all of them.
         total: Number of views.
         generator: Draws the new order; on the CPU.
 

@@ -3,57 +3,105 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from csd_nerf.scene.request import EditRequest
+from csd_nerf.media.files import write_json
+from csd_nerf.media.sheets import save_contact_sheet
+from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.rounds import ViewEdit
 from csd_nerf.scene.updates import Update
 
-REPORT_EVERY = 100
-"""Training steps at least between two reports of Instruct-NeRF2NeRF's many small rounds."""
 
+@dataclasses.dataclass(frozen=True)
+class RoundReport:
+    """A round that was done.
 
-def contact_sheet01(edits: Mapping[int, ViewEdit]) -> Float[Tensor, "3 height width"]:
-    """Lay the views out in columns, with source, start and edit below each other.
-
-    Views of other sizes than the first are resampled to it.
+    Attributes:
+        index: Number of rounds before it.
+        step: The training step that it came before.
+        request: What was asked for.
+        update: How the views were edited.
+        edits: The edited views.
+        names: The views' names, in the same order.
+        metrics: From `round_metrics`.
+        wants_picture: Whether people should get a contact sheet of it. It is False for most of
+            Instruct-NeRF2NeRF's many rounds of one view.
     """
-    views = list(edits.values())
-    size = views[0].source01.shape[-2:]
-    columns = []
-    for view in views:
-        rows = torch.stack([view.source01, view.start01, view.edited01])
-        if rows.shape[-2:] != size:
-            rows = functional.interpolate(rows, size, mode="area")
-        columns.append(torch.cat(list(rows), dim=1))
-    return torch.cat(columns, dim=2).cpu()
+
+    index: int
+    step: int
+    request: EditRequest
+    update: Update
+    edits: Mapping[int, ViewEdit]
+    names: list[str]
+    metrics: dict[str, float]
+    wants_picture: bool
+
+    def save(self, folder: Path) -> Path:
+        """Save a contact sheet, round_INDEX.png, and a JSON file of the same name.
+
+        The JSON file says what was asked for, and holds the metrics.
+
+        Returns:
+            The contact sheet's file.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"round_{self.index:03d}.png"
+        save_contact_sheet(path, sheet_columns(self.edits))
+        record = {
+            "step": self.step,
+            "update": self.update,
+            "views": list(self.edits),
+            "names": self.names,
+            "prompt": self.request.prompt,
+            "negative_prompt": self.request.negative_prompt,
+            "settings": dataclasses.asdict(self.request.settings),
+            "metrics": self.metrics,
+        }
+        write_json(path.with_suffix(".json"), record)
+        return path
+
+
+def sheet_columns(edits: Mapping[int, ViewEdit]) -> dict[str, Float[Tensor, "n 3 h w"]]:
+    """Source, start and edit of every view, resampled to the first view's size."""
+    size = next(iter(edits.values())).source01.shape[-2:]
+
+    def column(name: str) -> Float[Tensor, "n 3 h w"]:
+        images = [getattr(edit, name)[None] for edit in edits.values()]
+        fitted = [i if i.shape[-2:] == size else _fitted(i, size) for i in images]
+        return torch.cat(fitted).cpu()
+
+    return {"source": column("source01"), "start": column("start01"), "edit": column("edited01")}
+
+
+def _fitted(image01: Float[Tensor, "1 3 _ _"], size: torch.Size) -> Float[Tensor, "1 3 _ _"]:
+    return functional.interpolate(image01, size, mode="area")
 
 
 def round_metrics(
-    edits: Mapping[int, ViewEdit], *, seconds: float, evaluations: int, evaluations_before: int = 0
+    edits: Mapping[int, ViewEdit], *, seconds: float, evaluations: int, evaluations_before: int
 ) -> dict[str, float]:
     """Summarise a round.
 
     Args:
         edits: The edited views.
         seconds: Wall-clock time of the round.
-        evaluations: Its model evaluations.
-        evaluations_before: Those of the rounds before it.
+        evaluations: Model evaluations of the round.
+        evaluations_before: Those of all rounds before it.
 
     Returns:
-        `change_from_source` and `change_from_start`: mean absolute differences of the edits, in
-        [0, 1]; `views`, `seconds`, `evaluations`, and `evaluations_so_far`, this round's included.
+        `change_from_source` and `change_from_start`, mean absolute differences of the edits in
+        [0, 1]; `views`, `seconds`, `evaluations`, and `evaluations_so_far`, which includes this
+        round's.
     """
-    from_source = [(view.edited01 - view.source01).abs().mean() for view in edits.values()]
-    from_start = [(view.edited01 - view.start01).abs().mean() for view in edits.values()]
+    from_source = [(edit.edited01 - edit.source01).abs().mean() for edit in edits.values()]
+    from_start = [(edit.edited01 - edit.start01).abs().mean() for edit in edits.values()]
     return {
         "change_from_source": float(torch.stack(from_source).mean()),
         "change_from_start": float(torch.stack(from_start).mean()),
@@ -62,37 +110,3 @@ def round_metrics(
         "evaluations": float(evaluations),
         "evaluations_so_far": float(evaluations_before + evaluations),
     }
-
-
-def save_round(
-    path: Path,
-    edits: Mapping[int, ViewEdit],
-    request: EditRequest,
-    *,
-    update: Update,
-    step: int,
-    metrics: Mapping[str, float],
-) -> None:
-    """Save a round's contact sheet and, as JSON beside it, what was asked for and its metrics.
-
-    Args:
-        path: The contact sheet's file, a PNG.
-        edits: The edited views.
-        request: What was asked for.
-        update: How the views were edited.
-        step: The training step that the round came before.
-        metrics: From `round_metrics`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet = (contact_sheet01(edits).permute(1, 2, 0) * 255).round().to(torch.uint8)
-    Image.fromarray(sheet.numpy()).save(path)
-    record = {
-        "step": step,
-        "update": update,
-        "views": list(edits),
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "settings": dataclasses.asdict(request.settings),
-        "metrics": dict(metrics),
-    }
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", "utf8")

@@ -1,7 +1,7 @@
 """One editing round: from photographs and renders to edited photographs.
 
-Sizes are (height, width) in pixels. Images are channels first inside a round, channels last on
-nerfstudio's side.
+Sizes are (height, width) in pixels. Images are channels first; the finished ones, which a scene is
+trained on, are 8-bit and channels last.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01, to_bytes
 from csd_nerf.priors import Prior
+from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.updates import Update, edit_by_csd, edit_by_sampling
 
 
 @dataclass(frozen=True)
 class ViewEdit:
-    """What a round did to one view, at the prior's size, and the result.
+    """The edit of one view in a round.
 
     Attributes:
-        source01: The photograph.
-        start01: What the edit began from: a render of the scene, or the photograph.
-        edited01: The edit.
-        image: The edit at the photograph's size, 8-bit: what is trained on.
+        source01: The photograph at the size at which it was edited.
+        start01: Where the edit started: a render of the scene, or the photograph.
+        edited01: The result at that size.
+        image: The result at the photograph's size, which the scene is trained on.
     """
 
     source01: Float[Tensor, "3 h w"]
@@ -40,7 +40,7 @@ class ViewEdit:
 
 @dataclass(frozen=True)
 class Round:
-    """A round's edits by view, and the model evaluations that they took."""
+    """The edits of a round by view, and the model evaluations that they took."""
 
     edits: dict[int, ViewEdit]
     evaluations: int
@@ -51,11 +51,11 @@ def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int,
 
     Args:
         size: Size of the image.
-        edge: Edge of the square that has about the area wanted.
-        multiple: What both edges have to be multiples of.
+        edge: The area wanted is that of a square with this edge.
+        multiple: Height and width are multiples of this.
 
     Returns:
-        The size of about that area whose aspect is nearest to the image's.
+        About the area wanted, in about the image's aspect ratio.
     """
     scale = edge / math.sqrt(size[0] * size[1])
     height, width = (max(round(pixels * scale / multiple), 1) * multiple for pixels in size)
@@ -73,9 +73,9 @@ def finish_image(
     Args:
         edited01: Edits at the prior's size.
         photograph01: The photographs in full size.
-        round_trip01: The photographs after the prior's encoder and decoder: then the change
-            alone is enlarged and added to the photographs, whose fine detail stays. None
-            enlarges the edits themselves.
+        round_trip01: The photographs after the prior's encoder and decoder, at the edits' size.
+            With them only the difference, edited01 - round_trip01, is enlarged and added to the
+            photographs, which keeps their fine detail. None enlarges the edits themselves.
     """
     height, width = photograph01.shape[-2:]
     if round_trip01 is None:
@@ -93,30 +93,26 @@ def edit_views(
     photographs01: Mapping[int, Float[Tensor, "3 _ _"]],
     starts01: Mapping[int, Float[Tensor, "3 _ _"]],
     *,
+    request: EditRequest,
     update: Update = "csd",
-    prompt: str,
-    negative_prompt: str,
-    settings: EditSettings,
     denoising_steps: int = 20,
-    keep_detail: bool,
+    keep_detail: bool = False,
     generator: torch.Generator,
     progress: str | None = None,
 ) -> Round:
     """Edit the views of a round.
 
-    Views whose edits have one size share their scores under csd; mixed aspects make several
-    groups.
+    Views are edited together if their edits have the same size: csd shares scores among them.
 
     Args:
         prior: The editing model.
-        photographs01: The photographs in full size, by view: source and condition.
-        starts01: Where the edit begins, by view, at its size; ip2p takes the size alone.
-        update: How to edit, see `updates`.
-        prompt: The instruction.
-        negative_prompt: Takes the place of the empty text.
-        settings: Options of the optimisation; of guidance for all.
-        denoising_steps: Sampling steps a view, where the update samples.
-        keep_detail: Whether the photographs' fine detail stays, see `finish_image`.
+        photographs01: The photographs in full size, by view: source and image condition.
+        starts01: Where the edits start, by view, at the size at which they are edited. ip2p uses
+            only the size.
+        request: What is wanted.
+        update: How to edit, see `csd_nerf.scene.updates`.
+        denoising_steps: Sampling steps a view of in2n and ip2p.
+        keep_detail: Whether the photographs keep their fine detail, see `finish_image`.
         generator: On the CPU.
         progress: Label of a progress bar on stderr for csd; None means no bar.
     """
@@ -126,20 +122,23 @@ def edit_views(
         start01 = torch.stack([starts01[view] for view in views])
         size = (start01.shape[-2], start01.shape[-1])
         source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
-        asked = {"prompt": prompt, "negative_prompt": negative_prompt, "settings": settings}
         if update == "csd":
             edited01, count = edit_by_csd(
-                prior, source01, start01, **asked, generator=generator, progress=progress
+                prior, source01, start01, request=request, generator=generator, progress=progress
             )
         else:
-            from_start = start01 if update == "in2n" else None
             edited01, count = edit_by_sampling(
-                prior, source01, from_start, **asked, steps=denoising_steps, generator=generator
+                prior,
+                source01,
+                start01 if update == "in2n" else None,
+                request=request,
+                steps=denoising_steps,
+                generator=generator,
             )
         evaluations += count
         trip01 = None
         if keep_detail:
-            parts = source01.split(settings.max_batch or len(views))
+            parts = source01.split(request.settings.max_batch or len(views))
             trip01 = torch.cat([prior.decode(prior.encode(part)) for part in parts]).to(source01)
         for row, view in enumerate(views):
             image = finish_image(

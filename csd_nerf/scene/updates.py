@@ -1,6 +1,7 @@
 """How the views of a round are edited: by CSD-Edit, or by the methods it is compared with.
 
-Each takes sources and starts of one size and says how many model evaluations it needed.
+Each function takes source and start images of one size. It returns the edited images and the
+number of model evaluations that they took.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
 from csd_nerf.priors import Prior
+from csd_nerf.scene.controls import EditRequest
 
 Update = Literal["csd", "in2n", "ip2p"]
 
 LEVELS = (0.02, 0.98)
-"""Shares of the schedule between which Instruct-NeRF2NeRF draws the noise of a render."""
+"""Lowest and highest noise level that Instruct-NeRF2NeRF draws, as fractions of the schedule."""
 
 
 def edit_by_csd(
@@ -26,9 +27,7 @@ def edit_by_csd(
     source01: Float[Tensor, "n 3 h w"],
     start01: Float[Tensor, "n 3 h w"],
     *,
-    prompt: str,
-    negative_prompt: str,
-    settings: EditSettings,
+    request: EditRequest,
     generator: torch.Generator,
     progress: str | None,
 ) -> tuple[Float[Tensor, "n 3 h w"], int]:
@@ -36,9 +35,9 @@ def edit_by_csd(
     result = edit_images(
         prior,
         source01,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        settings=settings,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        settings=request.settings,
         start01=start01,
         generator=generator,
         progress=progress,
@@ -51,31 +50,28 @@ def edit_by_sampling(
     source01: Float[Tensor, "n 3 h w"],
     start01: Float[Tensor, "n 3 h w"] | None,
     *,
-    prompt: str,
-    negative_prompt: str,
-    settings: EditSettings,
+    request: EditRequest,
     steps: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "n 3 h w"], int]:
-    """DDIM sampling with InstructPix2Pix, each view for itself, conditioned on its source.
+    """Sample each view for itself by DDIM, conditioned on its source.
 
-    With starts it is Instruct-NeRF2NeRF's update (Haque et al. 2023): a render is noised at a
-    level drawn from `LEVELS` and denoised from there in all of the steps. Without, it is
+    With starts this is Instruct-NeRF2NeRF's update (Haque et al. 2023): each render is noised at
+    a level drawn from `LEVELS`, and denoised from there in `steps` steps. Without starts it is
     InstructPix2Pix from pure noise.
 
     Args:
         prior: The editing model.
         source01: The photographs.
         start01: Renders of the same views; None samples from pure noise.
-        prompt: The instruction.
-        negative_prompt: Takes the place of the empty text.
-        settings: Of these, the scales of guidance and `max_batch` count.
+        request: What is wanted; of its settings only `text_scale`, `image_scale` and `max_batch`
+            are used.
         steps: Denoising steps a view.
         generator: On the CPU.
 
     Raises:
         FloatingPointError: If the result isn't finite.
-        ValueError: If the steps are more than the highest level has timesteps.
+        ValueError: If there are more steps than timesteps up to the highest level.
     """
     # Late: it imports diffusers.
     from csd_nerf.priors.sampling import BRANCHES, sample_edit
@@ -84,13 +80,13 @@ def edit_by_sampling(
         return sample_edit(
             prior,
             source01,
-            prompt,
-            negative_prompt=negative_prompt,
-            text_scale=settings.text_scale,
-            image_scale=settings.image_scale,
+            request.prompt,
+            negative_prompt=request.negative_prompt,
+            text_scale=request.settings.text_scale,
+            image_scale=request.settings.image_scale,
             steps=steps,
             generator=generator,
-            max_batch=settings.max_batch,
+            max_batch=request.settings.max_batch,
             **start,
         )
 
@@ -105,12 +101,12 @@ def edit_by_sampling(
         )
     if not bool(edited01.isfinite().all()):
         raise FloatingPointError(
-            "Sampling gave values that aren't finite; try another --pipeline.prior-dtype."
+            "Sampled images need to be finite, got inf or nan; let the prior work in float32."
         )
     return edited01.to(source01), BRANCHES * steps * len(source01)
 
 
 def _draw_level(prior: Prior, steps: int, generator: torch.Generator) -> float:
-    # Lower levels than the steps have timesteps for would leave steps out.
+    # Every step needs a timestep of its own.
     low, high = max(LEVELS[0], steps / prior.schedule.num_timesteps), LEVELS[1]
     return low + (high - low) * float(torch.rand((), generator=generator))

@@ -202,7 +202,7 @@ def test_a_mistake_at_the_command_ends_in_one_line(study, capsys):
         main(["user-study", "--output", str(study), "--summarize", "answers.json"])
     assert caught.value.code == 1
     assert capsys.readouterr().err == (
-        "csd-nerf: --summarize needs --key and no examples' folders.\n"
+        "benchmarks: --summarize needs --key and no examples' folders.\n"
     )
 
 

@@ -29,7 +29,7 @@ def test_orders_differ_between_cycles():
 
 
 @pytest.mark.parametrize(
-    ("start", "first_edit", "is_stock", "expected"),
+    ("first_step", "first_edit", "source_is_trained", "expected"),
     [
         (0, None, False, (100, 150)),  # fresh
         (700, None, True, (700, 750)),  # on top of a nerfacto run
@@ -38,14 +38,20 @@ def test_orders_differ_between_cycles():
         (300, None, False, (300, 350)),  # a source trained for longer than is asked now
     ],
 )
-def test_plans(start, first_edit, is_stock, expected):
+def test_plans(first_step, first_edit, source_is_trained, expected):
     plan = plan_steps(
-        start=start, first_edit=first_edit, is_stock=is_stock, source_steps=100, edit_steps=50
+        first_step=first_step,
+        first_edit=first_edit,
+        source_is_trained=source_is_trained,
+        source_steps=100,
+        edit_steps=50,
     )
     assert (plan.first_edit, plan.end) == expected
 
 
 def test_rounds_come_at_once_and_then_regularly():
-    plan = plan_steps(start=0, first_edit=None, is_stock=False, source_steps=5, edit_steps=9)
+    plan = plan_steps(
+        first_step=0, first_edit=None, source_is_trained=False, source_steps=5, edit_steps=9
+    )
     due = [step for step in range(plan.end) if plan.round_is_due(step, edit_every=4)]
     assert due == [5, 9, 13]

@@ -1,27 +1,134 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints: found, read and loaded strictly, and written whole or not at all."""
 
 from __future__ import annotations
 
+import pickle
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.models.base_model import Model
+from torch import Tensor
+
+from csd_nerf.methods.common.errors import MethodError
+
+OUR_STATE = "_extra_state"
+"""Where torch puts a module's extra state; checkpoints of nerfstudio's own methods have none."""
+
+
+def allow_nerfstudio_checkpoints() -> None:
+    """Let torch.load read nerfstudio's checkpoints, whose schedulers hold numpy scalars.
+
+    torch 2.6 and later refuse types they don't know. numpy 1 and numpy 2 write the same function
+    under different names.
+    """
+    scalar: Any = np.float64(0).__reduce__()[0]
+    torch.serialization.add_safe_globals(
+        [
+            scalar,
+            (scalar, "numpy.core.multiarray.scalar"),
+            (scalar, "numpy._core.multiarray.scalar"),
+            np.dtype,
+            type(np.dtype(np.float64)),
+        ]
+    )
+
+
+def find_checkpoint(
+    *, load_dir: Path | None, load_step: int | None, load_checkpoint: Path | None
+) -> Path | None:
+    """Find the file that nerfstudio's load options name; None if they name none.
+
+    Raises:
+        MethodError: If there is none.
+    """
+    if load_dir is None:
+        if load_checkpoint is not None and not load_checkpoint.is_file():
+            raise MethodError(f"--load-checkpoint needs a file, got {load_checkpoint}.")
+        return load_checkpoint
+    steps = {int(path.stem.split("-")[1]): path for path in load_dir.glob("step-*.ckpt")}
+    if not steps:
+        raise MethodError(
+            f"--load-dir needs a folder with step-*.ckpt in it, got {load_dir}; of a nerfstudio "
+            "run it is RUN/nerfstudio_models."
+        )
+    if load_step is not None and load_step not in steps:
+        raise MethodError(
+            f"{load_dir} has no checkpoint of step {load_step}, only of "
+            f"{', '.join(map(str, sorted(steps)))}; choose one of these with --load-step."
+        )
+    return steps[max(steps) if load_step is None else load_step]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, without running code from it.
+
+    Raises:
+        MethodError: If it is not a checkpoint of nerfstudio's.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MethodError(f"{path} can't be read as a checkpoint: {reason}") from None
+    if not isinstance(loaded, dict) or not {"step", "pipeline"} <= loaded.keys():
+        raise MethodError(f"{path} is not a checkpoint of nerfstudio's: it holds no pipeline.")
+    return loaded
+
+
+def load_strictly(
+    model: Model, state: Mapping[str, Any], *, remedy: str, ignored: str | None = None
+) -> None:
+    """Load a model from a pipeline's state; nerfstudio would ignore whatever does not fit.
+
+    Args:
+        model: The model to load into.
+        state: State of a pipeline.
+        remedy: What the user can do if it does not fit.
+        ignored: Parameters whose name begins with this are left out.
+
+    Raises:
+        MethodError: If a parameter is missing, unknown or of another shape.
+    """
+    given: dict[str, Tensor] = {}
+    for key, value in state.items():
+        key = key.removeprefix("module.")
+        name = key.removeprefix("_model.").removeprefix("module.")
+        if key.startswith("_model.") and not (ignored and name.startswith(ignored)):
+            given[name] = value
+    wanted = model.state_dict()
+    faults = [f"{name} is missing" for name in wanted.keys() - given.keys()]
+    faults += [f"{name} is unknown" for name in given.keys() - wanted.keys()]
+    faults += [
+        f"{name} has shape {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & given.keys()
+        if given[name].shape != wanted[name].shape
+    ]
+    if faults:
+        faults.sort()
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise MethodError(f"The checkpoint does not fit the model: {faults[0]}{more}; {remedy}.")
+    model.load_state_dict(given, strict=True)
 
 
 def save_whole(trainer: Trainer, folder: Path, *, save: Callable[[], None]) -> None:
     """Save a checkpoint under a temporary name first, then move it into its folder.
 
-    nerfstudio takes every file in the folder for a checkpoint, so that an unfinished one is
-    written beside it.
+    nerfstudio takes every file in the folder for a checkpoint, so an unfinished one is written
+    beside the folder.
 
     Args:
         trainer: Whose `checkpoint_dir` the saving writes to.
         folder: Where the checkpoint goes.
-        save: Saves as nerfstudio does.
+        save: Nerfstudio's own `save_checkpoint` of this step.
     """
     unfinished = trainer.base_dir / "unfinished_checkpoint"
-    # What a save that was killed has left.
+    # A save that was killed may have left it.
     shutil.rmtree(unfinished, ignore_errors=True)
     regular, trainer.checkpoint_dir = trainer.checkpoint_dir, unfinished
     try:

@@ -8,12 +8,12 @@ from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from csd_nerf.core.settings import DistillSettings
+from csd_nerf.methods.common.checkpoints import allow_nerfstudio_checkpoints
 from csd_nerf.methods.csd_dreamfusion.datamanager import CSDDreamFusionDataManagerConfig
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModelConfig
 from csd_nerf.methods.csd_dreamfusion.optimization import AdanOptimizerConfig, WarmupCosineConfig
 from csd_nerf.methods.csd_dreamfusion.pipeline import CSDDreamFusionPipelineConfig
 from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainerConfig
-from csd_nerf.methods.csd_edit.loading import allow_nerfstudio_checkpoints
 
 # Here, because ns-render, ns-export and ns-viewer read checkpoints by themselves.
 allow_nerfstudio_checkpoints()

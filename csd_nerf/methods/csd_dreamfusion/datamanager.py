@@ -24,7 +24,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from torch import Tensor
 
-from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
+from csd_nerf.methods.common.errors import MethodError
 
 
 @dataclass
@@ -53,7 +53,7 @@ class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
         """Check the numbers."""
         for name in ("train_resolution", "eval_resolution", "train_images_per_batch"):
             if getattr(self, name) < 1:
-                raise DreamFusionError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+                raise MethodError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
 
 
 def orbit_cameras(
@@ -112,7 +112,7 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         **_: Any,
     ) -> None:
         if config.data is not None:
-            raise DreamFusionError(
+            raise MethodError(
                 f"csd-dreamfusion takes no data, got --data {config.data}; leave it out, or edit a "
                 "capture with ns-train csd-edit."
             )

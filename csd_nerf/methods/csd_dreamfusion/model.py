@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor, nn
 
-from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_dreamfusion.fields import (
     FieldKind,
     ObjectField,
@@ -22,6 +21,7 @@ from csd_nerf.methods.csd_dreamfusion.fields import (
     build_mlp,
     normals,
 )
+from csd_nerf.methods.csd_dreamfusion.rays import BEYOND, sphere_span, surface_depth
 from csd_nerf.methods.csd_dreamfusion.shading import (
     Light,
     Shading,
@@ -30,9 +30,7 @@ from csd_nerf.methods.csd_dreamfusion.shading import (
 )
 
 SEEN = 0.2
-"""Weight of a sample that is shaded, in shares of what each of a ray's would have evenly."""
-BEYOND = 10.0
-"""Depth of rays that see no object, in world units: well outside the sphere."""
+"""A sample is shaded if its weight is more than this many times 1 / (samples of the ray)."""
 
 
 @dataclass
@@ -79,11 +77,9 @@ class CSDDreamFusionModelConfig(ModelConfig):
         """Check the numbers."""
         for name in ("blocks", "width", "levels", "num_samples"):
             if getattr(self, name) < 1:
-                raise DreamFusionError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+                raise MethodError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
         if not self.surface_density > 0:
-            raise DreamFusionError(
-                f"surface_density needs to be positive, got {self.surface_density}."
-            )
+            raise MethodError(f"surface_density needs to be positive, got {self.surface_density}.")
 
 
 class CSDDreamFusionModel(Model):
@@ -171,7 +167,7 @@ class CSDDreamFusionModel(Model):
         behind = scene.behind(rays.directions)
         if background01 is not None:
             behind = background01.expand(count, 3)
-        hit, near, far = _sphere(rays.origins, rays.directions)
+        hit, near, far = sphere_span(rays.origins, rays.directions)
         if not bool(hit.any()):
             # Gradients need a graph even where every ray misses.
             hit = torch.ones_like(hit)
@@ -257,41 +253,6 @@ class CSDDreamFusionModel(Model):
         """Colours with the surface's opacity, so that exporters leave background and haze out."""
         opacity = outputs["accumulation"] * (outputs["depth"] < BEYOND)
         return torch.cat([outputs[output_name], opacity], dim=-1)
-
-
-def _sphere(
-    origin: Float[Tensor, "r 3"], direction: Float[Tensor, "r 3"]
-) -> tuple[Bool[Tensor, "r"], Float[Tensor, "r"], Float[Tensor, "r"]]:
-    """Which rays meet the unit sphere, and where they enter and leave it."""
-    half = (origin * direction).sum(-1)
-    discriminant = half.square() - origin.square().sum(-1) + 1
-    root = discriminant.clamp(min=1e-8).sqrt()
-    near, far = (-half - root).clamp(min=0), (-half + root).clamp(min=1e-4)
-    return (discriminant > 0) & (far > near), near, torch.maximum(far, near + 1e-4)
-
-
-def surface_depth(
-    density: Float[Tensor, "r k"], distance: Float[Tensor, "r k"], *, threshold: float
-) -> Float[Tensor, "r"]:
-    """How far along each ray density first reaches a threshold; `BEYOND` where it never does.
-
-    Unlike the mean or the median of a ray's weights this is one surface for all cameras, however
-    soft the object is: depth maps of several views agree. Between samples the logarithm of density
-    is taken as linear.
-
-    Args:
-        density: At the samples, in the order in which the ray meets them.
-        distance: Of the samples.
-        threshold: Of the density.
-    """
-    reached = density >= threshold
-    first = reached.int().argmax(1, keepdim=True)
-    before = (first - 1).clamp(min=0)
-    level = density.clamp(min=1e-6).log()
-    low, high = level.gather(1, before), level.gather(1, first)
-    share = ((math.log(threshold) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    depth = torch.lerp(distance.gather(1, before), distance.gather(1, first), share)[:, 0]
-    return torch.where(reached.any(1), depth, BEYOND)
 
 
 def _spread(

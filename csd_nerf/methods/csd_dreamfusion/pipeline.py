@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,29 +15,27 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from csd_nerf import priors
 from csd_nerf.core.kernels import Features
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import DistillSettings
 from csd_nerf.distill import distill
+from csd_nerf.methods.common.checkpoints import load_strictly
+from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+from csd_nerf.methods.csd_dreamfusion.coverage import CoverageWatch
 from csd_nerf.methods.csd_dreamfusion.datamanager import (
     CSDDreamFusionDataManager,
     CSDDreamFusionDataManagerConfig,
     view_angles,
 )
-from csd_nerf.methods.csd_dreamfusion.errors import CollapsedError, DreamFusionError
-from csd_nerf.methods.csd_dreamfusion.lazy_prior import LazyTextPrior
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel, CSDDreamFusionModelConfig
+from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts
 from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, draw_light, draw_shading
-
-EMPTY, FULL = 0.002, 0.97
-"""Shares of the bounding sphere's silhouette that an object covers when it has vanished, or filled
-its sphere."""
-PATIENCE = 50
-"""Steps in a row for which an object is one of these before the run is stopped."""
 
 
 @dataclass
-class CSDDreamFusionPipelineConfig(VanillaPipelineConfig):
+class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     """What is made, how, and with which prior."""
 
     _target: type = field(default_factory=lambda: CSDDreamFusionPipeline)
@@ -81,25 +80,19 @@ class CSDDreamFusionPipelineConfig(VanillaPipelineConfig):
     prior: str = "deepfloyd-if"
     """Text-to-image model: deepfloyd-if, stable-diffusion, tiny-text (bundled), a hub id or a
     local folder."""
-    prior_device: str | None = None
-    """Where the prior runs, such as cuda:1; None means where the object trains."""
     prior_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Precision of the prior."""
-    prior_variant: str | None = None
-    """Which of the prior's weight files: fp16 stands for *.fp16.safetensors."""
     seed: int = 0
     """Of timesteps, noise, light and backgrounds."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.num_particles < 1:
-            raise DreamFusionError(
-                f"num_particles needs to be at least 1, got {self.num_particles}."
-            )
+            raise MethodError(f"num_particles needs to be at least 1, got {self.num_particles}.")
         if min(self.shading) < 0 or sum(self.shading) <= 0:
-            raise DreamFusionError(f"shading needs three shares of steps, got {self.shading}.")
+            raise MethodError(f"shading needs three shares of steps, got {self.shading}.")
         if "{prompt}" not in self.view_template:
-            raise DreamFusionError(
+            raise MethodError(
                 f'view_template needs {{prompt}} in it, as in "{{prompt}}, {{view}} view", got '
                 f"{self.view_template!r}."
             )
@@ -124,19 +117,10 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         # Not VanillaPipeline's: it gives the model no number of objects.
         torch.nn.Module.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
-        prior = LazyTextPrior(
-            config.prior,
-            device=config.prior_device or device,
-            dtype=config.prior_dtype,
-            variant=config.prior_variant,
-            prompt=config.prompt,
-            negative_prompt=config.negative_prompt,
-            template=config.view_template,
-            overhead=float(torch.deg2rad(torch.tensor(config.overhead))),
-        )
+        self._prior = LazyPrior(priors.load_text_to_image, config, kind="text", device=device)
+        self._prompts: ViewPrompts | None = None
         if test_mode == "val":
-            prior.fetch()
-        self._prior = prior
+            self._prior.fetch()
         self.datamanager = config.datamanager.setup(device=device, test_mode=test_mode)
         self.datamanager.to(device)
         views = self.datamanager.train_dataset
@@ -149,7 +133,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         )
         self.model.to(device)
         self._features: Features | None = None
-        self._odd_steps = [0] * config.num_particles
+        self._watch = CoverageWatch(config.num_particles)
         mixes = config.distillation == "csd" and (
             config.num_particles > 1 or config.datamanager.train_images_per_batch > 1
         )
@@ -181,9 +165,9 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         # The step may run under autocast, which would put kernel and text encoder into half
         # precision.
         with torch.autocast(image01.device.type, enabled=False):
-            prior, prompts = self._prior.get()
+            prompts = self._encoded_prompts()
             distilled = distill(
-                prior,
+                self._prior.get(),
                 image01.float(),
                 text=prompts.of_cameras(*view_angles(cameras)),
                 empty=prompts.empty,
@@ -195,9 +179,26 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         opacity = torch.stack([r["accumulation"] for r in renders])
         losses = {"distillation": distilled.loss, **self._regularisers(opacity, renders)}
         coverage = opacity.detach().sum((1, 2)) / renders[0]["hit"].sum()
-        self._watch(coverage.tolist(), step)
+        self._watch.look(coverage.tolist(), step)
         metrics = {"residual": distilled.residual, "coverage": coverage.mean()}
         return renders[0], losses, metrics
+
+    def _encoded_prompts(self) -> ViewPrompts:
+        """The prompt's embeddings; the text encoder is freed after its one use.
+
+        That of DeepFloyd IF is several times larger than its U-Net.
+        """
+        if self._prompts is None:
+            prior, c = self._prior.get(), self.config
+            self._prompts = ViewPrompts.encode(
+                prior,
+                c.prompt,
+                negative_prompt=c.negative_prompt,
+                template=c.view_template,
+                overhead=math.radians(c.overhead),
+            )
+            prior.free_text_encoder()
+        return self._prompts
 
     def _render_objects(
         self, rays: RayBundle, cameras: Cameras, step: int, generator: torch.Generator
@@ -253,51 +254,18 @@ class CSDDreamFusionPipeline(VanillaPipeline):
             losses["orientation"] = c.orientation_weight * pixels * turned
         return losses
 
-    def _watch(self, coverage: list[float], step: int) -> None:
-        """Stop a run in which an object has gone wrong."""
-        if any(share != share for share in coverage):
-            raise FloatingPointError(
-                f"Renders need to be finite, got nan at step {step}; lower the learning rate "
-                "(--optimizers.fields.optimizer.lr)."
-            )
-        for index, share in enumerate(coverage):
-            odd = not EMPTY < share < FULL
-            self._odd_steps[index] = self._odd_steps[index] + 1 if odd else 0
-            if self._odd_steps[index] >= PATIENCE:
-                raise CollapsedError(_collapse(index, share, step, objects=len(coverage)))
-
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Load a checkpoint, strictly.
 
         Raises:
-            DreamFusionError: If it is of other objects.
+            MethodError: If it is of other objects.
         """
         self.model.update_to_step(step)
-        given = {
-            key.removeprefix("module.").removeprefix("_model."): value
-            for key, value in loaded_state.items()
-        }
-        try:
-            self.model.load_state_dict(given, strict=True)
-        except RuntimeError:
-            raise DreamFusionError(
-                "The checkpoint does not fit the model; set --pipeline.model and "
-                "--pipeline.num-particles as it was trained."
-            ) from None
-
-
-def _collapse(index: int, share: float, step: int, *, objects: int) -> str:
-    """What has become of an object, and what helps."""
-    which = f"Object {index}" if objects > 1 else "The object"
-    what, remedy = (
-        ("vanished", "lower --pipeline.opacity-weight or the learning rate")
-        if share <= EMPTY
-        else ("filled its sphere", "raise --pipeline.opacity-weight")
-    )
-    return (
-        f"{which} has {what} by step {step}: it covered {share:.1%} of its bounding sphere for "
-        f"{PATIENCE} steps; {remedy}, or try another --pipeline.seed."
-    )
+        load_strictly(
+            self.model,
+            loaded_state,
+            remedy="set --pipeline.model and --pipeline.num-particles as it was trained",
+        )
 
 
 def _lpips_or_nothing(device: str | torch.device) -> Features | None:

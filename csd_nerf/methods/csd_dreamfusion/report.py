@@ -14,7 +14,8 @@ from torch import Tensor
 from csd_nerf.media.files import write_json
 from csd_nerf.media.sheets import enlarge, save_contact_sheet, save_video
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
-from csd_nerf.methods.csd_dreamfusion.model import BEYOND, CSDDreamFusionModel
+from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel
+from csd_nerf.methods.csd_dreamfusion.rays import BEYOND
 from csd_nerf.methods.csd_dreamfusion.shading import Light, shade
 
 ELEVATION = torch.pi / 6

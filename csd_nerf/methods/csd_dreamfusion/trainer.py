@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
     TrainingCallbackLocation,
@@ -16,15 +15,14 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.methods.common.checkpoints import save_whole
-from csd_nerf.methods.common.errors import one_line_errors
-from csd_nerf.methods.csd_dreamfusion.errors import DreamFusionError
+from csd_nerf.methods.common.checkpoints import find_checkpoint, save_whole
+from csd_nerf.methods.common.checks import asked_prompt, check_run
+from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.csd_dreamfusion.pipeline import (
     CSDDreamFusionPipeline,
     CSDDreamFusionPipelineConfig,
 )
 from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
-from csd_nerf.methods.csd_edit.loading import find_checkpoint
 
 RESULT_FOLDER = "result"
 """Where in a run's folder turntables and contact sheets are."""
@@ -48,7 +46,7 @@ class CSDDreamFusionTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Name a run by its prompt, for want of a data set."""
         if self.experiment_name is None:
-            words = re.findall(r"[a-z0-9]+", _prompt(self).lower())
+            words = re.findall(r"[a-z0-9]+", asked_prompt(self).lower())
             self.experiment_name = "-".join(words)[:60] or "unnamed"
 
 
@@ -64,7 +62,7 @@ class CSDDreamFusionTrainer(Trainer):
         with one_line_errors("csd-dreamfusion"):
             pipeline = config.pipeline
             assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
-            pipeline.prompt = _prompt(config)
+            pipeline.prompt = asked_prompt(config)
             _check(config, world_size)
         # ns-train has saved the config before it came here; the other commands read it.
         config.save_config()
@@ -93,7 +91,7 @@ class CSDDreamFusionTrainer(Trainer):
         super()._load_checkpoint()
         left = self.config.max_num_iterations - self._start_step
         if left < 1:
-            raise DreamFusionError(
+            raise MethodError(
                 f"The run that is loaded has done {self._start_step} steps, and "
                 f"--max-num-iterations asks for {self.config.max_num_iterations}; ask for more."
             )
@@ -141,28 +139,15 @@ class CSDDreamFusionTrainer(Trainer):
         CONSOLE.print(f"Wrote {', '.join(path.name for path in files)} to {folder}.")
 
 
-def _prompt(config: TrainerConfig) -> str:
-    """The pipeline's prompt, or that of nerfstudio's own --prompt."""
-    pipeline: Any = config.pipeline
-    return pipeline.prompt or pipeline.model.prompt or ""
-
-
 def _check(config: CSDDreamFusionTrainerConfig, world_size: int) -> None:
     """Find mistakes before anything expensive begins."""
-    if world_size > 1:
-        raise DreamFusionError(
-            f"csd-dreamfusion trains on one device, got {world_size}; a second GPU can hold the "
-            "prior: --pipeline.prior-device cuda:1."
-        )
-    if not _prompt(config).strip():
-        raise DreamFusionError(
-            'The prompt is empty; say what to make: --pipeline.prompt "a red cube".'
-        )
-    if config.machine.device_type == "cuda" and not torch.cuda.is_available():
-        raise DreamFusionError(
-            "--machine.device-type is cuda, and torch finds no GPU; csd-dreamfusion-tiny runs on "
-            "a CPU."
-        )
+    check_run(
+        config,
+        method="csd-dreamfusion",
+        world_size=world_size,
+        prompt=asked_prompt(config),
+        wanted='what to make: --pipeline.prompt "a red cube"',
+    )
     find_checkpoint(
         load_dir=config.load_dir,
         load_step=config.load_step,

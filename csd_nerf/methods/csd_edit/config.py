@@ -15,11 +15,11 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.methods.common.checkpoints import allow_nerfstudio_checkpoints
+from csd_nerf.methods.common.terminal import logging_config
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
-from csd_nerf.methods.csd_edit.loading import allow_nerfstudio_checkpoints
 from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
-from csd_nerf.methods.csd_edit.progress import logging_config
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
 
 # Here, because ns-eval, ns-render, ns-export and ns-viewer read checkpoints by themselves.

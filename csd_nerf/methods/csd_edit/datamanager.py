@@ -15,8 +15,8 @@ from nerfstudio.data.datamanagers.base_datamanager import (
 )
 from torch import Tensor
 
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.photographs import Photographs
-from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 
 
@@ -40,13 +40,13 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
         """Check what the editing stage needs."""
         super().__post_init__()
         if self.edit_num_rays_per_batch < self.edit_patch_size**2:
-            raise EditError(
+            raise MethodError(
                 "edit_num_rays_per_batch needs room for one patch of edit_patch_size pixels an "
                 f"edge, got {self.edit_num_rays_per_batch} for {self.edit_patch_size}; it takes "
                 f"{self.edit_patch_size**2}."
             )
         if self.patch_size != 1 or self.train_num_images_to_sample_from != -1:
-            raise EditError(
+            raise MethodError(
                 "csd-edit keeps all training images and draws single pixels in the source stage: "
                 "patch_size has to be 1 and train_num_images_to_sample_from -1, got "
                 f"{self.patch_size} and {self.train_num_images_to_sample_from}."
@@ -114,13 +114,13 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         """Train on edited images from now on; transparency stays the photograph's.
 
         Raises:
-            EditError: If an image has not its photograph's size.
+            MethodError: If an image has not its photograph's size.
         """
         images = self._cached["image"]
         for view, image in edited.items():
             height, width = images[view].shape[:2]
             if image.shape[:2] != (height, width):
-                raise EditError(
+                raise MethodError(
                     f"The edited image of view {view} has to be as large as its photograph, "
                     f"{width}x{height}, got {image.shape[1]}x{image.shape[0]}; keep "
                     "--pipeline.datamanager's image size as it was in the run that is loaded."

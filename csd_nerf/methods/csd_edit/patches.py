@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.common.errors import MethodError
 
 
 def allowed_corners(mask: Bool[Tensor, "h w"], *, size: int) -> Int[Tensor, "m"]:
@@ -56,7 +56,7 @@ class PatchSampler:
             self._corners = [allowed_corners(mask, size=patch_size) for mask in masks]
         self._usable = [self._has_place(view) for view in range(len(self._sizes))]
         if not any(self._usable):
-            raise EditError(
+            raise MethodError(
                 f"No image has room for a patch of {patch_size} pixels inside its mask; choose a "
                 "smaller one: --pipeline.datamanager.edit-patch-size."
             )

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.priors.lpips import lpips_network, weights_path
 
 
@@ -31,13 +31,13 @@ class LazyPerceptualDistance:
         """Build the network, fetching AlexNet's weights if needed.
 
         Raises:
-            EditError: If they can't be had.
+            MethodError: If they can't be had.
         """
         if self._network is None:
             try:
                 self._network = lpips_network()
             except FileNotFoundError as error:
-                raise EditError(
+                raise MethodError(
                     f"{error}, or train without it: --pipeline.model.lpips-weight 0."
                 ) from None
 

@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.methods.common.checkpoints import save_whole
-from csd_nerf.methods.common.errors import one_line_errors
+from csd_nerf.methods.common.checkpoints import (
+    OUR_STATE,
+    find_checkpoint,
+    read_checkpoint,
+    save_whole,
+)
+from csd_nerf.methods.common.checks import asked_prompt, check_run
+from csd_nerf.methods.common.errors import MethodError, one_line_errors
+from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.methods.csd_edit import loading
-from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
-from csd_nerf.methods.csd_edit.progress import begin_stage
-from csd_nerf.scene.plan import StepPlan, plan_steps
 
 LPIPS_PATCH = 32
 """Edge in pixels below which AlexNet's pooling leaves nothing."""
@@ -42,36 +45,27 @@ class CSDEditTrainer(Trainer):
     """Runs the two stages, from scratch or from a checkpoint.
 
     A user's mistake ends the process with one line, see `one_line_errors`.
-
-    Attributes:
-        plan: When editing begins and when training ends.
     """
 
     pipeline: CSDEditPipeline
-    plan: StepPlan
 
     def __init__(
         self, config: CSDEditTrainerConfig, local_rank: int = 0, world_size: int = 1
     ) -> None:
         with one_line_errors("csd-edit"):
-            if world_size > 1:
-                raise EditError(
-                    f"csd-edit trains on one device, got {world_size}; a second GPU can hold the "
-                    "prior: --pipeline.prior-device cuda:1."
-                )
-            self._checkpoint = loading.find_checkpoint(
+            self._checkpoint = find_checkpoint(
                 load_dir=config.load_dir,
                 load_step=config.load_step,
                 load_checkpoint=config.load_checkpoint,
             )
             self._take_over_settings(config)
-            _check(config)
+            _check(config, world_size)
         super().__init__(config, local_rank, world_size)
 
     def _take_over_settings(self, config: CSDEditTrainerConfig) -> None:
         """Complete the config by nerfstudio's --prompt and by the run that is loaded."""
         pipeline = _pipeline_config(config)
-        pipeline.prompt = pipeline.prompt or config.pipeline.model.prompt or ""
+        pipeline.prompt = asked_prompt(config)
         run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
         if run is not None:
             loading.adopt_settings(config, run)
@@ -85,52 +79,48 @@ class CSDEditTrainer(Trainer):
         """Set everything up; a user's mistake ends here."""
         with one_line_errors("csd-edit"):
             super().setup(test_mode)
-        edits = self._start_step > self.plan.first_edit
-        self.count_from(step=self.plan.first_edit if edits else 0)
+        plan = self.pipeline.stage.plan
+        self._count_steps(begin=plan.first_edit if self._start_step > plan.first_edit else 0)
 
     def train(self) -> None:
         """Train; a user's mistake that shows only now ends in one line, too."""
         with one_line_errors("csd-edit"):
             super().train()
 
-    def count_from(self, *, step: int) -> None:
-        """Print steps counted from this one on, and the time left to this run's end."""
-        begin_stage(start=step, end=self._start_step + self.config.max_num_iterations)
-
-    def finish_source(self, step: int) -> None:
-        """Keep the unedited scene's checkpoint and start the optimizers afresh.
+    def begin_editing(self, *, is_resumed: bool) -> None:
+        """Keep the unedited scene's checkpoint, and start the optimizers afresh.
 
         Args:
-            step: The first step of the editing stage.
+            is_resumed: Whether that was done before; see `Scene.begin_editing`.
         """
-        self._save_into(self.base_dir / SOURCE_FOLDER, step - 1)
-        self.optimizers = self.setup_optimizers()
+        first_edit = self.pipeline.stage.plan.first_edit
+        if not is_resumed:
+            self._save_into(self.base_dir / SOURCE_FOLDER, first_edit - 1)
+            self.optimizers = self.setup_optimizers()
+        self._count_steps(begin=first_edit)
+
+    def _count_steps(self, *, begin: int) -> None:
+        """Print steps counted from this one on, and the time left to this run's end."""
+        count_steps(begin=begin, end=self._start_step + self.config.max_num_iterations)
 
     def _load_checkpoint(self) -> None:
         """Load the checkpoint that was named, if any, and plan the steps of this run."""
         is_stock = False
         if self._checkpoint is not None:
-            loaded = loading.read_checkpoint(self._checkpoint)
-            is_stock = loading.OUR_STATE not in loaded["pipeline"]
+            loaded = read_checkpoint(self._checkpoint)
+            is_stock = OUR_STATE not in loaded["pipeline"]
             self._start_step = loaded["step"] + 1
             self.pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
             if not is_stock:
                 self._load_optimizers(loaded)
                 self._keep_source(self._checkpoint.parent.parent / SOURCE_FOLDER)
             CONSOLE.print(f"Loaded {'nerfacto' if is_stock else 'csd-edit'}'s {self._checkpoint}.")
-        options = self.pipeline.config
-        self.plan = plan_steps(
-            start=self._start_step,
-            first_edit=self.pipeline.progress.first_edit,
-            is_stock=is_stock,
-            source_steps=options.source_steps,
-            edit_steps=options.edit_steps,
-        )
-        left = self.plan.end - self._start_step
+        plan = self.pipeline.stage.plan_run(first_step=self._start_step, source_is_trained=is_stock)
+        left = plan.end - self._start_step
         if left < 1:
-            raise EditError(
-                f"The run that is loaded has done its {options.edit_steps} editing steps; ask for "
-                "more with --pipeline.edit-steps."
+            raise MethodError(
+                f"The run that is loaded has done its {self.pipeline.config.edit_steps} editing "
+                "steps; ask for more with --pipeline.edit-steps."
             )
         steps = min(left, self.config.max_num_iterations)
         self.config = dataclasses.replace(self.config, max_num_iterations=steps)
@@ -162,24 +152,25 @@ def _pipeline_config(config: TrainerConfig) -> CSDEditPipelineConfig:
     return config.pipeline
 
 
-def _check(config: CSDEditTrainerConfig) -> None:
+def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
     """Find mistakes before anything expensive begins."""
     pipeline = _pipeline_config(config)
-    if not pipeline.prompt.strip():
-        raise EditError('The prompt is empty; say what to do: --pipeline.prompt "make it snow".')
-    if config.machine.device_type == "cuda" and not torch.cuda.is_available():
-        raise EditError(
-            "--machine.device-type is cuda, and torch finds no GPU; csd-edit-tiny runs on a CPU."
-        )
+    check_run(
+        config,
+        method="csd-edit",
+        world_size=world_size,
+        prompt=pipeline.prompt,
+        wanted='what to do: --pipeline.prompt "make it snow"',
+    )
     patch = pipeline.datamanager.edit_patch_size
     if pipeline.model.lpips_weight > 0 and patch < LPIPS_PATCH:
-        raise EditError(
+        raise MethodError(
             f"LPIPS needs patches of at least {LPIPS_PATCH} pixels, got {patch}; set "
             f"--pipeline.datamanager.edit-patch-size {LPIPS_PATCH}, or --pipeline.model."
             "lpips-weight 0."
         )
     if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
-        raise EditError(
+        raise MethodError(
             f"source_steps needs to be at least 1 without a scene to load, got "
             f"{pipeline.source_steps}; name one with --load-dir."
         )
@@ -190,10 +181,10 @@ def _check_data(pipeline: CSDEditPipelineConfig) -> None:
     parser = pipeline.datamanager.dataparser
     data = Path(pipeline.datamanager.data or parser.data)
     if not data.exists():
-        raise EditError(f"--data names {data}, which does not exist.")
+        raise MethodError(f"--data names {data}, which does not exist.")
     needs_transforms = isinstance(parser, NerfstudioDataParserConfig) and data.suffix != ".json"
     if needs_transforms and not (data / "transforms.json").is_file():
-        raise EditError(
+        raise MethodError(
             f"--data needs a folder with transforms.json, got {data}; for a data set of another "
             "kind name its dataparser at the end of the command, such as blender-data."
         )

@@ -12,8 +12,8 @@ from dreamfusion_runs import tiny_config
 from sure_prior import SurePrior
 
 from csd_nerf import priors
+from csd_nerf.methods.common.terminal import writer
 from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainer
-from csd_nerf.methods.csd_edit.progress import writer
 
 Run = Callable[..., CSDDreamFusionTrainer]
 

@@ -10,9 +10,9 @@ from sure_prior import SurePrior
 
 from csd_nerf.methods.csd_dreamfusion import fields, shading
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras, view_angles
-from csd_nerf.methods.csd_dreamfusion.model import BEYOND, surface_depth
 from csd_nerf.methods.csd_dreamfusion.optimization import warmup_cosine
 from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts, view_weights
+from csd_nerf.methods.csd_dreamfusion.rays import BEYOND, surface_depth
 
 UP = math.radians(60)
 

@@ -13,9 +13,10 @@ from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from nerfstudio.utils.eval_utils import eval_setup
 
 from csd_nerf import priors
+from csd_nerf.methods.csd_dreamfusion.coverage import PATIENCE
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
-from csd_nerf.methods.csd_dreamfusion.model import BEYOND, CSDDreamFusionModel
-from csd_nerf.methods.csd_dreamfusion.pipeline import PATIENCE
+from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel
+from csd_nerf.methods.csd_dreamfusion.rays import BEYOND
 from csd_nerf.methods.csd_dreamfusion.report import (
     ObjectRenders,
     object_difference,
@@ -303,7 +304,10 @@ def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):
     config = tiny_config(tmp_path, steps=1)
     config.load_dir = trainer.checkpoint_dir
     config.pipeline.model.width = 16
-    with pytest.raises(SystemExit, match=r"The checkpoint does not fit the model; set"):
+    with pytest.raises(
+        SystemExit,
+        match=r"does not fit the model: .* \d+ more; set --pipeline.model",
+    ):
         run(config=config)
 
 

@@ -7,78 +7,22 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tint_prior import TintPrior
 
 from csd_nerf import priors
-from csd_nerf.core.schedules import NoiseSchedule
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.methods.common.terminal import writer
 from csd_nerf.methods.csd_edit.config import csd_edit_tiny
-from csd_nerf.methods.csd_edit.progress import writer
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainer, CSDEditTrainerConfig
-from csd_nerf.priors import Branch
 
 VIEWS = 12
 SIZE = 48
-
-
-class TintPrior:
-    """A prior in pixel space that knows the edit: swap red and blue, whatever the text.
-
-    Its estimates are those of a model that is sure of the clean image: the swapped condition
-    with a text, the condition without, black without either. With text scale 1 the fixed point
-    of CSD-Edit is the swapped source.
-    """
-
-    name = "tint"
-    device = torch.device("cpu")
-    schedule = NoiseSchedule.scaled_linear()
-    latent_channels = 3
-    cell_size = 1
-    preferred_size = 32
-    size_multiple = 8
-
-    def encode(self, image01: torch.Tensor) -> torch.Tensor:
-        return image01 * 2 - 1
-
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        return ((latent + 1) / 2).clamp(0, 1)
-
-    def encode_condition(self, image01: torch.Tensor) -> torch.Tensor:
-        return self.encode(image01)
-
-    def encoding_tiles(self, sample01):
-        return nullcontext()
-
-    def decoding_tiles(self, sample):
-        return nullcontext()
-
-    def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encode(image01), self.encode_condition(image01)
-
-    def encode_text(self, prompts: Sequence[str]) -> list[str]:
-        return list(prompts)
-
-    def predict(
-        self,
-        branches: Sequence[Branch],
-        timestep: torch.Tensor,
-        *,
-        max_batch: int | None = None,
-    ) -> torch.Tensor:
-        alpha = self.schedule.alpha(timestep)[:, None, None, None]
-        sigma = self.schedule.sigma(timestep)[:, None, None, None]
-        return torch.stack([(b.noisy - alpha * self._clean(b)) / sigma for b in branches])
-
-    def _clean(self, branch: Branch) -> torch.Tensor:
-        if branch.condition is None:
-            return -torch.ones_like(branch.noisy)
-        return branch.condition.flip(1) if branch.text != [""] else branch.condition
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from conftest import SIZE, write_dataset
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDataManagerConfig
-from csd_nerf.methods.csd_edit.errors import EditError
 
 
 def open_images(folder, *, shuffle_seed: int = 0, **options) -> CSDEditDataManager:
@@ -125,7 +125,7 @@ def test_images_of_mixed_sizes(tmp_path):
 
 def test_an_edit_of_another_size_is_refused(dataset):
     manager = open_images(dataset)
-    with pytest.raises(EditError, match="edited image of view 3 has to be as large as its photo"):
+    with pytest.raises(MethodError, match="edited image of view 3 has to be as large as its photo"):
         manager.set_edited({3: colour(0, 16, 16)})
 
 

@@ -11,8 +11,9 @@ import torch
 import torchvision
 from conftest import shrink_model, start
 
+from csd_nerf.methods.common import checkpoints
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit import loading
-from csd_nerf.methods.csd_edit.errors import EditError
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_runs_of_other_methods_are_refused(make_config, train, tmp_path):
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
 def test_checkpoints_with_numpy_scalars_can_be_read(tmp_path, module):
     """numpy 1 and 2 pickle the same function under different names, as does each torch."""
-    loading.allow_nerfstudio_checkpoints()
+    checkpoints.allow_nerfstudio_checkpoints()
     torch.save({"step": 1, "pipeline": {}, "lr": np.float64(0.5)}, tmp_path / "any.ckpt")
     with (
         zipfile.ZipFile(tmp_path / "any.ckpt") as source,
@@ -130,31 +131,31 @@ def test_checkpoints_with_numpy_scalars_can_be_read(tmp_path, module):
                 data, count = re.subn(rb"numpy\._?core\.multiarray", module, data)
                 assert count == 1
             target.writestr(name, data)
-    assert loading.read_checkpoint(tmp_path / "named.ckpt")["lr"] == 0.5
+    assert checkpoints.read_checkpoint(tmp_path / "named.ckpt")["lr"] == 0.5
 
 
 def test_files_that_are_no_checkpoints_are_named(tmp_path):
     path = tmp_path / "step-000000001.ckpt"
     path.write_bytes(b"nothing")
-    with pytest.raises(EditError, match=r"step-000000001.ckpt can't be read as a checkpoint"):
-        loading.read_checkpoint(path)
+    with pytest.raises(MethodError, match=r"step-000000001.ckpt can't be read as a checkpoint"):
+        checkpoints.read_checkpoint(path)
     torch.save({"weights": 1}, path)
-    with pytest.raises(EditError, match="is not a checkpoint of nerfstudio's"):
-        loading.read_checkpoint(path)
+    with pytest.raises(MethodError, match="is not a checkpoint of nerfstudio's"):
+        checkpoints.read_checkpoint(path)
 
 
 def test_the_newest_checkpoint_is_found_or_the_one_that_is_named(tmp_path):
     for step in (9, 10_000, 200):
         (tmp_path / f"step-{step:09d}.ckpt").touch()
-    find = loading.find_checkpoint
+    find = checkpoints.find_checkpoint
     assert find(load_dir=None, load_step=None, load_checkpoint=None) is None
     newest = find(load_dir=tmp_path, load_step=None, load_checkpoint=None)
     assert newest == tmp_path / "step-000010000.ckpt"
     named = find(load_dir=tmp_path, load_step=200, load_checkpoint=None)
     assert named == tmp_path / "step-000000200.ckpt"
-    with pytest.raises(EditError, match=r"no checkpoint of step 7, only of 9, 200, 10000"):
+    with pytest.raises(MethodError, match=r"no checkpoint of step 7, only of 9, 200, 10000"):
         find(load_dir=tmp_path, load_step=7, load_checkpoint=None)
-    with pytest.raises(EditError, match=r"--load-dir needs a folder with step-\*.ckpt"):
+    with pytest.raises(MethodError, match=r"--load-dir needs a folder with step-\*.ckpt"):
         find(load_dir=tmp_path / "none", load_step=None, load_checkpoint=None)
-    with pytest.raises(EditError, match=r"--load-checkpoint needs a file"):
+    with pytest.raises(MethodError, match=r"--load-checkpoint needs a file"):
         find(load_dir=None, load_step=None, load_checkpoint=tmp_path / "none")

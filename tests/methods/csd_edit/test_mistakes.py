@@ -9,8 +9,8 @@ import yaml
 from conftest import start
 
 from csd_nerf import priors
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
-from csd_nerf.methods.csd_edit.errors import EditError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
 
 
@@ -34,7 +34,7 @@ def test_nerfstudios_own_prompt_option_works(make_config, tint_prior):
     config.pipeline.prompt = ""
     config.pipeline.model.prompt = "make it snow"  # What ns-train does with --prompt.
     trainer = start(config)
-    assert trainer.pipeline.controls.read().prompt == "make it snow"
+    assert trainer.pipeline.controls.read(editing=True).prompt == "make it snow"
     saved = yaml.load((trainer.base_dir / "config.yml").read_text(), Loader=yaml.Loader)
     assert saved.pipeline.prompt == "make it snow"
 
@@ -100,14 +100,14 @@ def test_lpips_weights_that_are_not_there(make_config, tint_prior, monkeypatch, 
     ],
 )
 def test_numbers_that_make_no_sense(options, text):
-    with pytest.raises(EditError, match=text):
+    with pytest.raises(ValueError, match=text):
         CSDEditPipelineConfig(**options)
 
 
 def test_options_of_images_that_do_not_go_together():
-    with pytest.raises(EditError, match="room for one patch"):
+    with pytest.raises(MethodError, match="room for one patch"):
         CSDEditDataManagerConfig(edit_num_rays_per_batch=1000, edit_patch_size=32)
-    with pytest.raises(EditError, match="patch_size has to be 1"):
+    with pytest.raises(MethodError, match="patch_size has to be 1"):
         CSDEditDataManagerConfig(patch_size=32)
 
 

@@ -31,7 +31,7 @@ def test_editing_has_its_own_losses_and_rays_in_patches(make_config, tint_prior,
     pipeline = trainer.pipeline
     assert "lpips_loss" not in losses_of(pipeline)
 
-    pipeline._begin_editing(trainer, step=4)
+    pipeline.scene.begin_editing(is_resumed=False)
     torch.manual_seed(0)
     bundle, batch = pipeline.datamanager.next_train(0)
     assert len(bundle) == 2048

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csd_nerf.methods.csd_edit.errors import EditError
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.patches import PatchSampler, allowed_corners, gather_pixels
 
 
@@ -56,7 +56,7 @@ def test_views_without_room_are_left_out():
 
 
 def test_a_patch_that_fits_nowhere_is_an_error():
-    with pytest.raises(EditError, match=r"patch of 32 pixels.*--pipeline.datamanager.edit-patch"):
+    with pytest.raises(MethodError, match=r"patch of 32 pixels.*--pipeline.datamanager.edit-patch"):
         PatchSampler([(16, 64)], masks=None, patch_size=32)
 
 

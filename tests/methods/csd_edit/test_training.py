@@ -7,9 +7,8 @@ import torch
 from conftest import start
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.methods.csd_edit import pipeline
-from csd_nerf.methods.csd_edit.progress import writer
-from csd_nerf.scene import updates
+from csd_nerf.methods.common.terminal import writer
+from csd_nerf.scene import stage, updates
 
 
 def checkpoint_of(trainer):
@@ -48,7 +47,9 @@ def test_a_run_has_both_stages_and_leaves_its_rounds(make_config, train):
     assert sorted(set(views)) == list(range(11))
     assert records[0]["prompt"] == "swap red and blue"
     assert records[0]["settings"]["text_scale"] == 1.0
-    assert set(checkpoint_of(trainer)["pipeline"]["_extra_state"]["edited"]) == set(range(11))
+    assert set(checkpoint_of(trainer)["pipeline"]["_extra_state"]["scene"]["edited"]) == set(
+        range(11)
+    )
 
 
 def records_of(trainer) -> list[dict]:
@@ -56,8 +57,8 @@ def records_of(trainer) -> list[dict]:
     return [json.loads(path.read_text()) for path in paths]
 
 
-def progress_of(trainer) -> dict:
-    return checkpoint_of(trainer)["pipeline"]["_extra_state"]["progress"]
+def stage_of(trainer) -> dict:
+    return checkpoint_of(trainer)["pipeline"]["_extra_state"]["stage"]
 
 
 def test_evaluations_are_counted_over_all_rounds(make_config, train):
@@ -68,7 +69,7 @@ def test_evaluations_are_counted_over_all_rounds(make_config, train):
     # With these scales two of the five estimates of Eq. 9 have weight zero, a third one too.
     assert [metrics["evaluations"] for metrics in counted] == [4 * 2 * 2] * 3
     assert [metrics["evaluations_so_far"] for metrics in counted] == [16, 32, 48]
-    assert progress_of(trainer)["evaluations"] == 48
+    assert stage_of(trainer)["evaluations"] == 48
 
 
 @pytest.mark.parametrize("update", ["in2n", "ip2p"])
@@ -79,8 +80,8 @@ def test_other_updates_train_on_what_they_sampled(make_config, train, monkeypatc
     config.pipeline.update, config.pipeline.denoising_steps = update, 4
     config.pipeline.edit = EditSettings(text_scale=1.0, image_scale=1.0)
     trainer = train(config)
-    progress = progress_of(trainer)
-    assert (progress["rounds"], progress["evaluations"]) == (3, 3 * 4 * 4 * 3)
+    done = stage_of(trainer)
+    assert (done["rounds"], done["evaluations"]) == (3, 3 * 4 * 4 * 3)
     manager = trainer.pipeline.datamanager
     assert len(manager.edited) == 11
     for view, image in manager.edited.items():
@@ -93,12 +94,12 @@ def test_other_updates_train_on_what_they_sampled(make_config, train, monkeypatc
 
 
 def test_rounds_of_one_view_leave_a_report_now_and_then(make_config, train, monkeypatch):
-    monkeypatch.setattr(pipeline, "REPORT_EVERY", 4)
+    monkeypatch.setattr(stage, "PICTURE_EVERY", 4)
     config = make_config()
     config.pipeline.update, config.pipeline.denoising_steps = "in2n", 2
     config.pipeline.edit_views = config.pipeline.edit_every = 1
     trainer = train(config)
-    assert progress_of(trainer)["rounds"] == 8
+    assert stage_of(trainer)["rounds"] == 8
     records = records_of(trainer)
     assert [record["step"] for record in records] == [4, 8]
     assert [record["metrics"]["evaluations_so_far"] for record in records] == [6, 30]
@@ -122,7 +123,7 @@ def test_a_resumed_run_of_in2n_goes_on_to_the_last_bit(make_config, train):
     config = config_of("resumed")
     config.load_dir = stopped.checkpoint_dir
     resumed = train(config, seed=99)
-    assert progress_of(resumed)["evaluations"] == 4 * 2 * 3
+    assert stage_of(resumed)["evaluations"] == 4 * 2 * 3
     assert differences(checkpoint_of(whole), checkpoint_of(resumed)) == []
 
 

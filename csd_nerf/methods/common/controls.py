@@ -1,4 +1,4 @@
-"""What a user can change from nerfstudio's viewer while the scene trains."""
+"""The editing stage's panel in nerfstudio's viewer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from nerfstudio.viewer.viewer_elements import (
 from torch import nn
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.scene.request import EditRequest
+from csd_nerf.scene.controls import EditRequest
 
 
-class EditControls(nn.Module):
-    """Viewer elements of the editing stage; nerfstudio finds them as attributes of a module.
+class ViewerControls(nn.Module):
+    """`Controls` of the editing stage whose values the user changes in the viewer.
 
-    Without a viewer they keep the values they begin with. The viewer writes to them from threads
-    of its own: `read` is the one place where a training step looks at them.
+    It is a module because nerfstudio looks for viewer elements among the attributes of modules.
+    Without a viewer the values stay as they are at first. The viewer changes them from threads of
+    its own, so a training step looks at them only once, in `read`.
     """
 
     def __init__(self, prompt: str, negative_prompt: str, settings: EditSettings) -> None:
@@ -46,12 +47,8 @@ class EditControls(nn.Module):
     def _on_reset(self, _: ViewerButton) -> None:
         self._reset = True
 
-    def read(self, *, editing: bool = True) -> EditRequest:
-        """Read everything once, and take a pressed button back.
-
-        Args:
-            editing: Whether a round can come; before that, "Edit now" stays pressed.
-        """
+    def read(self, *, editing: bool) -> EditRequest:
+        """Read all values, and release the buttons; see `Controls`."""
         request = EditRequest(
             prompt=self.prompt.value,
             negative_prompt=self._negative_prompt,
@@ -69,8 +66,8 @@ class EditControls(nn.Module):
             self._edit_now = False
         return request
 
-    def show_round(self, sheet: Path) -> None:
-        """Show the contact sheet of the last round, where a viewer runs."""
+    def show_picture(self, sheet: Path) -> None:
+        """Show the last round's contact sheet, if a viewer runs."""
         server = getattr(self.viewer_control, "viser_server", None)
         if server is None:
             return

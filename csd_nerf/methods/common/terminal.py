@@ -8,12 +8,12 @@ from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName, LocalWriter
 
-_STAGE_START = "csd_edit_stage_start"
+_STAGE_BEGIN = "csd_stage_begin"
 
 
-def begin_stage(*, start: int, end: int) -> None:
-    """Count the steps that are printed from `start`, and the time left up to `end`."""
-    writer.GLOBAL_BUFFER[_STAGE_START] = start
+def count_steps(*, begin: int, end: int) -> None:
+    """Print steps counted from `begin` on, and the time left until `end`."""
+    writer.GLOBAL_BUFFER[_STAGE_BEGIN] = begin
     writer.GLOBAL_BUFFER["max_iter"] = end
 
 
@@ -29,8 +29,8 @@ class StageWriter(LocalWriter):
 
     def _print_stats(self, latest_map: dict[str, Any], padding: str = " ") -> None:
         buffer = writer.GLOBAL_BUFFER
-        step, end, start = buffer["step"], buffer["max_iter"], buffer.get(_STAGE_START, 0)
-        buffer["step"], buffer["max_iter"] = step - start, max(end - start, 1)
+        step, end, begin = buffer["step"], buffer["max_iter"], buffer.get(_STAGE_BEGIN, 0)
+        buffer["step"], buffer["max_iter"] = step - begin, max(end - begin, 1)
         try:
             super()._print_stats(latest_map, padding)
         finally:

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TintPrior, start
+from tint_prior import TintPrior
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01
-from csd_nerf.methods.csd_edit.views import render_view
-from csd_nerf.scene.report import contact_sheet01, round_metrics
+from csd_nerf.scene.controls import EditRequest
+from csd_nerf.scene.report import round_metrics, sheet_columns
 from csd_nerf.scene.rounds import (
     edit_views,
     finish_image,
@@ -33,15 +33,12 @@ def test_edits_have_about_the_area_asked_and_the_aspect(size, edge, multiple, ex
     assert prior_size(size, edge=edge, multiple=multiple) == expected
 
 
-def edit_round(photographs, starts, *, keep_detail=False, settings=SETTINGS, **options):
+def edit_round(photographs, starts, *, settings=SETTINGS, **options):
     return edit_views(
         TintPrior(),
         photographs,
         starts,
-        prompt="swap",
-        negative_prompt="",
-        settings=settings,
-        keep_detail=keep_detail,
+        request=EditRequest("swap", "", settings),
         generator=torch.Generator().manual_seed(0),
         **options,
     )
@@ -76,7 +73,9 @@ def test_views_of_mixed_aspects_keep_theirs():
     assert list(edits) == [0, 1, 2]
     assert [tuple(e.image.shape[:2]) for e in edits.values()] == [(60, 40), (40, 60), (60, 40)]
     assert [tuple(e.edited01.shape[1:]) for e in edits.values()] == list(sizes.values())
-    assert contact_sheet01(edits).shape == (3, 3 * 40, 3 * 24)
+    columns = sheet_columns(edits)
+    assert list(columns) == ["source", "start", "edit"]
+    assert all(column.shape == (3, 3, 40, 24) for column in columns.values())
     metrics = round_metrics(edits, seconds=2.0, evaluations=7, evaluations_before=5)
     assert (metrics["evaluations"], metrics["evaluations_so_far"]) == (7, 12)
     assert metrics["views"] == 3
@@ -142,7 +141,7 @@ def test_values_that_are_not_finite_are_told(monkeypatch):
     nan = torch.full((3, 1, 3, 32, 32), torch.nan)
     monkeypatch.setattr(TintPrior, "predict", lambda *_, **__: nan)
     photographs = {0: photograph(0, 32, 32)}
-    with pytest.raises(FloatingPointError, match="aren't finite; try another"):
+    with pytest.raises(FloatingPointError, match="Sampled images need to be finite"):
         edit(photographs, photographs, update="ip2p")
 
 
@@ -162,54 +161,3 @@ def test_images_are_rounded_to_8_bits_once():
     image = torch.tensor([0.0, 0.4999 / 255, 0.5001 / 255, 1.0]).view(1, 1, 2, 2).repeat(1, 3, 1, 1)
     finished = finish_image(image, torch.zeros(1, 3, 2, 2), round_trip01=None)
     assert finished[0, ..., 0].flatten().tolist() == [0, 0, 1, 255]
-
-
-def test_training_views_are_rendered_through_their_corrected_cameras(make_config, tint_prior):
-    config = make_config()
-    config.pipeline.model.camera_optimizer.mode = "SO3xR3"
-    trainer = start(config)
-    model, cameras = trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset.cameras
-    plain = render_view(model, cameras, 3, size=(24, 40))
-    assert plain.shape == (3, 24, 40)
-    assert model.training
-    uncorrected = model.eval().get_outputs_for_camera(cameras[3:4])["rgb"]
-    same_size = render_view(model, cameras, 3, size=(48, 48))
-    assert torch.allclose(same_size.permute(1, 2, 0), uncorrected.clamp(0, 1), atol=1e-5)
-
-    with torch.no_grad():
-        model.camera_optimizer.pose_adjustment[3] = torch.tensor([0.1, 0.0, 0.2, 0.3, 0.1, 0.0])
-    corrected = render_view(model, cameras, 3, size=(48, 48))
-    assert not torch.allclose(corrected, same_size, atol=1e-4)
-    model.train()
-    bundle = cameras.generate_rays(
-        torch.full((48, 48, 1), 3), coords=cameras.get_image_coords()
-    ).flatten()
-    model.camera_optimizer.apply_to_raybundle(bundle)
-    rays = cameras[3:4].generate_rays(camera_indices=0).flatten()
-    rays.origins, rays.directions = bundle.origins, bundle.directions
-    expected = model.eval()(rays)["rgb"].view(48, 48, 3).permute(2, 0, 1)
-    assert torch.allclose(corrected, expected.clamp(0, 1), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("update", "begin", "renders"),
-    [
-        ("csd", "original", False),
-        ("csd", "render", True),
-        ("in2n", "original", True),
-        ("ip2p", "render", False),
-    ],
-)
-def test_what_an_update_starts_from(make_config, tint_prior, update, begin, renders):
-    config = make_config()
-    config.pipeline.update, config.pipeline.start = update, begin
-    pipeline = start(config).pipeline
-    image = pipeline._photograph01(3)
-    cameras = pipeline.datamanager.train_dataset.cameras
-    expected = {
-        True: render_view(pipeline.model, cameras, 3, size=(32, 32)),
-        False: resize01(image[None], (32, 32))[0],
-    }
-    begun = pipeline._start01(3, image)
-    assert torch.equal(begun, expected[renders])
-    assert not torch.equal(begun, expected[not renders])

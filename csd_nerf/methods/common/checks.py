@@ -1,0 +1,44 @@
+"""Mistakes in a command that are found before anything expensive begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nerfstudio.engine.trainer import TrainerConfig
+
+from csd_nerf.methods.common.errors import MethodError
+
+
+def asked_prompt(config: TrainerConfig) -> str:
+    """The pipeline's prompt, or that of nerfstudio's own --prompt, which goes to the model."""
+    pipeline: Any = config.pipeline
+    return pipeline.prompt or pipeline.model.prompt or ""
+
+
+def check_run(
+    config: TrainerConfig, *, method: str, world_size: int, prompt: str, wanted: str
+) -> None:
+    """Check what all methods need.
+
+    Args:
+        config: The run's.
+        method: Name of the method; there is a preset for a CPU, METHOD-tiny.
+        world_size: Number of devices.
+        prompt: What the user asked for.
+        wanted: What a prompt says, with an example.
+
+    Raises:
+        MethodError: If there are several devices, no prompt, or no GPU where one is wanted.
+    """
+    if world_size > 1:
+        raise MethodError(
+            f"{method} trains on one device, got {world_size}; a second GPU can hold the prior: "
+            "--pipeline.prior-device cuda:1."
+        )
+    if not prompt.strip():
+        raise MethodError(f"The prompt is empty; say {wanted}.")
+    if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+        raise MethodError(
+            f"--machine.device-type is cuda, and torch finds no GPU; {method}-tiny runs on a CPU."
+        )

@@ -1,0 +1,47 @@
+"""Where rays meet the unit sphere, and the object in it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+BEYOND = 10.0
+"""Depth of rays that see no object, in world units: well outside the sphere."""
+
+
+def sphere_span(
+    origin: Float[Tensor, "r 3"], direction: Float[Tensor, "r 3"]
+) -> tuple[Bool[Tensor, "r"], Float[Tensor, "r"], Float[Tensor, "r"]]:
+    """Which rays meet the unit sphere, and at which distances they enter and leave it."""
+    half = (origin * direction).sum(-1)
+    discriminant = half.square() - origin.square().sum(-1) + 1
+    root = discriminant.clamp(min=1e-8).sqrt()
+    near, far = (-half - root).clamp(min=0), (-half + root).clamp(min=1e-4)
+    return (discriminant > 0) & (far > near), near, torch.maximum(far, near + 1e-4)
+
+
+def surface_depth(
+    density: Float[Tensor, "r k"], distance: Float[Tensor, "r k"], *, threshold: float
+) -> Float[Tensor, "r"]:
+    """How far along each ray density first reaches a threshold; `BEYOND` where it never does.
+
+    Unlike the mean or the median of a ray's weights this is one surface for all cameras, however
+    soft the object is: depth maps of several views agree. Between samples the logarithm of density
+    is taken as linear.
+
+    Args:
+        density: At the samples, in the order in which the ray meets them.
+        distance: Of the samples.
+        threshold: Of the density.
+    """
+    reached = density >= threshold
+    first = reached.int().argmax(1, keepdim=True)
+    before = (first - 1).clamp(min=0)
+    level = density.clamp(min=1e-6).log()
+    low, high = level.gather(1, before), level.gather(1, first)
+    share = ((math.log(threshold) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    depth = torch.lerp(distance.gather(1, before), distance.gather(1, first), share)[:, 0]
+    return torch.where(reached.any(1), depth, BEYOND)

@@ -1,0 +1,117 @@
+"""A nerfacto scene, as the editing stage sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
+from csd_nerf.methods.csd_edit.model import CSDEditModel
+from csd_nerf.scene.protocol import SceneRender
+
+
+@runtime_checkable
+class StageHost(Protocol):
+    """What a scene asks of the trainer that runs it."""
+
+    def begin_editing(self, *, is_resumed: bool) -> None:
+        """Do the trainer's part of `Scene.begin_editing`."""
+        ...
+
+
+class NerfactoScene:
+    """`Scene` of a nerfacto model and the images that it is trained on.
+
+    Attributes:
+        host: The trainer; set before training begins.
+    """
+
+    host: StageHost
+
+    def __init__(self, model: CSDEditModel, images: CSDEditDataManager) -> None:
+        self._model, self._images = model, images
+
+    @property
+    def num_views(self) -> int:
+        """Number of training views."""
+        return self._images.num_views
+
+    def name(self, view: int) -> str:
+        """Name of the photograph's file."""
+        return Path(self._images.train_dataset.image_filenames[view]).name
+
+    def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
+        """The photograph; transparent parts show the background that training puts there."""
+        image = self._images.photograph01(view).to(self._model.device)
+        return self._model.renderer_rgb.blend_background(image).permute(2, 0, 1)
+
+    @torch.no_grad()
+    def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
+        """Render a training view through its corrected camera.
+
+        nerfstudio corrects poses in training only; a render that is compared with the photograph
+        has to be taken from where training places the photograph.
+        """
+        model, cameras = self._model, self._images.train_dataset.cameras
+        camera = cameras[view : view + 1].to(model.device)
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
+        scaled = resized_camera(camera, size)
+        scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
+        was_training = model.training
+        model.eval()
+        rendered = model.get_outputs_for_camera(scaled)
+        model.train(was_training)
+        image01 = rendered["rgb"].permute(2, 0, 1).clamp(0, 1)
+        return SceneRender(image01, rendered["depth"][..., 0])
+
+    def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
+        """Train on edited images from now on."""
+        self._images.set_edited(images)
+
+    def reset_images(self) -> None:
+        """Train on the photographs again."""
+        self._images.reset_images()
+
+    def begin_editing(self, *, is_resumed: bool) -> None:
+        """Draw rays in patches, and switch to the losses for these."""
+        self.host.begin_editing(is_resumed=is_resumed)
+        self._images.begin_editing()
+        self._model.begin_editing(patch_size=self._images.config.edit_patch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The edited images, and when the proposal networks are trained next."""
+        sampler = self._model.proposal_sampler
+        return {
+            "edited": self._images.edited,
+            "sampler": {"step": int(sampler._step), "since": int(sampler._steps_since_update)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave; nerfstudio itself starts the sampler from zero."""
+        self._images.set_edited(state["edited"])
+        sampler = self._model.proposal_sampler
+        sampler._step = state["sampler"]["step"]
+        sampler._steps_since_update = state["sampler"]["since"]
+
+
+def resized_camera(camera: Cameras, size: tuple[int, int]) -> Cameras:
+    """One camera, taking the same picture with another (height, width)."""
+    vertical, horizontal = size[0] / float(camera.height), size[1] / float(camera.width)
+    return Cameras(
+        camera_to_worlds=camera.camera_to_worlds,
+        fx=camera.fx * horizontal,
+        fy=camera.fy * vertical,
+        cx=camera.cx * horizontal,
+        cy=camera.cy * vertical,
+        width=size[1],
+        height=size[0],
+        distortion_params=camera.distortion_params,
+        camera_type=camera.camera_type,
+        times=camera.times,
+    )

@@ -1,0 +1,209 @@
+"""Every option reaches what it is for, and losses push the way that they should."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from dreamfusion_runs import tiny_config
+from sure_prior import SurePrior
+
+from csd_nerf import priors
+from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.methods.csd_dreamfusion import pipeline as pipeline_module
+from csd_nerf.methods.csd_dreamfusion.shading import normal_outputs
+
+VALUES = {"front": 0.2, "side": 0.4, "back": 0.6, "overhead": 0.8}
+TEMPLATE = "{prompt}, {view} view"
+
+
+class RecordingPrior(SurePrior):
+    """Remembers the texts that it encodes and those that it is asked with."""
+
+    preferred_size = 12
+
+    def __init__(self):
+        self.encoded, self.asked = [], []
+
+    def encode_text(self, prompts):
+        self.encoded += prompts
+        values = [next((v for k, v in VALUES.items() if k in p), 0.0) for p in prompts]
+        values = [-1.0 if p == "fog" else v for p, v in zip(prompts, values, strict=True)]
+        return torch.tensor(values)[:, None, None]
+
+    def predict(self, branches, timestep, *, max_batch=None):
+        self.asked.append(([b.text for b in branches], branches[0].noisy, timestep, max_batch))
+        return super().predict(branches, timestep, max_batch=max_batch)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    prior = RecordingPrior()
+    calls = []
+    monkeypatch.setattr(priors, "fetch", lambda *a, **k: calls.append(("fetch", a, k)))
+    monkeypatch.setattr(
+        priors, "load_text_to_image", lambda *a, **k: calls.append(("load", a, k)) or prior
+    )
+    return prior, calls
+
+
+def started(config):
+    config.set_experiment_name()
+    torch.manual_seed(0)
+    trainer = config.setup()
+    trainer.setup()
+    return trainer
+
+
+def test_the_prior_is_loaded_and_asked_as_the_options_say(tmp_path, recorded):
+    prior, calls = recorded
+    config = tiny_config(
+        tmp_path,
+        steps=2,
+        prior="some/model",
+        prior_device="cuda:7",
+        prior_dtype="bfloat16",
+        prior_variant="fp16",
+        prompt="a cat",
+        negative_prompt="fog",
+        view_template=TEMPLATE,
+    )
+    config.pipeline.distill = replace(config.pipeline.distill, max_batch=3)
+    started(config).train()
+    assert calls == [
+        ("fetch", ("some/model",), {"variant": "fp16", "kind": "text"}),
+        ("load", ("some/model",), {"device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}),
+    ]
+    views = [TEMPLATE.format(prompt="a cat", view=view) for view in VALUES]
+    assert prior.encoded == ["a cat", *views, "fog"]
+    assert len(prior.asked) == 2
+    for texts, noisy, timestep, max_batch in prior.asked:
+        empty, positive = texts
+        # The negative prompt stands for the empty text; the prompt says where a camera stands.
+        assert empty.flatten().tolist() == [-1.0]
+        assert positive.min() >= 0.2 - 1e-6
+        assert noisy.shape == (4, 3, 12, 12)
+        assert len(timestep) == 4
+        assert max_batch == 3
+
+
+def test_each_view_is_shown_with_the_text_of_its_own_camera(tmp_path, recorded, monkeypatch):
+    from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
+
+    prior, _ = recorded
+    config = tiny_config(tmp_path, steps=1, view_template=TEMPLATE)
+    trainer = started(config)
+    degrees = torch.tensor([0.0, 90.0, 180.0, 270.0])
+    cameras = orbit_cameras(torch.deg2rad(degrees), torch.zeros(4), radius=2.5, focal=1.0, size=12)
+    monkeypatch.setattr(trainer.pipeline.datamanager, "draw_cameras", lambda _: cameras)
+    trainer.train()
+    _, positive = prior.asked[0][0]
+    expected = [VALUES[view] for view in ("front", "side", "back", "side")]
+    assert positive.flatten().tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def seen_images(pipeline, monkeypatch, steps):
+    """The renders that training hands to the prior."""
+    seen = []
+    real = pipeline_module.distill
+
+    def watch(prior, image01, **options):
+        seen.append(image01.detach())
+        return real(prior, image01, **options)
+
+    monkeypatch.setattr(pipeline_module, "distill", watch)
+    for step in range(steps):
+        pipeline.get_train_loss_dict(step)
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_backgrounds_are_random_as_often_as_asked(tmp_path, recorded, monkeypatch, share):
+    """Rays through the corners miss the object: there are only backgrounds."""
+    config = tiny_config(tmp_path, steps=1, random_background=share)
+    config.pipeline.datamanager.radius_mean = 4.0
+    images = seen_images(started(config).pipeline, monkeypatch, steps=24)
+    corners = images[:, 0, :, :, [0, 0, -1, -1], [0, -1, 0, -1]]
+    first = corners[:, :1, :, :1]
+    plain = ((corners - first).abs() < 1e-6).flatten(1).all(1)
+    if share == 0.5:
+        assert 4 <= int(plain.sum()) <= 20
+    else:
+        assert plain.all() if share else not plain.any()
+    colours = first[plain].flatten(1)
+    assert len(colours.unique(dim=0)) == len(colours)
+
+
+@pytest.fixture
+def regularisers(tmp_path, recorded):
+    """The losses of one ray's opacity, and of an orientation loss."""
+    config = tiny_config(
+        tmp_path, steps=1, opacity_weight=0.2, entropy_weight=0.3, orientation_weight=0.7
+    )
+    pipeline = started(config).pipeline
+
+    def losses(opacity, orientation=0.0):
+        renders = [{"orientation": torch.tensor(orientation)}]
+        out = pipeline._regularisers(torch.as_tensor(opacity).view(1, -1, 1), renders)
+        return {name: value / 12**2 for name, value in out.items()}
+
+    return losses
+
+
+def test_regularisers_are_what_their_formulas_say(regularisers):
+    opacities = [0.1, 0.35, 0.9]
+    found = regularisers(opacities, orientation=2.5)
+    opacity = sum(math.sqrt(o * o + 0.01) for o in opacities) / 3
+    entropy = -sum(o * math.log2(o) + (1 - o) * math.log2(1 - o) for o in opacities) / 3
+    assert float(found["opacity"]) == pytest.approx(0.2 * opacity, rel=1e-5)
+    assert float(found["entropy"]) == pytest.approx(0.3 * entropy, rel=1e-5)
+    assert float(found["orientation"]) == pytest.approx(0.7 * 2.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("opacity", "sharper"), [(0.3, -1), (0.7, 1)])
+def test_descending_empties_space_and_makes_rays_hit_or_miss(regularisers, opacity, sharper):
+    given = torch.tensor([opacity], requires_grad=True)
+    found = regularisers(given)
+    (slope,) = torch.autograd.grad(found["opacity"], given, retain_graph=True)
+    assert slope > 0
+    (slope,) = torch.autograd.grad(found["entropy"], given)
+    assert -slope * sharper > 0
+
+
+def test_the_orientation_loss_turns_normals_towards_the_camera():
+    directions = torch.tensor([[0.0, 0.0, -1.0]])
+    weights = torch.ones(1, 1)
+    active = torch.ones(1, 1, dtype=torch.bool)
+
+    def loss(z):
+        normal = torch.stack([(1 - z * z).sqrt(), torch.zeros(()), z])[None]
+        return normal_outputs(weights, normal, active, directions)["orientation"]
+
+    assert loss(torch.tensor(0.6)) == 0
+    away = torch.tensor(-0.6, requires_grad=True)
+    assert float(loss(away)) == pytest.approx(0.36)
+    (slope,) = torch.autograd.grad(loss(away), away)
+    assert slope < 0
+
+
+def test_a_step_adds_up_its_losses_and_its_noise_is_that_of_its_seed(
+    tmp_path, recorded, monkeypatch
+):
+    drawn = []
+    real = SeededRandomness.normal
+
+    def watch(self, shape):
+        noise = real(self, shape)
+        drawn.append(noise)
+        return noise
+
+    monkeypatch.setattr(SeededRandomness, "normal", watch)
+    for seed in (0, 0, 1):
+        pipeline = started(tiny_config(tmp_path, steps=1, seed=seed)).pipeline
+        _, losses, metrics = pipeline.get_train_loss_dict(0)
+        assert {"distillation", "opacity", "entropy"} <= set(losses)
+        assert 0 < metrics["coverage"] < 1
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])

@@ -1,0 +1,96 @@
+"""Every option reaches what it is for: one prior remembers what it was loaded with and asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conftest import start
+from tint_prior import RecordingPrior
+
+from csd_nerf import priors
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.methods.common.checks import asked_prompt
+from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The prior of all names, and the calls that fetched and loaded it."""
+    prior = RecordingPrior()
+    calls: list[tuple] = []
+    monkeypatch.setattr(priors, "fetch", lambda *a, **k: calls.append(("fetch", a, k)))
+    monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append(("load", a, k)) or prior)
+    return prior, calls
+
+
+@pytest.mark.parametrize("slicing", [True, False])
+def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, slicing):
+    _, calls = recorded
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.prior, pipeline.prior_device = "some/model", "cuda:7"
+    pipeline.prior_dtype, pipeline.prior_variant = "float16", "fp16"
+    pipeline.prior_vae_slicing, pipeline.prior_vae_tiling = slicing, not slicing
+    pipeline.edit_steps = 1
+    trainer = start(config)
+    fetched = ("fetch", ("some/model",), {"variant": "fp16", "kind": "edit"})
+    assert calls == [fetched]
+    trainer.train()
+    options = {"device": "cuda:7", "dtype": "float16", "variant": "fp16"}
+    options |= {"vae_slicing": slicing, "vae_tiling": not slicing}
+    assert calls == [fetched, ("load", ("some/model",), options)]
+
+
+def test_without_a_device_of_its_own_the_prior_runs_where_the_scene_trains(make_config, recorded):
+    config = make_config()
+    config.pipeline.edit_steps = 1
+    start(config).train()
+    assert recorded[1][-1][2]["device"] == "cpu"
+
+
+def test_rounds_ask_what_the_options_and_the_viewer_say(make_config, recorded):
+    prior, _ = recorded
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.negative_prompt, pipeline.edit_size = "fog", 24
+    pipeline.edit = EditSettings(iterations=2, text_scale=3.0, max_batch=5)
+    trainer = start(config)
+    controls, stage = trainer.pipeline.controls, trainer.pipeline.stage
+    before = stage.before_step
+
+    def change_at_step_5(step):
+        if step == 5:
+            controls.prompt.value, controls.text_scale.value = "make it snow", 1.0
+        return before(step)
+
+    stage.before_step = change_at_step_5
+    trainer.train()
+    assert stage.state.rounds == 3
+    assert len(prior.asked) == 6
+    for texts, shape, max_batch in prior.asked:
+        assert shape == (4, 3, 24, 24)
+        assert max_batch == 5
+        assert "fog" in texts
+        assert "" not in texts
+    assert ["swap red and blue" in texts for texts, _, _ in prior.asked] == [True] * 2 + [False] * 4
+    assert ["make it snow" in texts for texts, _, _ in prior.asked] == [False] * 2 + [True] * 4
+
+
+def test_nerfstudios_own_prompt_counts_only_where_ours_is_empty(make_config):
+    config = make_config()
+    config.pipeline.model.prompt = "theirs"
+    assert asked_prompt(config) == "swap red and blue"
+    config.pipeline = replace(config.pipeline, prompt="")
+    assert asked_prompt(config) == "theirs"
+
+
+@pytest.mark.parametrize("error", [ValueError, ImportError])
+def test_a_prior_that_can_not_be_used_is_a_mistake_of_one_line(error):
+    def refuse(*_, **__):
+        raise error("it makes images:\n  name another.")
+
+    prior = LazyPrior(refuse, PriorOptions(), kind="edit", device="cpu")
+    with pytest.raises(MethodError, match=r"^it makes images: name another\.$"):
+        prior.get()
