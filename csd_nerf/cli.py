@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from csd_nerf.adapters.options import PanoramaCommand, VideoCommand
+from csd_nerf.adapters.options import MISTAKES, PanoramaCommand, VideoCommand
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
 from csd_nerf.synthetic.options import SyntheticSettings
 
@@ -26,9 +26,6 @@ COMMANDS: dict[str, type] = {
     "video": VideoCommand,
     "evaluate": EvaluateSettings,
 }
-
-MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
-"""Errors whose message is a line for the user; any other is a fault of ours."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,17 +57,19 @@ def call(
     """
     # Before torch is loaded: threads that spin while they wait are slow on cores with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    kinds = [
+    kinds: list[Any] = [
         Annotated[_unchecked(kind), tyro.conf.subcommand(name)] for name, kind in commands.items()
     ]
+    any_of_them: Any = functools.reduce(operator.or_, kinds)
     try:
-        parsed = tyro.cli(
-            functools.reduce(operator.or_, kinds),
+        parsed: Any = tyro.cli(
+            any_of_them,
             prog=program,
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        code = run(type(parsed).__base__(**vars(parsed)))
+        checked: Any = type(parsed).__base__
+        code = run(checked(**vars(parsed)))
     except MISTAKES as error:
         print(f"{program.split()[-1]}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1

@@ -40,7 +40,8 @@ class UserStudySettings:
 
     def run(self) -> None:
         """Write the page, or the table and print it."""
-        from benchmarks.user_study.study import summarize, write_study
+        from benchmarks.user_study.answers import summarize
+        from benchmarks.user_study.page import write_study
 
         if self.key is not None:
             print(summarize(self.summarize, self.key, self.output, paper=self.paper), end="")

@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
+"""Errors whose message is a line for the user; any other is a fault of ours."""
+
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
 VideoMethod = Literal["csd", "csd-no-stein", "sds", "ip2p"]
