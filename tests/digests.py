@@ -124,7 +124,7 @@ def _sampled(**options: Any) -> Digest:
 
 
 def _sampled_text() -> Digest:
-    from csd_nerf.priors.text_sampling import sample_text
+    from training.text_sampling import sample_text
 
     generator = torch.Generator().manual_seed(2)
     prior = priors.load("tiny-text", kind="text")

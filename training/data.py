@@ -14,8 +14,8 @@ from tqdm import tqdm
 from csd_nerf.media.files import written_whole
 from csd_nerf.media.pixels import to_bytes
 from csd_nerf.synthetic.edits import all_edits
-from csd_nerf.synthetic.pairs import draw_pairs, stack_pairs
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS
+from training.pairs import draw_pairs, stack_pairs
 
 SIZES = ((64, 64), (64, 64), (64, 64), (64, 64), (48, 80), (80, 48))
 """Height and width of the shards in turn: mostly the model's own, some wide, some tall."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
 from jaxtyping import Float, Real
 from torch import Tensor
 
@@ -33,8 +33,6 @@ _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "euler-ancestral": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "linspace"}),
 }
-
-_TEXT_SOLVERS = ("ddpm", "ddim")
 
 
 def make_solver(
@@ -70,57 +68,14 @@ def make_solver(
         )
     if solver not in _SOLVERS:
         raise ValueError(f"solver needs one of {', '.join(_SOLVERS)}, got {solver!r}.")
-    scheduler = _over(schedule, *_SOLVERS[solver])
+    scheduler = solver_over(schedule, *_SOLVERS[solver])
     # The solvers space their steps over this many timesteps; the noise table stays whole.
     scheduler.register_to_config(num_train_timesteps=used)
     scheduler.set_timesteps(steps)
     return scheduler
 
 
-def make_text_solver(
-    schedule: Schedule,
-    solver: str,
-    *,
-    steps: int,
-    pixels: bool,
-    clip: bool,
-    threshold: tuple[float, float] | None = None,
-) -> Any:
-    """Build a solver of diffusers for making images from noise.
-
-    Args:
-        schedule: The prior's.
-        solver: `ddpm`, with the smaller of its two fixed variances, or `ddim`.
-        steps: Length of the schedule.
-        pixels: Whether timesteps are spaced as DeepFloyd IF's, down to 0 and from there to the
-            clean image, or as Stable Diffusion's, down to 1.
-        clip: Whether estimates of the clean latent are clipped to [-1, 1].
-        threshold: Instead of clipping, dynamic thresholding (Saharia et al. 2022, Section 2.3):
-            the quantile of absolute values by which an estimate is scaled down to [-1, 1], and
-            the largest value by which it may be.
-
-    Raises:
-        ValueError: If the solver is unknown, or steps is not within the schedule.
-    """
-    if solver not in _TEXT_SOLVERS:
-        raise ValueError(f"solver needs one of {', '.join(_TEXT_SOLVERS)}, got {solver!r}.")
-    if not 1 <= steps <= schedule.num_timesteps:
-        raise ValueError(f"Sampling needs 1 to {schedule.num_timesteps} steps, got {steps}.")
-    options: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 0 if pixels else 1}
-    if threshold is None:
-        options |= {"clip_sample": clip}
-    else:
-        names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
-        options |= zip(names, (True, *threshold), strict=True)
-    if solver == "ddpm":
-        scheduler = _over(schedule, DDPMScheduler, {**options, "variance_type": "fixed_small"})
-    else:
-        scheduler = _over(schedule, DDIMScheduler, {**options, "set_alpha_to_one": pixels})
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def _over(schedule: Schedule, solver_class: Any, options: dict[str, Any]) -> Any:
+def solver_over(schedule: Schedule, solver_class: Any, options: dict[str, Any]) -> Any:
     """A solver that steps on noise estimates over a prior's schedule.
 
     Raises:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from csd_nerf import priors
 from csd_nerf.core import DiscreteSchedule
-from csd_nerf.priors import text_sampling
-from csd_nerf.priors.text_sampling import sample_text
+from training import text_sampling
+from training.text_sampling import sample_text
 
 TOLERANCE = 1e-4
 STEPS = 5

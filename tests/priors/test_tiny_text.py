@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from csd_nerf import priors
-from csd_nerf.priors.text_sampling import sample_text
 from csd_nerf.synthetic.scenes import COLOURS
+from training.text_sampling import sample_text
 
 FOLDER = files("csd_nerf") / "assets" / "tiny_text"
 

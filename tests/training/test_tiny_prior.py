@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from csd_nerf import priors
 from csd_nerf.priors import Branch
-from csd_nerf.synthetic.pairs import draw_pairs
 from training import data, tiny_prior, unet, vae
+from training.pairs import draw_pairs
 
 WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",

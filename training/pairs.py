@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf.synthetic.cameras import draw_cameras
-from csd_nerf.synthetic.collages import draw_collages
 from csd_nerf.synthetic.edits import Edit, Kind, edits_of, render_edit
 from csd_nerf.synthetic.render import render
 from csd_nerf.synthetic.scenes import draw_scenes
+from training.collages import draw_collages
 
 SCENE_KINDS: dict[Kind, float] = {"recolour": 0.5, "floor": 0.2, "sky": 0.12, "weather": 0.18}
 """How often an edit of the scene itself is of each kind; recolouring is the hardest to learn."""

@@ -8,15 +8,20 @@ This module imports diffusers; import it late.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler
 from jaxtyping import Float, Real
 from torch import Tensor
 
 from csd_nerf.core.residuals import text_guidance
+from csd_nerf.core.schedules import Schedule
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
-from csd_nerf.priors.solvers import make_text_solver, per_image, solve, standard_normal
+from csd_nerf.priors.solvers import per_image, solve, solver_over, standard_normal
+
+_SOLVERS = ("ddpm", "ddim")
 
 
 @torch.no_grad()
@@ -63,7 +68,7 @@ def sample_text(
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     pixels = prior.cell_size == 1
-    scheduler = make_text_solver(
+    scheduler = _make_solver(
         prior.schedule,
         solver,
         steps=steps,
@@ -84,6 +89,51 @@ def sample_text(
 
     latent = noise.to(prior.device, torch.float32) * scheduler.init_noise_sigma
     return prior.decode(solve(scheduler, latent, estimate, start=0, generator=generator))
+
+
+def _make_solver(
+    schedule: Schedule,
+    solver: str,
+    *,
+    steps: int,
+    pixels: bool,
+    clip: bool,
+    threshold: tuple[float, float] | None = None,
+) -> Any:
+    """Build a solver of diffusers for making images from noise.
+
+    Args:
+        schedule: The prior's.
+        solver: `ddpm`, with the smaller of its two fixed variances, or `ddim`.
+        steps: Length of the schedule.
+        pixels: Whether timesteps are spaced as DeepFloyd IF's, down to 0 and from there to the
+            clean image, or as Stable Diffusion's, down to 1.
+        clip: Whether estimates of the clean latent are clipped to [-1, 1].
+        threshold: Instead of clipping, dynamic thresholding (Saharia et al. 2022, Section 2.3):
+            the quantile of absolute values by which an estimate is scaled down to [-1, 1], and
+            the largest value by which it may be.
+
+    Raises:
+        ValueError: If the solver is unknown, or steps is not within the schedule.
+    """
+    if solver not in _SOLVERS:
+        raise ValueError(f"solver needs one of {', '.join(_SOLVERS)}, got {solver!r}.")
+    if not 1 <= steps <= schedule.num_timesteps:
+        raise ValueError(f"Sampling needs 1 to {schedule.num_timesteps} steps, got {steps}.")
+    options: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 0 if pixels else 1}
+    if threshold is None:
+        options |= {"clip_sample": clip}
+    else:
+        names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+        options |= zip(names, (True, *threshold), strict=True)
+    if solver == "ddpm":
+        scheduler = solver_over(
+            schedule, DDPMScheduler, {**options, "variance_type": "fixed_small"}
+        )
+    else:
+        scheduler = solver_over(schedule, DDIMScheduler, {**options, "set_alpha_to_one": pixels})
+    scheduler.set_timesteps(steps)
+    return scheduler
 
 
 def _cells(prior: Prior, size: int | tuple[int, int] | None) -> tuple[int, int]:

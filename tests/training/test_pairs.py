@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from csd_nerf.synthetic.cameras import draw_cameras
-from csd_nerf.synthetic.collages import draw_collages
 from csd_nerf.synthetic.edits import render_edit
-from csd_nerf.synthetic.pairs import COLLAGE_SHARE, SCENE_KINDS, Pair, draw_pairs, stack_pairs
 from csd_nerf.synthetic.render import render
 from csd_nerf.synthetic.scenes import draw_scenes
+from training.collages import draw_collages
+from training.pairs import COLLAGE_SHARE, SCENE_KINDS, Pair, draw_pairs, stack_pairs
 
 SIZE = {"height": 16, "width": 24}
 SEEDS = range(120)

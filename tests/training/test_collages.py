@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from csd_nerf.synthetic.collages import draw_collages
+from training.collages import draw_collages
 
 
 def test_a_collage_depends_on_its_seed_only_and_stays_in_range():

@@ -1,0 +1,1 @@
+"""Panoramas and videos of procedural worlds, whose correct edit is known."""
