@@ -133,11 +133,12 @@ def test_options_reach_the_windows_of_a_panorama(monkeypatch):
         assert first + second == pytest.approx(1)
 
 
-def test_options_reach_the_frames_of_a_video(monkeypatch):
+@pytest.mark.parametrize("drawing", ["uniform", "balanced"])
+def test_options_reach_the_frames_of_a_video(monkeypatch, drawing):
     canvases = []
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas))
-    edit(VideoOptions, TintPrior(), drawing="uniform", batch=3)
-    assert (canvases[0].drawing, canvases[0].batch_size) == ("uniform", 3)
+    edit(VideoOptions, TintPrior(), drawing=drawing, batch=3)
+    assert (canvases[0].drawing, canvases[0].batch_size) == (drawing, 3)
 
 
 def test_the_learning_rate_decays_between_sweeps(monkeypatch):
