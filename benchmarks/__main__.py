@@ -10,59 +10,12 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from benchmarks.truth.settings import TruthSettings
+
 _Number = TypeVar("_Number", int, float)
 _Preset = Annotated[
     _Number | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the preset's)")
 ]
-
-
-@dataclass
-class Truth:
-    """Compare all methods on inputs whose true edit is known, with the bundled prior."""
-
-    domain: Annotated[Literal["scene", "panorama", "video"], tyro.conf.Positional]
-    """What is edited."""
-    output: Path
-    """Folder for tables, curves, pictures and the rows behind them.
-    What is there is not run again."""
-    split: Literal["validation", "benchmark"] = "benchmark"
-    """Family of seeds that the inputs come from; tune on validation, report on benchmark."""
-    inputs: int = 12
-    """Number of inputs; there are 12 edits, each on a scene of its own."""
-    seeds: int = 1
-    """Times that each input is edited, with another seed each time."""
-    budgets: tuple[float, ...] = (1.0,)
-    """U-Net evaluations of every method, in those that csd makes by its preset.
-    The first makes the table; several make a plot of quality by cost."""
-    arms: tuple[str, ...] = ()
-    """Rows of the table; all without names."""
-    ablations: bool = False
-    """Run csd and departures from its settings instead of the usual rows."""
-    updates: _Preset[int] = None
-    """How often a place is updated by csd; other methods get as many U-Net evaluations."""
-    learning_rate: _Preset[float] = None
-    """Step size of all arms."""
-    text_scale: _Preset[float] = None
-    """w_y of all arms."""
-    image_scale: _Preset[float] = None
-    """w_s of all arms."""
-
-    def run(self) -> None:
-        """Run what is missing, and print the table."""
-        from benchmarks.truth.run import BenchmarkSettings, run_benchmark
-
-        names = ("updates", "learning_rate", "text_scale", "image_scale")
-        settings = BenchmarkSettings(
-            domain=self.domain,
-            split=self.split,
-            inputs=self.inputs,
-            seeds=self.seeds,
-            budgets=self.budgets,
-            arms=self.arms,
-            ablations=self.ablations,
-            options={name: value for name in names if (value := getattr(self, name)) is not None},
-        )
-        print(run_benchmark(self.output, settings))
 
 
 @dataclass
@@ -241,12 +194,21 @@ def _note(text: str) -> None:
 
 
 Command = (
-    Annotated[Truth, tyro.conf.subcommand("truth")]
+    Annotated[TruthSettings, tyro.conf.subcommand("truth")]
     | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[UserStudy, tyro.conf.subcommand("user-study")]
     | Annotated[TextTo3d, tyro.conf.subcommand("text-to-3d")]
 )
+
+
+def _run(command: Command) -> None:
+    if isinstance(command, TruthSettings):
+        from benchmarks.truth.run import run_truth
+
+        print(run_truth(command))
+    else:
+        command.run()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -260,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        command.run()
+        _run(command)
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         print(f"benchmarks: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from benchmarks.paper.paper import Experiment
-from benchmarks.truth.arms import Medium, draw_input
+from benchmarks.truth.panoramas import draw_panorama
+from benchmarks.truth.videos import draw_video
 from csd_nerf.media.frames import FRAME_SUFFIXES, Frame, natural_order, open_frames
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize
@@ -149,11 +150,14 @@ def _path_of(task: Task) -> Path:
     return task.path
 
 
-def tiny_items(medium: Medium, count: int) -> list[Item]:
+_DRAW = {"panorama": draw_panorama, "video": draw_video}
+
+
+def tiny_items(medium: str, count: int) -> list[Item]:
     """Synthetic inputs of the held-out split, with their true edits."""
     items = []
     for position in range(count):
-        given = draw_input(medium, position, "benchmark")
+        given = _DRAW[medium](position, "benchmark")
         prompt = given.edit.instructions[0]
         task = Task(given.name, prompt, "a picture of shapes", f"a picture of shapes, {prompt}")
         items.append(Item(task, lambda source=given.source: source, given.truth01))

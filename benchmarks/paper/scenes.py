@@ -25,7 +25,7 @@ from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.pixels import to_01, to_bytes
 
 if TYPE_CHECKING:
-    from benchmarks.truth.scene_arms import SceneInput
+    from benchmarks.truth.scene_runs import SceneInput
 
 SOURCE = "source"
 TRUTH = "truth"
@@ -217,9 +217,10 @@ def render_path(load_config: Path) -> Float[Tensor, "n 3 h w"]:
 
 
 def _tiny_scene(position: int, store: Store, size: TinySize) -> Scene:
-    from benchmarks.truth.scene_arms import draw_scene
+    from benchmarks.engine import trials
+    from benchmarks.truth.scenes import draw_scene
 
-    given = draw_scene(position, "benchmark", store.output / "scenes")
+    given = draw_scene(position, "benchmark", trials.Store(store.output / "scenes"))
     prompt = given.edit.instructions[0]
     task = Task(given.name, prompt, "a scene of shapes", f"a scene of shapes, {prompt}")
 
@@ -235,13 +236,19 @@ def _tiny_run(
     given: SceneInput, task: Task, store: Store, size: TinySize, line: Line | None
 ) -> Made:
     """Renders of the held-out views, by the benchmark's machinery."""
-    from benchmarks.truth.scene_arms import run_scene_arm, train_source
+    from benchmarks.engine import trials
+    from benchmarks.truth.scene_runs import run_scene_arm, train_source
 
     folder = store.output / "scenes"
-    source = train_source(given, folder, steps=size.source_steps)
+    source = train_source(given, trials.Store(folder), steps=size.source_steps)
     method = SOURCE if line is None else (line.method or "")
     result = run_scene_arm(
-        method, given, source, folder / "runs" / method, prior=_tiny_prior(), options=size.scene
+        method,
+        given,
+        source,
+        folder / "runs" / method / given.folder.parent.name,
+        prior=_tiny_prior(),
+        options=size.scene,
     )
     if line is None:
         store.keep(TRUTH, task.name, to_bytes(result.truth01), {})

@@ -42,6 +42,7 @@ from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.media.files import check_writable, write_json, write_text
 from csd_nerf.priors.base import Branch, Prior
 from csd_nerf.priors.devices import find_device
+from csd_nerf.priors.estimates import encode_sources
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 
 PROMPT = "make it night"
@@ -216,10 +217,9 @@ def timed_run(
     _forget_peak(prior.device)
     clock = SectionClock(prior.device)
     clock.enter("vae")
-    parts = [prior.encode_source(image) for image in image01.split(1)]
-    source, condition = (torch.cat(whole) for whole in zip(*parts, strict=True))
+    source, image_rows = encode_sources(prior, image01, max_batch=1)
     clock.enter("rest")
-    stack = _ClockedStack(source.clone(), source, condition, clock=clock)
+    stack = _ClockedStack(source.clone(), source, image_rows, clock=clock)
     clocked = _ClockedPrior(prior, clock)
     loop(cast(Prior, clocked), stack, settings)
     clock.enter("vae")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.method_runs import run
+from benchmarks.method_runs import quiet_trainer
 from benchmarks.text_to_3d.object_truth import AMBIENT, ELEVATION, FOCAL, LIGHT, RADIUS, VIEWS
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def train_and_render(
         ValueError: If the run can't begin.
     """
     try:
-        with run(config, folder / LOG) as trainer:
+        with quiet_trainer(config, folder / LOG) as trainer:
             _call_after_steps(trainer, on_step)
             _train(trainer)
             views = _render(trainer)

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf.evaluation.tables import Column, Row
-from csd_nerf.synthetic.edits import Edit
+from csd_nerf.synthetic.edits import Edit, all_edits
 from csd_nerf.synthetic.scenes import Split
+
+EDITS = (
+    "night",
+    "floor grass",
+    "sky orange",
+    "sepia",
+    "blueprint",
+    "fog",
+    "sunset",
+    "floor water",
+    "sky pink",
+    "negative",
+    "infrared",
+    "floor sand",
+)
+"""What is asked for, one edit an input: looks, floors, skies and fog, which the prior knows."""
+SEEDS_APART = 7
+"""Seeds between the places from which two inputs look for a scene that shows their edit."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +82,37 @@ class Given(Protocol):
 
 @runtime_checkable
 class Domain(Protocol):
-    """Scenes, panoramas or videos."""
+    """Scenes, panoramas or videos.
 
-    columns: tuple[Column, ...]
+    Made with the bundled prior, the options that all arms take in place of their own, and the
+    experiment's `Store`.
+    """
+
+    arms: ClassVar[tuple[Arm, ...]]
+    """The usual ones, references among them."""
+    ablations: ClassVar[tuple[Arm, ...]]
+    """Departures of csd and of its peers."""
+    columns: ClassVar[tuple[Column, ...]]
     """What is measured, without the cost."""
-    consistency: str
+    consistency: ClassVar[str]
     """Key of the column that tells how well the images agree."""
 
     def draw(self, position: int, split: Split) -> Any:
         """The input at a position of the benchmark, a `Given`; the same every time."""
         ...
 
-    def settings(self, job: Job) -> dict[str, Any]:
-        """What decides a job's result, for the record."""
+    def decides(self, job: Job, given: Any) -> dict[str, Any]:
+        """What decides a job's result on an input, beside the prior; see `Trial.decides`."""
         ...
 
-    def measure(self, job: Job, given: Any) -> Outcome:
-        """Run a job on an input, and measure the result against the truth."""
+    def measure(self, job: Job, given: Any, folder: Path) -> Outcome:
+        """Run a job on an input, and measure the result; a folder takes what the run writes."""
         ...
+
+
+def edit_at(position: int) -> Edit:
+    """The edit of the input at a position; after the last the first comes again."""
+    return all_edits()[EDITS[position % len(EDITS)]]
 
 
 def chosen_arms(

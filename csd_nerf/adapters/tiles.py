@@ -32,6 +32,9 @@ SAMPLE_PIXELS = 2**20
 """Pixels of the sample of tiles whose statistics are used for all, about."""
 
 
+_LATENT = "latent"
+
+
 @torch.no_grad()
 def encode_tiled(
     prior: Prior,
@@ -41,8 +44,11 @@ def encode_tiled(
     tile: tuple[int, int] | None = None,
     max_batch: int | None = None,
     after_row: Callable[[int, int], None] | None = None,
-) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k h w"]]:
-    """Encode a picture to its clean latent and its image condition, both on the CPU.
+) -> tuple[Float[Tensor, "c h w"], dict[str, Tensor]]:
+    """Encode a picture to its clean latent and to what the model is shown of it, on the CPU.
+
+    Of the model's rows for source images only maps of the latent's size can be tiled; each comes
+    out as (k h w).
 
     Args:
         prior: The diffusion model.
@@ -57,7 +63,7 @@ def encode_tiled(
     canvas = (image.shape[0] // scale, image.shape[1] // scale)
     tiles = _Tiles.over(prior, canvas, tile, ENCODE_MARGIN, wrap)
     down, across = tiles.weights(1)
-    sums: list[Tensor] = []
+    sums: dict[str, Tensor] = {}
     size = (scale * tiles.window[0], scale * tiles.window[1])
     sample = [
         image[top : top + size[0], left : left + size[1]]
@@ -68,16 +74,16 @@ def encode_tiled(
             top = int(tiles.rows[row])
             strip = image[top * scale : top * scale + size[0]]
             columns = _along(tiles.columns[part] * scale, size[1], image.shape[1])
-            encoded = prior.encode_source(to_01(strip[:, columns].movedim(1, 0)))
-            sums = sums or [e.new_zeros(e.shape[1], *tiles.canvas) for e in encoded]
+            latent, image_rows = prior.encode_source(to_01(strip[:, columns].movedim(1, 0)))
+            encoded = {_LATENT: latent, **image_rows}
+            sums = sums or {n: e.new_zeros(e.shape[1], *tiles.canvas) for n, e in encoded.items()}
             at = _along(tiles.columns[part], tiles.window[1], tiles.canvas[1])
-            for whole, parts in zip(sums, encoded, strict=True):
-                rows = whole[:, top : top + tiles.window[0]]
+            for name, parts in encoded.items():
+                rows = sums[name][:, top : top + tiles.window[0]]
                 _add(rows, parts * down[row][:, None] * across[part][:, None, None, :], at)
             if after_row is not None and part.stop == len(tiles.columns):
                 after_row(row + 1, len(tiles.rows))
-    latent, condition = sums
-    return latent, condition
+    return sums.pop(_LATENT), sums
 
 
 @torch.no_grad()

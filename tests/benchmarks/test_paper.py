@@ -13,10 +13,12 @@ from benchmarks.paper.paper import EXPERIMENTS
 from benchmarks.paper.report import beside_paper, with_ratios
 from benchmarks.paper.run import parse_peers, run_reproduce
 from benchmarks.paper.settings import ReproduceSettings, TinySize
-from benchmarks.truth import arms, scene_arms
+from benchmarks.truth import panoramas, scene_runs, videos
+from benchmarks.truth import scenes as truth_scenes
 from csd_nerf.evaluation import clip, fid
 from csd_nerf.evaluation import similarity as metrics
 from csd_nerf.media.images import write_image
+from csd_nerf.synthetic.edits import all_edits
 
 SMALLEST = TinySize(inputs=1, options={"iterations": 1, "steps": 1}, shrink=8, view_edge=16)
 
@@ -55,8 +57,8 @@ def networks(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def small_inputs(monkeypatch):
-    monkeypatch.setattr(arms, "PANORAMA_SIZE", (64, 96))
-    monkeypatch.setattr(arms, "FRAMES", 2)
+    monkeypatch.setattr(panoramas, "PANORAMA_SIZE", (64, 96))
+    monkeypatch.setattr(videos, "FRAMES", 2)
 
 
 def missing_networks(monkeypatch):
@@ -298,21 +300,21 @@ class SceneStub:
     def __init__(self) -> None:
         self.runs: list[str] = []
 
-    def draw_scene(self, position, split, folder):
+    def draw_scene(self, position, split, store):
         assert split == "benchmark"
-        edit = arms.all_edits()["negative"]
-        return scene_arms.SceneInput(f"{position:02d} negative", edit, folder / "data")
+        edit = all_edits()["negative"]
+        return scene_runs.SceneInput(f"{position:02d} negative", edit, store.output / "data")
 
-    def train_source(self, given, folder, *, steps):
+    def train_source(self, given, store, *, steps):
         assert steps == 7
-        return folder / "checkpoint"
+        return store.output / "checkpoint"
 
     def run_scene_arm(self, name, given, source, folder, *, prior, options):
         assert options == {"updates": 3}
         self.runs.append(name)
         truth01 = torch.full((2, 3, 32, 32), 0.8)
         edited01 = {"source": 1 - truth01, "csd": truth01}.get(name, truth01 - 0.2)
-        return scene_arms.SceneResult(edited01, truth01, edited01, 9, 1.5, 0.0, 0.0)
+        return scene_runs.SceneResult(edited01, truth01, edited01, 9, 1.5, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -321,8 +323,9 @@ class SceneStub:
 @pytest.mark.usefixtures("networks")
 def test_scenes_are_edited_by_the_benchmarks_machinery(name, methods, tmp_path, monkeypatch):
     stub = SceneStub()
-    for function in ("draw_scene", "train_source", "run_scene_arm"):
-        monkeypatch.setattr(scene_arms, function, getattr(stub, function))
+    monkeypatch.setattr(truth_scenes, "draw_scene", stub.draw_scene)
+    for function in ("train_source", "run_scene_arm"):
+        monkeypatch.setattr(scene_runs, function, getattr(stub, function))
     size = TinySize(inputs=1, source_steps=7, scene={"updates": 3})
     settings = ReproduceSettings(experiment=name, tiny=True, clip="stub")
     rows = rows_of(run_reproduce(tmp_path, settings, size=size))

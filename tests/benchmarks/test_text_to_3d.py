@@ -636,7 +636,7 @@ def test_a_mistake_is_no_failure(tmp_path, monkeypatch, cause):
 def started(trainer: Trainer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunViews:
     from contextlib import nullcontext
 
-    monkeypatch.setattr(text_to_3d_runs, "run", lambda config, log: nullcontext(trainer))
+    monkeypatch.setattr(text_to_3d_runs, "quiet_trainer", lambda config, log: nullcontext(trainer))
     config: Any = None
     return train_and_render(config, folder, on_step=lambda: None)
 

@@ -11,18 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.method_runs import tiny_config
-from benchmarks.truth import scene_arms
+from benchmarks.engine.trials import Store
+from benchmarks.truth import scene_runs, scenes
 from benchmarks.truth.domains import Arm, Domain, Given, Job
-from benchmarks.truth.scene_arms import (
-    SceneDomain,
+from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
+from benchmarks.truth.scene_runs import (
     SceneInput,
     SceneResult,
-    draw_scene,
+    disagreement,
     run_scene_arm,
+    tiny_config,
     train_source,
 )
-from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
+from benchmarks.truth.scenes import SceneDomain, draw_scene
 from csd_nerf import priors
 from csd_nerf.synthetic.looks import LOOKS
 
@@ -66,9 +67,9 @@ def test_scales_that_need_more_estimates_cost_all_methods_as_much():
     assert plan_arm("sds", scales).iterations == round(20 * 5 / 3)
 
 
-def shrunk(data: Path, runs: Path, *, prompt: str) -> Any:
+def shrunk(data: Path, *, prompt: str) -> Any:
     """csd-edit-tiny with a scene model that is smaller still."""
-    config: Any = tiny_config(data, runs, prompt=prompt)
+    config: Any = tiny_config(data, prompt=prompt)
     model, manager = config.pipeline.model, config.pipeline.datamanager
     model.num_levels, model.log2_hashmap_size, model.max_res = 4, 8, 64
     model.hidden_dim = model.hidden_dim_color = 16
@@ -100,27 +101,29 @@ def prior() -> priors.Prior:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene_arms, "SCENE_VIEWS", VIEWS)
-    monkeypatch.setattr(scene_arms, "SCENE_SIZE", SIZE)
-    monkeypatch.setattr(scene_arms, "tiny_config", shrunk)
+    monkeypatch.setattr(scenes, "SCENE_VIEWS", VIEWS)
+    monkeypatch.setattr(scenes, "SCENE_SIZE", SIZE)
+    monkeypatch.setattr(scene_runs, "tiny_config", shrunk)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scenes")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture
-def given(folder: Path) -> SceneInput:
-    return draw_scene(3, "validation", folder)
+def given(store: Store) -> SceneInput:
+    return draw_scene(3, "validation", store)
 
 
 @pytest.fixture
-def edited(given: SceneInput, folder: Path, prior: priors.Prior) -> Callable[..., SceneResult]:
+def edited(
+    given: SceneInput, store: Store, prior: priors.Prior, tmp_path: Path
+) -> Callable[..., SceneResult]:
     def run(name: str, **how: Any) -> SceneResult:
-        source = train_source(given, folder, steps=3)
+        source = train_source(given, store, steps=3)
         how = {"prior": prior, "options": FEW, **how}
-        return run_scene_arm(name, given, source, folder / "runs", **how)
+        return run_scene_arm(name, given, source, tmp_path / name, **how)
 
     return run
 
@@ -130,26 +133,26 @@ def pictures(folder: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
 
 
-def test_a_scene_is_drawn_once_and_shows_its_edit(folder, given):
+def test_a_scene_is_drawn_once_and_shows_its_edit(store, given):
     record = json.loads((given.folder / "edit.json").read_text())
     assert (record["edit"], record["split"]) == ("sepia", "validation")
     assert (given.edit.name, given.name) == ("sepia", "03 sepia")
     source01, truth01 = (pictures(given.folder / kind) for kind in ("images", "edited"))
     assert (truth01 - LOOKS["sepia"](source01)).abs().max() < 0.01
     written = (given.folder / "transforms.json").stat().st_mtime_ns
-    assert draw_scene(3, "validation", folder) == given
+    assert draw_scene(3, "validation", store) == given
     assert (given.folder / "transforms.json").stat().st_mtime_ns == written
-    sky = draw_scene(2, "validation", folder)
+    sky = draw_scene(2, "validation", store)
     changed = (pictures(sky.folder / "images") != pictures(sky.folder / "edited")).any(1)
     assert (changed.float().mean((1, 2)) > 0.03).sum() >= VIEWS / 2
 
 
-def test_the_unedited_scene_is_trained_once(folder, given):
-    source = train_source(given, folder, steps=3)
+def test_the_unedited_scene_is_trained_once(store, given):
+    source = train_source(given, store, steps=3)
     (checkpoint,) = source.iterdir()
     assert checkpoint.name == "step-000000002.ckpt"
     written = checkpoint.stat().st_mtime_ns
-    assert train_source(given, folder, steps=3) == source
+    assert train_source(given, store, steps=3) == source
     assert checkpoint.stat().st_mtime_ns == written
 
 
@@ -204,10 +207,10 @@ def test_equal_seeds_give_equal_numbers_and_leave_the_process_as_it_was(edited):
 def test_depth_and_poses_fit_the_pictures(given):
     names = [Path(path.name) for path in sorted((given.folder / "images").glob("*.png"))]
     images = pictures(given.folder / "images")
-    right = scene_arms.disagreement(images, names, given.folder)
-    wrong = scene_arms.disagreement(images, [*names[1:], names[0]], given.folder)
+    right = disagreement(images, names, given.folder)
+    wrong = disagreement(images, [*names[1:], names[0]], given.folder)
     assert right < 0.5 * wrong
-    assert scene_arms.disagreement(torch.full_like(images, 0.5), names, given.folder) < 1e-6
+    assert disagreement(torch.full_like(images, 0.5), names, given.folder) < 1e-6
 
 
 def test_unknown_options_are_named(edited):
@@ -215,17 +218,43 @@ def test_unknown_options_are_named(edited):
         edited("csd", options={**FEW, "rate": 1.0})
 
 
-def test_the_benchmark_gets_its_rows(folder, prior, monkeypatch):
-    monkeypatch.setattr(scene_arms, "SOURCE_STEPS", 3)
-    domain = SceneDomain(folder, prior, FEW)
+def test_the_benchmark_gets_its_rows(store, prior, monkeypatch, tmp_path):
+    monkeypatch.setattr(scenes, "SOURCE_STEPS", 3)
+    domain = SceneDomain(prior, FEW, store)
     assert isinstance(domain, Domain)
     given = domain.draw(3, "validation")
     assert isinstance(given, Given)
     job = Job(Arm("csd-independent-noise", "csd", {"noise": "independent"}), seed=2)
-    settings = domain.settings(job)
-    listed = {**settings, "t_range": list(settings["t_range"])}
-    assert json.loads(json.dumps(settings)) == listed
-    assert (settings["noise"], settings["iterations"]) == ("independent", 1)
-    row = domain.measure(job, given).row
+    row = domain.measure(job, given, tmp_path / "run").row
     assert {column.key for column in domain.columns} | {"evaluations", "seconds"} == row.keys()
     assert row["evaluations"] == 3 * 14 * 3
+
+
+def test_what_decides_a_result_on_a_scene_is_told(store, prior, monkeypatch):
+    monkeypatch.setattr(scenes, "SOURCE_STEPS", 3)
+    domain, csd = SceneDomain(prior, FEW, store), Job(Arm("csd", "csd"))
+    given = domain.draw(3, "validation")
+    asked = [
+        domain.decides(csd, given),
+        domain.decides(Job(Arm("csd", "csd"), seed=1), given),
+        domain.decides(Job(Arm("csd", "csd"), budget=2.0), given),
+        domain.decides(Job(Arm("csd-no-stein", "csd-no-stein")), given),
+        domain.decides(Job(Arm("source", None)), given),
+        domain.decides(Job(Arm("autoencoder", None)), given),
+        SceneDomain(prior, {**FEW, "text_scale": 2.0}, store).decides(csd, given),
+    ]
+    monkeypatch.setattr(scenes, "SOURCE_STEPS", 4)
+    asked.append(domain.decides(csd, given))
+    assert len({json.dumps(values, sort_keys=True) for values in asked}) == len(asked)
+    monkeypatch.setattr(scenes, "SOURCE_STEPS", 3)
+    assert domain.decides(csd, given) == asked[0]
+
+
+@pytest.mark.parametrize("name", ["ip2p", "csd"])
+def test_a_budget_reaches_the_rounds(name, edited, prior):
+    counted = []
+    for budget in (1.0, 2.0):
+        counting = CountingPrior(prior)
+        edited(name, prior=counting, budget=budget, options={**FEW, "updates": 2})
+        counted.append(counting.evaluations)
+    assert counted[1] == 2 * counted[0] > 0

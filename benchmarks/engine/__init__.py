@@ -1,0 +1,1 @@
+"""Experiments as sets of trials: known by what decides their result, and never run twice."""

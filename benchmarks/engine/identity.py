@@ -1,0 +1,127 @@
+"""Hashes by which trials are known.
+
+A trial's id is the SHA-256 of everything that decides its result: options, contents of inputs,
+weights, versions. What doesn't decide it (the device, where files are written) must be left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PACKAGES = ("csd_nerf", "torch", "numpy", "diffusers", "transformers", "nerfstudio")
+"""Packages whose version decides what an edit results in."""
+
+
+def plain(value: Any, *, leave_out: Collection[str] = ()) -> Any:
+    """Bring a value to a form that JSON has, equal for equal values in every process.
+
+    Dataclasses become mappings, tensors and arrays the digest of their contents, classes and
+    functions their names.
+
+    Args:
+        value: Numbers, texts, tensors, dataclasses such as nerfstudio's configs, and collections
+            of these.
+        leave_out: Fields and keys that don't count, at any depth.
+
+    Raises:
+        TypeError: If a value has no such form. A path has none: it doesn't say what lies there;
+            give `files_digest` of it.
+    """
+    inner = functools.partial(plain, leave_out=leave_out)
+    if isinstance(value, Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): inner(item) for key, item in value.items() if key not in leave_out}
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return [str(value.dtype), list(value.shape), content]
+    if isinstance(value, torch.dtype):
+        return str(value)
+    if isinstance(value, Sequence):
+        return [inner(item) for item in value]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    raise TypeError(
+        f"What decides a trial needs to be numbers, texts, tensors or collections of them, got "
+        f"{value!r}; give a digest of it, files_digest for a path."
+    )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value that `plain` takes; the order of a mapping's keys doesn't count."""
+    text = json.dumps(plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_digest(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of all files below a folder.
+
+    A file that keeps its path, size and time of change is read once in a process.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"An input must exist, got {path}.")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    names = (file.relative_to(path).as_posix() for file in files)
+    return digest([[name, _content(file)] for name, file in zip(names, files, strict=True)])
+
+
+def weights_digest(name_or_path: str, *, kind: str = "edit") -> str:
+    """`files_digest` of the folder of a prior's weights, which are fetched if need be.
+
+    Args:
+        name_or_path: As `csd_nerf.priors.load` takes it.
+        kind: `edit`, or `text` for a text-to-image prior.
+
+    Raises:
+        WeightsNotFoundError: If the weights can't be had.
+    """
+    from csd_nerf import priors
+
+    return files_digest(priors.fetch(name_or_path, kind=kind))  # pyright: ignore[reportArgumentType]
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+    """The installed versions; None for what is not installed."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _content(path: Path) -> str:
+    status = path.stat()
+    return _read_digest(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _read_digest(path: Path, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns  # Only the cache asks for them.
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""What panoramas and videos have in common in the benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from benchmarks.engine.identity import plain
+from benchmarks.engine.trials import Store
+from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
+from benchmarks.truth.domains import Arm, Job, Outcome
+from benchmarks.truth.residuals import residuals_at_truth
+from csd_nerf.adapters.run_files import FREE
+from csd_nerf.core.residuals import ResidualName
+from csd_nerf.evaluation.similarity import psnr, ssim
+from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.media.pixels import to_01
+from csd_nerf.priors.base import Prior
+from csd_nerf.synthetic.edits import Edit
+from csd_nerf.synthetic.scenes import Split
+
+_MOST_STEPS = 50
+"""Sampling steps beyond which more change nothing, whatever the budget."""
+
+RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
+"""The methods that optimise, and what they subtract."""
+USUAL_ARMS = (
+    Arm("source", None),
+    Arm("autoencoder", None),
+    *(Arm(name, name) for name in RESIDUALS),
+)
+"""The references are nothing done, and the true edit encoded and decoded, which shows the
+autoencoder's own errors."""
+STRONG = {"text_scale": 7.5, "image_scale": 1.5, "learning_rate": 0.5}
+"""The guidance that InstructPix2Pix is used with, far from what suits the bundled prior."""
+ABLATIONS = (
+    Arm("csd-independent-noise", "csd", {"noise": "independent"}),
+    Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
+    Arm("sds-independent-noise", "sds", {"noise": "independent"}),
+    # With one noise for all a kernel on clean latents is the same: all are moved alike.
+    Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
+    # The kernel's sum over the batch in place of its row sum: the step is shorter by what rows
+    # sum to, 0.2 to 0.4 for these batches.
+    Arm("csd-divided-by-n", "csd", {"normalize": "n", "learning_rate": 5.0}),
+    Arm("csd-full-repulsion", "csd", {"repulsion": 1.0}),
+    Arm("csd-paper-t", "csd", {"t_range": (0.02, 0.5)}),
+    Arm("csd-strong", "csd", STRONG),
+    Arm("csd-no-stein-strong", "csd-no-stein", STRONG),
+    Arm("sds-strong", "sds", STRONG),
+)
+"""What csd owes to each of its settings; one departure an arm."""
+SIMILARITY = (
+    Column("psnr", "PSNR, dB", better="higher"),
+    Column("ssim", "SSIM", digits=3, better="higher"),
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input and its true edit; a panorama is one frame."""
+
+    name: str
+    edit: Edit
+    source: UInt8[Tensor, "n h w 3"]
+    truth01: Float[Tensor, "n 3 h w"]
+
+    @property
+    def source01(self) -> Float[Tensor, "n 3 h w"]:
+        """The source as the methods see it, with its 8 bits."""
+        return to_01(self.source)
+
+
+class MediaDomain:
+    """Panoramas or videos; the subclasses say where they differ."""
+
+    arms: ClassVar[tuple[Arm, ...]]
+    ablations: ClassVar[tuple[Arm, ...]] = ABLATIONS
+    columns: ClassVar[tuple[Column, ...]]
+    consistency: ClassVar[str]
+    kind: ClassVar[Callable[..., Any]]
+    """The adapter's options."""
+
+    def __init__(self, prior: Prior, options: Mapping[str, Any], store: Store) -> None:
+        """Take a prior, and options of all arms in place of the preset's."""
+        del store  # Inputs are drawn anew; nothing beside the trials is kept.
+        self._prior, self._options = prior, options
+
+    def draw(self, position: int, split: Split) -> Input:
+        """The input at a position of the benchmark."""
+        raise NotImplementedError
+
+    def cost(self, options: Any) -> float:
+        """U-Net evaluations of one update or sampling step, a frame or for a whole panorama."""
+        raise NotImplementedError
+
+    def edit(self, given: Input, options: Any) -> tuple[Float[Tensor, "n 3 h w"], dict[str, Any]]:
+        """What a method makes of an input, and the facts that its adapter tells."""
+        raise NotImplementedError
+
+    def consistency_measures(
+        self, given: Input, edited01: Float[Tensor, "n 3 h w"], options: Any
+    ) -> Row:
+        """The measures of the domain beside similarity; options are None for a reference."""
+        raise NotImplementedError
+
+    def departures(self, arm: Arm) -> dict[str, Any]:
+        """What an arm sets over the preset."""
+        return dict(arm.options)
+
+    def options(self, job: Job) -> Any:
+        """The options of a job: those given over the arm's own, and both over the tiny preset's.
+
+        All arms get as many U-Net evaluations as csd makes with the preset's number of updates,
+        times the budget: updates for those that optimise, sampling steps for the others.
+        """
+        given: dict[str, Any] = {**self._options, "preset": "tiny", "seed": job.seed}
+        csd = self.kind(**given, method="csd")
+        options = self.kind(**{**self.departures(job.arm), **given, "method": job.arm.method})
+        count = job.budget * csd.values().updates * self.cost(csd) / self.cost(options)
+        if job.arm.method in RESIDUALS:
+            rate = rate_at(job.budget, options.values().learning_rate)
+            return dataclasses.replace(options, updates=max(1, round(count)), learning_rate=rate)
+        return dataclasses.replace(options, steps=min(max(1, round(count)), _MOST_STEPS))
+
+    def decides(self, job: Job, given: Input) -> dict[str, Any]:
+        """What decides a job's result on an input, beside the prior."""
+        contents = {"source": given.source, "truth": given.truth01}
+        if job.arm.method is None:
+            return {"reference": job.arm.name, **contents}
+        options = self.options(job)
+        values = {**dataclasses.asdict(options), **dataclasses.asdict(options.values())}
+        prompt = given.edit.instructions[0]
+        return {"options": plain({**values, "prompt": prompt}, leave_out=FREE), **contents}
+
+    def measure(self, job: Job, given: Input, folder: Path) -> Outcome:
+        """Run a method on an input, and measure the result against the truth."""
+        del folder  # The adapters write nothing here.
+        facts: dict[str, Any] = {}
+        options = None if job.arm.method is None else self.options(job)
+        began = time.perf_counter()
+        if options is None:
+            edited01 = self._reference(job.arm.name, given)
+        else:
+            asked = dataclasses.replace(options, prompt=given.edit.instructions[0])
+            edited01, facts = self.edit(given, asked)
+        seconds = time.perf_counter() - began
+        row: Row = {"psnr": psnr(edited01, given.truth01), "ssim": ssim(edited01, given.truth01)}
+        row |= self.consistency_measures(given, edited01, options)
+        if (updates := facts.get("updates_per_cell")) is not None:
+            row["fewest_updates"] = updates["min"] / updates["mean"]
+        row |= {"evaluations": facts.get("evaluations", 0), "seconds": seconds}
+        return Outcome(row, edited01, given.truth01)
+
+    def residuals(self, given: Input) -> dict[str, Row]:
+        """What csd and sds would still change at the truth of an input's first frame."""
+        found = residuals_at_truth(
+            self._prior,
+            given.source01[0],
+            given.truth01[0],
+            given.edit.instructions[0],
+            **self.guidance(),
+        )
+        return {"csd": found["csd"], "sds": found["sds"]}
+
+    def guidance(self) -> dict[str, Any]:
+        """The scales at which `residuals` are taken."""
+        values = self.kind(**{"preset": "tiny", "method": "csd", **self._options}).values()
+        return {"image_scale": values.image_scale, "text_scale": values.text_scale}
+
+    def branches(self, options: Any) -> int:
+        """Estimates that one update or sampling step of one image takes."""
+        values = options.values()
+        scales = {"image_scale": values.image_scale, "text_scale": values.text_scale}
+        if options.method not in RESIDUALS:
+            return sampling_branches(**scales)
+        return update_branches(RESIDUALS[options.method], **scales)
+
+    def _reference(self, name: str, given: Input) -> Float[Tensor, "n 3 h w"]:
+        if name == "source":
+            return given.source01
+        coded = [self._prior.decode(self._prior.encode(image[None])) for image in given.truth01]
+        return torch.cat(coded)

@@ -1,0 +1,119 @@
+"""Tables, curves and pictures of the benchmark with known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.engine.pictures import read_pictures
+from benchmarks.engine.tables import paired_markdown
+from benchmarks.engine.trials import Store, Trial, write_results
+from benchmarks.truth.domains import Arm, Domain
+from benchmarks.truth.residuals import RESIDUAL_COLUMNS
+from benchmarks.truth.settings import TruthSettings
+from csd_nerf.evaluation.plots import save_curves
+from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.media.files import write_text
+from csd_nerf.media.sheets import enlarge, save_contact_sheet
+
+COSTS = (Column("evaluations", "evaluations", digits=0), Column("seconds", "seconds"))
+EDITED, TRUTH = "edited", "truth"
+"""Folders of a trial's pictures."""
+
+
+def write_report(
+    store: Store,
+    settings: TruthSettings,
+    domain: Domain,
+    arms: Sequence[Arm],
+    trials: Sequence[Trial],
+) -> str:
+    """Write what was found beside the trials.
+
+    results.json holds the rows, table.md and table.tex the means at the first budget, rows.csv all
+    rows, sheet.png the edits; where there are several budgets, curves show quality by cost.
+
+    Args:
+        store: Where the trials are.
+        settings: What was asked for.
+        domain: What was edited.
+        arms: In the order of the table.
+        trials: All that were asked for.
+
+    Returns:
+        table.md: means, and differences to the baseline.
+    """
+    output, names = settings.output, [arm.name for arm in arms]
+    rows = [row for trial in trials if (row := store.row(trial)) is not None]
+    columns = (*domain.columns, *COSTS)
+    budget = settings.budgets[0]
+    first = [row for row in rows if row["budget"] == budget]
+    references = [arm.name for arm in arms if arm.method is None]
+    table = Table(first, names, columns, count="runs", references=references)
+    methods = [name for name in names if name not in references]
+    paired = paired_markdown(first, methods, domain.columns, baseline=settings.baseline)
+    text = table.markdown() + (f"\n{paired}" if paired else "")
+    write_text(output / "table.md", text)
+    write_text(output / "table.tex", table.latex())
+    write_text(output / "rows.csv", Table(rows, names, columns).csv())
+    write_results(output, settings, rows)
+    if len(settings.budgets) > 1:
+        _save_curves(output, rows, methods, domain)
+    _save_sheet(store, trials, names, budget)
+    return text
+
+
+def write_residuals(output: Path, rows: Sequence[Row]) -> None:
+    """Write what csd and sds would still change at the true edit to residuals.md."""
+    write_text(output / "residuals.md", Table(rows, ["csd", "sds"], RESIDUAL_COLUMNS).markdown())
+
+
+def _save_curves(output: Path, rows: Sequence[Row], names: Sequence[str], domain: Domain) -> None:
+    judged = {column.key: column for column in domain.columns}
+    for key in ("psnr", domain.consistency):
+        save_curves(
+            output / f"cost_{key}.png",
+            {name: _curve(rows, name, judged[key]) for name in names},
+            x="U-Net evaluations an input",
+            y=judged[key].head,
+            log_x=True,
+        )
+
+
+def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, float, float]]:
+    """Means over the inputs by budget; their deviation is that of the inputs, so it is left out."""
+    by_budget: dict[float, list[Row]] = {}
+    for row in rows:
+        if row["arm"] == name and row["seed"] == 0:
+            by_budget.setdefault(row["budget"], []).append(row)
+    return [
+        (
+            fmean(row["evaluations"] for row in same),
+            fmean(row[column.key] for row in same) * column.scale,
+            0.0,
+        )
+        for same in by_budget.values()
+    ]
+
+
+def _save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
+    """First, middle and last frame of each input; a column an arm, and the truth."""
+    columns: dict[str, list[Tensor]] = {name: [] for name in (*names, TRUTH)}
+    for trial in trials:
+        labels = trial.labels
+        if labels["seed"] == 0 and labels["budget"] == budget:
+            columns[labels["arm"]].append(_shown(store.folder(trial) / EDITED))
+            if labels["arm"] == names[0]:
+                columns[TRUTH].append(_shown(store.folder(trial) / TRUTH))
+    pictures = {name: torch.cat(shown) for name, shown in columns.items()}
+    save_contact_sheet(store.output / "sheet.png", pictures)
+
+
+def _shown(folder: Path) -> Float[Tensor, "n 3 h w"]:
+    frames01 = read_pictures(folder)
+    return enlarge(frames01[sorted({0, len(frames01) // 2, len(frames01) - 1})], edge=128)

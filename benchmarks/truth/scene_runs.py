@@ -1,0 +1,265 @@
+"""Scenes for the benchmark: trained once, edited by every method in this process, and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.engine.identity import files_digest
+from benchmarks.engine.trials import Store, Trial
+from benchmarks.method_runs import NEVER, config_content, method_config, place, quiet_trainer
+from benchmarks.truth.scene_plans import ROUND_VIEWS, SCENE_ARMS, plan_arm
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.evaluation.compare import true_edit
+from csd_nerf.evaluation.cross_view import cross_view_error
+from csd_nerf.media.pixels import to_01, to_bytes
+from csd_nerf.priors.base import Prior
+from csd_nerf.synthetic.edits import Edit
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import TrainerConfig
+
+_DEPTH_RAY = 0.25
+"""Pixels by which the rays of a data set's depth lie right of and below the pixels' centres."""
+
+
+@dataclass(frozen=True)
+class SceneInput:
+    """A data set with its true edit."""
+
+    name: str
+    edit: Edit
+    folder: Path
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What a method made of a scene, with its cost.
+
+    Attributes:
+        edited01: Renders of the held-out views.
+        truth01: Their true edits.
+        views01: The training images at the end, in the order of the views.
+        evaluations: U-Net evaluations.
+        seconds: Wall-clock time of editing and training.
+        cross_view: Disagreement of the renders, by the true depth; see `cross_view_error`.
+        cross_view_edits: The same of the training images, before a scene averages them.
+    """
+
+    edited01: Float[Tensor, "n 3 h w"]
+    truth01: Float[Tensor, "n 3 h w"]
+    views01: Float[Tensor, "m 3 h w"]
+    evaluations: int
+    seconds: float
+    cross_view: float
+    cross_view_edits: float
+
+
+def tiny_config(data: Path, *, prompt: str) -> Any:
+    """csd-edit-tiny on a data set, without evaluations while it trains.
+
+    Args:
+        data: The data set.
+        prompt: The instruction.
+    """
+    config = method_config("csd-edit-tiny")
+    config.data = config.pipeline.datamanager.data = data
+    config.pipeline.prompt = prompt
+    config.steps_per_eval_batch = config.steps_per_eval_image = NEVER
+    # Half the preset's rays: the edits, not the training, are to take the time.
+    config.pipeline.datamanager.edit_num_rays_per_batch = 256
+    return config
+
+
+def set_options(config: TrainerConfig, options: Mapping[str, Any]) -> None:
+    """Set options wherever they belong.
+
+    Args:
+        config: The scene method's, changed in place.
+        options: Fields of `EditSettings`, whose others get their defaults, of the pipeline's
+            config or of the datamanager's.
+
+    Raises:
+        ValueError: If there is no such option.
+    """
+    pipeline: Any = config.pipeline
+    edit: dict[str, Any] = {}
+    settings = {field.name for field in dataclasses.fields(EditSettings)}
+    for key, value in options.items():
+        if key in settings:
+            edit[key] = value
+        elif hasattr(pipeline, key):
+            setattr(pipeline, key, value)
+        elif hasattr(pipeline.datamanager, key):
+            setattr(pipeline.datamanager, key, value)
+        else:
+            raise ValueError(
+                "An option needs to be one of the edit's, of the pipeline's or of the "
+                f"datamanager's in csd-edit-tiny, got {key!r}."
+            )
+    pipeline.edit = EditSettings(**edit)
+
+
+def train_source(given: SceneInput, store: Store, *, steps: int) -> Path:
+    """Train the unedited scene, once for all methods.
+
+    Args:
+        given: The input.
+        store: Where the run is kept.
+        steps: Training steps.
+
+    Returns:
+        The folder of its checkpoint, for `run_scene_arm`.
+    """
+    config = tiny_config(given.folder, prompt=given.edit.instructions[0])
+    config.pipeline.source_steps = config.max_num_iterations = steps
+    decides = {"config": config_content(config), "data": files_digest(given.folder)}
+    trial = Trial({"input": given.name, "arm": "training of the source"}, decides)
+
+    def train(folder: Path) -> dict[str, Any]:
+        with quiet_trainer(config, folder / "log.txt") as trainer:
+            trainer.train()
+        return {}
+
+    place(config, store.folder(trial))
+    store.run(trial, train)
+    return config.get_checkpoint_dir()
+
+
+def arm_config(
+    name: str, given: SceneInput, options: Mapping[str, Any], *, budget: float = 1.0, seed: int = 0
+) -> Any:
+    """The config by which a method edits a scene; for the arguments see `run_scene_arm`."""
+    config = tiny_config(given.folder, prompt=given.edit.instructions[0])
+    plan = plan_arm(name, options, budget=budget)
+    arm = {**SCENE_ARMS[name], **options, **plan.options(), "seed": seed}
+    set_options(config, {key: value for key, value in arm.items() if key != "updates"})
+    return config
+
+
+def run_scene_arm(
+    name: str,
+    given: SceneInput,
+    source: Path,
+    folder: Path,
+    *,
+    prior: Prior,
+    options: Mapping[str, Any],
+    budget: float = 1.0,
+    seed: int = 0,
+) -> SceneResult:
+    """Edit a trained scene by a method, and measure the result.
+
+    Args:
+        name: One of `SCENE_ARMS`.
+        given: The input.
+        source: What `train_source` returned.
+        folder: For the run.
+        prior: The bundled prior.
+        options: Fields of `EditSettings`, of the pipeline's config or of the datamanager's, which
+            replace the method's own, and `updates` and `edit_steps`, see `plan_arm`.
+        budget: As for `plan_arm`.
+        seed: Of the rounds; equal seeds give equal results.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+    config = arm_config(name, given, options, budget=budget, seed=seed)
+    config.load_dir = source
+    place(config, folder)
+    with quiet_trainer(config, folder / "log.txt") as trainer:
+        pipeline: Any = trainer.pipeline
+        pipeline.lend_prior(prior)
+        began = time.perf_counter()
+        if name == "autoencoder":
+            _edit_truly(pipeline, given, prior)
+        if name != "source":
+            trainer.train()
+        seconds = time.perf_counter() - began
+        return _measured(pipeline, given, seconds)
+
+
+def _measured(pipeline: Any, given: SceneInput, seconds: float) -> SceneResult:
+    edited01, names = held_out_renders(pipeline)
+    photograph01 = photographs(pipeline.datamanager.eval_dataset)
+    views01 = training_images(pipeline.datamanager)
+    train_names = [Path(path) for path in pipeline.datamanager.train_dataset.image_filenames]
+    return SceneResult(
+        edited01=edited01,
+        truth01=true_edit(given.edit, photograph01, names, data=given.folder),
+        views01=views01,
+        evaluations=pipeline.progress.evaluations,
+        seconds=seconds,
+        cross_view=disagreement(edited01, names, given.folder),
+        cross_view_edits=disagreement(views01, train_names, given.folder),
+    )
+
+
+def _edit_truly(pipeline: Any, given: SceneInput, prior: Prior) -> None:
+    """Put true edits in the photographs' place, as the prior's autoencoder renders them."""
+    data = pipeline.datamanager.train_dataset
+    names = [Path(path) for path in data.image_filenames]
+    truth01 = true_edit(given.edit, photographs(data), names, data=given.folder)
+    edited01 = torch.cat([prior.decode(prior.encode(part)) for part in truth01.split(ROUND_VIEWS)])
+    images = to_bytes(edited01)
+    pipeline.datamanager.set_edited(dict(enumerate(images)))
+    pipeline.controls.pause.value = True
+
+
+@torch.no_grad()
+def held_out_renders(pipeline: Any) -> tuple[Float[Tensor, "n 3 h w"], list[Path]]:
+    """Renders of the held-out views as the scene is now, and the files of their photographs."""
+    data = pipeline.datamanager.eval_dataset
+    pipeline.eval()
+    renders = [
+        pipeline.model.get_outputs_for_camera(data.cameras[view : view + 1])["rgb"]
+        for view in range(len(data))
+    ]
+    names = [Path(path) for path in data.image_filenames]
+    return torch.stack(renders).permute(0, 3, 1, 2).float().clamp(0, 1), names
+
+
+def photographs(data: Any) -> Float[Tensor, "n 3 h w"]:
+    """All images of a nerfstudio data set of one size."""
+    images = [data.get_image_float32(view)[..., :3] for view in range(len(data))]
+    return torch.stack(images).permute(0, 3, 1, 2)
+
+
+def training_images(manager: Any) -> Float[Tensor, "m 3 h w"]:
+    """Edits, and photographs of views whose turn has not come."""
+    images01 = photographs(manager.train_dataset)
+    for view, image in manager.edited.items():
+        images01[view] = to_01(image)
+    return images01
+
+
+def disagreement(image01: Float[Tensor, "n 3 h w"], names: list[Path], data: Path) -> float:
+    """Cross-view error of each view and the next, by a data set's own depth and poses.
+
+    Args:
+        image01: The views, at the data set's size.
+        names: Their files, of which the names count.
+        data: The data set, written by `write_dataset`.
+    """
+    transforms = json.loads((data / "transforms.json").read_text())
+    poses = {Path(f["file_path"]).name: f["transform_matrix"] for f in transforms["frames"]}
+    depth = [np.load(data / "depth" / name.with_suffix(".npy").name) for name in names]
+    focal = (transforms["fl_x"], transforms["fl_y"])
+    # With the principal point moved, a pixel's centre lies on the ray of its depth.
+    middle = (transforms["cx"] - _DEPTH_RAY, transforms["cy"] - _DEPTH_RAY)
+    return cross_view_error(
+        image01,
+        torch.from_numpy(np.stack(depth)),
+        torch.tensor([poses[name.name][:3] for name in names]),
+        torch.tensor([[*focal, *middle]]).expand(len(names), 4),
+    ).error

@@ -1,0 +1,141 @@
+"""The benchmark on scenes: one trained source, edited by every method, against the true edit.
+
+The scene method runs in this process, by its nerfstudio config. All methods edit with the bundled
+prior, train for equally many steps and ask as much of the U-Net, see `scene_plans`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engine.identity import files_digest
+from benchmarks.engine.trials import Store, Trial
+from benchmarks.method_runs import config_content
+from benchmarks.truth.budgets import rate_at
+from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, edit_at
+from benchmarks.truth.scene_plans import REFERENCES, SCENE_ARMS
+from benchmarks.truth.scene_runs import SceneInput, arm_config, run_scene_arm, train_source
+from csd_nerf.evaluation.similarity import psnr, ssim
+from csd_nerf.evaluation.tables import Column
+from csd_nerf.priors.base import Prior
+from csd_nerf.synthetic.dataset import SceneSettings, render_views, view_cameras, write_dataset
+from csd_nerf.synthetic.edits import Edit
+from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Split, draw_scenes
+
+SCENE_VIEWS = 40
+"""Views of a scene; every eighth is held out."""
+SCENE_SIZE = 64
+"""Edge of a view in pixels."""
+SOURCE_STEPS = 900
+"""Training steps of the unedited scene."""
+_TRIED = 400
+"""Scenes that are searched for one that shows an edit."""
+
+
+class SceneDomain:
+    """Scenes, for the benchmark."""
+
+    arms = tuple(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS)
+    ablations = (
+        Arm("csd-independent-noise", "csd", {"noise": "independent"}),
+        Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
+        Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
+        Arm("csd-from-renders", "csd", {"start": "render"}),
+        Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
+    )
+    columns = (
+        Column("psnr", "PSNR, dB", better="higher"),
+        Column("ssim", "SSIM", digits=3, better="higher"),
+        Column("cross_view_edits", "disagreement of the edits, 1/1000", 1000, better="lower"),
+        Column("cross_view", "of the renders, 1/1000", 1000),
+    )
+    consistency = "cross_view_edits"
+
+    def __init__(self, prior: Prior, options: Mapping[str, Any], store: Store) -> None:
+        """Take a prior, options of all arms in place of theirs, and where to keep scenes."""
+        self._prior, self._options, self._store = prior, options, store
+
+    def draw(self, position: int, split: Split) -> SceneInput:
+        """The input at a position of the benchmark."""
+        return draw_scene(position, split, self._store)
+
+    def decides(self, job: Job, given: SceneInput) -> dict[str, Any]:
+        """What decides a job's result on an input, whose source is trained if need be."""
+        method, options = self._asked(job)
+        config = arm_config(method, given, options, budget=job.budget, seed=job.seed)
+        source = train_source(given, self._store, steps=SOURCE_STEPS)
+        return {
+            "method": method,
+            "config": config_content(config),
+            "data": files_digest(given.folder),
+            "source": files_digest(source),
+        }
+
+    def measure(self, job: Job, given: SceneInput, folder: Path) -> Outcome:
+        """Run a method on a scene, and measure the result against the truth."""
+        method, options = self._asked(job)
+        result = run_scene_arm(
+            method,
+            given,
+            train_source(given, self._store, steps=SOURCE_STEPS),
+            folder,
+            prior=self._prior,
+            options=options,
+            budget=job.budget,
+            seed=job.seed,
+        )
+        row = {
+            "psnr": psnr(result.edited01, result.truth01),
+            "ssim": ssim(result.edited01, result.truth01),
+            "cross_view": result.cross_view,
+            "cross_view_edits": result.cross_view_edits,
+            "evaluations": result.evaluations,
+            "seconds": result.seconds,
+        }
+        return Outcome(row, result.edited01, result.truth01)
+
+    def _asked(self, job: Job) -> tuple[str, dict[str, Any]]:
+        method = job.arm.method or job.arm.name
+        options = {**job.arm.options, **self._options}
+        rate = {**SCENE_ARMS[method], **options}.get("learning_rate")
+        if rate is not None:
+            options["learning_rate"] = rate_at(job.budget, rate)
+        return method, options
+
+
+def draw_scene(position: int, split: Split, store: Store) -> SceneInput:
+    """The input at a position of the benchmark, written into the store once.
+
+    It is the first scene, from a seed that depends on the position, in which half of the views
+    show the edit.
+
+    Raises:
+        ValueError: If no scene shows it.
+    """
+    edit = edit_at(position)
+    name = f"{position:02d} {edit.name}"
+    decides = {"edit": edit.name, "position": position, "split": split}
+    decides |= {"views": SCENE_VIEWS, "size": SCENE_SIZE}
+    trial = Trial({"input": name, "arm": "data set"}, decides)
+
+    def write(folder: Path) -> dict[str, Any]:
+        scene = _scene_that_shows(edit, position, split)
+        settings = SceneSettings(scene=scene, split=split, views=SCENE_VIEWS, size=SCENE_SIZE)
+        write_dataset(folder / "data", settings, edit=edit.name)
+        return {"scene": scene}
+
+    store.run(trial, write)
+    return SceneInput(name, edit, store.folder(trial) / "data")
+
+
+def _scene_that_shows(edit: Edit, position: int, split: Split) -> int:
+    cameras = view_cameras(SCENE_VIEWS)
+    first = SEEDS_APART * position
+    for scene in range(first, first + _TRIED):
+        scenes = draw_scenes([SPLIT_SEEDS[split][scene]])
+        seen = render_views(scenes, cameras, size=SCENE_SIZE // 2)
+        if 2 * sum(edit.applies(scenes.repeat(SCENE_VIEWS), seen)) >= SCENE_VIEWS:
+            return scene
+    raise ValueError(f"No scene of {split} from position {position} on shows {edit.name!r}.")
