@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from csd_nerf import cli
-from csd_nerf.evaluation import demo
 
 HEAVY = ("torch", "nerfstudio", "diffusers", "transformers", "numpy")
 
@@ -34,11 +33,11 @@ def modules_loaded_by(statement: str, *, code: int = 0) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["synthetic"], ["demo"], ["panorama"], ["video"]],
+    [["--help"], *([name, "-h"] for name in cli.COMMANDS)],
     ids=lambda arguments: " ".join(arguments),
 )
 def test_help_loads_no_heavy_library(arguments):
-    assert not modules_loaded_by(f"from csd_nerf.cli import main; main({[*arguments, '--help']})")
+    assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})")
 
 
 @pytest.mark.parametrize("command", ["panorama", "video"])
@@ -54,7 +53,7 @@ def test_the_check_of_heavy_libraries_can_fail():
 def test_the_module_is_the_command_and_its_help_names_the_subcommands():
     result = run("--help")
     assert result.returncode == 0
-    for name in ("synthetic", "compare", "demo", "panorama", "video"):
+    for name in ("synthetic", "compare", "demo", "panorama", "video", "evaluate"):
         assert name in result.stdout
     assert "usage: csd-nerf" in result.stdout
 
@@ -79,8 +78,7 @@ def test_a_data_set_is_written(tmp_path, capsys):
         ("compare --load-config DIR/config.yml --output DIR/out", "--load-config needs the config"),
         ("demo --output DIR/demo --edit cat", "An edit must be one whose true result is known"),
         ("demo --output DIR/demo --scene -1", "scene must be from 0 to"),
-        ("benchmark video --output DIR/b --arms magic", "--arms needs some of source, autoencoder"),
-        ("benchmark panorama --output DIR/b --inputs 0", "--inputs must be at least 1, got 0."),
+        ("evaluate --source s --edited e --output DIR/r.csv", "--output must end in .json, got"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_status_1(tmp_path, capsys, arguments, message):
@@ -117,7 +115,7 @@ def test_a_demo_whose_training_fails_says_so(tmp_path, capsys, monkeypatch):
         commands.append(command)
         return subprocess.CompletedProcess(command, 3)
 
-    monkeypatch.setattr(demo.subprocess, "run", fails)
+    monkeypatch.setattr(subprocess, "run", fails)
     options = ["--", "--pipeline.edit.text-scale", "5"]
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo", "--output", str(tmp_path), "--edit", "night", "--size", "16", *options])

@@ -59,9 +59,9 @@ class Store:
         self.output = output
         check_writable(output / RECORD)
 
-    def folder(self, trial: Trial) -> Path:
-        """Where the files of a trial lie."""
-        return self.output / "trials" / trial.id
+    def folder(self, trial: Trial | str) -> Path:
+        """Where the files of a trial lie, known by itself or by its id."""
+        return self.output / "trials" / (trial if isinstance(trial, str) else trial.id)
 
     def row(self, trial: Trial) -> Row | None:
         """The labels, results and id of a finished trial; None for others.

@@ -12,9 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from benchmarks.paper.paper import Experiment
-from benchmarks.truth.panoramas import draw_panorama
-from benchmarks.truth.videos import draw_video
+from benchmarks.paper.experiment import Experiment
 from csd_nerf.media.frames import FRAME_SUFFIXES, Frame, natural_order, open_frames
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize
@@ -43,8 +41,8 @@ class Task:
     prompt: str
     source_caption: str
     edited_caption: str
-    path: Path | None = None
-    """The input's file or folder; None: synthetic."""
+    path: Path = Path()
+    """The input's file or folder, unless it is synthetic."""
 
 
 @dataclass(frozen=True)
@@ -115,20 +113,15 @@ def _task(path: Path, name: str, entry: Any) -> Task:
 
 def video_items(data: Path) -> list[Item]:
     """The videos of a folder, by its prompts.json."""
-    return [_video_item(task) for task in read_tasks(data)]
-
-
-def _video_item(task: Task) -> Item:
-    assert task.path is not None
-    path = find_input(task.path)
-    return Item(task, lambda: read_frames(path))
+    found = [(task, find_input(task.path)) for task in read_tasks(data)]
+    return [Item(task, lambda path=path: read_frames(path)) for task, path in found]
 
 
 def panorama_items(data: Path, experiment: Experiment) -> list[Item]:
     """Pictures by prompts.json, or without one every picture with the paper's instructions."""
     if (data / PROMPTS).is_file():
         tasks = read_tasks(data)
-        return [_panorama_item(task, find_input(_path_of(task))) for task in tasks]
+        return [_panorama_item(task, find_input(task.path)) for task in tasks]
     pictures = [data] if data.is_file() else sorted_pictures(data)
     if not pictures:
         raise ValueError(
@@ -143,25 +136,6 @@ def panorama_items(data: Path, experiment: Experiment) -> list[Item]:
 
 def _panorama_item(task: Task, path: Path) -> Item:
     return Item(task, lambda: read_image(path)[0][None])
-
-
-def _path_of(task: Task) -> Path:
-    assert task.path is not None
-    return task.path
-
-
-_DRAW = {"panorama": draw_panorama, "video": draw_video}
-
-
-def tiny_items(medium: str, count: int) -> list[Item]:
-    """Synthetic inputs of the held-out split, with their true edits."""
-    items = []
-    for position in range(count):
-        given = _DRAW[medium](position, "benchmark")
-        prompt = given.edit.instructions[0]
-        task = Task(given.name, prompt, "a picture of shapes", f"a picture of shapes, {prompt}")
-        items.append(Item(task, lambda source=given.source: source, given.truth01))
-    return items
 
 
 def find_input(path: Path) -> Path:

@@ -8,63 +8,23 @@ paper leaves open is named in `ours`. `tiny` takes the place of `options` with t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from csd_nerf.evaluation.tables import Column
+from benchmarks.paper.experiment import (
+    CLIP_CONSISTENCY,
+    CLIP_DIRECTION,
+    CLIP_SOURCE,
+    FID,
+    FRAME_LPIPS,
+    RATE,
+    RATIO,
+    SECONDS,
+    VIEW_COLUMNS,
+    Experiment,
+    Figures,
+    Line,
+)
 
-Kind = Literal["panorama", "video", "scene", "views"]
-Figures = Mapping[str, tuple[float, float | None]]
-"""Mean and deviation (None: not given) by column."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method with its settings, and what the paper measured of it."""
-
-    name: str
-    method: str | None = None
-    """Of `csd-nerf`, or of the scene benchmark; None: results come by --peer."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    tiny: Mapping[str, Any] = field(default_factory=dict)
-    paper: Figures = field(default_factory=dict)
-    peer: str | None = None
-    """Name of the folder of results in --peer."""
-    size: tuple[int, int] | None = None
-    """Height and width to which the input is brought."""
-    tiny_size: tuple[int, int] | None = None
-    curve: str | None = None
-    """In a figure: the curve that the line is a point of."""
-    relative_to: str | None = None
-    """The line that ratios are to."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A table or figure of the paper."""
-
-    title: str
-    kind: Kind
-    lines: tuple[Line, ...]
-    columns: tuple[Column, ...]
-    ours: tuple[str, ...]
-    """What the paper leaves open, and how it is settled here."""
-    prompts: tuple[tuple[str, str, str], ...] = ()
-    """Instruction and both captions, for inputs without a prompts.json."""
-    ratio_of: str | None = None
-    """Key of the column that ratios are of."""
-    timed: bool = False
-    """Whether the time is what counts: each method's first edit is preceded by a short one."""
-    tiny_inputs: int = 2
-
-
-RATIO = Column("ratio", "ratio", digits=2)
-CLIP_DIRECTION = Column("clip_direction", "CLIP directional similarity", digits=3, better="higher")
-CLIP_CONSISTENCY = Column("clip_consistency", "CLIP image consistency", digits=3, better="higher")
-CLIP_SOURCE = Column("clip_source", "CLIP image similarity", digits=3, better="higher")
-FRAME_LPIPS = Column("frame_lpips", "LPIPS", digits=3, better="lower")
-SECONDS = Column("seconds", "total time, s", better="lower")
-RATE = Column("rate", "iterations a second", digits=2, better="higher")
 _CONSISTENCY = (CLIP_DIRECTION, CLIP_CONSISTENCY, FRAME_LPIPS)
 
 _STYLES = ("Van Gogh", "Pablo Picasso", "Andy Warhol", "oriental", "Salvador Dali")
@@ -370,14 +330,10 @@ TABLE5 = Experiment(
         _generated("SDS", "sds", 0.437, 0.322, 259.4),
         _generated("CSD", "csd", 0.447, 0.345, 247.1),
     ),
+    (*VIEW_COLUMNS.values(), FID),
     (
-        Column("clip_colour", "CLIP similarity, colour", digits=3, better="higher"),
-        Column("clip_geometry", "CLIP similarity, geometry", digits=3, better="higher"),
-        Column("fid", "FID", better="lower"),
-    ),
-    (
-        "Rendered views are scored that come in folders by --peer, as csd-nerf "
-        "evaluate-text-to-3d DIR leaves them: --data DIR --peer csd=DIR/runs/csd --peer "
+        "Rendered views are scored that come in folders by --peer, as "
+        "text-to-3d leaves them in its output DIR: --data DIR --peer csd=DIR/runs/csd --peer "
         "sds=DIR/runs/sds.",
         "The paper's 30 prompts are some of the DreamFusion gallery's and not named. FID is of all "
         "colour views of a method to --data/reference, the paper's being ImageNet's validation "

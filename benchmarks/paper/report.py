@@ -3,59 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from benchmarks.paper.paper import Experiment, Line
-from benchmarks.paper.settings import ReproduceSettings
+from benchmarks.paper.experiment import Experiment, Line
+from benchmarks.paper.setup import Setup
+from csd_nerf.evaluation.measures import named
 from csd_nerf.evaluation.plots import save_bars, save_curves
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.media.files import write_text
 
-PSNR = Column("psnr", "PSNR to the truth, dB", better="higher")
-
-_NETWORKS = {
-    "CLIP": ("clip_direction", "clip_consistency", "clip_source", "clip_colour", "clip_geometry"),
-    "LPIPS": ("frame_lpips",),
-    "Inception": ("fid",),
-}
-"""Columns that need a network's weights."""
+(PSNR,) = named("psnr_edited")
 
 
-def write_report(
-    output: Path,
-    experiment: Experiment,
-    settings: ReproduceSettings,
-    rows: Sequence[Row],
-    missing: Mapping[str, str],
-) -> str:
-    """Write table.md, table.tex, rows.csv and plot.png.
+def write_report(setup: Setup, rows: Sequence[Row]) -> str:
+    """Write .md, .tex, .csv and .png, called like the experiment.
 
     Args:
-        output: The experiment's folder.
-        experiment: What was run.
-        settings: As whom it was asked for.
+        setup: What was run.
         rows: A row for each line and input.
-        missing: Networks that could not be had, and why.
 
     Returns:
         The table with its notes, in markdown.
     """
+    experiment = setup.experiment
     rows = with_ratios(experiment, rows)
     columns = experiment.columns
-    if any("psnr" in row for row in rows):
+    if any(PSNR.key in row for row in rows):
         columns = (*columns, PSNR)
     table = beside_paper(experiment, rows, columns)
-    notes = _notes(experiment, settings, rows, missing)
+    notes = _notes(setup, rows)
     lines = [f"## {experiment.title}", "", table.markdown(), *(f"- {note}" for note in notes)]
-    write_text(output / "table.md", "\n".join(lines))
-    write_text(output / "table.tex", table.latex() + "".join(f"% {note}\n" for note in notes))
-    write_text(output / "rows.csv", Table(rows, [], columns, by="line").csv())
+    path = setup.settings.output / setup.settings.experiment
+    write_text(path.with_suffix(".md"), "\n".join(lines))
+    write_text(path.with_suffix(".tex"), table.latex() + "".join(f"% {note}\n" for note in notes))
+    write_text(path.with_suffix(".csv"), Table(rows, [], columns, by="line").csv())
     if any(line.curve for line in experiment.lines):
-        _save_curves(output / "plot.png", experiment, settings, rows)
+        _save_curves(path.with_suffix(".png"), setup, rows)
     else:
-        _save_bars(output / "plot.png", table)
+        _save_bars(path.with_suffix(".png"), table)
     return "\n".join(lines)
 
 
@@ -106,16 +93,11 @@ def with_ratios(
     return [ratio(row) for row in rows]
 
 
-def _notes(
-    experiment: Experiment,
-    settings: ReproduceSettings,
-    rows: Sequence[Row],
-    missing: Mapping[str, str],
-) -> list[str]:
-    keys = {column.key for column in experiment.columns}
+def _notes(setup: Setup, rows: Sequence[Row]) -> list[str]:
+    experiment = setup.experiment
     inputs = len({row["input"] for row in rows})
     notes = [f"Means ± deviations over {inputs} inputs; lines of the paper carry (paper)."]
-    if settings.tiny:
+    if setup.settings.tiny:
         notes.append(
             "Tiny: synthetic inputs, the bundled prior and its own settings. The numbers show "
             "that the experiment runs and can't be compared with the paper's."
@@ -123,10 +105,8 @@ def _notes(
         instead = [text for line in experiment.lines if (text := _in_place(line))]
         if instead:
             notes.append(f"Tiny: in place of what the lines name: {'; '.join(instead)}.")
-    for network, needed in _NETWORKS.items():
-        if network in missing and (left_out := keys.intersection(needed)):
-            heads = [column.head for column in experiment.columns if column.key in left_out]
-            notes.append(f"{', '.join(heads)} left out: {missing[network]}")
+    for reason, heads in setup.left_out.items():
+        notes.append(f"{', '.join(sorted(heads))} left out: {reason}")
     ran = {row["line"] for row in rows}
     absent = [line.peer for line in experiment.lines if line.peer and line.name not in ran]
     if absent:
@@ -151,21 +131,20 @@ def _deviations(experiment: Experiment) -> Iterable[str]:
             yield f"{line.name} {', '.join(given)}"
 
 
-def _save_curves(
-    path: Path, experiment: Experiment, settings: ReproduceSettings, rows: Sequence[Row]
-) -> None:
+def _save_curves(path: Path, setup: Setup, rows: Sequence[Row]) -> None:
     """CLIP similarities as in the paper; without CLIP, the distance to the truth by w_y."""
     judged = any("clip_direction" in row for row in rows)
-    if not judged and not any("psnr" in row for row in rows):
+    key = "clip_direction" if judged else PSNR.key
+    if not any(key in row for row in rows):
         return
     curves: dict[str, list[tuple[float, float, float]]] = {}
-    for line in experiment.lines:
-        mine = [row for row in rows if row["line"] == line.name]
-        values = [row["clip_direction" if judged else "psnr"] for row in mine]
+    for line in setup.experiment.lines:
+        mine = [row for row in rows if row["line"] == line.name and key in row]
+        values = [row[key] for row in mine]
         place = (
             fmean(row["clip_source"] for row in mine)
             if judged
-            else (line.tiny if settings.tiny else line.options)["text_scale"]
+            else (line.tiny if setup.settings.tiny else line.options)["text_scale"]
         )
         curves.setdefault(line.curve or line.name, []).append((place, *_spread(values)))
     save_curves(

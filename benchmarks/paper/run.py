@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
+from benchmarks.engine.trials import Store
 from benchmarks.paper.images import run_images
 from benchmarks.paper.paper import EXPERIMENTS
 from benchmarks.paper.report import write_report
 from benchmarks.paper.scenes import run_scenes
-from benchmarks.paper.scores import Scorer
-from benchmarks.paper.settings import ReproduceSettings, TinySize
-from benchmarks.paper.store import Store
-from benchmarks.paper.views import run_views
+from benchmarks.paper.settings import PaperSettings, TinySize
+from benchmarks.paper.setup import Setup
+from benchmarks.paper.views import reference_pictures, run_views
+from csd_nerf.evaluation.networks import Networks
 
 _RUNNERS = {
     "panorama": run_images,
@@ -23,81 +21,35 @@ _RUNNERS = {
 _DEFAULT_SIZE = TinySize()
 
 
-def run_reproduce(
-    output: Path, settings: ReproduceSettings, *, size: TinySize = _DEFAULT_SIZE
-) -> str:
+def run_paper(settings: PaperSettings, *, size: TinySize = _DEFAULT_SIZE) -> str:
     """Run what is missing of an experiment, and write its report.
 
     Args:
-        output: Folder for results, record.json, table.md, table.tex, rows.csv and plot.png. What
-            is finished there is not run again.
-        settings: What to run.
+        settings: What to run. Its output folder gets a folder for each trial, and .md, .tex, .csv
+            and .png called like the experiment.
         size: How large the inputs and edits are that `tiny` stands for.
 
     Returns:
         The table in markdown, ours beside the paper's numbers, with notes.
 
     Raises:
-        ValueError: If an option is wrong, an input isn't as it must be, or `output` holds another
-            experiment.
-        FileNotFoundError: If an input or a peer's result is missing.
+        ValueError: If a peer is unknown, or an input isn't as it must be.
+        FileNotFoundError: If an input, a peer's result or the prior's weights are missing.
     """
-    check_settings(settings)
     experiment = EXPERIMENTS[settings.experiment]
-    identity = {
-        "experiment": settings.experiment,
-        "data": None if settings.data is None else str(settings.data.resolve()),
-        "tiny": settings.tiny,
-        "preset": settings.preset,
-    }
-    scorer = Scorer(clip=settings.clip_name, device=settings.place)
-    store = Store(output, identity)
-    rows = _RUNNERS[experiment.kind](experiment, settings, store, scorer, size)
-    return write_report(output, experiment, settings, rows, scorer.missing)
-
-
-def check_settings(settings: ReproduceSettings) -> None:
-    """Check what can be checked before anything is loaded.
-
-    Raises:
-        ValueError: If the experiment or a peer is unknown, or there is no data.
-        FileNotFoundError: If a folder is missing.
-    """
-    if settings.experiment not in EXPERIMENTS:
-        raise ValueError(
-            f"The experiment must be one of {', '.join(EXPERIMENTS)}, got {settings.experiment!r}."
-        )
-    if settings.tiny and settings.data is not None:
-        raise ValueError(f"--tiny makes its own inputs; leave out --data {settings.data}.")
-    if not settings.tiny and settings.data is None:
-        raise ValueError(
-            f"{settings.experiment} needs its inputs by --data DIR; --tiny runs it without."
-        )
-    if settings.data is not None and not settings.data.exists():
-        raise FileNotFoundError(f"--data must exist, got {settings.data}.")
-    lines = EXPERIMENTS[settings.experiment].lines
-    known = [line.peer for line in lines if line.peer is not None]
+    known = [line.peer for line in experiment.lines if line.peer is not None]
     for name, folder in settings.peers.items():
         if name not in known:
-            expected = ", ".join(known) or "none"
             raise ValueError(
-                f"{settings.experiment} compares with peers of these names: {expected}; got "
-                f"--peer {name}={folder}."
+                f"{settings.experiment} compares with peers of these names: "
+                f"{', '.join(known) or 'none'}; got --peer {name}={folder}."
             )
-        if not folder.is_dir():
-            raise FileNotFoundError(f"--peer {name} must be a folder, got {folder}.")
-
-
-def parse_peers(texts: Sequence[str]) -> dict[str, Path]:
-    """Read NAME=DIR.
-
-    Raises:
-        ValueError: If one has another form, or a name comes twice.
-    """
-    peers: dict[str, Path] = {}
-    for text in texts:
-        name, equals, folder = text.partition("=")
-        if not equals or not name or not folder or name in peers:
-            raise ValueError(f"--peer needs NAME=DIR with each name once, got {text!r}.")
-        peers[name] = Path(folder)
-    return peers
+    store = Store(settings.output)
+    views = experiment.kind == "views"
+    networks = Networks(
+        clip=settings.clip_name,
+        reference=reference_pictures(settings, size) if views else None,
+        device=settings.place,
+    )
+    setup = Setup(experiment, settings, store, networks, size)
+    return write_report(setup, _RUNNERS[experiment.kind](setup))

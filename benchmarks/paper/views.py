@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from benchmarks.paper.inputs import (
-    PROMPTS,
-    Frames,
-    read_texts,
-    sorted_pictures,
-)
-from benchmarks.paper.paper import Experiment
-from benchmarks.paper.scores import Scorer
-from benchmarks.paper.settings import ReproduceSettings, TinySize
-from benchmarks.paper.store import Store
+from benchmarks.engine.pictures import kept_frames, save_frames
+from benchmarks.paper.experiment import VIEW_COLUMNS
+from benchmarks.paper.inputs import PROMPTS, Frames, read_texts, sorted_pictures
+from benchmarks.paper.settings import PaperSettings, TinySize
+from benchmarks.paper.setup import Setup
+from benchmarks.paper.tiny import ELEVATION, VIEWS, tiny_views
+from csd_nerf.evaluation.comparison import Comparison
+from csd_nerf.evaluation.inputs import Frames as MeasuredFrames
 from csd_nerf.evaluation.tables import Row
-from csd_nerf.media.images import read_image
-from csd_nerf.media.pixels import to_01, to_bytes
+from csd_nerf.media.pixels import to_01
 
-VIEWS = 12
-"""Every 30 degrees of azimuth (C.2)."""
-ELEVATION = 30.0
-"""Degrees (C.2)."""
-KINDS = {"clip_colour": "colour", "clip_geometry": "depth"}
-"""The folders of a scene's views by the column that judges them."""
-REFERENCE = "reference"
+_REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -45,13 +31,18 @@ class Generated:
     """The views of a kind, colour or depth."""
 
 
-def run_views(
-    experiment: Experiment,
-    settings: ReproduceSettings,
-    store: Store,
-    scorer: Scorer,
-    size: TinySize,
-) -> list[Row]:
+def reference_pictures(settings: PaperSettings, size: TinySize) -> Path | None:
+    """The folder of pictures for FID, made for --tiny; None if --data holds none."""
+    if settings.data is not None:
+        folder = settings.data / _REFERENCE
+        return folder if folder.is_dir() else None
+    folder = settings.output / _REFERENCE
+    # A scene that no line shows.
+    save_frames(folder, tiny_views(1000, size.view_edge)["colour"])
+    return folder
+
+
+def run_views(setup: Setup) -> list[Row]:
     """Measure the views of all methods.
 
     Returns:
@@ -62,32 +53,36 @@ def run_views(
         FileNotFoundError: If a folder is missing.
         ValueError: If a scene has another number of views than 12.
     """
-    if settings.tiny:
-        scenes, reference = _tiny_views(experiment, store, size)
-    else:
-        assert settings.data is not None
-        scenes = _given_views(experiment, settings)
-        folder = settings.data / REFERENCE
-        reference = folder if folder.is_dir() else None
-    if reference is None:
-        scorer.missing["Inception"] = f"--data holds no folder {REFERENCE!r} of pictures for FID"
+    scenes = _tiny_views(setup) if setup.settings.tiny else _given_views(setup)
     rows: list[Row] = []
-    for line in experiment.lines:
+    for line in setup.experiment.lines:
         mine = [scene for scene in scenes if scene.line == line.name]
-        for scene in mine:
-            row: Row = {"line": line.name, "input": scene.name}
-            for key, kind in KINDS.items():
-                row[key] = scorer.text_score(to_01(scene.read(kind)), scene.text)
-            rows.append(row)
-        if mine and reference is not None:
-            colours = (to_01(scene.read("colour")) for scene in mine)
-            rows[-len(mine)]["fid"] = scorer.fid(colours, reference)
+        rows += [
+            {"line": line.name, "input": scene.name, **_similarities(setup, scene)}
+            for scene in mine
+        ]
+        if (obstacle := setup.networks.obstacle("Inception")) is not None:
+            setup.left_out.setdefault(obstacle, set()).add("FID")
+        elif mine:
+            views = (to_01(view)[None] for scene in mine for view in scene.read("colour"))
+            rows[-len(mine)]["fid"] = setup.networks.fid(views)
     return rows
 
 
-def _given_views(experiment: Experiment, settings: ReproduceSettings) -> list[Generated]:
+def _similarities(setup: Setup, scene: Generated) -> Row:
+    """How well the views of each kind fit the text."""
+    row: Row = {}
+    for kind, column in VIEW_COLUMNS.items():
+        frames = MeasuredFrames.of(to_01(scene.read(kind)))
+        captions = (scene.text, scene.text)
+        row |= setup.taken(Comparison(frames, frames, setup.networks, captions=captions), [column])
+    return row
+
+
+def _given_views(setup: Setup) -> list[Generated]:
+    settings = setup.settings
     assert settings.data is not None
-    missing = [line.peer for line in experiment.lines if line.peer not in settings.peers]
+    missing = [line.peer for line in setup.experiment.lines if line.peer not in settings.peers]
     if missing:
         raise ValueError(
             f"table5 needs folders of rendered views, got none of {', '.join(map(str, missing))}; "
@@ -95,13 +90,15 @@ def _given_views(experiment: Experiment, settings: ReproduceSettings) -> list[Ge
         )
     texts = read_texts(settings.data)
     scenes = []
-    for line in experiment.lines:
+    for line in setup.experiment.lines:
         for name, text in texts.items():
             folder = settings.peers[line.peer or ""] / name
-            for kind in KINDS.values():
+            for kind in VIEW_COLUMNS:
                 _check_views(folder / kind)
             scenes.append(
-                Generated(line.name, name, text, lambda kind, folder=folder: _read(folder / kind))
+                Generated(
+                    line.name, name, text, lambda kind, folder=folder: kept_frames(folder / kind)
+                )
             )
     return scenes
 
@@ -115,42 +112,16 @@ def _check_views(folder: Path) -> None:
         )
 
 
-def _read(folder: Path) -> Frames:
-    return torch.stack([read_image(path)[0] for path in sorted_pictures(folder)])
-
-
-def _tiny_views(
-    experiment: Experiment, store: Store, size: TinySize
-) -> tuple[list[Generated], Path]:
-    """Views of synthetic scenes in the place of generated ones, kept as a user would give them."""
+def _tiny_views(setup: Setup) -> list[Generated]:
+    """Views of synthetic scenes in the place of generated ones, another for each line."""
     scenes = []
-    seed = 0
-    for line in experiment.lines:
-        for position in range(size.inputs or experiment.tiny_inputs):
-            name = f"shapes {position}"
-            for kind, image01 in _render(seed, size.view_edge).items():
-                if store.frames(f"{line.name} {kind}", name) is None:
-                    store.keep(f"{line.name} {kind}", name, to_bytes(image01), {"scene": seed})
-            seed += 1
-
-            def read(kind: str, line: str = line.name, name: str = name) -> Frames:
-                return _read(store.folder(f"{line} {kind}", name))
-
-            scenes.append(Generated(line.name, name, "simple shapes on a floor", read))
-    if store.frames(REFERENCE, "shapes") is None:
-        colours = _render(seed, size.view_edge)["colour"]
-        store.keep(REFERENCE, "shapes", to_bytes(colours), {"scene": seed})
-    return scenes, store.folder(REFERENCE, "shapes")
-
-
-def _render(position: int, edge: int) -> dict[str, Float[Tensor, "n 3 h w"]]:
-    from csd_nerf.synthetic.cameras import orbit_cameras
-    from csd_nerf.synthetic.dataset import render_views
-    from csd_nerf.synthetic.scenes import SPLIT_SEEDS, draw_scenes
-
-    azimuth = torch.arange(VIEWS) * (2 * torch.pi / VIEWS)
-    cameras = orbit_cameras(azimuth, torch.full_like(azimuth, math.radians(ELEVATION)))
-    rendering = render_views(draw_scenes([SPLIT_SEEDS["benchmark"][position]]), cameras, size=edge)
-    # Near is white; what is infinitely far, the sky, is black.
-    near = rendering.depth.amin() / rendering.depth
-    return {"colour": rendering.image01, "depth": near[:, None].expand(-1, 3, -1, -1)}
+    for number, line in enumerate(setup.experiment.lines):
+        for position in range(setup.tiny_inputs):
+            seed = number * setup.tiny_inputs + position
+            views = tiny_views(seed, setup.size.view_edge)
+            scenes.append(
+                Generated(
+                    line.name, f"shapes {position}", "simple shapes on a floor", views.__getitem__
+                )
+            )
+    return scenes

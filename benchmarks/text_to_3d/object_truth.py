@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +33,15 @@ LIGHT = (-0.9, 0.9)
 """Azimuth, counted from each camera's, and elevation of the light in lit views, in radians."""
 AMBIENT = 0.4
 """Share of light from everywhere in lit views."""
+VIEW_SETTINGS: dict[str, Any] = {
+    "views": VIEWS,
+    "radius": RADIUS,
+    "focal": FOCAL,
+    "elevation": ELEVATION,
+    "light": LIGHT,
+    "ambient": AMBIENT,
+}
+"""How a method's own renderer is to show an object."""
 SCALES = tuple(percent / 100 for percent in range(60, 161, 5))
 """Factors of the true object's size that are tried."""
 COVERED = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -12,16 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.paper.inputs import sorted_pictures
+from benchmarks.engine.pictures import kept_frames
+from benchmarks.engine.tables import paired_markdown
+from benchmarks.engine.trials import Store
 from benchmarks.text_to_3d.object_truth import AMBIENT, knows, true_views
+from benchmarks.text_to_3d.views import COLOUR, LIT
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.media.files import write_text
-from csd_nerf.media.images import read_image, write_image
+from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.media.sheets import LABEL_HEIGHT, enlarge, label_columns
 
-COLOUR, LIT = "colour", "lit"
-"""Folders of a run's views in own colours, and lit."""
 SHOWN = 1
 """Index of the view in the picture: 30 degrees from the front, so that three sides are seen."""
 MEASURES = (
@@ -32,22 +33,19 @@ MEASURES = (
     Column("fid", "FID", better="lower"),
 )
 _FAILURES = Column("failures", "failures", digits=0)
+_PAIR = ("prompt", "seed")
 _EDGE = 192
 """Pixels of a view in the picture, about."""
 _BLANK = 64
 """Edge of a view where nothing was rendered."""
 
-Folders = Mapping[tuple[str, str, int], Path]
-"""Of the runs, by prompt, arm and seed."""
 
-
-def write_report(output: Path, rows: Sequence[Row], folders: Folders, *, with_fid: bool) -> str:
+def write_report(store: Store, rows: Sequence[Row], *, with_fid: bool) -> str:
     """Write results.md, results.csv and objects.png.
 
     Args:
-        output: The folder.
+        store: Where the runs are.
         rows: One for each run, as many for every prompt and arm.
-        folders: Of the runs.
         with_fid: Whether FID has a column.
 
     Returns:
@@ -56,8 +54,8 @@ def write_report(output: Path, rows: Sequence[Row], folders: Folders, *, with_fi
     columns = [column for column in MEASURES if with_fid or column.key != "fid"]
     text = markdown(rows, columns)
     for name, content in (("results.md", text), ("results.csv", as_csv(rows, columns))):
-        write_text(output / name, content)
-    _save_objects(output / "objects.png", rows, folders)
+        write_text(store.output / name, content)
+    _save_objects(store, rows)
     return text
 
 
@@ -66,6 +64,7 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
     Failed runs count among runs and failures, and are listed with their reasons; they have no
     measures, so read the means beside their number. With several prompts a table of all is last.
+    Differences to the first arm are of equal prompts and seeds.
     """
     prompts, arms = _different(rows, "prompt"), _different(rows, "arm")
     parts = []
@@ -74,6 +73,8 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
         parts.append(f"### {prompt}\n\n{_table(mine, arms, columns)}")
     if len(prompts) > 1:
         parts.append(f"### All prompts\n\n{_table(rows, arms, columns)}")
+    if paired := paired_markdown(rows, arms, columns, baseline=arms[0], pair=_PAIR):
+        parts.append(f"### Paired differences\n\n{paired}")
     failed = [row for row in rows if row["failure"] is not None]
     if failed:
         lines = (
@@ -125,30 +126,27 @@ def _different(rows: Sequence[Row], key: str) -> list[str]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 
-def _save_objects(path: Path, rows: Sequence[Row], folders: Folders) -> None:
+def _save_objects(store: Store, rows: Sequence[Row]) -> None:
     """Two rows for each prompt: the true object, then one view of each run, in colour and lit."""
+    pictures = [None if row["failure"] else _pictures(store.folder(row["trial"])) for row in rows]
+    size = next((views.shape[-1] for views in pictures if views is not None), _BLANK)
+    blank = torch.full((2, 3, size, size), 0.8)
     lines = []
     for prompt in _different(rows, "prompt"):
-        mine = [row for row in rows if row["prompt"] == prompt]
-        colour, lit = label_columns(_shown(prompt, mine, folders))
+        known = knows(prompt)
+        shown = {prompt if known else f"{prompt} (no truth)": blank}
+        if known:
+            shown[prompt] = _true_pictures(prompt, size)
+        for row, views in zip(rows, pictures, strict=True):
+            if row["prompt"] == prompt:
+                label = f"{row['arm']}, seed {row['seed']}"
+                shown[f"{label}: failed" if views is None else label] = (
+                    blank if views is None else views
+                )
+        columns = {label: enlarge(views, edge=_EDGE) for label, views in shown.items()}
+        colour, lit = label_columns(columns)
         lines += [colour, lit[:, LABEL_HEIGHT:]]
-    write_image(path, to_bytes(torch.cat(lines, dim=1)))
-
-
-def _shown(
-    prompt: str, rows: Sequence[Row], folders: Folders
-) -> dict[str, Float[Tensor, "2 3 h h"]]:
-    """The pictures of a prompt, in colour and lit, by their labels, all of one size."""
-    size = _size(folders)
-    blank = torch.full((2, 3, size, size), 0.8)
-    views = (
-        {prompt: _true_pictures(prompt, size)} if knows(prompt) else {f"{prompt} (no truth)": blank}
-    )
-    for row in rows:
-        label, failed = f"{row['arm']}, seed {row['seed']}", row["failure"] is not None
-        folder = folders[row["prompt"], row["arm"], row["seed"]]
-        views[f"{label}: failed" if failed else label] = blank if failed else _pictures(folder)
-    return {label: enlarge(view, edge=_EDGE) for label, view in views.items()}
+    write_image(store.output / "objects.png", to_bytes(torch.cat(lines, dim=1)))
 
 
 def _true_pictures(prompt: str, size: int) -> Float[Tensor, "2 3 h h"]:
@@ -160,12 +158,4 @@ def _true_pictures(prompt: str, size: int) -> Float[Tensor, "2 3 h h"]:
 
 def _pictures(folder: Path) -> Float[Tensor, "2 3 h h"]:
     """A run's."""
-    kept = (sorted_pictures(folder / look)[SHOWN] for look in (COLOUR, LIT))
-    return torch.cat([to_01(read_image(path)[0][None]) for path in kept])
-
-
-def _size(folders: Folders) -> int:
-    """Edge of the views; all runs of a folder have one."""
-    kept = (folder / COLOUR for folder in folders.values() if (folder / COLOUR).is_dir())
-    first = next(kept, None)
-    return _BLANK if first is None else read_image(sorted_pictures(first)[0])[0].shape[0]
+    return to_01(torch.stack([kept_frames(folder / look)[SHOWN] for look in (COLOUR, LIT)]))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.engine.pictures import read_pictures
+from benchmarks.engine.pictures import kept_frames
 from benchmarks.engine.tables import paired_markdown
 from benchmarks.engine.trials import Store, Trial, write_results
 from benchmarks.truth.domains import Arm, Domain
@@ -19,6 +19,7 @@ from benchmarks.truth.settings import TruthSettings
 from csd_nerf.evaluation.plots import save_curves
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.media.files import write_text
+from csd_nerf.media.pixels import to_01
 from csd_nerf.media.sheets import enlarge, save_contact_sheet
 
 COSTS = (Column("evaluations", "evaluations", digits=0), Column("seconds", "seconds"))
@@ -115,5 +116,5 @@ def _save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], bud
 
 
 def _shown(folder: Path) -> Float[Tensor, "n 3 h w"]:
-    frames01 = read_pictures(folder)
+    frames01 = to_01(kept_frames(folder))
     return enlarge(frames01[sorted({0, len(frames01) // 2, len(frames01) - 1})], edge=128)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine.identity import weights_digest
-from benchmarks.engine.pictures import save_pictures
+from benchmarks.engine.pictures import save_frames
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.truth.domains import Arm, Domain, Given, Job, chosen_arms
 from benchmarks.truth.media import MediaDomain
@@ -20,6 +20,7 @@ from benchmarks.truth.report import COSTS, EDITED, TRUTH, write_report, write_re
 from benchmarks.truth.settings import DOMAINS, TruthSettings
 from csd_nerf import priors
 from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.media.pixels import to_bytes
 
 PRIOR = "tiny"
 
@@ -73,8 +74,8 @@ def _trial(domain: Domain, job: Job, given: Given) -> Trial:
 def _run(store: Store, trial: Trial, domain: Domain, job: Job, given: Given) -> None:
     def make(folder: Path) -> Row:
         outcome = domain.measure(job, given, folder)
-        save_pictures(folder / EDITED, outcome.edited01)
-        save_pictures(folder / TRUTH, outcome.truth01)
+        save_frames(folder / EDITED, to_bytes(outcome.edited01))
+        save_frames(folder / TRUTH, to_bytes(outcome.truth01))
         print(_told({**trial.labels, **outcome.row}, (*domain.columns, *COSTS)), flush=True)
         return outcome.row
 

@@ -67,3 +67,9 @@ class TruthSettings:
         """The options of all arms that were given."""
         names = ("updates", "learning_rate", "text_scale", "image_scale")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def run(self) -> None:
+        """Run what is missing, and print the tables."""
+        from benchmarks.truth.run import run_truth
+
+        print(run_truth(self))

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+
+MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
+"""Errors whose message is a line for the user; any other is a fault of ours."""
 
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
@@ -312,3 +316,62 @@ class VideoOptions(EditOptions):
             "image_scale": 1.5,
         }
         return {**values, "noise": "independent"} if method == "ip2p" else values
+
+
+_Inputs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="INPUT...", help_behavior_hint="(required)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """What is read and written; comes before the options."""
+
+    inputs: _Inputs
+    output: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanoramaCommand(PanoramaOptions, _Files):
+    """Edit pictures of any size by an instruction, such as panoramas, also of 360 degrees."""
+
+    inputs: _Inputs
+    """One picture or more."""
+    output: Path
+    """Picture to make: .png, .jpg or .webp.
+    For several inputs a folder; the results are named like them."""
+
+    def run(self, command: list[str]) -> int:
+        """Edit; the exit code. `command` is the command line, for the records."""
+        from csd_nerf.adapters.run import run_panoramas
+
+        options = _part(self, PanoramaOptions)
+        return run_panoramas(self.inputs, self.output, options, command=command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCommand(VideoOptions, _Files):
+    """Edit videos by an instruction; frame rate and sound are kept."""
+
+    inputs: _Inputs
+    """One video file or folder of frames, or more."""
+    output: Path
+    """Video to make: .mp4, .mov, .mkv or .webm; or a folder for frames.
+    For several inputs a folder; the results are named like them."""
+
+    def run(self, command: list[str]) -> int:
+        """Edit; the exit code. `command` is the command line, for the records."""
+        from csd_nerf.adapters.run import run_videos
+
+        options = _part(self, VideoOptions)
+        return run_videos(self.inputs, self.output, options, command=command)
+
+
+_Options = TypeVar("_Options", PanoramaOptions, VideoOptions)
+
+
+def _part(command: _Options, kind: type[_Options]) -> _Options:
+    """The options of a command, without its files."""
+    return kind(**{item.name: getattr(command, item.name) for item in dataclasses.fields(kind)})

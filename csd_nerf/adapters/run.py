@@ -20,16 +20,13 @@ import torch
 
 from csd_nerf import priors
 from csd_nerf.adapters.file_reporter import FileReporter
-from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
+from csd_nerf.adapters.options import MISTAKES, EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.regions import parse_region, region_mask
 from csd_nerf.adapters.run_files import RunFiles, fingerprint
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
-
-MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
-"""Errors whose message is a line for the user; any other is a fault of ours."""
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""

@@ -80,50 +80,37 @@ class Clip:
         return (center_crop(resized, [edge, edge]) - mean) / std
 
 
-def load_clip(
-    name: str = DEFAULT_MODEL,
-    *,
-    pretrained: str | None = None,
-    device: str | torch.device = "cpu",
-) -> Clip:
+def load_clip(name: str = DEFAULT_MODEL, *, device: str | torch.device = "cpu") -> Clip:
     """Load a CLIP model that was fetched before, as the diffusion models are.
 
     Args:
         name: A model that OpenCLIP knows, or a folder as OpenCLIP publishes them on the hub:
-            open_clip_config.json and its weights.
-        pretrained: Which of a known model's weights; None takes laion2b_s39b_b160k for the
-            default (the paper names no weights), else the first that OpenCLIP lists.
+            open_clip_config.json and its weights. Of a known model's weights the first that
+            OpenCLIP lists are taken; for the default laion2b_s39b_b160k (the paper names none).
         device: Where to.
 
     Raises:
-        ValueError: If OpenCLIP doesn't know the name or the weights.
+        ValueError: If OpenCLIP doesn't know the name, or the folder holds no plain CLIP.
         FileNotFoundError: If the weights aren't there.
     """
     if Path(name).is_dir():
         model, tokenizer = _from_folder(Path(name))
     else:
-        model, tokenizer = _from_name(name, pretrained)
+        model, tokenizer = _from_name(name)
     model = model.to(device).eval().requires_grad_(False)
     return Clip(name, model, tokenizer, torch.device(device))
 
 
-def _from_name(name: str, pretrained: str | None) -> tuple[Any, Any]:
+def _from_name(name: str) -> tuple[Any, Any]:
     import open_clip
 
-    if name not in open_clip.list_models():
+    if not open_clip.list_pretrained_tags_by_model(name):
         raise ValueError(
             f"CLIP needs a folder or a model that OpenCLIP knows, such as {DEFAULT_MODEL} or "
             f"ViT-B-32, got {name!r}."
         )
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    tag = pretrained or _TAGS.get(name) or next(iter(tags), None)
-    if tag is None or not (tag in tags or Path(tag).is_file()):
-        raise ValueError(
-            f"The weights of CLIP {name} need to be one of {', '.join(tags) or 'a file'}, "
-            f"got {tag!r}."
-        )
-    if not Path(tag).is_file():
-        _require_weights(name, tag, open_clip.get_pretrained_cfg(name, tag))
+    tag = _TAGS.get(name) or open_clip.list_pretrained_tags_by_model(name)[0]
+    _require_weights(name, tag, open_clip.get_pretrained_cfg(name, tag))
     return open_clip.create_model(name, pretrained=tag), open_clip.get_tokenizer(name)
 
 

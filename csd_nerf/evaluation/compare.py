@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
+from csd_nerf.evaluation.scene_runs import path_through, render_cameras
 from csd_nerf.evaluation.similarity import psnr
 from csd_nerf.media.files import write_json
 from csd_nerf.media.images import read_image
@@ -77,10 +76,12 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     known = find_edit(edit or asked.prompt)
     cameras, photograph01, names = _held_out_views(pipeline)
     truth01 = true_edit(known, photograph01, names, data=asked.datamanager.data)
-    path = _camera_path(cameras)
-    edited01, edited_path = _render(pipeline, cameras, "edited views")[0], _render(pipeline, path)
+    path = path_through(cameras, FRAMES_BETWEEN_VIEWS)
+    edited01, _ = render_cameras(pipeline, cameras, "edited views")
+    edited_path = render_cameras(pipeline, path)
     source_checkpoint = _load_source(pipeline, config.get_base_dir() / "source_models")
-    source01, source_path = _render(pipeline, cameras, "source views")[0], _render(pipeline, path)
+    source01, _ = render_cameras(pipeline, cameras, "source views")
+    source_path = render_cameras(pipeline, path)
 
     views = HeldOut(photograph01, truth01, source01, edited01)
     metrics = {
@@ -157,16 +158,6 @@ def _read(path: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:
     return to_01(resize(read_image(path)[0], (size[0], size[1]), by="box"))
 
 
-def _camera_path(cameras: Cameras) -> Cameras:
-    """A path through the held-out views in their order."""
-    from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
-
-    path = get_interpolated_camera_path(cameras.to("cpu"), FRAMES_BETWEEN_VIEWS, order_poses=False)
-    path.height = cameras.height[:1].cpu().expand(len(path), 1).clone()
-    path.width = cameras.width[:1].cpu().expand(len(path), 1).clone()
-    return path.to(cameras.device)
-
-
 def _load_source(pipeline: Any, folder: Path) -> Path:
     """Put the run's unedited scene into the pipeline."""
     checkpoints = sorted(folder.glob("step-*.ckpt"))
@@ -178,22 +169,6 @@ def _load_source(pipeline: Any, folder: Path) -> Path:
     state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
     pipeline.load_pipeline(state["pipeline"], state["step"])
     return checkpoints[-1]
-
-
-@torch.no_grad()
-def _render(
-    pipeline: Any, cameras: Cameras, label: str = "path"
-) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
-    """Colours in [0, 1], and distances along the pixels' rays in the scene's units."""
-    frames, distances = [], []
-    with warnings.catch_warnings():
-        # nerfstudio indexes tensors in a way that torch warns of at every image.
-        warnings.filterwarnings("ignore", category=UserWarning, module="nerfstudio")
-        for index in tqdm(range(len(cameras)), desc=f"render {label}"):
-            outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
-            frames.append(outputs["rgb"].permute(2, 0, 1).float().clamp(0, 1).cpu())
-            distances.append(outputs["depth"][..., 0].float().cpu())
-    return torch.stack(frames), torch.stack(distances)
 
 
 def _agreement(

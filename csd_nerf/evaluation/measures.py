@@ -1,310 +1,327 @@
-"""All measures of one edit, in one pass over its frames."""
+"""The one list of measures, which every table reads, and the pass over the frames that takes them.
+
+A new measure is one more entry of `MEASURES`.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.evaluation import clip
+from csd_nerf.evaluation.comparison import Comparison, Sample, samples
 from csd_nerf.evaluation.consistency import extra_change, flicker, seam_step
-from csd_nerf.evaluation.cross_view import cross_view_error
-from csd_nerf.evaluation.media import Media, at_work_size, find_borders
+from csd_nerf.evaluation.needs import (
+    BORDERS,
+    CAPTIONS,
+    CLIP,
+    INCEPTION,
+    LPIPS,
+    SOURCE_LIKE_EDIT,
+    TRUTH,
+    TRUTH_LIKE_EDIT,
+    TRUTH_LIKE_SOURCE,
+    TWO_FRAMES,
+    VIEWS,
+    Need,
+)
 from csd_nerf.evaluation.similarity import frame_lpips, psnr, ssim
 from csd_nerf.evaluation.tables import Column
-from csd_nerf.synthetic.edits import Edit
 
-if TYPE_CHECKING:
-    from csd_nerf.evaluation.clip import Clip
-    from csd_nerf.evaluation.similarity import Lpips
-
-COLUMNS = (
-    Column("psnr_source", "PSNR of the source, dB", digits=2),
-    Column("psnr_edited", "PSNR, dB", digits=2, better="higher"),
-    Column("ssim_source", "SSIM of the source", digits=3),
-    Column("ssim_edited", "SSIM", digits=3, better="higher"),
-    Column("lpips_source", "LPIPS of the source", digits=3),
-    Column("lpips_edited", "LPIPS", digits=3, better="lower"),
-    Column("clip_direction", "CLIP direction", digits=3, better="higher"),
-    Column("clip_text", "CLIP text", digits=3, better="higher"),
-    Column("clip_source", "CLIP source", digits=3, better="higher"),
-    Column("clip_consistency", "CLIP consistency", digits=3, better="higher"),
-    Column("frame_lpips", "LPIPS of frames", digits=3, better="lower"),
-    Column("flicker", "flicker, 1/1000", 1000, better="lower"),
-    Column("extra_change", "extra change, 1/1000", 1000),
-    Column("extra_change_of_truth", "extra change of the truth, 1/1000", 1000),
-    Column("seams", "seams, 1/1000", 1000, better="lower"),
-    Column("cross_view_source", "cross-view error of the source, 1/1000", 1000),
-    Column("cross_view_edited", "cross-view error, 1/1000", 1000, better="lower"),
-    Column("cross_view_seen", "share of pixels compared", digits=2),
-    Column("fid", "FID", better="lower"),
-)
-"""Every measure. PSNR, SSIM and LPIPS are to the truth, `clip_source` to the source; the modules
-that compute them say what they are."""
-
-_TO_TRUTH = ("psnr_source", "psnr_edited", "ssim_source", "ssim_edited")
-_LPIPS_TO_TRUTH = ("lpips_source", "lpips_edited")
-_CLIP = ("clip_direction", "clip_text", "clip_source", "clip_consistency")
-_CROSS_VIEW = ("cross_view_source", "cross_view_edited", "cross_view_seen")
-_CHANGES = ("flicker", "extra_change", "extra_change_of_truth")
-
-_BATCH = 16
-"""Images that a network sees at once."""
-
-Image01 = Float[Tensor, "1 3 h w"]
+Image01 = Float[Tensor, "n 3 h w"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One edit and what it is measured against."""
+@dataclass(frozen=True, kw_only=True)
+class Measure(Column):
+    """One number that is measured of an edit, and the column that shows it.
 
-    name: str
-    source: Media
-    edited: Media
-    truth: Media | Edit | None = None
-    """The true edit: frames, or a look to be applied to the source."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """From the record beside the edit, see `read_facts`."""
+    `function` is called only where a comparison meets all `needs`. It must return the same value
+    for the same images, whatever else is measured, and change nothing that it is given.
 
-    @property
-    def truth_size(self) -> tuple[int, int]:
-        """Height and width of the true edit."""
-        return self.truth.size if isinstance(self.truth, Media) else self.source.size
+    - `over="frame"`: called with a `Sample` of each frame; the value is the mean over the frames.
+      A sample holds `source01`, `edited01` and, for a measure that needs `TRUTH`, `truth01`: RGB
+      images in [0, 1] of shape (1, 3, height, width). Heights and widths are equal only where
+      `needs` says so (`TRUTH_LIKE_EDIT` and its like).
+    - `over="pair"`: called with a `Sample` of each two consecutive frames, (2, 3, height, width);
+      the value is the mean over the pairs. Needs `TWO_FRAMES`.
+    - `over="edit"`: called once with the whole `Comparison`, for what needs all frames.
 
+    Where a value isn't defined `function` returns infinity or NaN, and `undefined` tells why. A
+    function of samples may raise ValueError if images are too small for it; the message is then
+    the reason why the measure is left out.
 
-@dataclass(frozen=True)
-class Networks:
-    """What learned measures need; None where it isn't asked for, or is missing."""
+    Example:
+        How much the edit changes each pixel:
 
-    lpips: Lpips | None = None
-    clip: Clip | None = None
-    texts: Float[Tensor, "2 d"] | None = None
-    """CLIP features of the captions, source and edited."""
-    fid: Callable[[Media], float] | None = None
-    """FID of frames to the reference."""
-    missing: dict[str, str] = field(default_factory=dict)
-    """For each of `lpips`, `clip` and `fid` that is None, why."""
-    source_features: dict[Media, Tensor] = field(default_factory=dict)
-    """CLIP features of sources that were seen already, for further edits of them."""
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The same frame of all that is compared; sizes may differ."""
-
-    source01: Float[Tensor, "1 3 source_h source_w"]
-    edited01: Float[Tensor, "1 3 edited_h edited_w"]
-    truth01: Float[Tensor, "1 3 truth_h truth_w"] | None
-
-
-def measure(run: Run, networks: Networks) -> tuple[dict[str, float], dict[str, str]]:
-    """Measure an edit.
-
-    Returns:
-        Values by the keys of `COLUMNS`, and for each that is left out the reason.
-
-    Raises:
-        ValueError: If frames of one input differ in size.
+        >>> change = Measure(
+        ...     "change",
+        ...     "change, 1/1000",
+        ...     scale=1000,
+        ...     needs=(SOURCE_LIKE_EDIT,),
+        ...     function=lambda sample: float((sample.edited01 - sample.source01).abs().mean()),
+        ... )
+        >>> import torch
+        >>> from csd_nerf.evaluation.inputs import Frames
+        >>> from csd_nerf.evaluation.networks import Networks
+        >>> black, grey = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5)
+        >>> comparison = Comparison(Frames.of(black), Frames.of(grey), Networks(clip=None))
+        >>> measure(comparison, [change])
+        ({'change': 0.5}, {})
     """
-    left_out = _left_out(run, networks)
-    values = _over_frames(run, networks, left_out)
-    if "clip_source" not in left_out:
-        values |= _clip_measures(run, networks, left_out)
-    if "cross_view_edited" not in left_out:
-        values |= _cross_view(run)
-    if networks.fid is not None and "fid" not in left_out:
-        values["fid"] = networks.fid(run.edited)
-    for name in [name for name, value in values.items() if not math.isfinite(value)]:
-        left_out[name] = _NOT_FINITE[name.partition("_")[0]]
-        del values[name]
-    order = [column.key for column in COLUMNS]
-    return {name: round(values[name], 5) for name in order if name in values}, {
-        name: left_out[name] for name in order if name in left_out
-    }
+
+    function: Callable[[Any], float]
+    """Of a `Sample`, or with over="edit" of a `Comparison`."""
+    needs: tuple[Need, ...] = ()
+    """In the order in which they are looked at; the first that isn't met is the reason told."""
+    over: Literal["frame", "pair", "edit"] = "frame"
+    """What `function` is called with."""
+    work_size: bool = False
+    """Samples come at the size at which the edit was computed, if its record tells it."""
+    undefined: str = "it has no finite value"
+    """Why the measure is left out where its value is infinite or NaN."""
 
 
-_NOT_FINITE = {
-    "psnr": "it equals the truth: the PSNR is infinite",
-    "cross": "no two neighbouring views see the same place",
-}
+def _to_truth(
+    key: str,
+    heading: str,
+    function: Callable[[Sample, Image01], float],
+    *,
+    better: Literal["higher", "lower"],
+    unit: str = "",
+    needs: tuple[Need, ...] = (),
+    **options: Any,
+) -> tuple[Measure, Measure]:
+    """How near the source, and the edit, are to the truth; the first judges nothing."""
+    source = Measure(
+        f"{key}_source",
+        f"{heading} of the source{unit}",
+        needs=(TRUTH, TRUTH_LIKE_SOURCE, *needs),
+        function=lambda sample: function(sample, sample.source01),
+        **options,
+    )
+    edited = Measure(
+        f"{key}_edited",
+        f"{heading}{unit}",
+        better=better,
+        needs=(TRUTH, TRUTH_LIKE_EDIT, *needs),
+        function=lambda sample: function(sample, sample.edited01),
+        **options,
+    )
+    return source, edited
 
 
-def _left_out(run: Run, networks: Networks) -> dict[str, str]:
-    """Measures that can't be made of this run, and why; the first reason found counts."""
-    reasons: dict[str, str] = {}
-
-    def leave(reason: str, *names: str) -> None:
-        for name in names:
-            reasons.setdefault(name, reason)
-
-    against_truth = (*_TO_TRUTH, *_LPIPS_TO_TRUTH, "flicker", "extra_change_of_truth", "seams")
-    if run.truth is None:
-        leave("it needs --truth or --look", *against_truth)
-    elif run.truth_size != run.edited.size:
-        unequal = _unequal("truth", run.truth_size, run.edited.size)
-        leave(unequal, "psnr_edited", "ssim_edited", "lpips_edited", "flicker", "seams")
-    if run.truth is not None and run.truth_size != run.source.size:
-        unequal = _unequal("truth", run.truth_size, run.source.size, "source")
-        leave(unequal, "psnr_source", "ssim_source", "lpips_source", "extra_change_of_truth")
-    if run.source.size != run.edited.size:
-        leave(_unequal("source", run.source.size, run.edited.size), "extra_change", *_CROSS_VIEW)
-    if run.edited.count < 2:
-        leave("it needs two frames or more", *_CHANGES, "frame_lpips", "clip_consistency", "fid")
-    if run.edited.count > 1 or find_borders(run.facts) is None:
-        leave("it needs a picture with the record of csd-nerf panorama beside it", "seams")
-    if run.source.views is None:
-        leave(run.source.obstacle, *_CROSS_VIEW)
-    if run.source.count < 2:
-        leave("it needs two views or more", *_CROSS_VIEW)
-    if networks.lpips is None:
-        leave(networks.missing["lpips"], *_LPIPS_TO_TRUTH, "frame_lpips")
-    if networks.clip is None:
-        leave(networks.missing["clip"], *_CLIP)
-    elif networks.texts is None:
-        leave("it needs --source-caption and --edited-caption", "clip_direction", "clip_text")
-    if networks.fid is None:
-        leave(networks.missing["fid"], "fid")
-    return reasons
+def _lpips(sample: Sample, image01: Image01) -> float:
+    return float(sample.comparison.networks.lpips(image01, sample.truth01).mean())
 
 
-def _unequal(what: str, size: tuple[int, int], other: tuple[int, int], whose: str = "edit") -> str:
-    return (
-        f"it needs equal sizes, got {size[1]} x {size[0]} in the {what} and {other[1]} x "
-        f"{other[0]} in the {whose}; resize one"
+def _clip_direction(of: Comparison) -> float:
+    return clip.directional_similarity(of.source_features, of.edited_features, *of.caption_features)
+
+
+def _seams(sample: Sample) -> float:
+    assert sample.comparison.borders is not None
+    borders, cell = sample.comparison.borders
+    return seam_step(sample.edited01[0], sample.truth01[0], borders, period=cell)
+
+
+def _cross_view(which: Literal["source", "edited", "seen"], heading: str, **column: Any) -> Measure:
+    return Measure(
+        f"cross_view_{which}",
+        heading,
+        needs=(SOURCE_LIKE_EDIT, VIEWS, TWO_FRAMES),
+        over="edit",
+        function=lambda of: getattr(of.cross_view, which),
+        undefined="no two neighbouring views see the same place",
+        **column,
     )
 
 
-def _frames(run: Run, device: str) -> Iterator[Frame]:
-    truths = run.truth if isinstance(run.truth, Media) else itertools.repeat(None)
-    for source01, edited01, truth01 in zip(run.source, run.edited, truths, strict=False):
-        source01, edited01 = source01.to(device), edited01.to(device)
-        if isinstance(run.truth, Edit):
-            yield Frame(source01, edited01, run.truth.edit_image(source01))
-        else:
-            yield Frame(source01, edited01, None if truth01 is None else truth01.to(device))
+MEASURES: tuple[Measure, ...] = (
+    *_to_truth(
+        "psnr",
+        "PSNR",
+        lambda sample, image01: psnr(image01, sample.truth01),
+        better="higher",
+        unit=", dB",
+        digits=2,
+        undefined="it equals the truth: the PSNR is infinite",
+    ),
+    *_to_truth(
+        "ssim",
+        "SSIM",
+        lambda sample, image01: ssim(image01, sample.truth01),
+        better="higher",
+        digits=3,
+    ),
+    *_to_truth("lpips", "LPIPS", _lpips, better="lower", needs=(LPIPS,), digits=3),
+    Measure(
+        "clip_direction",
+        "CLIP direction",
+        digits=3,
+        better="higher",
+        needs=(CLIP, CAPTIONS),
+        over="edit",
+        function=_clip_direction,
+    ),
+    Measure(
+        "clip_text",
+        "CLIP text",
+        digits=3,
+        better="higher",
+        needs=(CLIP, CAPTIONS),
+        over="edit",
+        function=lambda of: clip.text_similarity(of.edited_features, of.caption_features[1]),
+    ),
+    Measure(
+        "clip_source",
+        "CLIP source",
+        digits=3,
+        better="higher",
+        needs=(CLIP,),
+        over="edit",
+        function=lambda of: clip.image_similarity(of.source_features, of.edited_features),
+    ),
+    Measure(
+        "clip_consistency",
+        "CLIP consistency",
+        digits=3,
+        better="higher",
+        needs=(TWO_FRAMES, CLIP),
+        over="edit",
+        function=lambda of: clip.image_consistency(of.edited_features),
+    ),
+    Measure(
+        "frame_lpips",
+        "LPIPS of frames",
+        digits=3,
+        better="lower",
+        needs=(TWO_FRAMES, LPIPS),
+        over="pair",
+        function=lambda pair: frame_lpips(pair.comparison.networks.lpips, pair.edited01),
+    ),
+    Measure(
+        "flicker",
+        "flicker, 1/1000",
+        scale=1000,
+        better="lower",
+        needs=(TRUTH, TRUTH_LIKE_EDIT, TWO_FRAMES),
+        over="pair",
+        work_size=True,
+        function=lambda pair: flicker(pair.edited01, pair.truth01),
+    ),
+    Measure(
+        "extra_change",
+        "extra change, 1/1000",
+        scale=1000,
+        needs=(SOURCE_LIKE_EDIT, TWO_FRAMES),
+        over="pair",
+        work_size=True,
+        function=lambda pair: extra_change(pair.edited01, pair.source01),
+    ),
+    Measure(
+        "extra_change_of_truth",
+        "extra change of the truth, 1/1000",
+        scale=1000,
+        needs=(TRUTH, TRUTH_LIKE_SOURCE, TWO_FRAMES),
+        over="pair",
+        work_size=True,
+        function=lambda pair: extra_change(pair.truth01, pair.source01),
+    ),
+    Measure(
+        "seams",
+        "seams, 1/1000",
+        scale=1000,
+        better="lower",
+        needs=(TRUTH, TRUTH_LIKE_EDIT, BORDERS),
+        work_size=True,
+        function=_seams,
+    ),
+    _cross_view("source", "cross-view error of the source, 1/1000", scale=1000),
+    _cross_view("edited", "cross-view error, 1/1000", scale=1000, better="lower"),
+    _cross_view("seen", "share of pixels compared", digits=2),
+    Measure(
+        "fid",
+        "FID",
+        better="lower",
+        needs=(TWO_FRAMES, INCEPTION),
+        over="edit",
+        function=lambda of: of.networks.fid(of.edited),
+    ),
+)
+"""Every measure, in the order of the columns. PSNR, SSIM and LPIPS are to the truth, `clip_source`
+is to the source; the functions' own docstrings define them."""
 
 
-def _small(frame: Frame, run: Run) -> Frame:
-    """A frame at the size of the edit, where its record tells it."""
-    source01, edited01 = (at_work_size(i, run.facts) for i in (frame.source01, frame.edited01))
-    if frame.truth01 is None:
-        return Frame(source01, edited01, None)
-    if isinstance(run.truth, Edit):
-        return Frame(source01, edited01, run.truth.edit_image(source01))
-    return Frame(source01, edited01, at_work_size(frame.truth01, run.facts))
+def named(*keys: str) -> tuple[Measure, ...]:
+    """The measures of these keys."""
+    by_key = {measure.key: measure for measure in MEASURES}
+    return tuple(by_key[key] for key in keys)
 
 
-def _over_frames(run: Run, networks: Networks, left_out: dict[str, str]) -> dict[str, float]:
-    """Means over the frames, or over consecutive pairs, of what needs no more than these.
+def measure(
+    comparison: Comparison, measures: Sequence[Measure] = MEASURES
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Measure an edit, in one pass over its frames.
 
-    What an image is too small for joins `left_out`.
+    Returns:
+        Values by the measures' keys, and for each measure that is left out the reason.
+
+    Raises:
+        ValueError: If frames of one input differ in size, or a view's depth can't be read.
     """
+    left_out: dict[str, str] = {}
+    for item in measures:
+        reasons = (need(comparison) for need in item.needs)
+        if (reason := next((text for text in reasons if text is not None), None)) is not None:
+            left_out[item.key] = reason
+    wanted = [item for item in measures if item.key not in left_out]
+    values = _over_samples(comparison, [i for i in wanted if i.over != "edit"], left_out)
+    values |= {item.key: item.function(comparison) for item in wanted if item.over == "edit"}
+    for item in measures:
+        if not math.isfinite(values.get(item.key, 0)):
+            left_out[item.key] = item.undefined
+    order = [item.key for item in measures]
+    return (
+        {key: values[key] for key in order if key in values and key not in left_out},
+        {key: left_out[key] for key in order if key in left_out},
+    )
+
+
+def _over_samples(
+    comparison: Comparison, measures: Sequence[Measure], left_out: dict[str, str]
+) -> dict[str, float]:
+    """Means over the frames or pairs; what an image is too small for joins `left_out`."""
     found: dict[str, list[float]] = defaultdict(list)
-
-    def take(name: str, function: Callable[..., float], *inputs: Any) -> None:
-        if name in left_out:
-            return
-        try:
-            value = function(*inputs)
-        except ValueError as error:
-            left_out[name] = str(error)
-        else:
-            found[name].append(value)
-
-    before: Frame | None = None
-    before_small: Frame | None = None
-    for frame in _frames(run, networks.device):
-        for which, image01 in (("source", frame.source01), ("edited", frame.edited01)):
-            take(f"psnr_{which}", psnr, image01, frame.truth01)
-            take(f"ssim_{which}", ssim, image01, frame.truth01)
-            take(f"lpips_{which}", _lpips, networks.lpips, image01, frame.truth01)
-        small = _small(frame, run)
-        take("seams", _seams, small, run)
-        if before is not None and before_small is not None:
-            edited01 = torch.cat([before.edited01, frame.edited01])
-            take("frame_lpips", frame_lpips, networks.lpips, edited01)
-            source01, edited01, truth01 = _pairs(before_small, small)
-            take("flicker", flicker, edited01, truth01)
-            take("extra_change", extra_change, edited01, source01)
-            take("extra_change_of_truth", extra_change, truth01, source01)
-        before, before_small = frame, small
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    before: Sample | None = None
+    for frame in samples(comparison) if measures else ():
+        given = _given(before, frame)
+        for item in measures:
+            sample = given.get((item.over, item.work_size))
+            if sample is None or item.key in left_out:
+                continue
+            try:
+                value = item.function(sample)
+            except ValueError as error:
+                left_out[item.key] = str(error)
+            else:
+                found[item.key].append(value)
+        before = frame
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 
-def _lpips(lpips: Lpips, image01: Image01, truth01: Image01) -> float:
-    return float(lpips(image01, truth01).mean())
-
-
-def _seams(frame: Frame, run: Run) -> float:
-    known = find_borders(run.facts)
-    assert known is not None
-    assert frame.truth01 is not None
-    borders, cell = known
-    return seam_step(frame.edited01[0], frame.truth01[0], borders, period=cell)
-
-
-def _pairs(before: Frame, now: Frame) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Two consecutive frames of the source, the edit and the truth."""
-    source01 = torch.cat([before.source01, now.source01])
-    edited01 = torch.cat([before.edited01, now.edited01])
-    if before.truth01 is None or now.truth01 is None:
-        return source01, edited01, None
-    return source01, edited01, torch.cat([before.truth01, now.truth01])
-
-
-def _clip_measures(run: Run, networks: Networks, left_out: dict[str, str]) -> dict[str, float]:
-    from csd_nerf.evaluation import clip
-
-    assert networks.clip is not None
-    if run.source not in networks.source_features:
-        networks.source_features[run.source] = _features(networks.clip, run.source)
-    source, edited = networks.source_features[run.source], _features(networks.clip, run.edited)
-    values = {"clip_source": clip.image_similarity(source, edited)}
-    if "clip_consistency" not in left_out:
-        values["clip_consistency"] = clip.image_consistency(edited)
-    if networks.texts is not None:
-        source_text, edited_text = networks.texts.split(1)
-        values["clip_text"] = clip.text_similarity(edited, edited_text)
-        values["clip_direction"] = clip.directional_similarity(
-            source, edited, source_text, edited_text
-        )
-    return values
-
-
-def _features(clip: Clip, media: Media) -> Float[Tensor, "n d"]:
-    frames = iter(media)
-    parts = []
-    while batch := [*itertools.islice(frames, _BATCH)]:
-        parts.append(clip.image_features(torch.cat(batch), max_batch=_BATCH))
-    return torch.cat(parts)
-
-
-def _cross_view(run: Run) -> dict[str, float]:
-    """Cross-view error of neighbours in the order of the names, two views at a time."""
-    views, size = run.source.views, run.source.size
-    assert views is not None
-    lens = views.intrinsics(size)
-    distances = (views.distance(view, size) for view in range(run.source.count))
-    differences, seen = {"source": 0.0, "edited": 0.0}, []
-    posed = zip(distances, run.source, run.edited, strict=True)
-    for first, (before, now) in enumerate(itertools.pairwise(posed)):
-        two = slice(first, first + 2)
-        distance = torch.stack([before[0], now[0]])
-        for place, which in ((1, "source"), (2, "edited")):
-            image01 = torch.cat([before[place], now[place]])
-            result = cross_view_error(image01, distance, views.camera_to_world[two], lens[two])
-            if result.seen:
-                differences[which] += result.error * result.seen
-        seen.append(result.seen)
-    share = sum(seen) / len(seen)
-    if share == 0:
-        return {"cross_view_source": math.nan, "cross_view_edited": math.nan, "cross_view_seen": 0}
-    mean = {f"cross_view_{which}": sum_ / sum(seen) for which, sum_ in differences.items()}
-    return mean | {"cross_view_seen": share}
+def _given(before: Sample | None, now: Sample) -> dict[tuple[str, bool], Sample]:
+    """What functions are called with at a frame, by `over` and `work_size`."""
+    small = now.at_work_size
+    given = {("frame", False): now, ("frame", True): small}
+    if before is not None:
+        pair = before.and_next(now)
+        same = small is now
+        small_pair = pair if same else before.at_work_size.and_next(small)
+        given |= {("pair", False): pair, ("pair", True): small_pair}
+    return given

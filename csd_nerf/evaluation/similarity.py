@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.priors.lpips import Net, lpips_network
+from csd_nerf.priors.lpips import lpips_network
 
 _SSIM_WINDOW = 11
 _LPIPS_EDGE = 32
@@ -74,13 +74,13 @@ class Lpips:
         return self._network(*pairs, normalize=True).flatten().cpu()
 
 
-def load_lpips(net: Net = "alex", device: str | torch.device = "cpu") -> Lpips:
-    """Build LPIPS on AlexNet or VGG-16, fetching torchvision's weights if needed.
+def load_lpips(device: str | torch.device = "cpu") -> Lpips:
+    """Build LPIPS on AlexNet, fetching torchvision's weights if needed.
 
     Raises:
         FileNotFoundError: If the weights can't be had.
     """
-    return Lpips(lpips_network(net), torch.device(device))
+    return Lpips(lpips_network("alex"), torch.device(device))
 
 
 def frame_lpips(lpips: Lpips, frames01: Float[Tensor, "n 3 h w"]) -> float:

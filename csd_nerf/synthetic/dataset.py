@@ -13,7 +13,6 @@ Layout of the folder:
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,43 +26,14 @@ from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import to_bytes
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
 from csd_nerf.synthetic.edits import Edit, find_edit
+from csd_nerf.synthetic.options import HELD_OUT_EVERY, SceneSettings
 from csd_nerf.synthetic.render import Rendering, render
-from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
+from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, draw_scenes
 
 ELEVATION = (10.0, 42.0)
 """Degrees between which the orbit rises and falls."""
 RECORD = "edit.json"
 """File that says what a data set shows, by which it is recognised as ours."""
-HELD_OUT_EVERY = 8
-"""Every eighth view is for evaluation, as is usual for captures."""
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """What decides a data set."""
-
-    scene: int = 0
-    """Number of the scene within its split."""
-    split: Split = "benchmark"
-    """Which family of seeds the scene comes from; the bundled prior saw `train`."""
-    views: int = 56
-    """Number of images, those held out for evaluation included."""
-    size: int = 96
-    """Height and width of the images in pixels."""
-
-    def __post_init__(self):
-        """Check the ranges."""
-        if not 0 <= self.scene < len(SPLIT_SEEDS[self.split]):
-            raise ValueError(
-                f"scene must be from 0 to {len(SPLIT_SEEDS[self.split]) - 1}, got {self.scene}."
-            )
-        if self.views < HELD_OUT_EVERY:
-            raise ValueError(
-                f"views must be at least {HELD_OUT_EVERY}, so that one can be held out, "
-                f"got {self.views}."
-            )
-        if self.size < 16:
-            raise ValueError(f"size must be at least 16 pixels, got {self.size}.")
 
 
 def view_cameras(views: int) -> Cameras:

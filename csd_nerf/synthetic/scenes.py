@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from csd_nerf.synthetic.options import Split
 
 SHAPES = ("sphere", "cube", "cylinder", "cone")
 TEXTURES = ("plain", "stripes", "checker", "bands")
@@ -51,7 +52,6 @@ SKIES = {
 }
 """Name -> (colour at the horizon, colour at the zenith)."""
 
-Split = Literal["train", "validation", "benchmark"]
 SPLIT_SEEDS: dict[Split, range] = {
     "train": range(0, 10_000_000),
     "validation": range(10_000_000, 11_000_000),

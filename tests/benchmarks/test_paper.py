@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks.paper import images, scenes
+from benchmarks.paper import images, scenes, tiny
 from benchmarks.paper.inputs import Task, read_tasks
 from benchmarks.paper.paper import EXPERIMENTS
 from benchmarks.paper.report import beside_paper, with_ratios
-from benchmarks.paper.run import parse_peers, run_reproduce
-from benchmarks.paper.settings import ReproduceSettings, TinySize
+from benchmarks.paper.run import run_paper
+from benchmarks.paper.settings import PaperSettings, TinySize
 from benchmarks.truth import panoramas, scene_runs, videos
 from benchmarks.truth import scenes as truth_scenes
 from csd_nerf.evaluation import clip, fid
 from csd_nerf.evaluation import similarity as metrics
+from csd_nerf.evaluation.scene_runs import SceneRun
 from csd_nerf.media.images import write_image
 from csd_nerf.synthetic.edits import all_edits
 
@@ -91,8 +95,8 @@ EDITS_OF_PICTURES = sorted(
 @pytest.mark.parametrize("name", EDITS_OF_PICTURES)
 @pytest.mark.usefixtures("networks")
 def test_every_experiment_on_pictures_runs_and_stands_beside_the_paper(name, tmp_path):
-    settings = ReproduceSettings(experiment=name, tiny=True, clip="stub")
-    rows = rows_of(run_reproduce(tmp_path, settings, size=SMALLEST))
+    settings = PaperSettings(experiment=name, output=tmp_path, tiny=True, clip="stub")
+    rows = rows_of(run_paper(settings, size=SMALLEST))
     heads = rows["method"]
     experiment = EXPERIMENTS[name]
     assert [head.strip("↑↓ ") for head in heads[: len(experiment.columns)]] == [
@@ -106,59 +110,88 @@ def test_every_experiment_on_pictures_runs_and_stands_beside_the_paper(name, tmp
             if column.key in line.paper:
                 cell = rows[f"{line.name} (paper)"][place]
                 assert cell == f"{line.paper[column.key][0]:.{column.digits}f}"
-    for file in ("table.md", "table.tex", "rows.csv", "plot.png", "record.json"):
-        assert (tmp_path / file).stat().st_size > 0
+    for suffix in (".md", ".tex", ".csv", ".png"):
+        assert (tmp_path / f"{name}{suffix}").stat().st_size > 0
     # What a line's name promises of the paper's settings is taken back where --tiny sets another.
-    told = "CSD-Edit, w_y 3: text_scale 1.0" in (tmp_path / "table.md").read_text()
+    told = "CSD-Edit, w_y 3: text_scale 1.0" in (tmp_path / f"{name}.md").read_text()
     assert told == (name in ("figure5", "figure7"))
 
 
 def test_without_weights_the_truth_still_judges(tmp_path, monkeypatch):
     missing_networks(monkeypatch)
-    settings = ReproduceSettings(experiment="table3", tiny=True, clip="some")
-    table = run_reproduce(tmp_path, settings, size=SMALLEST)
+    settings = PaperSettings(experiment="table3", output=tmp_path, tiny=True, clip="some")
+    table = run_paper(settings, size=SMALLEST)
     rows = rows_of(table)
     assert rows["method"][-1].startswith("PSNR")
     assert rows["CSD-Edit"][:3] == ["", "", ""]
     assert float(rows["CSD-Edit"][3]) > 3
-    assert "LPIPS left out: weights are not there" in table
+    left_out = "CLIP consistency, CLIP direction, LPIPS of frames left out: weights are not there"
+    assert left_out in table
 
 
-@pytest.mark.usefixtures("networks")
-def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
-    settings = ReproduceSettings(experiment="table3", tiny=True)
-    first = rows_of(run_reproduce(tmp_path, settings, size=SMALLEST))
-    # An edit of which nothing was written down is made anew, the others are not.
-    record = json.loads((tmp_path / "record.json").read_text())
-    record["facts"] = [row for row in record["facts"] if row["line"] != "SDS"]
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    made = []
+@pytest.fixture
+def made(monkeypatch):
+    """The edits that are made, by their methods."""
+    methods = []
     edit = images._edit
 
     def counted(prior, source, options):
-        made.append(options.method)
+        methods.append(options.method)
         return edit(prior, source, options)
 
     monkeypatch.setattr(images, "_edit", counted)
-    again = rows_of(run_reproduce(tmp_path, settings, size=SMALLEST))
-    assert made == ["sds"]
-    assert again == first
+    return methods
+
+
+def tiny_table3(output, size=SMALLEST, **options):
+    settings = PaperSettings(experiment="table3", output=output, tiny=True, **options)
+    return rows_of(run_paper(settings, size=size))
 
 
 @pytest.mark.usefixtures("networks")
-def test_clip_that_comes_later_judges_what_is_kept(tmp_path, monkeypatch):
-    before = ReproduceSettings(experiment="table1", tiny=True)
-    assert not rows_of(run_reproduce(tmp_path, before, size=SMALLEST))["CSD-Edit"][0]
-    monkeypatch.setattr(images, "_edit", None)
-    after = ReproduceSettings(experiment="table1", tiny=True, clip="stub")
-    assert rows_of(run_reproduce(tmp_path, after, size=SMALLEST))["CSD-Edit"][0]
+def test_what_is_finished_is_not_run_again(tmp_path, made):
+    first = tiny_table3(tmp_path)
+    assert made == ["csd", "csd-no-stein", "sds"]
+    records = [*tmp_path.glob("trials/*/trial.json")]
+    assert len(records) == 3
+    # An edit of which nothing was written down is made anew, the others are not.
+    (sds,) = (path for path in records if json.loads(path.read_text())["labels"]["line"] == "SDS")
+    sds.unlink()
+    assert tiny_table3(tmp_path) == first
+    assert made[3:] == ["sds"]
 
 
 @pytest.mark.usefixtures("networks")
-def test_a_folder_of_another_experiment_is_left_alone(tmp_path):
-    run_reproduce(tmp_path, ReproduceSettings(experiment="table5", tiny=True), size=SMALLEST)
-    with pytest.raises(ValueError, match="other settings of experiment"):
-        run_reproduce(tmp_path, ReproduceSettings(experiment="table1", tiny=True), size=SMALLEST)
+def test_results_of_other_options_inputs_or_weights_are_made_anew(tmp_path, made, monkeypatch):
+    tiny_table3(tmp_path)
+    longer = replace(SMALLEST, options={"iterations": 2, "steps": 1})
+    tiny_table3(tmp_path, size=longer)
+    assert len(made) == 6
+    draw = tiny.DRAW["video"]
+    monkeypatch.setitem(tiny.DRAW, "video", lambda position, split: draw(position + 1, split))
+    tiny_table3(tmp_path)
+    assert len(made) == 9
+    monkeypatch.setattr(images, "weights_digest", lambda name: "of other weights")
+    tiny_table3(tmp_path)
+    assert len(made) == 12
+    tiny_table3(tmp_path)
+    assert len(made) == 12
+
+
+@pytest.mark.usefixtures("networks")
+def test_clip_that_comes_later_judges_what_is_kept(tmp_path, made):
+    assert not tiny_table3(tmp_path)["CSD-Edit"][0]
+    assert tiny_table3(tmp_path, clip="stub")["CSD-Edit"][0]
+    assert len(made) == 3
+
+
+@pytest.mark.usefixtures("networks")
+def test_experiments_that_share_a_folder_share_their_edits(tmp_path, made):
+    tiny_table3(tmp_path)
+    run_paper(PaperSettings(experiment="table1", output=tmp_path, tiny=True), size=SMALLEST)
+    assert len(made) == 3
+    assert (tmp_path / "table1.md").is_file()
+    assert (tmp_path / "table3.md").is_file()
 
 
 @pytest.fixture
@@ -174,12 +207,14 @@ def data(tmp_path):
 def test_peers_enter_as_folders(data, tmp_path, monkeypatch):
     write_frames(tmp_path / "fate" / "bear", 3, (10, 200, 30))
     write_frames(tmp_path / "pix" / "bear", 3, (10, 20, 200))
-    settings = ReproduceSettings(
+    settings = PaperSettings(
         experiment="table1",
+        output=tmp_path / "out",
         data=data,
-        peers={"FateZero": tmp_path / "fate", "Pix2Video": tmp_path / "pix"},
+        peer=(f"FateZero={tmp_path / 'fate'}", f"Pix2Video={tmp_path / 'pix'}"),
     )
     monkeypatch.setattr(images, "_load_prior", lambda *_: None)
+    monkeypatch.setattr(images, "weights_digest", lambda name: name)
     # The negative, whose distance from the source in colour is known.
     seconds = {"edit": 2.0, "decode": 1.0}
     monkeypatch.setattr(
@@ -191,7 +226,7 @@ def test_peers_enter_as_folders(data, tmp_path, monkeypatch):
         ),
     )
     monkeypatch.setattr("benchmarks.paper.inputs.FRAME_EDGE", 32)
-    rows = rows_of(run_reproduce(tmp_path / "out", settings))
+    rows = rows_of(run_paper(settings))
 
     def unit(*values: float) -> torch.Tensor:
         return torch.nn.functional.normalize(torch.tensor(values), dim=0)
@@ -208,32 +243,35 @@ def test_peers_enter_as_folders(data, tmp_path, monkeypatch):
         change = torch.nn.functional.normalize(feature(*colour) - feature(90, 60, 30), dim=0)
         assert float(rows[name][0]) == pytest.approx(float(change @ text), abs=6e-4)
         assert rows[name][1:3] == ["1.000", "0.000"], "Equal frames are consistent."
+    shutil.rmtree(tmp_path / "fate" / "bear")
+    write_frames(tmp_path / "fate" / "bear", 3, (10, 20, 200))
+    again = rows_of(run_paper(settings))
+    assert again["FateZero"] == rows["Pix2Video"], "Other results of a peer are measured anew."
 
 
 @pytest.mark.usefixtures("networks")
 def test_a_peer_needs_the_frames_of_its_input(data, tmp_path):
     write_frames(tmp_path / "fate" / "bear", 2, (0, 0, 0))
-    settings = ReproduceSettings(
-        experiment="table1", data=data, peers={"FateZero": tmp_path / "fate"}
-    )
+    peer = (f"FateZero={tmp_path / 'fate'}",)
+    output = tmp_path / "out"
+    settings = PaperSettings(experiment="table1", output=output, data=data, peer=peer)
     with pytest.raises(ValueError, match="as many frames as its input, 3, got 2"):
-        run_reproduce(tmp_path / "out", settings)
+        run_paper(settings)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"experiment": "table6"}, r"must be one of table1, .*, got 'table6'"),
         ({"experiment": "table1"}, r"table1 needs its inputs by --data"),
         ({"experiment": "table1", "data": Path("/nowhere")}, r"--data must exist"),
         ({"experiment": "table1", "data": Path(__file__).parent}, r"must hold prompts\.json"),
         ({"experiment": "table8", "data": Path(__file__).parent}, r"--data needs pictures"),
         (
-            {"experiment": "table3", "tiny": True, "peers": {"FateZero": Path()}},
+            {"experiment": "table3", "tiny": True, "peer": ("FateZero=.",)},
             r"peers of these names: none; got --peer FateZero",
         ),
         (
-            {"experiment": "table1", "tiny": True, "peers": {"FateZero": Path("/nowhere")}},
+            {"experiment": "table1", "tiny": True, "peer": ("FateZero=/nowhere",)},
             r"--peer FateZero must be a folder",
         ),
         ({"experiment": "table1", "tiny": True, "data": Path()}, r"leave out --data"),
@@ -241,7 +279,7 @@ def test_a_peer_needs_the_frames_of_its_input(data, tmp_path):
 )
 def test_mistakes_end_in_one_line(settings, message, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        run_reproduce(tmp_path, ReproduceSettings(**settings))
+        run_paper(PaperSettings(output=tmp_path, **settings))
     assert "\n" not in str(caught.value)
 
 
@@ -263,11 +301,18 @@ def test_prompts_of_another_form_are_refused(text, message, tmp_path):
         read_tasks(tmp_path)
 
 
-def test_peers_are_named():
-    assert parse_peers(["FateZero=a/b", "x=c=d"]) == {"FateZero": Path("a/b"), "x": Path("c=d")}
+def test_peers_are_named(tmp_path):
+    (tmp_path / "c=d").mkdir()
+    given = (f"FateZero={tmp_path}", f"x={tmp_path / 'c=d'}")
+    settings = PaperSettings(experiment="table1", output=tmp_path, tiny=True, peer=given)
+    assert settings.peers == {"FateZero": tmp_path, "x": tmp_path / "c=d"}
     for wrong in (["FateZero"], ["=a"], ["a="], ["a=b", "a=c"]):
         with pytest.raises(ValueError, match="--peer needs NAME=DIR"):
-            parse_peers(wrong)
+            replace(settings, peer=tuple(wrong))
+
+
+def test_the_command_knows_all_experiments():
+    assert get_args(get_type_hints(PaperSettings)["experiment"]) == (*EXPERIMENTS,)
 
 
 def test_ratios_are_to_the_line_on_the_same_input():
@@ -302,8 +347,10 @@ class SceneStub:
 
     def draw_scene(self, position, split, store):
         assert split == "benchmark"
+        folder = store.output / "data"
+        folder.mkdir(parents=True, exist_ok=True)
         edit = all_edits()["negative"]
-        return scene_runs.SceneInput(f"{position:02d} negative", edit, store.output / "data")
+        return scene_runs.SceneInput(f"{position:02d} negative", edit, folder)
 
     def train_source(self, given, store, *, steps):
         assert steps == 7
@@ -327,63 +374,76 @@ def test_scenes_are_edited_by_the_benchmarks_machinery(name, methods, tmp_path, 
     for function in ("train_source", "run_scene_arm"):
         monkeypatch.setattr(scene_runs, function, getattr(stub, function))
     size = TinySize(inputs=1, source_steps=7, scene={"updates": 3})
-    settings = ReproduceSettings(experiment=name, tiny=True, clip="stub")
-    rows = rows_of(run_reproduce(tmp_path, settings, size=size))
+    settings = PaperSettings(experiment=name, output=tmp_path, tiny=True, clip="stub")
+    table = run_paper(settings, size=size)
+    rows = rows_of(table)
     assert stub.runs == ["source", *methods]
     other = next(line.name for line in EXPERIMENTS[name].lines if line.method != "csd")
     # 0.2 from the truth, in 8 bits: 20 log10(5).
     assert float(rows[other][3]) == pytest.approx(13.98, abs=0.06)
-    assert rows["CSD-Edit"][3] == "inf"
-    run_reproduce(tmp_path, settings, size=size)
+    assert rows["CSD-Edit"][3] == ""
+    assert "PSNR, dB left out: it equals the truth: the PSNR is infinite" in table
+    run_paper(settings, size=size)
     assert len(stub.runs) == 1 + len(methods), "What is finished is not run again."
 
 
 def test_real_scenes_are_edited_by_ns_train(data, tmp_path, monkeypatch):
-    commands: list[list[str]] = []
-
-    def call(command: list[str]) -> None:
-        commands.append(command)
-        if command[1] == "nerfacto":
-            folder = tmp_path / "out" / "runs" / "bear" / "nerfacto" / "source"
-            (folder / "nerfstudio_models").mkdir(parents=True)
-            (folder / "nerfstudio_models" / "step-000029999.ckpt").touch()
-
+    runs: list[SceneRun] = []
     rendered = []
+
+    def train(run: SceneRun) -> Path:
+        runs.append(run)
+        return run.folder / "config.yml"
 
     def render(config):
         rendered.append(config)
-        return torch.full((3, 3, 32, 32), 0.1 * len(rendered))
+        return torch.full((3, 32, 32, 3), 25 * len(rendered)).byte()
 
-    monkeypatch.setattr(scenes, "_call", call)
+    monkeypatch.setattr(SceneRun, "train", train)
     monkeypatch.setattr(scenes, "render_path", render)
+    monkeypatch.setattr(scenes, "weights_digest", lambda name: name)
+    monkeypatch.setattr(scenes, "_prior_name", lambda method: method)
     missing_networks(monkeypatch)
-    settings = ReproduceSettings(experiment="table2", data=data)
-    run_reproduce(tmp_path / "out", settings)
-    assert [command[1] for command in commands] == ["nerfacto", "csd-edit", "csd-edit"]
-    source, in2n, csd = (" ".join(command[2:]) for command in commands)
-    assert f"--data {data / 'bear'}" in source
+    settings = PaperSettings(experiment="table2", output=tmp_path / "out", data=data)
+    run_paper(settings)
+    assert [run.method for run in runs] == ["nerfacto", "csd-edit", "csd-edit"]
+    assert {run.data for run in runs} == {data / "bear"}
+    source, in2n, csd = (" ".join(run.command) for run in runs)
     assert "--max-num-iterations 30000" in source
     for edit in (in2n, csd):
-        assert f"--load-dir {tmp_path / 'out/runs/bear/nerfacto/source/nerfstudio_models'}" in edit
+        assert f"--load-dir {runs[0].folder / 'nerfstudio_models'}" in edit
         assert "--pipeline.prompt p" in edit
     published = "--pipeline.update in2n --pipeline.edit-views 1 --pipeline.edit-every 10"
     assert published in in2n
     assert "--pipeline.update" not in csd
-    assert [path.parts[-4:-1] for path in rendered] == [
-        ("bear", "nerfacto", "source"),
-        ("bear", "csd-edit", "IN2N"),
-        ("bear", "csd-edit", "CSD-Edit"),
-    ]
+    assert rendered == [run.folder / "config.yml" for run in runs]
+    run_paper(settings)
+    assert len(runs) == 3, "What is finished is not run again."
+    texts = {"prompt": "another", "source_caption": "a", "edited_caption": "e"}
+    (data / "prompts.json").write_text(json.dumps({"bear": texts}))
+    run_paper(settings)
+    assert [run.method for run in runs[3:]] == ["csd-edit", "csd-edit"]
+    write_image(data / "bear" / "0.png", torch.zeros(20, 20, 3).byte())
+    run_paper(settings)
+    assert [run.method for run in runs[5:]] == ["nerfacto", "csd-edit", "csd-edit"]
 
 
 def test_ns_train_commands_are_whole():
     task = Task("b", "make it b", "a", "b", Path("data/a"))
     line = EXPERIMENTS["table4"].lines[2]
-    command = scenes.edit_command(task, line, Path("runs"), Path("source"), "small")
+    command = scenes.edit_run(task, line, Path("runs"), Path("source"), "small").command
+    assert command[0].endswith("/ns-train")
     assert command[1] == "csd-edit-small"
     options = dict(zip(command[2::2], command[3::2], strict=True))
     assert options["--pipeline.edit.baseline"] == "noise"
     assert options["--pipeline.edit.mixing"] == "none"
+    assert options["--load-dir"] == "source"
+    assert options["--vis"] == "tensorboard"
+
+
+def test_a_scene_method_has_a_prior_by_its_preset():
+    """Its weights decide a result."""
+    assert scenes._prior_name("csd-edit-tiny") == "tiny"
 
 
 @pytest.mark.usefixtures("networks")
@@ -395,9 +455,10 @@ def test_generated_views_are_scored(tmp_path):
     for peer, colour in {"csd": (255, 0, 0), "sds": grey}.items():
         write_frames(tmp_path / peer / "corgi" / "colour", 12, colour)
         write_frames(tmp_path / peer / "corgi" / "depth", 12, grey)
-    peers = {name: tmp_path / name for name in ("csd", "sds")}
-    settings = ReproduceSettings(experiment="table5", data=data, peers=peers)
-    table = run_reproduce(tmp_path / "out", settings)
+    peers = tuple(f"{name}={tmp_path / name}" for name in ("csd", "sds"))
+    output = tmp_path / "out"
+    settings = PaperSettings(experiment="table5", output=output, data=data, peer=peers)
+    table = run_paper(settings)
     rows = rows_of(table)
     text = torch.nn.functional.normalize(torch.tensor([4.0, 1.0, 1.0]), dim=0)
     for name, colour in {"CSD": (1.01, 0.01, 0.01), "SDS": (1.0, 1.0, 1.0)}.items():
@@ -409,18 +470,18 @@ def test_generated_views_are_scored(tmp_path):
     assert "Rendered views are scored" in table
     write_image(tmp_path / "csd" / "corgi" / "depth" / "z.png", torch.zeros(8, 8, 3).byte())
     with pytest.raises(ValueError, match=r"12 views, every 30 degrees.*got 13"):
-        run_reproduce(tmp_path / "other", settings)
+        run_paper(settings)
 
 
 def test_table5_asks_for_its_folders(data, tmp_path):
     with pytest.raises(ValueError, match=r"needs folders of rendered views, .* add --peer sds=DIR"):
-        run_reproduce(tmp_path, ReproduceSettings(experiment="table5", data=data))
+        run_paper(PaperSettings(experiment="table5", output=tmp_path, data=data))
 
 
 @pytest.mark.usefixtures("networks")
 def test_table5_runs_on_synthetic_views(tmp_path):
-    settings = ReproduceSettings(experiment="table5", tiny=True, clip="stub")
-    rows = rows_of(run_reproduce(tmp_path, settings, size=SMALLEST))
+    settings = PaperSettings(experiment="table5", output=tmp_path, tiny=True, clip="stub")
+    rows = rows_of(run_paper(settings, size=SMALLEST))
     assert all(rows["CSD"])
     assert all(rows["SDS"])
-    assert len(list((tmp_path / "results" / "CSD_depth" / "shapes_0").iterdir())) == 12
+    assert len([*(tmp_path / "reference").iterdir()]) == 12

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks import __main__ as cli
+from benchmarks.profile import clock as timing
 from benchmarks.profile import run as profile
-from benchmarks.profile.run import (
-    SECTIONS,
-    ProfileSettings,
-    SectionClock,
-    machine,
-    matmul_rate,
-    measure,
-    run_profile,
-    unet_flop,
-)
+from benchmarks.profile.clock import SECTIONS, SectionClock
+from benchmarks.profile.hardware import machine, matmul_rate, unet_flop
+from benchmarks.profile.run import measure, run_profile
+from benchmarks.profile.settings import ProfileSettings
 from csd_nerf import priors
 
 CPU = torch.device("cpu")
+OUTPUT = Path("unused.json")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def prior():
 
 def test_the_clock_leaves_no_gap(monkeypatch):
     times = iter([1.0, 2.5, 4.0, 8.0])
-    monkeypatch.setattr(profile, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(timing, "perf_counter", lambda: next(times))
     clock = SectionClock(CPU)
     clock.enter("rest")
     clock.enter("unet")
@@ -42,7 +39,7 @@ def test_the_clock_leaves_no_gap(monkeypatch):
 
 
 def test_both_loops_make_the_same_edit_in_turns_and_every_section_is_entered(prior):
-    runs = measure(prior, 2, 32, ProfileSettings(iterations=2, repetitions=2))
+    runs = measure(prior, 2, 32, ProfileSettings(output=OUTPUT, iterations=2, repetitions=2))
     assert [len(arm) for arm in runs] == [2, 2]
     assert [run.evaluations for arm in runs for run in arm] == [20, 20, 24, 24]
     for arm in runs:
@@ -65,7 +62,12 @@ def test_channels_last_is_for_our_loop_alone(prior, monkeypatch):
         monkeypatch.setattr(profile, loop.__name__, noted)
     prior.unet.to(memory_format=torch.channels_last)
     try:
-        measure(prior, 1, 32, ProfileSettings(iterations=1, repetitions=1, channels_last=True))
+        measure(
+            prior,
+            1,
+            32,
+            ProfileSettings(output=OUTPUT, iterations=1, repetitions=1, channels_last=True),
+        )
         assert prior.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     finally:
         prior.unet.to(memory_format=torch.contiguous_format)
@@ -81,7 +83,7 @@ def test_an_evaluations_operations_grow_with_the_picture(prior):
 def test_the_rate_of_matrix_products_is_operations_by_median_time(monkeypatch):
     # Eight products; the first takes 100 s, the others 2 s but for one.
     marks = iter([0.0, 100.0] + [0.0, 2.0] * 3 + [0.0, 50.0] + [0.0, 2.0] * 3)
-    monkeypatch.setattr(profile, "perf_counter", lambda: next(marks))
+    monkeypatch.setattr(timing, "perf_counter", lambda: next(marks))
     assert matmul_rate(CPU, torch.float32) == 2 * 1024**3 / 2.0
 
 
@@ -133,7 +135,7 @@ def test_the_command_writes_figures_table_and_plot(tmp_path, capsys):
 )
 def test_bad_settings_are_refused_in_a_line(tmp_path, options, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        run_profile(tmp_path / "profile.json", ProfileSettings(**options))
+        run_profile(ProfileSettings(output=tmp_path / "profile.json", **options))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "profile.json").exists()
 
@@ -143,10 +145,14 @@ def test_bad_settings_are_refused_in_a_line(tmp_path, options, message):
 def test_on_a_gpu_the_clock_reads_events(tmp_path):
     output = tmp_path / "profile.json"
     run_profile(
-        output,
         ProfileSettings(
-            device="cuda", dtype="bfloat16", particles=(2,), iterations=2, compile=True
-        ),
+            output=output,
+            device="cuda",
+            dtype="bfloat16",
+            particles=(2,),
+            iterations=2,
+            compile=True,
+        )
     )
     record = json.loads(output.read_text())
     assert record["machine"]["gpu"] == torch.cuda.get_device_name()

@@ -13,14 +13,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import main
-from benchmarks.user_study.study import (
-    QUESTIONS,
-    read_answers,
-    read_example,
-    shown_order,
-    summarize,
-    write_study,
-)
+from benchmarks.user_study.answers import QUESTIONS, read_answers, shown_order, summarize
+from benchmarks.user_study.page import read_example, write_study
 
 METHODS = ("Zebra-Method", "Yak-Method", "Xerus-Method")
 
@@ -202,7 +196,7 @@ def test_a_mistake_at_the_command_ends_in_one_line(study, capsys):
         main(["user-study", "--output", str(study), "--summarize", "answers.json"])
     assert caught.value.code == 1
     assert capsys.readouterr().err == (
-        "csd-nerf: --summarize needs --key and no examples' folders.\n"
+        "benchmarks: --summarize needs --key and no examples' folders.\n"
     )
 
 

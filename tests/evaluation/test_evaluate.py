@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from csd_nerf import cli
-from csd_nerf.evaluation import evaluate as module
-from csd_nerf.evaluation.evaluate import EvaluateSettings, run_evaluate
+from csd_nerf.evaluation import clip, fid, similarity
+from csd_nerf.evaluation.evaluate import run_evaluate
+from csd_nerf.evaluation.options import EvaluateSettings
 from csd_nerf.evaluation.similarity import Lpips, psnr, ssim
 from csd_nerf.synthetic.dataset import SceneSettings, write_dataset
 
@@ -42,19 +43,21 @@ class Networks:
 def offline(monkeypatch):
     """No weights can be had."""
 
-    def missing(*_):
+    def missing(*_, **__):
         raise FileNotFoundError("No weights here;\nfetch them.")
 
-    for name in ("_load_lpips", "_load_clip", "_load_inception"):
-        monkeypatch.setattr(module, name, missing)
+    monkeypatch.setattr(similarity, "load_lpips", missing)
+    monkeypatch.setattr(clip, "load_clip", missing)
+    monkeypatch.setattr(fid, "load_inception", missing)
 
 
 @pytest.fixture
 def networks(monkeypatch):
     made = Networks()
-    monkeypatch.setattr(module, "_load_lpips", lambda *_: Lpips(Difference(), torch.device("cpu")))
-    monkeypatch.setattr(module, "_load_clip", lambda *_: made)
-    monkeypatch.setattr(module, "_load_inception", lambda *_: made.inception)
+    lpips = Lpips(Difference(), torch.device("cpu"))
+    monkeypatch.setattr(similarity, "load_lpips", lambda device: lpips)
+    monkeypatch.setattr(clip, "load_clip", lambda name, device: made)
+    monkeypatch.setattr(fid, "load_inception", lambda weights, device: made.inception)
 
 
 def save(path, array):
@@ -71,9 +74,9 @@ def save_frames(folder, values, size=(16, 32)):
 
 def measured(tmp_path, notes=None, **options):
     """Values and reasons of the only run."""
-    settings = EvaluateSettings(**options)
+    settings = EvaluateSettings(output=tmp_path / "out" / "r.json", **options)
     told = [] if notes is None else notes
-    run_evaluate(tmp_path / "out" / "r.json", settings, note=told.append)
+    run_evaluate(settings, note=told.append)
     (run,) = json.loads((tmp_path / "out" / "r.json").read_text())["runs"].values()
     return run["values"], run["left_out"]
 
@@ -244,8 +247,8 @@ def test_a_scene_with_depth_is_measured_across_views(tmp_path, offline):
     for k, path in enumerate(sorted((data / "edited").iterdir())):
         save(flickering / path.name, np.array(Image.open(path)) * (0.6 if k % 2 else 1.0))
     output = tmp_path / "r.json"
-    settings = EvaluateSettings(source=data, edited=(f"a={data / 'edited'}", f"b={flickering}"))
-    run_evaluate(output, settings, note=lambda _: None)
+    edits = (f"a={data / 'edited'}", f"b={flickering}")
+    run_evaluate(EvaluateSettings(source=data, edited=edits, output=output), note=lambda _: None)
     true, bad = (run["values"] for run in json.loads(output.read_text())["runs"].values())
     assert 0.4 < true["cross_view_seen"] == bad["cross_view_seen"] < 1
     assert true["cross_view_source"] == bad["cross_view_source"]

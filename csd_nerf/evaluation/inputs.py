@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,42 +14,44 @@ from torch import Tensor
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.captures import TRANSFORMS, Views, read_capture
 from csd_nerf.evaluation.consistency import Borders, window_borders
-from csd_nerf.media.frames import FRAME_SUFFIXES, FrameSource, open_frames
+from csd_nerf.media.frames import FRAME_SUFFIXES, open_frames
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01, to_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Media:
-    """Frames of one size in [0, 1], read anew at every iteration."""
+class Frames:
+    """Frames of one size in [0, 1]; every iteration reads them anew."""
 
-    frames: FrameSource
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    count: int
+    """Number of frames."""
+    read: Callable[[], Iterable[Float[Tensor, "1 3 h w"]]]
+    """Starts an iteration."""
+    path: Path | None = None
+    """Where they come from."""
     views: Views | None = None
     """Poses and depths of a capture's frames."""
     obstacle: str = "it needs a source that is a folder with a transforms.json and depth"
     """Why there are no views."""
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.frames.size
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        return self.frames.count
+    @classmethod
+    def of(cls, image01: Float[Tensor, "n 3 h w"]) -> Frames:
+        """Frames that are in memory."""
+        return cls((image01.shape[2], image01.shape[3]), len(image01), lambda: image01.split(1))
 
     def __iter__(self) -> Iterator[Float[Tensor, "1 3 h w"]]:
-        for index, frame in enumerate(self.frames):
-            if (size := (frame.shape[0], frame.shape[1])) != self.size:
+        for index, frame in enumerate(self.read()):
+            if (size := (frame.shape[2], frame.shape[3])) != self.size:
                 raise ValueError(
-                    f"Frames need one size, got {self.frames.path} with {self.size[1]} x "
-                    f"{self.size[0]} and, as frame {index}, {size[1]} x {size[0]}; resize them."
+                    f"Frames need one size, got {self.path} with {self.size[1]} x {self.size[0]} "
+                    f"and, as frame {index}, {size[1]} x {size[0]}; resize them."
                 )
-            yield to_01(frame[None])
+            yield frame
 
 
-def open_media(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> Media:
+def open_input(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> Frames:
     """Open a picture, a video, a folder of pictures or a folder with a transforms.json.
 
     Args:
@@ -66,16 +68,19 @@ def open_media(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> 
     if (path / TRANSFORMS).is_file():
         capture = read_capture(path, depth_unit=depth_unit)
         return _pictures(path, capture.images, views=capture.views, obstacle=capture.obstacle)
-    return Media(open_frames(path, frames=frames))
+    opened = open_frames(path, frames=frames)
+    return Frames(opened.size, opened.count, lambda: (to_01(frame)[None] for frame in opened), path)
 
 
-def _pictures(path: Path, images: tuple[Path, ...], **known: Any) -> Media:
+def _pictures(path: Path, images: tuple[Path, ...], **known: Any) -> Frames:
     first = read_image(images[0])[0]
     size = (first.shape[0], first.shape[1])
-    frames = FrameSource(
-        size, len(images), lambda: (read_image(image)[0] for image in images), path=path
-    )
-    return Media(frames, **known)
+    return Frames(size, len(images), lambda: map(read_01, images), path, **known)
+
+
+def read_01(path: Path) -> Float[Tensor, "1 3 h w"]:
+    """A picture as a batch of one image in [0, 1]."""
+    return to_01(read_image(path)[0])[None]
 
 
 def read_facts(edited: Path) -> dict[str, Any]:
@@ -117,4 +122,4 @@ def at_work_size(
         return image01
     width, height = facts["work_size"]
     pixels = to_bytes(image01[0]).cpu()
-    return to_01(resize(pixels, (height, width))[None]).to(image01.device)
+    return to_01(resize(pixels, (height, width)))[None].to(image01.device)

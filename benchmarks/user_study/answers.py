@@ -1,24 +1,19 @@
-"""User studies: a page on which people rank methods blindly, and the table of their answers.
+"""The answers to a user study, and the table of them.
 
 CSD C.3: 20 subjects rank the methods by three questions; Tables 6 and 7 give the mean ranks.
-Rank 1 is the best. The page knows results by opaque ids; the key beside it holds their names.
+Rank 1 is the best.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import random
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from csd_nerf.evaluation.tables import Column, Row, Table
-from csd_nerf.media.files import check_writable, write_json, write_text
+from csd_nerf.media.files import check_writable, write_text
 
 QUESTIONS = {
     "consistency": "Temporal consistency",
@@ -36,139 +31,6 @@ PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
     "scene": {"Instruct-NeRF2NeRF": (1.61, 1.69, 1.71), "CSD-Edit": (1.39, 1.31, 1.29)},
 }
 """Mean ranks of CSD Tables 6 and 7, in the order of `QUESTIONS`."""
-
-_MIME = {
-    ".mp4": "video/mp4",
-    ".webm": "video/webm",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-}
-"""Files that browsers show; others are encoded."""
-_BROWSER_CODECS = {"h264", "vp8", "vp9", "av1"}
-_PROMPT = "prompt.txt"
-_SOURCE = "source"
-
-
-@dataclass(frozen=True)
-class Example:
-    """An input with its instruction and one result of each method."""
-
-    name: str
-    instruction: str
-    source: Path
-    results: dict[str, Path]
-
-
-def read_example(folder: Path) -> Example:
-    """Read a folder with prompt.txt, source.* and a video, picture or folder of frames a method.
-
-    A method's name is that of its file without the suffix.
-
-    Raises:
-        FileNotFoundError: If the folder, the prompt or the source is missing.
-        ValueError: If there are fewer than two methods, or two entries of one name.
-    """
-    prompt = folder / _PROMPT
-    if not prompt.is_file():
-        raise FileNotFoundError(f"An example needs its instruction in a file, got no {prompt}.")
-    entries: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path == prompt:
-            continue
-        name = path.name if path.is_dir() else path.stem
-        if name in entries:
-            raise ValueError(f"Each method needs one result, got {entries[name]} and {path}.")
-        entries[name] = path
-    if _SOURCE not in entries:
-        raise FileNotFoundError(
-            f"An example needs its unedited input, got {folder} without a file or folder named "
-            f"{_SOURCE}."
-        )
-    source = entries.pop(_SOURCE)
-    if len(entries) < 2:
-        raise ValueError(
-            f"A ranking needs two methods or more, got {len(entries)} in {folder}; add results."
-        )
-    return Example(folder.name, prompt.read_text("utf-8").strip(), source, entries)
-
-
-def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path:
-    """Write the page of a study, and the key that tells its methods' names.
-
-    Args:
-        folders: One example each, see `read_example`.
-        output: The page; an .html file.
-        seed: Of the opaque ids, so that the same inputs give the same page.
-
-    Returns:
-        The key's path: the page's with the suffix .key.json.
-
-    Raises:
-        ValueError: If the output is no .html, or the examples have different methods.
-    """
-    if output.suffix.lower() != ".html":
-        raise ValueError(f"The page needs a name that ends in .html, got {output}.")
-    examples = [read_example(folder) for folder in folders]
-    if not examples:
-        raise ValueError("A study needs an example, got none; name folders or --summarize.")
-    for folder, example in zip(folders, examples, strict=True):
-        if example.results.keys() != examples[0].results.keys():
-            raise ValueError(
-                f"All examples need the same methods, got {', '.join(examples[0].results)} in "
-                f"{folders[0]} and {', '.join(example.results)} in {folder}."
-            )
-    check_writable(output)
-    numbers = random.Random(seed)
-    shown, secret = [], []
-    for example in examples:
-        ids = {f"{numbers.getrandbits(48):012x}": name for name in example.results}
-        # Sorted by id, so that the place in the file tells nothing either.
-        results = {id: _data_uri(example.results[ids[id]]) for id in sorted(ids)}
-        example_id = f"{numbers.getrandbits(48):012x}"
-        shown.append(
-            {
-                "id": example_id,
-                "instruction": example.instruction,
-                "source": _data_uri(example.source),
-                "results": results,
-            }
-        )
-        secret.append({"id": example_id, "name": example.name, "results": ids})
-    study = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
-    payload = json.dumps({"study": study, "examples": shown}).replace("<", "\\u003c")
-    template = Path(__file__).with_name("page.html").read_text("utf-8")
-    key = output.with_suffix(".key.json")
-    write_json(key, {"study": study, "examples": secret})
-    write_text(output, template.replace("__STUDY__", payload))
-    return key
-
-
-def _data_uri(path: Path) -> str:
-    mime = _MIME.get(path.suffix.lower())
-    if path.is_file() and mime and (mime.startswith("image/") or _plays(path)):
-        return _encoded(path, mime)
-    from csd_nerf.media.frames import frame_writer, open_frames
-
-    frames = open_frames(path)
-    with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder) / "film.mp4"
-        with frame_writer(film, size=frames.size, fps=frames.fps) as write:
-            for frame in frames:
-                write(frame)
-        return _encoded(film, _MIME[".mp4"])
-
-
-def _plays(path: Path) -> bool:
-    from csd_nerf.media.films import opened_film
-
-    with opened_film(path) as (_, stream):
-        return stream.codec_context.codec.canonical_name in _BROWSER_CODECS
-
-
-def _encoded(path: Path, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def shown_order(ids: Sequence[str], seed: int, example: int) -> list[str]:

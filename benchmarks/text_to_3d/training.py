@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from benchmarks.method_runs import quiet_trainer
-from benchmarks.text_to_3d.object_truth import AMBIENT, ELEVATION, FOCAL, LIGHT, RADIUS, VIEWS
+from benchmarks.method_runs import method_config, quiet_trainer
+from benchmarks.text_to_3d.object_truth import VIEW_SETTINGS
+from benchmarks.text_to_3d.views import RunViews
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
 
-METHODS = ("csd-dreamfusion", "csd-dreamfusion-tiny")
 LOG = "log.txt"
 """What a run printed, in its folder."""
 
@@ -28,54 +23,15 @@ class RunFailedError(Exception):
     """A run came to nothing, as some do: its object vanished, say. The message is the reason."""
 
 
-@dataclass(frozen=True)
-class RunViews:
-    """What a run made, from `VIEWS` sides on white.
-
-    Attributes:
-        colour01: Own colours.
-        lit01: Lit from the upper left.
-        depth01: Depth without texture; white is near, black far or nothing.
-        coverage: Share of each pixel that the object covers.
-    """
-
-    colour01: Float[Tensor, "n 3 h h"]
-    lit01: Float[Tensor, "n 3 h h"]
-    depth01: Float[Tensor, "n 3 h h"]
-    coverage: Float[Tensor, "n h h"]
-
-
-def preset(method: str) -> Any:
-    """A copy of a method's config.
-
-    Raises:
-        ValueError: If the method isn't one of `METHODS`.
-    """
-    from nerfstudio.configs.method_configs import all_methods
-
-    if method not in METHODS:
-        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method!r}.")
-    return copy.deepcopy(all_methods[method])
-
-
-def method_config(
-    method: str,
-    folder: Path,
-    *,
-    prompt: str,
-    arm: str,
-    seed: int,
-    steps: int,
-    prior: str,
-    device: str,
-) -> TrainerConfig:
+def object_config(
+    method: str, *, prompt: str, arm: str, seed: int, steps: int, prior: str, device: str
+) -> Any:
     """The config of one run.
 
     Equal seeds give all arms equal initial objects, cameras, timesteps and noise.
 
     Args:
-        method: One of `METHODS`.
-        folder: For everything that the run writes.
+        method: Of ns-train.
         prompt: What to make.
         arm: The distillation.
         seed: Of everything random.
@@ -83,10 +39,7 @@ def method_config(
         prior: Name or folder.
         device: cpu or cuda.
     """
-    config = preset(method)
-    config.output_dir, config.experiment_name, config.timestamp = folder.parent, folder.name, "run"
-    config.vis, config.logging.local_writer.enable = "tensorboard", False
-    config.logging.profiler = "none"
+    config = method_config(method)
     pipeline = config.pipeline
     pipeline.prompt, pipeline.distillation, pipeline.prior = prompt, arm, prior
     pipeline.seed = config.machine.seed = seed
@@ -94,8 +47,6 @@ def method_config(
     if device == "cpu":
         # Half precision is for GPUs.
         pipeline.prior_dtype, config.mixed_precision = "float32", False
-    # nerfstudio saves at the end too.
-    config.steps_per_save = 10**9
     _set_steps(config, steps)
     return config
 
@@ -173,14 +124,5 @@ def _render(trainer: Any) -> RunViews:
     # The method's own renderer lies beside its model; methods are known by their configs alone.
     package = type(model).__module__.rpartition(".")[0]
     report = importlib.import_module(f"{package}.report")
-    views = report.render_around(
-        model,
-        views=VIEWS,
-        size=trainer.config.result_size,
-        radius=RADIUS,
-        focal=FOCAL,
-        elevation=ELEVATION,
-        light=LIGHT,
-        ambient=AMBIENT,
-    )
+    views = report.render_around(model, size=trainer.config.result_size, **VIEW_SETTINGS)
     return RunViews(views.colour01, views.lit01, views.depth01, views.coverage)

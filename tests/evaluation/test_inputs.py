@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csd_nerf.evaluation.media import open_media, read_facts
+from csd_nerf.evaluation.inputs import open_input, read_facts
 
 
 def save(path, value, size=(16, 32)):
@@ -15,24 +15,24 @@ def save(path, value, size=(16, 32)):
     Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
 
 
-def values(media):
-    return [round(float(255 * frame.mean())) for frame in media]
+def values(frames):
+    return [round(float(255 * frame.mean())) for frame in frames]
 
 
 def test_a_picture_is_one_frame(tmp_path):
     save(tmp_path / "a.png", 51)
-    media = open_media(tmp_path / "a.png")
-    assert (media.count, media.size) == (1, (16, 32))
-    (frame,) = media
+    frames = open_input(tmp_path / "a.png")
+    assert (frames.count, frames.size) == (1, (16, 32))
+    (frame,) = frames
     torch.testing.assert_close(frame, torch.full((1, 3, 16, 32), 0.2))
 
 
 def test_frames_come_in_natural_order_again_and_again(tmp_path):
     for value in (2, 10, 1):
         save(tmp_path / "f" / f"{value}.png", value)
-    media = open_media(tmp_path / "f")
-    assert values(media) == values(media) == [1, 2, 10]
-    assert values(open_media(tmp_path / "f", frames="2")) == [1, 10]
+    frames = open_input(tmp_path / "f")
+    assert values(frames) == values(frames) == [1, 2, 10]
+    assert values(open_input(tmp_path / "f", frames="2")) == [1, 10]
 
 
 def test_a_capture_is_read_by_its_transforms(tmp_path):
@@ -40,10 +40,10 @@ def test_a_capture_is_read_by_its_transforms(tmp_path):
         save(tmp_path / "images" / f"{value}.png", value)
     frames = [{"file_path": f"images/{value}.png"} for value in (10, 1)]
     (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
-    media = open_media(tmp_path)
-    assert values(media) == [1, 10]
-    assert media.views is None
-    assert "depth_file_path" in media.obstacle
+    frames = open_input(tmp_path)
+    assert values(frames) == [1, 10]
+    assert frames.views is None
+    assert "depth_file_path" in frames.obstacle
 
 
 def test_frames_of_a_capture_need_one_size(tmp_path):
@@ -52,13 +52,13 @@ def test_frames_of_a_capture_need_one_size(tmp_path):
     frames = [{"file_path": f"images/{k}.png"} for k in (0, 1)]
     (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
     with pytest.raises(ValueError, match="32 x 16 and, as frame 1, 16 x 16; resize"):
-        list(open_media(tmp_path))
+        list(open_input(tmp_path))
 
 
 def test_what_is_missing_is_told(tmp_path):
     for name in ("a.png", "film.mp4", "folder"):
         with pytest.raises(FileNotFoundError, match=name):
-            open_media(tmp_path / name)
+            open_input(tmp_path / name)
 
 
 def test_a_result_without_a_record_has_no_facts_and_a_damaged_one_is_told(tmp_path):

@@ -1,0 +1,91 @@
+"""One call of an experiment: what it works with, and how its results are kept and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.engine.pictures import kept_frames, save_frames
+from benchmarks.engine.trials import Store, Trial
+from benchmarks.paper.experiment import Experiment
+from benchmarks.paper.inputs import Frames, Task
+from benchmarks.paper.settings import PaperSettings, TinySize
+from csd_nerf.evaluation.comparison import Comparison
+from csd_nerf.evaluation.inputs import Frames as MeasuredFrames
+from csd_nerf.evaluation.measures import Measure, measure, named
+from csd_nerf.evaluation.networks import Networks
+from csd_nerf.evaluation.tables import Row
+from csd_nerf.media.pixels import to_01
+
+_FRAMES = "frames"
+"""Folder of a trial's pictures."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An experiment with its settings, the folder of its trials, and the networks that judge."""
+
+    experiment: Experiment
+    settings: PaperSettings
+    store: Store
+    networks: Networks
+    size: TinySize
+    left_out: dict[str, set[str]] = field(default_factory=dict)
+    """Heads of the columns that could not be measured, by the reason."""
+
+    @property
+    def tiny_inputs(self) -> int:
+        """Number of synthetic inputs."""
+        return self.size.inputs or self.experiment.tiny_inputs
+
+    def frames_of(
+        self, trial: Trial, make: Callable[[Path], tuple[Frames, Row]]
+    ) -> tuple[Frames, Row]:
+        """The pictures of a trial, which is run unless it is finished, and its facts."""
+
+        def run(folder: Path) -> Row:
+            frames, facts = make(folder)
+            save_frames(folder / _FRAMES, frames)
+            return facts
+
+        row = self.store.run(trial, run)
+        return kept_frames(self.store.folder(trial) / _FRAMES), row
+
+    def measured(
+        self,
+        task: Task,
+        source: Frames,
+        edited: Frames,
+        truth01: Float[Tensor, "n 3 h w"] | None = None,
+    ) -> Row:
+        """The experiment's measures of an edit, and the PSNR where the truth is known."""
+        measures = [column for column in self.experiment.columns if isinstance(column, Measure)]
+        if truth01 is not None:
+            measures += named("psnr_edited")
+        comparison = Comparison(
+            MeasuredFrames.of(to_01(source)),
+            MeasuredFrames.of(to_01(edited)),
+            self.networks,
+            truth=None if truth01 is None else MeasuredFrames.of(truth01),
+            captions=(task.source_caption, task.edited_caption),
+            device=self.settings.place,
+        )
+        return self.taken(comparison, measures)
+
+    def taken(self, comparison: Comparison, measures: list[Measure]) -> Row:
+        """Measure, and note what is left out."""
+        values, reasons = measure(comparison, measures)
+        for item in measures:
+            if item.key in reasons:
+                self.left_out.setdefault(reasons[item.key], set()).add(item.head)
+        return values
+
+    def tell(self, row: Row) -> None:
+        """Print one line for a row."""
+        keys = ["psnr_edited", *(column.key for column in self.experiment.columns)]
+        values = [f"{key} {row[key]:.3f}" for key in keys if row.get(key) is not None]
+        print(f"{row['input']}, {row['line']}: {', '.join(values) or 'done'}", flush=True)

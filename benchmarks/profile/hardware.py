@@ -1,0 +1,68 @@
+"""What the machine and the model make possible: the yardsticks of the profile."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.profile.clock import SectionClock
+from csd_nerf.priors.base import Branch
+from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
+
+
+def unet_flop(prior: InstructPix2Pix, size: int) -> float:
+    """Floating-point operations of one U-Net evaluation, counted by torch as it runs.
+
+    Matrix products, convolutions and attention; a multiplication with its addition counts as two.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    edge = size // prior.cell_size
+    noisy = torch.zeros(1, prior.latent_channels, edge, edge, device=prior.device)
+    branch = Branch(noisy, prior.encode_text([""]))
+    with FlopCounterMode(display=False) as counter:
+        prior.predict([branch], torch.zeros(1, dtype=torch.long, device=prior.device))
+    return float(counter.get_total_flops())
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, *, repetitions: int = 7) -> float:
+    """Floating-point operations a second of a large square matrix product; the median's."""
+    edge = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(edge, edge, device=device).to(dtype)
+    b = torch.randn(edge, edge, device=device).to(dtype)
+    seconds = []
+    for repetition in range(repetitions + 1):
+        clock = SectionClock(device)
+        clock.enter("rest")
+        torch.mm(a, b)
+        elapsed = clock.stop()["rest"]
+        # The first product picks and loads the kernel.
+        if repetition:
+            seconds.append(elapsed)
+    return 2 * edge**3 / median(seconds)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures belong to."""
+    described: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

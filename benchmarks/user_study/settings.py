@@ -1,0 +1,50 @@
+"""What the user asks of a user study; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserStudySettings:
+    """Write a page on which people rank methods blindly, or tabulate their answers."""
+
+    examples: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DIR...", help_behavior_hint="(required without --summarize)"),
+    ] = ()
+    """Folders with prompt.txt, source.* and METHOD.* for each method: videos, pictures or folders
+    of frames."""
+    output: Path
+    """The page, an .html file, with its .key.json beside it; the table with --summarize."""
+    seed: int = 0
+    """Of the ids under which the page knows the results."""
+    summarize: tuple[Path, ...] = ()
+    """Answers' files, a participant each."""
+    key: Path | None = None
+    """The .key.json of the answers' page."""
+    paper: Literal["video", "scene"] | None = None
+    """Print the numbers of CSD Table 6 (video) or 7 (scene) too."""
+
+    def __post_init__(self) -> None:
+        """Check which options go together."""
+        if not self.summarize and (self.key or self.paper):
+            raise ValueError("--key and --paper need --summarize with the answers' files.")
+        if self.summarize and (self.key is None or self.examples):
+            raise ValueError("--summarize needs --key and no examples' folders.")
+
+    def run(self) -> None:
+        """Write the page, or the table and print it."""
+        from benchmarks.user_study.answers import summarize
+        from benchmarks.user_study.page import write_study
+
+        if self.key is not None:
+            print(summarize(self.summarize, self.key, self.output, paper=self.paper), end="")
+            return
+        key = write_study(self.examples, self.output, seed=self.seed)
+        print(f"Wrote {self.output} for participants, and {key} to keep for --summarize.")

@@ -1,0 +1,150 @@
+"""The networks that learned measures need: CLIP, LPIPS and Inception."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from csd_nerf.evaluation.inputs import Frames, read_01
+from csd_nerf.media.frames import FRAME_SUFFIXES, natural_order
+
+if TYPE_CHECKING:
+    from csd_nerf.evaluation.clip import Clip
+    from csd_nerf.evaluation.similarity import Lpips
+
+_BATCH = 16
+"""Images that a network sees at once."""
+
+Name = Literal["CLIP", "LPIPS", "Inception"]
+
+
+class Networks:
+    """Networks that judge images, each loaded when it is first asked for.
+
+    A network that can't be had is no error: `obstacle` says why, and measures are left out.
+    Features are computed once for each input.
+    """
+
+    def __init__(
+        self,
+        *,
+        clip: str | None,
+        reference: Path | None = None,
+        inception: Path | None = None,
+        device: str = "cpu",
+        note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    ) -> None:
+        """Say what to load; nothing is loaded yet.
+
+        Args:
+            clip: An OpenCLIP model or a local folder of one; None for no CLIP.
+            reference: Folder of pictures for FID; None for no FID.
+            inception: Weights of FID's network; None means its usual download.
+            device: Where the networks run.
+            note: Told in a line of each network that can't be had.
+
+        Raises:
+            ValueError: If `reference` is no folder of two pictures or more.
+        """
+        self._clip_name, self._inception, self._device, self._note = clip, inception, device, note
+        self._reference = None if reference is None else _pictures(reference)
+        self._loaded: dict[Name, Any] = {}
+        self._missing: dict[Name, str] = {}
+        if clip is None:
+            self._missing["CLIP"] = "it needs a CLIP model, named by --clip"
+        if reference is None:
+            self._missing["Inception"] = "it needs --reference"
+        self._image_features: WeakKeyDictionary[Frames, Tensor] = WeakKeyDictionary()
+        self._text_features: dict[tuple[str, ...], Tensor] = {}
+        self._reference_features: Tensor | None = None
+
+    def obstacle(self, name: Name) -> str | None:
+        """Load a network if it isn't yet; why it can't be had, or None."""
+        if name not in self._loaded and name not in self._missing:
+            try:
+                self._loaded[name] = self._load(name)
+            except (OSError, ImportError) as error:
+                self._missing[name] = " ".join(str(error).split())
+                self._note(f"what needs {name} is left out: {self._missing[name]}")
+        return self._missing.get(name)
+
+    def _load(self, name: Name) -> Any:
+        if name == "CLIP":
+            from csd_nerf.evaluation.clip import load_clip
+
+            assert self._clip_name is not None
+            return load_clip(self._clip_name, device=self._device)
+        if name == "LPIPS":
+            from csd_nerf.evaluation.similarity import load_lpips
+
+            return load_lpips(device=self._device)
+        from csd_nerf.evaluation.fid import load_inception
+
+        return load_inception(self._inception, self._device)
+
+    def _get(self, name: Name) -> Any:
+        if (obstacle := self.obstacle(name)) is not None:
+            raise FileNotFoundError(f"{name} can't be had: {obstacle}")
+        return self._loaded[name]
+
+    @property
+    def clip(self) -> Clip:
+        """The CLIP model; FileNotFoundError if it can't be had."""
+        return self._get("CLIP")
+
+    @property
+    def lpips(self) -> Lpips:
+        """The LPIPS network; FileNotFoundError if it can't be had."""
+        return self._get("LPIPS")
+
+    def image_features(self, frames: Frames) -> Float[Tensor, "n d"]:
+        """CLIP features of an input's frames."""
+        if frames not in self._image_features:
+            parts = (self.clip.image_features(part, max_batch=_BATCH) for part in _batches(frames))
+            self._image_features[frames] = torch.cat([*parts])
+        return self._image_features[frames]
+
+    def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "k d"]:
+        """CLIP features of texts."""
+        if texts not in self._text_features:
+            self._text_features[texts] = self.clip.text_features([*texts])
+        return self._text_features[texts]
+
+    def fid(self, images: Iterable[Float[Tensor, "1 3 h w"]]) -> float:
+        """Frechet inception distance of images, which may differ in size, to the reference."""
+        from csd_nerf.evaluation.fid import frechet_distance
+
+        if self._reference_features is None:
+            assert self._reference is not None
+            self._reference_features = self._inception_features(map(read_01, self._reference))
+        return frechet_distance(self._inception_features(images), self._reference_features)
+
+    def _inception_features(
+        self, images: Iterable[Float[Tensor, "1 3 h w"]]
+    ) -> Float[Tensor, "n d"]:
+        network = self._get("Inception")
+        return torch.cat([network(part.to(self._device)).cpu() for part in _batches(images)])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order; they may differ in size."""
+    if not folder.is_dir():
+        raise ValueError(f"--reference must be a folder of pictures, got {folder}.")
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in FRAME_SUFFIXES]
+    if len(paths) < 2:
+        raise ValueError(f"--reference needs two pictures or more, got {len(paths)} in {folder}.")
+    return sorted(paths, key=lambda path: natural_order(path.name))
+
+
+def _batches(images: Iterable[Float[Tensor, "1 3 h w"]]) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    """Neighbours of one size together."""
+    for _, equal in itertools.groupby(images, key=lambda image: image.shape):
+        while batch := [*itertools.islice(equal, _BATCH)]:
+            yield torch.cat(batch)

@@ -1,0 +1,133 @@
+"""The options of `csd-nerf evaluate`, `compare` and `demo`.
+
+This module imports nothing heavy: the command line reads it before anything else is loaded. The
+docstrings of fields are the commands' help.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Measure edits of a picture, video or capture, several side by side."""
+
+    source: Path
+    """The unedited input: a picture, a video, a folder of frames, or one with a transforms.json,
+    whose depth then tells how well the edited views agree."""
+    edited: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]PATH...")]
+    """Edits of it."""
+    output: Path
+    """JSON file to make; beside it .csv, .md, .tex and .png."""
+    truth: Path | None = None
+    """The true edit, for PSNR, SSIM, LPIPS and flicker."""
+    look: str | None = None
+    """A look that is the true edit, by name or wording, such as "make it night"."""
+    source_caption: str | None = None
+    """What the input shows, for CLIP's direction."""
+    edited_caption: str | None = None
+    """What the edit should show, for CLIP's direction and similarity."""
+    reference: Path | None = None
+    """Folder of pictures for FID."""
+    depth_unit: float = 1e-3
+    """Units of the poses in a step of the transforms.json's depth files."""
+    clip: str = "ViT-bigG-14"
+    """OpenCLIP model, by name or as a local folder."""
+    inception: Path | None = None
+    """File with the weights of FID's network, instead of its download."""
+    device: str = "cpu"
+    """Where the networks run, such as cuda."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading anything."""
+        if not self.edited:
+            raise ValueError("--edited needs one result or more, as PATH or NAME=PATH, got none.")
+        names = [name for name, _ in self.edits]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Edits need names of their own, got {', '.join(names)}; give them as NAME=PATH."
+            )
+        if self.output.suffix != ".json":
+            raise ValueError(f"--output must end in .json, got {self.output}; rename it.")
+        if self.truth is not None and self.look is not None:
+            raise ValueError("The true edit is --truth or --look, got both; leave one out.")
+        if (self.source_caption is None) != (self.edited_caption is None):
+            raise ValueError(
+                "CLIP direction needs both --source-caption and --edited-caption, got one; add "
+                "the other."
+            )
+        if not 0 < self.depth_unit < math.inf:
+            raise ValueError(f"--depth-unit must be positive, got {self.depth_unit}.")
+
+    @property
+    def edits(self) -> list[tuple[str, Path]]:
+        """Names and paths of the edits; without a name an edit is called like its file."""
+        pairs = []
+        for text in self.edited:
+            name, equals, path = text.partition("=")
+            # A path may hold a = of its own.
+            if not equals or not name or Path(text).exists():
+                pairs.append((Path(text).name, Path(text)))
+            else:
+                pairs.append((name, Path(path)))
+        return pairs
+
+    def run(self) -> None:
+        """Measure, write the results and print the table."""
+        from csd_nerf.evaluation.evaluate import run_evaluate
+
+        def note(text: str) -> None:
+            print(f"csd-nerf: {text}", file=sys.stderr)
+
+        print(run_evaluate(self, note=note), end="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Render a csd-edit run before and after, and measure both against the true edit."""
+
+    load_config: Path
+    """The run's config.yml."""
+    output: Path
+    """Folder for before_after.mp4, contact_sheet.png and metrics.json."""
+    edit: str | None = None
+    """The known edit to compare with, by name or wording; the run's prompt if not given. A look
+    is applied to the held-out photographs, other edits need a data set of `csd-nerf synthetic`."""
+
+    def run(self) -> None:
+        """Compare and print the numbers."""
+        import json
+
+        from csd_nerf.evaluation.compare import compare_scene
+
+        metrics = compare_scene(self.load_config, self.output, edit=self.edit)
+        print(json.dumps(metrics, indent=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Make a sample scene, train it, edit it with csd-edit-tiny and show before and after."""
+
+    output: Path = Path("outputs/demo")
+    """Folder for the video, the pictures and the numbers."""
+    edit: str = "turn it into a sepia photo"
+    """A known edit, by name or wording."""
+    scene: int = 19
+    """Number of the scene within the benchmark's family of seeds."""
+    size: int = 80
+    """Height and width of the scene's images in pixels."""
+    train_options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Further options for ns-train, after --, such as --pipeline.edit.text-scale 5."""
+
+    def run(self) -> None:
+        """Run the whole demonstration."""
+        from csd_nerf.evaluation.demo import run_demo
+
+        run_demo(self)

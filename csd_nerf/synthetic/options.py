@@ -1,0 +1,65 @@
+"""The options of `csd-nerf synthetic`; this module imports nothing heavy.
+
+The docstrings of fields are the command's help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+HELD_OUT_EVERY = 8
+"""Every eighth view is for evaluation, as is usual for captures."""
+
+Split = Literal["train", "validation", "benchmark"]
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What decides a data set."""
+
+    scene: int = 0
+    """Number of the scene within its split."""
+    split: Split = "benchmark"
+    """Family of seeds that the scene comes from; the bundled prior was trained on `train`."""
+    views: int = 56
+    """Number of images; every eighth is held out for evaluation."""
+    size: int = 96
+    """Height and width of the images in pixels."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        from csd_nerf.synthetic.scenes import SPLIT_SEEDS
+
+        if not 0 <= self.scene < len(SPLIT_SEEDS[self.split]):
+            raise ValueError(
+                f"scene must be from 0 to {len(SPLIT_SEEDS[self.split]) - 1}, got {self.scene}."
+            )
+        if self.views < HELD_OUT_EVERY:
+            raise ValueError(
+                f"views must be at least {HELD_OUT_EVERY}, so that one can be held out, "
+                f"got {self.views}."
+            )
+        if self.size < 16:
+            raise ValueError(f"size must be at least 16 pixels, got {self.size}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSettings(SceneSettings):
+    """Write a procedural scene as a nerfstudio data set, with its true edit beside it."""
+
+    output: Path
+    """Folder to make."""
+    edit: str | None = None
+    """A known edit, by name or wording, such as "make the sphere blue" or "night"."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def run(self) -> None:
+        """Write the data set."""
+        from csd_nerf.synthetic.dataset import write_dataset
+
+        settings = SceneSettings(self.scene, self.split, self.views, self.size)
+        write_dataset(self.output, settings, edit=self.edit, overwrite=self.overwrite)
+        print(f"Wrote {self.views} views to {self.output}.")
