@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors import Branch
 
 
@@ -21,11 +21,12 @@ class TintPrior:
 
     name = "tint"
     device = torch.device("cpu")
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = DiscreteSchedule.scaled_linear()
     latent_channels = 3
     cell_size = 1
     preferred_size = 32
     size_multiple = 8
+    source_rows = ("condition",)
 
     def encode(self, image01: torch.Tensor) -> torch.Tensor:
         return image01 * 2 - 1
@@ -33,20 +34,20 @@ class TintPrior:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         return ((latent + 1) / 2).clamp(0, 1)
 
-    def encode_condition(self, image01: torch.Tensor) -> torch.Tensor:
-        return self.encode(image01)
-
     def encoding_tiles(self, sample01):
         return nullcontext()
 
     def decoding_tiles(self, sample):
         return nullcontext()
 
-    def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encode(image01), self.encode_condition(image01)
+    def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.encode(image01), {"condition": self.encode(image01)}
 
-    def encode_text(self, prompts: Sequence[str]) -> list[str]:
-        return list(prompts)
+    def encode_text(self, prompts: Sequence[str], image01=None) -> dict[str, torch.Tensor]:
+        return {"text": torch.tensor([float(prompt != "") for prompt in prompts])}
+
+    def free_text_encoder(self) -> None:
+        pass
 
     def predict(
         self,
@@ -60,9 +61,10 @@ class TintPrior:
         return torch.stack([(b.noisy - alpha * self._clean(b)) / sigma for b in branches])
 
     def _clean(self, branch: Branch) -> torch.Tensor:
-        if branch.condition is None:
+        if "condition" not in branch.rows:
             return -torch.ones_like(branch.noisy)
-        return branch.condition.flip(1) if branch.text != [""] else branch.condition
+        condition = branch.rows["condition"]
+        return condition.flip(1) if bool(branch.rows["text"].any()) else condition
 
 
 class RecordingPrior(TintPrior):
@@ -75,8 +77,14 @@ class RecordingPrior(TintPrior):
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], tuple[int, ...], int | None]] = []
+        self._texts = [""]
+
+    def encode_text(self, prompts, image01=None):
+        self._texts += [prompt for prompt in prompts if prompt not in self._texts]
+        return {"text": torch.tensor([float(self._texts.index(prompt)) for prompt in prompts])}
 
     def predict(self, branches, timestep, *, max_batch=None):
-        texts = [text for branch in branches for text in branch.text]
+        rows = [row for branch in branches for row in branch.rows["text"].flatten().tolist()]
+        texts = [self._texts[int(row)] for row in rows]
         self.asked.append((texts, tuple(branches[0].noisy.shape), max_batch))
         return super().predict(branches, timestep, max_batch=max_batch)

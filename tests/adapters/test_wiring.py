@@ -95,18 +95,26 @@ GIVEN = {
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
 @pytest.mark.parametrize(
-    ("method", "mixing", "baseline"),
-    [("csd", "stein", "source"), ("csd-no-stein", "none", "source"), ("sds", "none", "noise")],
+    ("method", "residual", "meant"),
+    [
+        ("csd", "csd", ("stein", "csd")),
+        ("csd", "dds", ("stein", "dds")),
+        ("csd-no-stein", "csd", ("none", "csd")),
+        ("sds", "csd", ("none", "sds")),
+    ],
 )
-def test_options_reach_the_editor(monkeypatch, kind, method, mixing, baseline):
+def test_options_reach_the_editor(monkeypatch, kind, method, residual, meant):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
-    options = {"iterations": 12, "decays": 2, "drawing": "uniform", "negative_prompt": "fog"}
-    edit(kind, TintPrior(), method=method, **options, **GIVEN)
-    settings = EditSettings(iterations=12, decay_every=6, mixing=mixing, baseline=baseline, **GIVEN)
-    assert asked["settings"] == settings
+    prompts = {"negative_prompt": "fog", "source_prompt": "a plain"}
+    options = {"iterations": 12, "decays": 2, "drawing": "uniform", "residual": residual}
+    edit(kind, TintPrior(), method=method, **options, **prompts, **GIVEN)
+    mixing, residual = meant
+    assert asked["settings"] == EditSettings(
+        iterations=12, decay_every=6, mixing=mixing, residual=residual, **GIVEN
+    )
     assert asked["prompts"] == ["swap"]
-    assert asked["negative_prompt"] == "fog"
+    assert {name: asked[name] for name in prompts} == prompts
     assert asked["start"] == 0
 
 
@@ -133,11 +141,12 @@ def test_options_reach_the_windows_of_a_panorama(monkeypatch):
         assert first + second == pytest.approx(1)
 
 
-def test_options_reach_the_frames_of_a_video(monkeypatch):
+@pytest.mark.parametrize("drawing", ["uniform", "balanced"])
+def test_options_reach_the_frames_of_a_video(monkeypatch, drawing):
     canvases = []
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas))
-    edit(VideoOptions, TintPrior(), drawing="uniform", batch=3)
-    assert (canvases[0].drawing, canvases[0].batch_size) == ("uniform", 3)
+    edit(VideoOptions, TintPrior(), drawing=drawing, batch=3)
+    assert (canvases[0].drawing, canvases[0].batch_size) == (drawing, 3)
 
 
 def test_the_learning_rate_decays_between_sweeps(monkeypatch):
@@ -148,15 +157,16 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     assert asked["settings"].decay_every == 6
 
 
-@pytest.mark.parametrize("preset", ["small", "full"])
-def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset):
+@pytest.mark.parametrize(("preset", "residual"), [("small", "csd"), ("full", "dds")])
+def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset, residual):
     calls = []
     monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
     Image.fromarray(colours(1, 32, 40)[0].numpy()).save(tmp_path / "x.png")
     given = ["panorama", str(tmp_path / "x.png"), "--output", str(tmp_path / "y.png")]
     given += ["--prompt", "swap", "--preset", preset, "--iterations", "1"]
     given += ["--prior", "some/model", "--prior-variant", "fp16", "--device", "cpu"]
-    cli.main([*given, "--dtype", "bfloat16"])
+    given += ["--dtype", "bfloat16", "--residual", residual, "--source-prompt", "a plain"]
+    cli.main(given)
     (((name,), options),) = calls
     assert name == "some/model"
     assert options == {
@@ -164,5 +174,6 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "dtype": "bfloat16",
         "variant": "fp16",
         "vae_slicing": preset == "small",
+        "kind": "text" if residual == "dds" else "edit",
     }
     assert np.asarray(Image.open(tmp_path / "y.png")).shape == (32, 40, 3)
