@@ -42,6 +42,7 @@ class TintPrior:
     cell_size = 1
     preferred_size = 32
     size_multiple = 8
+    source_rows = ("condition",)
 
     def encode(self, image01: torch.Tensor) -> torch.Tensor:
         return image01 * 2 - 1
@@ -49,20 +50,20 @@ class TintPrior:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         return ((latent + 1) / 2).clamp(0, 1)
 
-    def encode_condition(self, image01: torch.Tensor) -> torch.Tensor:
-        return self.encode(image01)
-
     def encoding_tiles(self, sample01):
         return nullcontext()
 
     def decoding_tiles(self, sample):
         return nullcontext()
 
-    def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encode(image01), self.encode_condition(image01)
+    def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.encode(image01), {"condition": self.encode(image01)}
 
-    def encode_text(self, prompts: Sequence[str]) -> list[str]:
-        return list(prompts)
+    def encode_text(self, prompts: Sequence[str], image01=None) -> dict[str, torch.Tensor]:
+        return {"text": torch.tensor([float(prompt != "") for prompt in prompts])}
+
+    def free_text_encoder(self) -> None:
+        pass
 
     def predict(
         self,
@@ -76,9 +77,10 @@ class TintPrior:
         return torch.stack([(b.noisy - alpha * self._clean(b)) / sigma for b in branches])
 
     def _clean(self, branch: Branch) -> torch.Tensor:
-        if branch.condition is None:
+        if "condition" not in branch.rows:
             return -torch.ones_like(branch.noisy)
-        return branch.condition.flip(1) if branch.text != [""] else branch.condition
+        condition = branch.rows["condition"]
+        return condition.flip(1) if bool(branch.rows["text"].any()) else condition
 
 
 @pytest.fixture
