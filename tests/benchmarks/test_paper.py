@@ -379,7 +379,7 @@ def test_ns_train_commands_are_whole():
     command = scenes.edit_command(task, line, Path("runs"), Path("source"), "small")
     assert command[1] == "csd-edit-small"
     options = dict(zip(command[2::2], command[3::2], strict=True))
-    assert options["--pipeline.edit.baseline"] == "noise"
+    assert options["--pipeline.edit.residual"] == "sds"
     assert options["--pipeline.edit.mixing"] == "none"
 
 

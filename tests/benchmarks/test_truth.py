@@ -159,7 +159,7 @@ def test_an_arm_runs_its_method_in_the_words_of_the_edit(prior, monkeypatch, med
     assert facts["evaluations"] > 0
     asked = []
     encode_text = prior.encode_text
-    monkeypatch.setattr(prior, "encode_text", lambda p: asked.extend(p) or encode_text(p))
+    monkeypatch.setattr(prior, "encode_text", lambda p, *_: asked.extend(p) or encode_text(p))
     again, _ = run_arm(prior, given, options)
     assert again.equal(edited01)
     assert {*asked} == {"invert the colours", ""}
