@@ -112,8 +112,8 @@ MISTAKES = {
     "a/x.png --output out.png --region fog@1,2,3": "--region needs four numbers after the @",
     "a/x.png --output out.png --region fog@absent.png": "absent.png",
     "a/x.png --output out.png --region fog@small.png": "A mask needs the picture's size",
-    "a/x.png --output out.png --device warp": "--device needs a name such as cpu",
-    "a/x.png --output out.png --device cuda:99": "--device needs one that is there",
+    "a/x.png --output out.png --device warp": "A device needs a name such as cpu",
+    "a/x.png --output out.png --device cuda:99": "A device needs to be there, got cuda:99",
     "a/x.png --output out.png --batch 0": "--batch must be at least 1, got 0.",
     "a/x.png --output out.png --t-range 0.5 0.2": "--t-range needs 0 <= low < high <= 1",
 }
@@ -133,7 +133,7 @@ VIDEO_MISTAKES = {
     "a b/../a --output out": "Inputs need names of their own",
     "a --output out --frames 0": "--frames needs all or a number from 1 upwards, got '0'",
     "a --output out --prompt": "--prompt needs an instruction, got ' '",
-    "a --output out --decoder temporal --decoder-weights a": "--decoder-weights",
+    "a --output out --decoder temporal --decoder-weights a": "No weights for the temporal decoder",
 }
 
 
@@ -326,19 +326,20 @@ def test_what_is_cut_from_an_overlong_prompt_is_told_once(tmp_path, run, loads):
 
 
 def test_when_memory_runs_out_half_the_batch_is_tried(tmp_path, run, loads, tiny, monkeypatch):
-    predict = tiny._evaluate
+    evaluate = tiny.run
 
-    def narrow(shown, timestep, text):
-        if len(shown) > 6:
+    def narrow(noisy, timestep, rows):
+        if len(noisy) > 6:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return predict(shown, timestep, text)
+        return evaluate(noisy, timestep, rows)
 
-    monkeypatch.setattr(tiny, "_evaluate", narrow)
+    monkeypatch.setattr(tiny, "run", narrow)
     source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
     code, told = run("panorama", source, "--output", output, *QUICK, "--image-scale", "1.1")
     assert code == 0
     assert told.count("note: The memory was not enough for 10 U-Net evaluations at a time") == 1
-    assert "--max-batch 5 would start with that" in record(output)["notices"][0]
+    assert "from now on it is 5. --max-batch sets it from the start." in told
+    assert "from now on it is 5." in record(output)["notices"][0]
 
 
 def test_when_one_evaluation_is_too_much_the_options_that_help_are_named(
@@ -347,7 +348,7 @@ def test_when_one_evaluation_is_too_much_the_options_that_help_are_named(
     def none(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(tiny, "_evaluate", none)
+    monkeypatch.setattr(tiny, "run", none)
     code, told = run(
         "panorama", picture(tmp_path / "x.png"), "--output", tmp_path / "y.png", *QUICK
     )

@@ -270,7 +270,7 @@ def test_another_decoder_is_loaded_and_makes_the_frames(tiny, tmp_path, monkeypa
     ("changes", "message"),
     [
         ({"prompt": " "}, r"--prompt needs an instruction, got ' '"),
-        ({"decoder": "consistency"}, r"got 8 channels: the bundled prior needs --decoder vae"),
+        ({"decoder": "consistency"}, r"got 8 channels: take the prior's own decoder \(vae\)"),
     ],
 )
 def test_what_can_not_be_asked_for_is_refused_at_once(tiny, tmp_path, changes, message):

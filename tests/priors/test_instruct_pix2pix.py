@@ -34,13 +34,13 @@ def some_branches(prior: priors.Prior, n: int) -> list[Branch]:
     image01 = images(n)
     generator = torch.Generator().manual_seed(3)
     noisy, other = torch.randn(2, n, prior.latent_channels, 8, 12, generator=generator)
-    condition = prior.encode_condition(image01)
+    _, image_rows = prior.encode_source(image01)
     empty = prior.encode_text([""])
     each = prior.encode_text([PROMPT, "fog", "a red floor"][:n])
     return [
         Branch(noisy, empty),
-        Branch(noisy, empty, condition),
-        Branch(noisy, each, condition),
+        Branch(noisy, {**empty, **image_rows}),
+        Branch(noisy, {**each, **image_rows}),
         Branch(other, each),
     ]
 
@@ -54,10 +54,11 @@ def predict_singly(folder, branches, timestep, *, prediction_type: str) -> torch
     for branch in branches:
         for i, t in enumerate(timestep.tolist()):
             z = branch.noisy[i : i + 1]
-            text = branch.text[i if len(branch.text) > 1 else 0][None]
+            texts = branch.rows["text"]
+            text = texts[i if len(texts) > 1 else 0][None]
             condition = torch.zeros_like(z)
-            if branch.condition is not None:
-                condition = branch.condition[i : i + 1]
+            if "condition" in branch.rows:
+                condition = branch.rows["condition"][i : i + 1]
             output = unet(torch.cat([z, condition], 1), t, text)[0].double()
             if prediction_type == "v_prediction":
                 output = squares[t] ** 0.5 * output + (1 - squares[t]) ** 0.5 * z.double()
@@ -78,11 +79,11 @@ def test_predict_is_one_evaluation_a_row(make_folder, prediction_type, max_batch
     torch.testing.assert_close(estimates, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_branch_is_evaluated_for_the_rows_that_it_names(prior):
+def test_a_branch_is_evaluated_for_the_particles_that_it_names(prior):
     """As in a prediction of these particles alone; the other particles' estimates are zero."""
     branches, timestep = some_branches(prior, 3), torch.tensor([20, 499, 981])
     whole = prior.predict(branches, timestep)
-    some = [replace(branches[2], rows=torch.tensor([2, 0])), branches[1]]
+    some = [replace(branches[2], particles=torch.tensor([2, 0])), branches[1]]
     text, image = prior.predict(some, timestep, max_batch=2)
     torch.testing.assert_close(text[[0, 2]], whole[2, [0, 2]])
     assert not text[1].any()
@@ -93,10 +94,12 @@ def test_a_source_is_encoded_once_for_latent_and_condition(prior, monkeypatch):
     image01, calls = images(2), []
     encode = prior._vae.encode
     monkeypatch.setattr(prior._vae, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
-    latent, condition = prior.encode_source(image01)
+    latent, rows = prior.encode_source(image01)
     assert len(calls) == 1
+    assert list(rows) == list(prior.source_rows) == ["condition"]
     assert torch.equal(latent, prior.encode(image01))
-    assert torch.equal(condition, prior.encode_condition(image01))
+    scale = prior._vae.config["scaling_factor"]
+    torch.testing.assert_close(rows["condition"] * scale, latent)
 
 
 def test_tiles_are_decoded_by_the_statistics_of_their_sample(prior):
@@ -154,7 +157,7 @@ def test_latents_are_scaled_modes_and_conditions_are_raw_modes(folder, prior):
         mode = vae.encode(2 * image01 - 1).latent_dist.mode()
         pixels = vae.decode(mode).sample
     torch.testing.assert_close(prior.encode(image01), mode * vae.config.scaling_factor)
-    torch.testing.assert_close(prior.encode_condition(image01), mode)
+    torch.testing.assert_close(condition_of(prior, image01), mode)
     decoded = prior.decode(prior.encode(image01))
     torch.testing.assert_close(decoded, (pixels / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
     extremes = prior.decode(100 * prior.encode(image01))
@@ -169,7 +172,7 @@ def test_a_latent_shift_is_taken_off_and_put_back(folder, tmp_path):
     latent = plain.encode(images())
     scale = AutoencoderKL.from_pretrained(folder / "vae").config.scaling_factor
     torch.testing.assert_close(moved.encode(images()), latent - 0.5 * scale)
-    torch.testing.assert_close(moved.encode_condition(images()), plain.encode_condition(images()))
+    torch.testing.assert_close(condition_of(moved, images()), condition_of(plain, images()))
     torch.testing.assert_close(moved.decode(moved.encode(images())), plain.decode(latent))
 
 
@@ -183,27 +186,29 @@ def test_text_is_the_encoders_last_state_over_padded_tokens(folder, prior):
         with torch.no_grad():
             rows.append(encoder(torch.tensor([ids])).last_hidden_state)
     encoded = prior.encode_text(["", PROMPT])
-    torch.testing.assert_close(encoded, torch.cat(rows), atol=1e-5, rtol=1e-5)
+    assert list(encoded) == ["text"]
+    torch.testing.assert_close(encoded["text"], torch.cat(rows), atol=1e-5, rtol=1e-5)
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(prior):
     long_prompt = " ".join([PROMPT] * 6) + " red floor"
-    with pytest.warns(UserWarning, match=r"26 tokens.* 22: 'sphere blue red floor' is cut off"):
-        cut = prior.encode_text([long_prompt])
+    told = r"26 tokens.* 22: 'sphere blue red floor' is cut off"
+    with pytest.warns(UserWarning, match=told):
+        cut = prior.encode_text([long_prompt])["text"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        kept = prior.encode_text([" ".join([PROMPT] * 5 + ["make the"])])
+        kept = prior.encode_text([" ".join([PROMPT] * 5 + ["make the"])])["text"]
     torch.testing.assert_close(cut[:, :22], kept[:, :22])
 
 
-def test_nothing_carries_a_graph(prior):
+def test_nothing_but_encode_carries_a_graph(prior):
     image01 = images().requires_grad_()
-    latent = prior.encode(image01)
-    text = prior.encode_text([PROMPT])
-    condition = prior.encode_condition(image01)
-    branch = Branch(latent.clone().requires_grad_(), text, condition)
+    assert prior.encode(image01).requires_grad
+    latent, image_rows = prior.encode_source(image01)
+    rows = {**prior.encode_text([PROMPT]), **image_rows}
+    branch = Branch(latent.clone().requires_grad_(), rows)
     estimate = prior.predict([branch], torch.tensor([300]))
-    for tensor in (latent, condition, text, estimate, prior.decode(branch.noisy)):
+    for tensor in (latent, *rows.values(), estimate, prior.decode(branch.noisy)):
         assert not tensor.requires_grad
         # An inference tensor could not be used in a graph that the caller builds.
         assert not tensor.is_inference()
@@ -237,12 +242,17 @@ def test_sizes_come_from_the_configurations(prior):
     assert isinstance(prior, priors.Prior)
     assert (prior.cell_size, prior.preferred_size, prior.size_multiple) == (4, 64, 8)
     assert prior.latent_channels == 4
+    assert prior.source_rows == ("condition",)
     assert prior.schedule.num_timesteps == 1000
 
 
 def test_the_schedule_is_the_training_schedule(folder, prior):
     squares = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod
     torch.testing.assert_close(prior.schedule.alphas_cumprod.float(), squares)
+
+
+def condition_of(prior, image01) -> torch.Tensor:
+    return prior.encode_source(image01)[1]["condition"]
 
 
 def copy_of(folder, tmp_path):
@@ -267,11 +277,12 @@ def test_models_that_do_not_fit_are_named(folder, tmp_path, file, values, messag
         priors.load(other)
 
 
-def test_a_text_to_image_model_is_refused(folder, tmp_path):
+def test_the_u_net_of_a_text_to_image_model_is_refused(folder, tmp_path):
     other = copy_of(folder, tmp_path)
     config = UNet2DConditionModel.load_config(folder / "unet")
     UNet2DConditionModel.from_config({**config, "in_channels": 4}).save_pretrained(other / "unet")
-    with pytest.raises(ValueError, match=r"takes 8 channels .* takes 4: name an editing model"):
+    told = r"needs 8 input channels \(latent and condition\) to be one of InstructPix2Pix, got 4"
+    with pytest.raises(ValueError, match=told):
         priors.load(other)
 
 
@@ -283,8 +294,11 @@ def test_bad_arguments_are_named(prior):
     with pytest.raises(ValueError, match="max_batch 0"):
         prior.predict(branches, timestep, max_batch=0)
     two_rows = Branch(branches[0].noisy, prior.encode_text(["", PROMPT]))
-    with pytest.raises(ValueError, match=r"1 row or one a particle \(3\), got 2"):
+    with pytest.raises(ValueError, match=r"'text' need 1 row or one a particle \(3\), got 2"):
         prior.predict([two_rows], timestep)
+    unknown = Branch(branches[0].noisy, {**branches[0].rows, "control": branches[0].noisy})
+    with pytest.raises(ValueError, match="takes the rows text, condition, got control too: leave"):
+        prior.predict([unknown], timestep)
     with pytest.raises(ValueError, match="multiples of 8, got 32 x 44: resize"):
         prior.encode(images(width=44))
     with pytest.raises(ValueError, match="got 'fog'"):

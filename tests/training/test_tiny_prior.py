@@ -39,8 +39,9 @@ def test_our_prior_predicts_finite_noise_of_its_latents(recipe):
     assert (prior.latent_channels, prior.cell_size, prior.preferred_size) == (8, 4, 64)
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     noisy = torch.randn(prior.encode(image).shape, generator=torch.Generator().manual_seed(1))
+    _, image_rows = prior.encode_source(image)
     branches = [
-        Branch(noisy, prior.encode_text(["make it night"]), prior.encode_condition(image)),
+        Branch(noisy, {**prior.encode_text(["make it night"]), **image_rows}),
         Branch(noisy, prior.encode_text([""])),
     ]
     noise = prior.predict(branches, torch.tensor([20, 900]))

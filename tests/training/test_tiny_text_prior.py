@@ -89,9 +89,9 @@ def test_a_short_run_exports_a_prior_and_goes_on_where_it_stopped(tmp_path, monk
     record = json.loads((tmp_path / "whole/training.json").read_text())
     assert record["pictures"] == 4
     assert "work" not in record["recipe"]
-    prior = priors.load_text_to_image(tmp_path / "whole")
+    prior = priors.load(tmp_path / "whole", kind="text")
     assert (prior.preferred_size, prior.latent_channels, prior.cell_size) == (32, 3, 1)
-    assert prior.encode_text(["a red cube"]).shape == (1, 77, 64)
+    assert prior.encode_text(["a red cube"])["text"].shape == (1, 77, 64)
     card = (tmp_path / "whole/README.md").read_text()
     assert "| cone, overhead view |" in card
     assert str(tmp_path) not in card

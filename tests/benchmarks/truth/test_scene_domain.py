@@ -90,7 +90,7 @@ class CountingPrior:
         return getattr(self._prior, name)
 
     def predict(self, branches: Any, timestep: Any, **options: Any) -> Any:
-        self.evaluations += sum(len(b.noisy if b.rows is None else b.rows) for b in branches)
+        self.evaluations += sum(branch.evaluations for branch in branches)
         return self._prior.predict(branches, timestep, **options)
 
 

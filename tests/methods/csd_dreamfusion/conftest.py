@@ -28,9 +28,9 @@ class WordPrior(SurePrior):
     def free_text_encoder(self):
         WordPrior.freed += 1
 
-    def encode_text(self, prompts):
+    def encode_text(self, prompts, image01=None):
         values = [0.9 if "bright" in p else 0.1 if "dark" in p else 0.5 for p in prompts]
-        return torch.tensor(values)[:, None, None]
+        return {"text": torch.tensor(values)[:, None, None]}
 
 
 @pytest.fixture
@@ -38,11 +38,12 @@ def word_prior(monkeypatch) -> type[WordPrior]:
     """Takes the place of every prior; counts how often it is loaded."""
     WordPrior.loaded = WordPrior.freed = 0
 
-    def load(*_: Any, **__: Any) -> WordPrior:
+    def load(*_: Any, kind: priors.Kind, **__: Any) -> WordPrior:
+        assert kind == "text"
         WordPrior.loaded += 1
         return WordPrior()
 
-    monkeypatch.setattr(priors, "load_text_to_image", load)
+    monkeypatch.setattr(priors, "load", load)
     monkeypatch.setattr(priors, "fetch", lambda *_, **__: Path())
     return WordPrior
 

@@ -245,9 +245,11 @@ def test_a_prior_of_another_kind_ends_in_one_line(run, monkeypatch, word_prior):
     def refuse(*_, **__):
         raise ValueError("'ip2p' edits images:\nname a text-to-image model.")
 
-    monkeypatch.setattr(priors, "load_text_to_image", refuse)
-    with pytest.raises(SystemExit, match=r"^csd-dreamfusion: 'ip2p' edits images: name a"):
-        run(steps=1)
+    for function in ("load", "fetch"):
+        with monkeypatch.context() as patch:
+            patch.setattr(priors, function, refuse)
+            with pytest.raises(SystemExit, match=r"^csd-dreamfusion: 'ip2p' edits images: name a"):
+                run(steps=1)
 
 
 def test_numbers_that_are_not_finite_stop_the_run_with_one_line(run, word_prior, monkeypatch):

@@ -73,7 +73,24 @@ def test_no_source_at_all(make_config, tint_prior):
 def test_weights_that_are_not_there_are_missed_at_the_start(make_config, tmp_path):
     config = make_config()
     config.pipeline.prior = str(tmp_path / "no-weights")
-    assert "No weights for the prior" in message_of(config)
+    message = message_of(config)
+    assert "No weights for the prior" in message
+    assert "--pipeline.prior" in message
+
+
+def test_a_model_of_no_known_family_is_refused_at_the_start(make_config, tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    config = make_config()
+    config.pipeline.prior = str(tmp_path)
+    message = message_of(config)
+    assert "got StableDiffusionXLPipeline" in message
+    assert "StableDiffusionInstructPix2PixPipeline" in message
+
+
+def test_a_model_that_sees_no_source_image_is_refused_at_the_start(make_config):
+    config = make_config()
+    config.pipeline.prior = "tiny-text"
+    assert "needs an editing prior, 'tiny-text' is a text-to-image prior" in message_of(config)
 
 
 def test_lpips_weights_that_are_not_there(make_config, tint_prior, monkeypatch, tmp_path):
@@ -113,4 +130,4 @@ def test_options_of_images_that_do_not_go_together():
 
 def test_missing_weights_are_an_error_of_callers_too(tmp_path: Path):
     with pytest.raises(priors.WeightsNotFoundError):
-        priors.check(tmp_path / "none")
+        priors.fetch(tmp_path / "none")
