@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.priors.base import TextToImage
+from csd_nerf.core.rows import Rows
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Texts
 
 VIEWS = ("front", "side", "back", "overhead")
 
@@ -19,15 +21,15 @@ VIEWS = ("front", "side", "back", "overhead")
 def view_weights(
     azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"], *, overhead: float
 ) -> Float[Tensor, "n 4"]:
-    """Shares of front, side, back and overhead in each camera's prompt; rows sum to one.
+    """Weights of front, side, back and overhead in each camera's prompt; rows sum to one.
 
-    Around the object front, side and back follow each other linearly over quarter turns. Upwards
-    they give way to overhead, from 20 degrees below `overhead` to 20 above it.
+    With azimuth the weights change linearly from front to side to back, a quarter turn each. With
+    elevation overhead replaces them linearly, from 20 degrees below `overhead` to 20 above it.
 
     Args:
-        azimuth: Of any number of turns.
+        azimuth: In radians; whole turns don't matter.
         elevation: From -pi/2 to pi/2.
-        overhead: Elevation at which half the prompt says so.
+        overhead: Elevation at which overhead has weight 1/2.
     """
     turn = ((azimuth + torch.pi) % (2 * torch.pi) - torch.pi).abs() / (torch.pi / 2)
     front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
@@ -39,17 +41,17 @@ def view_weights(
 
 @dataclass(frozen=True)
 class ViewPrompts:
-    """A prompt's text embeddings, with and without views."""
+    """A prompt's encoded texts by view, and the empty text."""
 
-    plain: Float[Tensor, "1 tokens width"]
-    by_view: Float[Tensor, "4 tokens width"]
-    empty: Float[Tensor, "1 tokens width"]
+    by_view: Rows
+    """A row for each of `VIEWS`."""
+    empty: Rows
     overhead: float
 
     @classmethod
     def encode(
         cls,
-        prior: TextToImage,
+        prior: Prior,
         prompt: str,
         *,
         negative_prompt: str,
@@ -62,16 +64,17 @@ class ViewPrompts:
             prior: Whose text encoder to use; it isn't needed afterwards.
             prompt: What to make.
             negative_prompt: Takes the place of the empty text.
-            template: How a view is said, with {prompt} and {view}.
-            overhead: Elevation at which half the prompt says overhead, in radians.
+            template: How the prompt names a view; holds {prompt} and {view}.
+            overhead: Elevation at which the view overhead has weight 1/2, in radians.
         """
         seen = [template.format(prompt=prompt, view=view) for view in VIEWS]
-        texts = prior.encode_text([prompt, *seen, negative_prompt])
-        return cls(texts[:1], texts[1:5], texts[5:], overhead)
+        return cls(prior.encode_text(seen), prior.encode_text([negative_prompt]), overhead)
 
-    def of_cameras(
-        self, azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]
-    ) -> Float[Tensor, "n tokens width"]:
-        """Each camera's text."""
-        weights = view_weights(azimuth, elevation, overhead=self.overhead).to(self.by_view)
-        return torch.einsum("nk,ktw->ntw", weights, self.by_view)
+    def of_cameras(self, azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]) -> Texts:
+        """Each camera's text, a mixture of the views' by `view_weights`."""
+        weights = view_weights(azimuth, elevation, overhead=self.overhead)
+        prompt = {
+            name: torch.einsum("nk,k...->n...", weights.to(rows), rows)
+            for name, rows in self.by_view.items()
+        }
+        return Texts([prompt], self.empty)
