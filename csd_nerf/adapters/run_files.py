@@ -224,9 +224,3 @@ def fingerprint(*paths: Path) -> str:
 def _holds_something(output: Path) -> bool:
     """Whether something lies at the output that a run would replace."""
     return any(output.iterdir()) if output.is_dir() else output.exists()
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of Python and of installed packages."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
