@@ -97,7 +97,8 @@ def weights_digest(name_or_path: str, *, kind: str = "edit") -> str:
     """
     from csd_nerf import priors
 
-    return files_digest(priors.fetch(name_or_path, kind=kind))  # pyright: ignore[reportArgumentType]
+    folder, _ = priors.fetch(name_or_path, kind=kind)  # pyright: ignore[reportArgumentType]
+    return files_digest(folder)
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
