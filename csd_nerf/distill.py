@@ -10,18 +10,21 @@ of an object's views together are one particle, and objects are seen through the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.core.guidance import generation_residual
-from csd_nerf.core.kernels import Features, KernelTerms, feature_kernel
+from csd_nerf.core.kernels import Features, Kernel, rbf_kernel
 from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.residuals import generation
+from csd_nerf.core.schedules import add_noise, loss_weight
 from csd_nerf.core.settings import Distillation, DistillSettings
-from csd_nerf.core.stein import mix_residuals, repulsion_step
-from csd_nerf.priors.base import Branch, TextToImage
+from csd_nerf.core.stein import mixed_residuals, repulsion_step
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,10 @@ class Distilled:
 
 
 def distill(
-    prior: TextToImage,
+    prior: Prior,
     image01: Float[Tensor, "objects views 3 h w"],
     *,
-    text: Float[Tensor, "views tokens width"],
-    empty: Float[Tensor, "1 tokens width"],
+    texts: Texts,
     settings: DistillSettings,
     randomness: Randomness,
     distillation: Distillation = "csd",
@@ -58,8 +60,7 @@ def distill(
         prior: The diffusion model.
         image01: Rendered views, with the autograd graph of their renderer; resampled to the
             prior's preferred size where theirs is another.
-        text: Each view's text.
-        empty: The empty or negative text.
+        texts: One prompt with a row a view, and the empty or negative text.
         settings: How to distil.
         randomness: Drawn from for the timestep and the noise, in this order.
         distillation: Whether residuals are mixed and particles pushed apart, or each particle goes
@@ -76,29 +77,23 @@ def distill(
     low, high = prior.schedule.timestep_bounds(settings.t_range)
     step = randomness.timestep(low, high)
     noise = _draw_noise(latent, randomness, settings, views=views, objects=objects)
-    residual = _residual(prior, latent.detach(), noise, step, text, empty, settings)
+    residual = _residual(prior, latent.detach(), noise, step, texts, settings)
     if not bool(residual.isfinite().all()):
         raise FloatingPointError(
             "Residuals need to be finite, got inf or nan from the prior or the renders; lower the "
             "learning rate or the guidance scale, or run the prior in float32."
         )
     t = torch.tensor(step)
-    weight, sigma = float(prior.schedule.weight(t)), float(prior.schedule.sigma(t))
+    weight, sigma = float(loss_weight(prior.schedule, t)), float(prior.schedule.sigma(t))
     count = views if objects == 1 else objects
     if distillation == "sds" or count == 1:
         loss = (latent * residual).sum()
     else:
         points = image01.detach().reshape(count, -1)
-        terms = _kernel(points, features, image01.shape[2:], settings)
-        mixed = mix_residuals(
-            terms.values, residual.reshape(count, -1), normalize=settings.normalize
-        )
-        apart = repulsion_step(
-            terms.values,
-            terms.gradient,
-            repulsion=settings.repulsion * sigma,
-            normalize=settings.normalize,
-        )
+        kernel = _kernel(points, features, image01.shape[2:], settings)
+        how = settings.normalize
+        mixed = mixed_residuals(kernel, residual.reshape(count, -1), normalize=how)
+        apart = repulsion_step(kernel, repulsion=settings.repulsion * sigma, normalize=how)
         loss = (latent.reshape(count, -1) * mixed).sum()
         loss = loss + (image01.reshape(count, -1) * apart).sum()
     return Distilled(weight / views * loss, residual.square().mean().sqrt(), step)
@@ -132,23 +127,30 @@ def _draw_noise(
 
 @torch.no_grad()
 def _residual(
-    prior: TextToImage,
+    prior: Prior,
     clean: Float[Tensor, "n c h w"],
     noise: Float[Tensor, "n c h w"],
     step: int,
-    text: Float[Tensor, "views tokens width"],
-    empty: Float[Tensor, "1 tokens width"],
+    texts: Texts,
     settings: DistillSettings,
 ) -> Float[Tensor, "n c h w"]:
-    timestep = torch.full((len(clean),), step)
-    noisy = prior.schedule.add_noise(clean, noise, timestep)
-    rows = text.repeat(len(clean) // len(text), 1, 1)
-    null, conditional = prior.predict(
-        [Branch(noisy, empty), Branch(noisy, rows)],
+    """CSD Eq. 8's residual of every view; views come object after object."""
+    n = len(clean)
+    timestep = torch.full((n,), step)
+    noisy = add_noise(prior.schedule, clean, noise, timestep)
+    (prompt,) = texts.prompts
+    of_views = {
+        name: row.repeat(n // len(row), *[1] * (row.ndim - 1)) for name, row in prompt.items()
+    }
+    shown = Shown({"target": noisy}, {}, replace(texts, prompts=[of_views]), torch.ones(n, 1))
+    return weighted_sum(
+        prior,
+        generation(text_scale=settings.text_scale),
+        shown,
         timestep.to(prior.device),
+        drawn=noise,
         max_batch=settings.max_batch,
-    )
-    return generation_residual(null, conditional, noise, text_scale=settings.text_scale)
+    )[0]
 
 
 def _kernel(
@@ -156,12 +158,15 @@ def _kernel(
     features: Features | None,
     shape: torch.Size,
     settings: DistillSettings,
-) -> KernelTerms:
+) -> Kernel:
+    """The kernel on renders, with the bandwidth of CSD's Appendix C.2: the median over log N."""
+    # For one particle log N is zero, but it has no pairs either.
+    divisor = log(max(len(points), 2))
     if settings.kernel == "l2" or features is None:
-        return feature_kernel(points)
+        return rbf_kernel(points, divisor=divisor)
 
     def embed(flat: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
         views = features(flat.reshape(-1, *shape).flatten(1))
         return views.reshape(len(flat), -1)
 
-    return feature_kernel(points, embed, exponent=2)
+    return rbf_kernel(points, embed, divisor=divisor, exponent=2)

@@ -3,15 +3,16 @@
 An iteration draws a batch of particles x_i, one timestep t for all of them and their noise e_i
 (a canvas may keep both for as many batches as it takes to go over everything once),
 asks the prior for every guidance branch at once, and descends: x_i <- x_i - rate w(t) g_i, where
-g_i is the Stein direction of the edit residuals (CSD Eq. 9). w(t) = sigma_t^2 is kept in every
-variant; the authors' release drops it for images without mixing. Nothing in the loop waits for
-the device but a look every few iterations at whether all gradients were finite.
+g_i is the Stein direction of the edit residuals (`csd_nerf.core.residuals`; CSD Eq. 9).
+w(t) = sigma_t^2 is kept in every variant; the authors' release drops it for images without mixing.
+Nothing in the loop waits for the device but a look every few iterations at whether all gradients
+were finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 import torch
@@ -21,13 +22,14 @@ from tqdm import tqdm
 
 from csd_nerf.core.canvas import Canvas, ImageStack
 from csd_nerf.core.finite import FiniteWatch
-from csd_nerf.core.guidance import EditWeights, edit_weights, prompt_shares
-from csd_nerf.core.kernels import median_bandwidth
+from csd_nerf.core.kernels import rbf_kernel
 from csd_nerf.core.randomness import Randomness, SeededRandomness
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
+from csd_nerf.core.schedules import Schedule, add_noise, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.stein import stein_direction
-from csd_nerf.priors.base import Branch, Prior, Text
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Shown, Texts, encode_sources, weighted_sum
 
 Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 """Decodes the images as they are now."""
@@ -62,6 +64,7 @@ def edit_images(
     prompt: str | Sequence[str],
     prompt_weights: Float[Tensor, "n k"] | None = None,
     negative_prompt: str = "",
+    source_prompt: str | None = None,
     settings: EditSettings,
     generator: torch.Generator,
     start01: Float[Tensor, "n 3 H W"] | None = None,
@@ -76,9 +79,9 @@ def edit_images(
         source01: The images to keep to; heights and widths in multiples of
             `prior.size_multiple`.
         prompt: The instruction; several are composed by `prompt_weights` (Appendix C.1).
-        prompt_weights: Share of each instruction in each image; rows sum to one. None means
-            equal shares.
+        prompt_weights: Share of each instruction in each image, as for `edit`.
         negative_prompt: Takes the place of the empty text.
+        source_prompt: What the images show; the residual `dds` needs it.
         settings: How to optimise.
         generator: Source of randomness, on the CPU.
         start01: Where to start from; None means the source.
@@ -105,12 +108,11 @@ def edit_images(
         if callback is not None and done % callback_every == 0:
             callback(done, total, decode)
 
-    parts = [
-        prior.encode_source(part) for part in source01.split(settings.max_batch or len(source01))
-    ]
-    source, condition = (torch.cat(whole).to(prior.device) for whole in zip(*parts, strict=True))
+    source, image_rows = encode_sources(prior, source01, max_batch=settings.max_batch)
+    source = source.to(prior.device)
+    image_rows = {name: rows.to(prior.device) for name, rows in image_rows.items()}
     start = source.clone() if start01 is None else encode(start01)
-    stack = ImageStack(start, source, condition, settings.batch_size)
+    stack = ImageStack(start, source, image_rows, settings.batch_size)
     began = perf_counter()
     evaluations = edit(
         prior,
@@ -118,6 +120,8 @@ def edit_images(
         prompts=[prompt] if isinstance(prompt, str) else prompt,
         prompt_weights=prompt_weights,
         negative_prompt=negative_prompt,
+        source_prompt=source_prompt,
+        source01=source01,
         settings=settings,
         randomness=SeededRandomness(generator),
         progress=progress,
@@ -135,6 +139,8 @@ def edit(
     prompts: Sequence[str],
     prompt_weights: Float[Tensor, "size k"] | None = None,
     negative_prompt: str = "",
+    source_prompt: str | None = None,
+    source01: Float[Tensor, "size 3 H W"] | None = None,
     settings: EditSettings,
     randomness: Randomness,
     start: int = 0,
@@ -146,11 +152,13 @@ def edit(
     Args:
         prior: The diffusion model.
         canvas: What is edited.
-        prompts: One or more instructions.
-        prompt_weights: Share of each instruction in each particle of the canvas. What a row lacks
-            to one is a share without instruction, which takes the estimate with the source image
-            alone. None means equal shares.
+        prompts: One or more instructions; for the residual `dds`, descriptions of the result.
+        prompt_weights: Share of each instruction in each particle of the canvas. If a row sums to
+            less than one, the rest of the weight goes to an estimate without instruction, which
+            leaves that part of the particle as it is. None means equal shares.
         negative_prompt: Takes the place of the empty text.
+        source_prompt: What the source shows; the residual `dds` needs it.
+        source01: The source images, for priors whose texts depend on them.
         settings: How to optimise; `batch_size` is the canvas's affair.
         randomness: Drawn from for an iteration's batch, timestep and noise, in this order.
         start: First iteration: the number that is done already, to go on with an edit.
@@ -161,10 +169,19 @@ def edit(
         Number of model evaluations.
 
     Raises:
-        ValueError: If the weights don't fit.
+        ValueError: If the weights don't fit, or the prior can't serve the residual.
         FloatingPointError: If a gradient isn't finite; names iteration and particles.
     """
-    guidance = _Guidance.encode(prior, prompts, negative_prompt, settings)
+    make_terms = EDIT_RESIDUALS[settings.residual]
+    terms = make_terms(image_scale=settings.image_scale, text_scale=settings.text_scale)
+    _check_residual(prior, terms, settings.residual, source_prompt)
+    texts = Texts.encode(
+        prior,
+        prompts,
+        negative_prompt=negative_prompt,
+        source_prompt=source_prompt if terms.needs_source_text else None,
+        image01=source01,
+    )
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     low, high = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
@@ -176,25 +193,32 @@ def edit(
         timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
         particles = canvas.read(index)
-        noisy = prior.schedule.add_noise(particles.latent, noise, timestep)
-        noisy_source = prior.schedule.add_noise(particles.source, noise, timestep)
-        terms = guidance.terms(noisy, noisy_source, particles.condition, shares[index])
-        on_device = timestep.to(prior.device, non_blocking=True)
-        branches = [branch for _, branch in terms]
-        estimates = prior.predict(branches, on_device, max_batch=settings.max_batch)
-        evaluations += sum(int(weight.count_nonzero()) for weight, _ in terms)
-
-        residual = guidance.weights.noise * noise
-        for (weight, _), estimate in zip(terms, estimates, strict=True):
-            weight = weight.to(prior.device, non_blocking=True)
-            residual = residual + weight[:, None, None, None] * estimate
+        noisy = add_noise(prior.schedule, particles.latent, noise, timestep)
+        shown = Shown(
+            {
+                "target": noisy,
+                "source": add_noise(prior.schedule, particles.source, noise, timestep),
+            },
+            particles.image_rows,
+            texts.of_particles(index),
+            shares[index],
+        )
+        residual, count = weighted_sum(
+            prior,
+            terms,
+            shown,
+            timestep.to(prior.device, non_blocking=True),
+            drawn=noise,
+            max_batch=settings.max_batch,
+        )
+        evaluations += count
         residual = residual.flatten(1)
         t = timestep[0]
         clean = particles.latent.flatten(1)
         direction = _direction(residual, clean, noisy.flatten(1), prior.schedule, t, settings)
         watch.record(iteration, index, residual, direction)
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
-        step = rate * float(prior.schedule.weight(t)) * direction
+        step = rate * float(loss_weight(prior.schedule, t)) * direction
         canvas.descend(index, step.view_as(noisy))
 
         done = iteration + 1
@@ -209,7 +233,7 @@ def _direction(
     residual: Float[Tensor, "n d"],
     clean: Float[Tensor, "n d"],
     noisy: Float[Tensor, "n d"],
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     timestep: Int[Tensor, ""],
     settings: EditSettings,
 ) -> Float[Tensor, "n d"]:
@@ -222,65 +246,22 @@ def _direction(
     if settings.kernel_on == "clean":
         # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
         points, repulsion = clean, repulsion / float(schedule.alpha(timestep))
-    return stein_direction(
-        points,
-        residual,
-        bandwidth=median_bandwidth(points),
-        repulsion=repulsion,
-        normalize=settings.normalize,
-    )
+    kernel = rbf_kernel(points)
+    return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
 
 
-@dataclass(frozen=True)
-class _Guidance:
-    """The guidance branches of Eq. 9, composed by Appendix C.1."""
-
-    weights: EditWeights
-    empty: Text
-    prompts: list[Text]
-
-    @classmethod
-    def encode(
-        cls, prior: Prior, prompts: Sequence[str], negative_prompt: str, settings: EditSettings
-    ) -> _Guidance:
-        weights = edit_weights(
-            image_scale=settings.image_scale,
-            text_scale=settings.text_scale,
-            baseline=settings.baseline,
+def _check_residual(prior: Prior, terms: Terms, name: str, source_prompt: str | None) -> None:
+    if terms.needs_image and not prior.source_rows:
+        raise ValueError(
+            f"The residual {name} needs a prior that sees the source image, got {prior.name!r}, "
+            "which sees a text alone; take the residual dds with a source prompt, or another prior."
         )
-        texts = [prior.encode_text([prompt]) for prompt in prompts]
-        return cls(weights, prior.encode_text([negative_prompt]), texts)
-
-    def terms(
-        self,
-        noisy: Float[Tensor, "n c h w"],
-        noisy_source: Float[Tensor, "n c h w"],
-        condition: Float[Tensor, "n k h w"],
-        shares: Float[Tensor, "n prompts"],
-    ) -> list[tuple[Float[Tensor, "n"], Branch]]:
-        """The estimates that the residual is made of, each with its coefficient by particle.
-
-        A branch is evaluated for the particles where its coefficient is not zero. A share that
-        no instruction takes has the image's estimate in the instruction's place.
-        """
-        one = torch.ones(len(shares))
-        w = self.weights
-        unasked = 1 - shares.sum(1)
-        # Sums of shares are one but for rounding, which must not cost an evaluation.
-        unasked = unasked.where(unasked > 1e-5, 0.0)
-        terms = [
-            (w.null * one, Branch(noisy, self.empty)),
-            (w.image + w.text * unasked, Branch(noisy, self.empty, condition)),
-            (w.source_null * one, Branch(noisy_source, self.empty)),
-            (w.source_image * one, Branch(noisy_source, self.empty, condition)),
-        ]
-        for text, share in zip(self.prompts, shares.T, strict=True):
-            terms.append((w.text * share, Branch(noisy, text, condition)))
-        return [
-            (weight, branch if weight.all() else replace(branch, rows=weight.nonzero()[:, 0]))
-            for weight, branch in terms
-            if weight.any()
-        ]
+    if terms.needs_source_text and not (source_prompt or "").strip():
+        raise ValueError(
+            f"The residual {name} needs a source prompt that says what the source shows, got "
+            f"{source_prompt!r}; give one such as 'a photo of a man', and a prompt that describes "
+            "the result."
+        )
 
 
 def _check_sizes(

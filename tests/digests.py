@@ -127,7 +127,7 @@ def _sampled_text() -> Digest:
     from csd_nerf.priors.text_sampling import sample_text
 
     generator = torch.Generator().manual_seed(2)
-    prior = priors.load_text_to_image("tiny-text")
+    prior = priors.load("tiny-text", kind="text")
     return digest(sample_text(prior, ["a red cube", "a cone"], steps=4, generator=generator))
 
 
@@ -219,7 +219,7 @@ KINDS: dict[str, Callable[[Path], Digest]] = {
         negative_prompt="snow",
     ),
     "images, SDS from other starts": lambda _: _images(
-        EditSettings(iterations=3, mixing="none", baseline="noise"), from_others=True
+        EditSettings(iterations=3, mixing="none", residual="sds"), from_others=True
     ),
     "panorama": _panorama,
     "panorama, regions": lambda f: _panorama(f, "--region", "make it night@0,0,40,64"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 
 
 class SurePrior:
@@ -12,7 +12,7 @@ class SurePrior:
 
     name = "sure"
     device = torch.device("cpu")
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = DiscreteSchedule.scaled_linear()
     latent_channels = 3
     cell_size = 1
     preferred_size = 4

@@ -14,13 +14,13 @@ import torch
 
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.editor import EditSettings, edit, edit_images
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-TEXTS = {"": 0.0, "blurry": -0.5, "make it night": 0.75, "make it snow": -0.875}
+TEXTS = {"": 0.0, "a day": 0.25, "blurry": -0.5, "make it night": 0.75, "make it snow": -0.875}
 
 
 def estimate_noise(noisy, text, condition, timestep):
@@ -39,11 +39,12 @@ class AnalyticPrior:
 
     name: str = "analytic"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    schedule: NoiseSchedule = field(default_factory=NoiseSchedule.scaled_linear)
+    schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule.scaled_linear)
     latent_channels: int = 3
     cell_size: int = 1
     preferred_size: int = 8
     size_multiple: int = 2
+    source_rows: tuple[str, ...] = ("condition",)
     poison: dict[int, int] = field(default_factory=dict)
     """Particle's place in the batch, by call, whose estimate becomes NaN."""
     calls: list[list[tuple[float, bool]]] = field(default_factory=list)
@@ -60,10 +61,6 @@ class AnalyticPrior:
         self.largest_coding = max(self.largest_coding, len(latent))
         return (latent / 2).clamp(0, 1)
 
-    def encode_condition(self, image01):
-        self.largest_coding = max(self.largest_coding, len(image01))
-        return image01 - 0.5
-
     def encoding_tiles(self, sample01):
         return nullcontext()
 
@@ -71,16 +68,20 @@ class AnalyticPrior:
         return nullcontext()
 
     def encode_source(self, image01):
-        return self.encode(image01), self.encode_condition(image01)
+        rows = {"condition": image01 - 0.5} if self.source_rows else {}
+        return self.encode(image01), rows
 
-    def encode_text(self, prompts: Sequence[str]):
-        return torch.tensor([TEXTS[prompt] for prompt in prompts])
+    def encode_text(self, prompts: Sequence[str], image01=None):
+        return {"text": torch.tensor([TEXTS[prompt] for prompt in prompts])}
+
+    def free_text_encoder(self):
+        pass
 
     def predict(self, branches, timestep, *, max_batch=None):
         shapes = {tuple(branch.noisy.shape) for branch in branches}
         assert shapes == {(len(timestep), *branches[0].noisy.shape[1:])}
         todo = [
-            (b.noisy[i], b.text[0], None if b.condition is None else b.condition[i], timestep[i])
+            (b.noisy[i], b.rows["text"][0], condition_of(b, i), timestep[i])
             for b in branches
             for i in range_of(b, len(timestep))
         ]
@@ -96,13 +97,18 @@ class AnalyticPrior:
             result[place] = estimate
         if len(self.calls) in self.poison:
             result[0, self.poison[len(self.calls)], 0, 0, 0] = math.nan
-        self.calls.append([(float(b.text[0]), b.condition is not None) for b in branches])
+        shown = [(float(b.rows["text"][0]), "condition" in b.rows) for b in branches]
+        self.calls.append(shown)
         self.evaluations += len(todo)
         return result
 
 
 def range_of(branch, n):
-    return range(n) if branch.rows is None else branch.rows.tolist()
+    return range(n) if branch.particles is None else branch.particles.tolist()
+
+
+def condition_of(branch, particle):
+    return branch.rows["condition"][particle] if "condition" in branch.rows else None
 
 
 def images(n, *, height=4, width=6, seed=0):
@@ -147,6 +153,8 @@ class RecordedRandomness:
 
 def slow_residual(z, z_source, noise, condition, t, prompts, shares, negative, settings):
     """Eq. 3 composed by C.1, less the baseline of Eq. 9 (or the noise), as they are printed."""
+    if settings.residual == "dds":
+        return slow_dds(z, z_source, t, prompts, shares, negative, settings.text_scale)
     guided = torch.zeros_like(z)
     for prompt, share in zip(prompts, shares, strict=True):
         null = estimate_noise(z, negative, None, t)
@@ -155,11 +163,21 @@ def slow_residual(z, z_source, noise, condition, t, prompts, shares, negative, s
         guided += share * (
             null + settings.image_scale * (image - null) + settings.text_scale * (text - image)
         )
-    if settings.baseline == "noise":
+    if settings.residual == "sds":
         return guided - noise
     null = estimate_noise(z_source, negative, None, t)
     image = estimate_noise(z_source, negative, condition, t)
     return guided - (null + settings.image_scale * (image - null))
+
+
+def slow_dds(z, z_source, t, prompts, shares, negative, scale):
+    """Appendix A: both sides guided by the same scale, the source by its own text."""
+    null, null_source = (estimate_noise(x, negative, None, t) for x in (z, z_source))
+    source = null_source + scale * (estimate_noise(z_source, TEXTS["a day"], None, t) - null_source)
+    guided = torch.zeros_like(z)
+    for prompt, share in zip(prompts, shares, strict=True):
+        guided += share * (null + scale * (estimate_noise(z, prompt, None, t) - null))
+    return guided - source
 
 
 def slow_mixing(points, residuals, factor, normalize):
@@ -222,15 +240,27 @@ BASE = EditSettings(iterations=7, learning_rate=0.4, decay_every=3, text_scale=2
     [
         BASE,
         replace(BASE, mixing="none"),
-        replace(BASE, baseline="noise"),
+        replace(BASE, residual="sds"),
         replace(BASE, noise="independent"),
         replace(BASE, noise="independent", kernel_on="clean", repulsion=30.0),
         replace(BASE, normalize="rowsum", repulsion_scale="one", repulsion=30.0),
         replace(BASE, batch_size=3, noise="independent", t_range=(0.2, 0.9)),
         replace(BASE, image_scale=1.0),
         replace(BASE, image_scale=0.0, text_scale=0.0),
+        replace(BASE, residual="dds"),
     ],
-    ids=["default", "none", "sds", "independent", "clean", "rowsum", "batch", "w_s=1", "zero"],
+    ids=[
+        "default",
+        "none",
+        "sds",
+        "independent",
+        "clean",
+        "rowsum",
+        "batch",
+        "w_s=1",
+        "zero",
+        "dds",
+    ],
 )
 @pytest.mark.parametrize("prompts", [["make it night"], ["make it night", "make it snow"]])
 def test_every_step_is_that_of_a_slow_reference(settings, prompts):
@@ -239,6 +269,8 @@ def test_every_step_is_that_of_a_slow_reference(settings, prompts):
     shares = torch.tensor([[0.25, 0.75], [1, 0], [0.5, 0.5], [0, 1], [0.1, 0.9]])
     shares = shares if len(prompts) == 2 else torch.ones(5, 1)
     prior, canvas_latents = AnalyticPrior(), []
+    if settings.residual == "dds":
+        prior.source_rows = ()
     record = RecordedRandomness(SeededRandomness(torch.Generator().manual_seed(1)))
     stack = make_stack(prior, source01, settings)
 
@@ -248,6 +280,7 @@ def test_every_step_is_that_of_a_slow_reference(settings, prompts):
         prompts=prompts,
         prompt_weights=shares,
         negative_prompt="blurry",
+        source_prompt="a day",
         settings=settings,
         randomness=record,
         after_step=lambda done, total: canvas_latents.append(stack.latent.clone()),
@@ -270,8 +303,8 @@ def test_every_step_is_that_of_a_slow_reference(settings, prompts):
 
 def make_stack(prior, source01, settings, **options):
     source = prior.encode(source01)
-    condition = prior.encode_condition(source01)
-    return ImageStack(source.clone(), source, condition, settings.batch_size, **options)
+    image_rows = prior.encode_source(source01)[1]
+    return ImageStack(source.clone(), source, image_rows, settings.batch_size, **options)
 
 
 # What is evaluated.
@@ -297,8 +330,8 @@ def test_five_evaluations_a_particle_and_iteration_in_one_call():
         ({"image_scale": 1.5, "text_scale": 1.5}, 4),
         ({"image_scale": 1.0, "text_scale": 1.0}, 2),
         ({"text_scale": 0.0}, 4),
-        ({"baseline": "noise"}, 3),
-        ({"baseline": "noise", "image_scale": 1.0, "text_scale": 1.0}, 1),
+        ({"residual": "sds"}, 3),
+        ({"residual": "sds", "image_scale": 1.0, "text_scale": 1.0}, 1),
     ],
 )
 def test_a_branch_without_a_say_is_not_run(options, branches):
@@ -306,6 +339,38 @@ def test_a_branch_without_a_say_is_not_run(options, branches):
     result = run(prior, images(2), EditSettings(iterations=1, **options))
     assert [len(call) for call in prior.calls] == [branches]
     assert result.evaluations == 2 * branches
+
+
+def test_delta_denoising_takes_four_evaluations_and_sees_no_image():
+    prior = AnalyticPrior(source_rows=())
+    settings = EditSettings(iterations=1, residual="dds")
+    run(prior, images(2), settings, source_prompt="a day")
+    night, day = TEXTS["make it night"], TEXTS["a day"]
+    assert sorted(prior.calls[0]) == sorted(
+        [(0.0, False), (night, False), (0.0, False), (day, False)]
+    )
+
+
+def test_delta_denoising_leaves_alone_what_no_prompt_covers():
+    prior = AnalyticPrior(source_rows=())
+    settings = EditSettings(iterations=3, residual="dds", mixing="none")
+    shares = torch.tensor([[1.0], [0.0]])
+    source = images(2)
+    result = run(prior, source, settings, source_prompt="a day", prompt_weights=shares)
+    assert torch.allclose(result.latent[1], 2 * source[1], atol=1e-5)
+    assert not torch.allclose(result.latent[0], 2 * source[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("source_prompt", [None, " "])
+def test_delta_denoising_without_a_source_prompt_is_refused(source_prompt):
+    settings = EditSettings(iterations=1, residual="dds")
+    with pytest.raises(ValueError, match="dds needs a source prompt that says what the source"):
+        run(AnalyticPrior(source_rows=()), images(2), settings, source_prompt=source_prompt)
+
+
+def test_a_prior_that_sees_no_image_can_not_serve_eq_9():
+    with pytest.raises(ValueError, match="csd needs a prior that sees the source image, got 'an"):
+        run(AnalyticPrior(source_rows=()), images(2), EditSettings(iterations=1))
 
 
 def test_each_further_prompt_costs_one_branch():
@@ -396,7 +461,7 @@ def test_the_loop_runs_over_windows_of_one_canvas():
 
     def edited(window):
         canvas = WindowCanvas(
-            source.clone(), source, source / 2 - 0.5, window,
+            source.clone(), source, {"condition": source / 2 - 0.5}, window,
             stride=3, batch_size=9, drawing="uniform", taper=0,
         )  # fmt: skip
         edit(
@@ -517,7 +582,9 @@ class DeviceSidePrior(AnalyticPrior):
 
     def predict(self, branches, timestep, *, max_batch=None):
         t = timestep.view(-1, 1, 1, 1)
-        return torch.stack([estimate_noise(b.noisy, b.text, b.condition, t) for b in branches])
+        return torch.stack(
+            [estimate_noise(b.noisy, b.rows["text"], b.rows.get("condition"), t) for b in branches]
+        )
 
     def encode_text(self, prompts: Sequence[str]):
         return super().encode_text(prompts).to(self.device)

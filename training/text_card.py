@@ -20,7 +20,7 @@ from tqdm import tqdm
 from csd_nerf import priors
 from csd_nerf.media.files import write_json, write_text
 from csd_nerf.media.sheets import enlarge, save_contact_sheet
-from csd_nerf.priors.base import TextToImage
+from csd_nerf.priors.base import Prior
 from csd_nerf.priors.text_sampling import sample_text
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.cameras import Cameras, look_at
@@ -89,7 +89,7 @@ def measure(settings: Settings) -> dict[str, dict[str, float]]:
     Every colour is sampled `seeds` times. The colour is the mean over the object's pixels; the
     shape that is read back is the one whose true silhouettes overlap best.
     """
-    prior = priors.load_text_to_image(settings.prior)
+    prior = priors.load(settings.prior, kind="text")
     true = {(s, v): silhouettes(s, v) for s in SHAPES for v in ELEVATIONS}
     generator = torch.Generator().manual_seed(0)
     table, sheet = {}, {}
@@ -104,7 +104,7 @@ def measure(settings: Settings) -> dict[str, dict[str, float]]:
 
 
 def sample(
-    prior: TextToImage, shape: str, view: str, *, settings: Settings, generator: torch.Generator
+    prior: Prior, shape: str, view: str, *, settings: Settings, generator: torch.Generator
 ) -> Float[Tensor, "n 3 32 32"]:
     """Pictures of a shape in every colour, the colours in turn, `seeds` times."""
     captions = [f"a {colour} {shape}, {view} view" for colour in COLOURS]

@@ -308,7 +308,7 @@ TABLE4 = Experiment(
         Line(
             "SDS",
             "sds",
-            {**_NO_STEIN, "pipeline.edit.baseline": "noise"},
+            {**_NO_STEIN, "pipeline.edit.residual": "sds"},
             paper=_measured(0.186, 0.994, 0.053),
         ),
     ),

@@ -27,6 +27,7 @@ from csd_nerf.adapters.costs import CountedPrior, peak_memory
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.estimates import encode_sources
 
 SECTIONS: tuple[str, ...] = ("unet", "vae", "mixing", "rest")
 
@@ -65,10 +66,9 @@ def timed_run(
     _forget_peak(prior.device)
     clock = SectionClock(prior.device)
     clock.enter("vae")
-    parts = [prior.encode_source(image) for image in image01.split(1)]
-    source, condition = (torch.cat(whole) for whole in zip(*parts, strict=True))
+    source, image_rows = encode_sources(prior, image01, max_batch=1)
     clock.enter("rest")
-    stack = _ClockedStack(source.clone(), source, condition, clock=clock)
+    stack = _ClockedStack(source.clone(), source, image_rows, clock=clock)
     clocked = _ClockedPrior(prior, clock)
     loop(cast(Prior, clocked), stack, settings)
     clock.enter("vae")

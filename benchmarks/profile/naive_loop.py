@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf.core.canvas import Canvas
-from csd_nerf.core.guidance import classifier_free, guided_noise
 from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.schedules import add_noise, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.priors.base import Branch, Prior
 
@@ -52,15 +52,16 @@ def naive_edit(
         particles = canvas.read(index)
         noisy, residuals = [], []
         for i in range(len(index)):
-            condition = particles.condition[i : i + 1]
+            shown = {name: rows[i : i + 1] for name, rows in particles.image_rows.items()}
             for clean in (particles.latent, particles.source):
-                noisy.append(prior.schedule.add_noise(clean[i : i + 1], noise[i : i + 1], timestep))
+                one = (clean[i : i + 1], noise[i : i + 1], timestep)
+                noisy.append(add_noise(prior.schedule, *one))
             target, source = (
                 prior.predict(
                     [
                         Branch(latent, empty),
-                        Branch(latent, empty, condition),
-                        Branch(latent, asked, condition),
+                        Branch(latent, {**empty, **shown}),
+                        Branch(latent, {**asked, **shown}),
                     ],
                     timestep,
                 )
@@ -74,7 +75,7 @@ def naive_edit(
             repulsion=float(prior.schedule.sigma(timestep[0])),
         )
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
-        step = rate * float(prior.schedule.weight(timestep[0])) * direction
+        step = rate * float(loss_weight(prior.schedule, timestep[0])) * direction
         canvas.descend(index, step.view_as(noise))
     return evaluations
 
@@ -83,8 +84,10 @@ def _residual(
     target: Float[Tensor, "3 n c h w"], source: Float[Tensor, "3 n c h w"], settings: EditSettings
 ) -> Float[Tensor, "n c h w"]:
     """Eq. 9's residual; estimates are in the order null, image, text."""
-    guided = guided_noise(*target, image_scale=settings.image_scale, text_scale=settings.text_scale)
-    return guided - classifier_free(source[0], source[1], scale=settings.image_scale)
+    w_s, w_y = settings.image_scale, settings.text_scale
+    null, image, text = target
+    guided = null + w_s * (image - null) + w_y * (text - image)
+    return guided - (source[0] + w_s * (source[1] - source[0]))
 
 
 def naive_direction(

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 
 Shape = Literal["sd15"]
@@ -56,7 +56,7 @@ def random_prior(
         unet=unet,
         text_encoder=text_encoder,
         tokenizer=byte_tokenizer(text_encoder.config.max_position_embeddings),
-        schedule=NoiseSchedule.scaled_linear(),
+        schedule=DiscreteSchedule.scaled_linear(),
     )
 
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 
-from csd_nerf.core.guidance import Baseline, edit_weights
-
-SAMPLING_BRANCHES = 3
-"""Estimates of Eq. 3 a sampling step."""
+from csd_nerf.core.residuals import EDIT_RESIDUALS, ResidualName, edit_guidance
 
 
-def update_branches(*, image_scale: float, text_scale: float, baseline: Baseline) -> int:
-    """Estimates of Eq. 9 that one update of one image takes.
+def update_branches(residual: ResidualName, *, image_scale: float, text_scale: float) -> int:
+    """Estimates that one update of one image takes.
 
     An estimate whose weight is zero at these scales is not evaluated, so that methods differ in
     what an update costs.
     """
-    weights = edit_weights(
-        image_scale=image_scale, text_scale=text_scale, baseline=baseline
-    )._asdict()
-    return sum(weight != 0 for name, weight in weights.items() if name != "noise")
+    terms = EDIT_RESIDUALS[residual](image_scale=image_scale, text_scale=text_scale)
+    return len(terms.weights)
+
+
+def sampling_branches(*, image_scale: float, text_scale: float) -> int:
+    """Estimates that one sampling step of one image takes; see `update_branches`."""
+    return len(edit_guidance("target", image_scale=image_scale, text_scale=text_scale).weights)
 
 
 def rate_at(budget: float, rate: float) -> float:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from benchmarks.engine.identity import plain
 from benchmarks.engine.trials import Store
-from benchmarks.truth.budgets import SAMPLING_BRANCHES, rate_at, update_branches
+from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome
 from benchmarks.truth.residuals import residuals_at_truth
 from csd_nerf.adapters.run_files import FREE
-from csd_nerf.core.guidance import Baseline
+from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_01
@@ -30,12 +30,12 @@ from csd_nerf.synthetic.scenes import Split
 _MOST_STEPS = 50
 """Sampling steps beyond which more change nothing, whatever the budget."""
 
-BASELINES: dict[str, Baseline] = {"csd": "source", "csd-no-stein": "source", "sds": "noise"}
+RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
 """The methods that optimise, and what they subtract."""
 USUAL_ARMS = (
     Arm("source", None),
     Arm("autoencoder", None),
-    *(Arm(name, name) for name in BASELINES),
+    *(Arm(name, name) for name in RESIDUALS),
 )
 """The references are nothing done, and the true edit encoded and decoded, which shows the
 autoencoder's own errors."""
@@ -125,7 +125,7 @@ class MediaDomain:
         csd = self.kind(**given, method="csd")
         options = self.kind(**{**self.departures(job.arm), **given, "method": job.arm.method})
         count = job.budget * csd.values().updates * self.cost(csd) / self.cost(options)
-        if job.arm.method in BASELINES:
+        if job.arm.method in RESIDUALS:
             rate = rate_at(job.budget, options.values().learning_rate)
             return dataclasses.replace(options, updates=max(1, round(count)), learning_rate=rate)
         return dataclasses.replace(options, steps=min(max(1, round(count)), _MOST_STEPS))
@@ -168,7 +168,7 @@ class MediaDomain:
             given.edit.instructions[0],
             **self.guidance(),
         )
-        return {"csd": found["source"], "sds": found["noise"]}
+        return {**found}
 
     def guidance(self) -> dict[str, Any]:
         """The scales at which `residuals` are taken."""
@@ -177,14 +177,11 @@ class MediaDomain:
 
     def branches(self, options: Any) -> int:
         """Estimates that one update or sampling step of one image takes."""
-        if options.method not in BASELINES:
-            return SAMPLING_BRANCHES
         values = options.values()
-        return update_branches(
-            image_scale=values.image_scale,
-            text_scale=values.text_scale,
-            baseline=BASELINES[options.method],
-        )
+        scales = {"image_scale": values.image_scale, "text_scale": values.text_scale}
+        if options.method not in RESIDUALS:
+            return sampling_branches(**scales)
+        return update_branches(RESIDUALS[options.method], **scales)
 
     def _reference(self, name: str, given: Input) -> Float[Tensor, "n 3 h w"]:
         if name == "source":

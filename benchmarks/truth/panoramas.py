@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.truth.domains import SEEDS_APART, Arm, edit_at
-from benchmarks.truth.media import BASELINES, SIMILARITY, USUAL_ARMS, Input, MediaDomain
+from benchmarks.truth.media import RESIDUALS, SIMILARITY, USUAL_ARMS, Input, MediaDomain
 from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.panorama import edit_panorama
@@ -68,7 +68,7 @@ class PanoramaDomain(MediaDomain):
         """
         values, branches = options.values(), self.branches(options)
         layout = plan_layout(self._prior, PANORAMA_SIZE, options)
-        if options.method not in BASELINES:
+        if options.method not in RESIDUALS:
             extent = layout.window if options.method == "ip2p-windows" else layout.grid
             windows = window_positions(layout.grid, extent, stride=layout.stride)
             return float(branches * len(windows))
@@ -76,7 +76,7 @@ class PanoramaDomain(MediaDomain):
         canvas = WindowCanvas(
             blank,
             blank,
-            blank,
+            {},
             layout.window,
             layout.stride,
             values.batch,

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.core.guidance import Baseline, edit_residual, guided_noise
+from csd_nerf.core.residuals import EDIT_RESIDUALS, ResidualName
+from csd_nerf.core.schedules import add_noise
 from csd_nerf.evaluation.tables import Column, Row
-from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
 
 LEVELS = (0.1, 0.3, 0.5, 0.75)
 """Timesteps, as fractions of the prior's schedule."""
@@ -37,11 +39,11 @@ def residuals_at_truth(
     draws: int = 48,
     seed: int = 0,
     levels: Sequence[float] = LEVELS,
-) -> dict[Baseline, Row]:
-    """Bias and deviation of both baselines' residuals at the true edit.
+) -> dict[ResidualName, Row]:
+    """Bias and deviation of CSD-Edit's and SDS's residuals at the true edit.
 
-    With r the residual of CSD Eq. 9 ("source") or of SDS ("noise", the drawn noise subtracted) at
-    the truth's latent: bias = rms of E[r], deviation = rms of r - E[r], over draws of the noise,
+    With r the residual of CSD Eq. 9 ("csd") or of SDS ("sds", the drawn noise subtracted) at the
+    truth's latent: bias = rms of E[r], deviation = rms of r - E[r], over draws of the noise,
     the same draws for both. Residuals are in units of the noise, whose own rms is 1; lower is
     better.
 
@@ -57,35 +59,26 @@ def residuals_at_truth(
         levels: Timesteps, as fractions of the schedule.
 
     Returns:
-        For each baseline `bias_LEVEL` and `deviation_LEVEL`.
+        For each residual `bias_LEVEL` and `deviation_LEVEL`.
     """
     generator = torch.Generator().manual_seed(seed)
-    source, condition = prior.encode_source(source01[None])
+    source, image_rows = prior.encode_source(source01[None])
     truth = prior.encode(truth01[None])
-    condition = condition.expand(draws, -1, -1, -1)
-    empty, text = prior.encode_text([""]), prior.encode_text([prompt])
-    rows: dict[Baseline, Row] = {"source": {}, "noise": {}}
+    texts = Texts.encode(prior, [prompt])
+    rows: dict[ResidualName, Row] = {"csd": {}, "sds": {}}
     for level in levels:
         step = min(round(level * prior.schedule.num_timesteps), prior.schedule.num_timesteps - 1)
         timestep = torch.full((draws,), step)
         noise = torch.randn(draws, *source.shape[1:], generator=generator).to(source)
-        at_truth = prior.schedule.add_noise(truth.expand_as(noise), noise, timestep)
-        at_source = prior.schedule.add_noise(source.expand_as(noise), noise, timestep)
-        branches = [
-            Branch(at_truth, empty),
-            Branch(at_truth, empty, condition),
-            Branch(at_truth, text, condition),
-            Branch(at_source, empty),
-            Branch(at_source, empty, condition),
-        ]
-        scales = {"image_scale": image_scale, "text_scale": text_scale}
-        estimates = prior.predict(branches, timestep.to(prior.device))
-        residual: dict[Baseline, Tensor] = {
-            "source": edit_residual(*estimates, **scales),
-            "noise": guided_noise(*estimates[:3], **scales) - noise,
+        noisy = {
+            "target": add_noise(prior.schedule, truth.expand_as(noise), noise, timestep),
+            "source": add_noise(prior.schedule, source.expand_as(noise), noise, timestep),
         }
-        for baseline, values in residual.items():
+        shown = Shown(noisy, image_rows, texts, torch.ones(draws, 1))
+        for name, row in rows.items():
+            terms = EDIT_RESIDUALS[name](image_scale=image_scale, text_scale=text_scale)
+            values, _ = weighted_sum(prior, terms, shown, timestep.to(prior.device), drawn=noise)
             mean = values.mean(dim=0)
-            rows[baseline][f"bias_{level}"] = float(mean.square().mean().sqrt())
-            rows[baseline][f"deviation_{level}"] = float((values - mean).square().mean().sqrt())
+            row[f"bias_{level}"] = float(mean.square().mean().sqrt())
+            row[f"deviation_{level}"] = float((values - mean).square().mean().sqrt())
     return rows

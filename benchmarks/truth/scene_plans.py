@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.truth.budgets import SAMPLING_BRANCHES, update_branches
+from benchmarks.truth.budgets import sampling_branches, update_branches
 
 EDIT_STEPS = 480
 """Training steps of every method after editing has begun."""
@@ -42,7 +42,7 @@ SCENE_ARMS: dict[str, dict[str, Any]] = {
     "sds": {
         **_OPTIMISED,
         "mixing": "none",
-        "baseline": "noise",
+        "residual": "sds",
         "text_scale": 1.0,
         "learning_rate": 1.0,
     },
@@ -110,18 +110,18 @@ def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> A
     update = arm.get("update", "csd")
     if name in REFERENCES:
         return ArmPlan(edit_steps, edit_steps, 1, 1, 1, 0)
+    branches = _branches(arm)
     if update == "ip2p":
-        steps = max(1, round(total / views / SAMPLING_BRANCHES))
-        count = views * steps * SAMPLING_BRANCHES
+        steps = max(1, round(total / views / branches))
+        count = views * steps * branches
         return ArmPlan(edit_steps, every, ROUND_VIEWS, steps, 1, count)
     if update == "in2n":
-        edits = max(1, round(total / DENOISING_STEPS / SAMPLING_BRANCHES))
+        edits = max(1, round(total / DENOISING_STEPS / branches))
         each = -(-edits * IN2N_EVERY // edit_steps)
         every = max(1, edit_steps // max(1, round(edits / each)))
         rounds = -(-edit_steps // every)
-        count = rounds * each * DENOISING_STEPS * SAMPLING_BRANCHES
+        count = rounds * each * DENOISING_STEPS * branches
         return ArmPlan(edit_steps, every, each, DENOISING_STEPS, 1, count)
-    branches = _branches(arm)
     iterations = max(1, round(total / views / branches))
     return ArmPlan(edit_steps, every, ROUND_VIEWS, 1, iterations, views * iterations * branches)
 
@@ -131,8 +131,7 @@ def _scales(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _branches(arm: Mapping[str, Any]) -> int:
-    return update_branches(
-        image_scale=arm["image_scale"],
-        text_scale=arm["text_scale"],
-        baseline=arm.get("baseline", "source"),
-    )
+    scales = {"image_scale": arm["image_scale"], "text_scale": arm["text_scale"]}
+    if arm.get("update", "csd") != "csd":
+        return sampling_branches(**scales)
+    return update_branches(arm.get("residual", "csd"), **scales)

@@ -28,9 +28,7 @@ class CountedPrior:
         self, branches: Sequence[Branch], timestep: Real[Tensor, "n"], **options: Any
     ) -> Float[Tensor, "k n c h w"]:
         """Noise estimates of the prior."""
-        self.evaluations += sum(
-            len(branch.noisy if branch.rows is None else branch.rows) for branch in branches
-        )
+        self.evaluations += sum(branch.evaluations for branch in branches)
         return self._prior.predict(branches, timestep, **options)
 
 

@@ -17,14 +17,15 @@ from csd_nerf.media.pixels import resize, to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder
 
+_LATENT = "latent"
 PREVIEW_FRAMES = 4
 """Frames in a preview, side by side."""
 
 
 def encode_frames(
     prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, reporter: Reporter
-) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
-    """Read all frames once; returns their latents and conditions, in the CPU's memory.
+) -> tuple[Float[Tensor, "n c h w"], dict[str, Tensor]]:
+    """Read all frames once; returns latents and image rows, in the CPU's memory.
 
     Args:
         prior: Encodes them.
@@ -36,15 +37,16 @@ def encode_frames(
     Raises:
         ValueError: If there are more or fewer frames than the source says.
     """
-    wholes: list[Tensor] = []
+    wholes: dict[str, Tensor] = {}
     done = 0
     reporter.begin("encode", source.count)
     frames = (resize(frame, size) for frame in source)
     while pixels := list(itertools.islice(frames, batch)):
-        parts = prior.encode_source(to_01(torch.stack(pixels)))
-        wholes = wholes or [torch.empty(source.count, *part.shape[1:]) for part in parts]
-        for whole, part in zip(wholes, parts, strict=True):
-            whole[done : done + len(part)] = part
+        latent, image_rows = prior.encode_source(to_01(torch.stack(pixels)))
+        parts = {_LATENT: latent, **image_rows}
+        wholes = wholes or {n: torch.empty(source.count, *p.shape[1:]) for n, p in parts.items()}
+        for name, part in parts.items():
+            wholes[name][done : done + len(part)] = part
         done += len(pixels)
         reporter.tick(done)
     if done != source.count:
@@ -52,7 +54,7 @@ def encode_frames(
             f"The input must not change while it is read, got {done} frames instead of "
             f"{source.count}."
         )
-    return wholes[0], wholes[1]
+    return wholes.pop(_LATENT), wholes
 
 
 def decode_frames(

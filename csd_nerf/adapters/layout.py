@@ -12,7 +12,7 @@ from csd_nerf.priors.base import Prior
 
 @dataclass(frozen=True)
 class Layout:
-    """What `plan_layout` chose."""
+    """How a panorama is edited: at which size, through which windows."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -25,7 +25,7 @@ class Layout:
     wrap: bool
     """Whether windows run across the left and right edges."""
     notices: list[str]
-    """What the user should know of it."""
+    """What the user should know."""
 
     def facts(self) -> dict[str, Any]:
         """For a JSON file; sizes are widths and heights."""
@@ -38,15 +38,15 @@ class Layout:
 
 
 def plan_layout(prior: Prior, size: tuple[int, int], options: PanoramaOptions) -> Layout:
-    """Choose the size at which to edit: the input's or `--size`, as the prior's grid allows.
+    """Choose the size at which to edit: the input's or `--size`, rounded to the prior's grid.
 
-    It is at least a window. The whole picture as one window, for ip2p-downsize, has the area of a
-    picture that the prior was trained on, or less if `--size` says so.
+    A picture that is smaller than a window is enlarged. The method ip2p-downsize edits the whole
+    picture as one window, with the area of the prior's training images, or less by `--size`.
 
     Args:
         prior: The diffusion model.
         size: Height and width of the input.
-        options: `method`, `size`, `stride` and `wrap` count.
+        options: Only `method`, `size`, `stride` and `wrap` are used.
     """
     edge, whole = prior.preferred_size, options.method == "ip2p-downsize"
     scale = (options.size or max(size)) / max(size)

@@ -86,6 +86,8 @@ _TINY = {
     "steps": 15,
     "solver": "ddim",
 }
+_DISTILLED = ("csd", "csd-no-stein")
+"""Methods that take `--residual`."""
 _PRESETS: dict[str, dict[str, Any]] = {
     "full": _FULL,
     "small": _SMALL,
@@ -102,6 +104,12 @@ class EditOptions:
     """The instruction, such as "turn it into a watercolour"."""
     negative_prompt: str = ""
     """What to keep away from; takes the place of the empty text."""
+    source_prompt: str | None = None
+    """What the input shows, such as "a photo of a man"; --residual dds needs it."""
+    residual: Literal["csd", "dds"] = "csd"
+    """What drives the methods csd and csd-no-stein. csd: an editing model and an instruction.
+    dds: Delta Denoising Score with a text-to-image model such as stable-diffusion, where --prompt
+    describes the result and --source-prompt the input."""
     preset: Preset = "full"
     """Values of all options whose default is the preset's.
     full: InstructPix2Pix on a GPU of 24 GB. small: the same in half precision, for 12 GB.
@@ -208,6 +216,17 @@ class EditOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}.")
+        if self.residual == "dds" and not (self.source_prompt or "").strip():
+            raise ValueError(
+                "--residual dds needs a description of the input, got "
+                f'{self.source_prompt!r}; give --source-prompt "a photo of ...", and a --prompt '
+                "that describes the result."
+            )
+        if self.residual == "dds" and getattr(self, "method") not in _DISTILLED:  # noqa: B009
+            raise ValueError(
+                f"--residual dds needs --method {' or '.join(_DISTILLED)}, got "
+                f"{getattr(self, 'method')}."  # noqa: B009
+            )
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")

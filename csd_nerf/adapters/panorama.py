@@ -19,9 +19,10 @@ from csd_nerf.adapters.costs import spread
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.layout import Layout, plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
-from csd_nerf.adapters.regions import PromptMap, keep_unasked, map_prompts, parse_region
+from csd_nerf.adapters.regions import PromptMap, map_prompts, parse_region, restore_original
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
+from csd_nerf.core.rows import Rows
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_means, window_positions
 from csd_nerf.media.pixels import resize
@@ -76,12 +77,12 @@ def edit_panorama(
     session.note_cut_prompts([*prompts.prompts, options.negative_prompt])
     plan = _Plan(session, layout, prompts)
     with session.stage("encode"):
-        source, condition = _encode(plan, image)
+        source, image_rows = _encode(plan, image)
     with session.stage("edit"):
         if options.method in SAMPLED:
-            latent, facts = _sample(plan, condition)
+            latent, facts = _sample(plan, source, image_rows)
         else:
-            latent, facts = _optimise(plan, source, condition)
+            latent, facts = _optimise(plan, source, image_rows)
     with session.stage("decode"):
         result = _decode(plan, latent, image)
     head = {"method": options.method, "input_size": [*reversed(size)]}
@@ -107,15 +108,13 @@ class _Plan:
         return {"wrap": self.layout.wrap, "tile": self.layout.window, "max_batch": max_batch}
 
 
-def _encode(
-    plan: _Plan, image: UInt8[Tensor, "H W 3"]
-) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k h w"]]:
+def _encode(plan: _Plan, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "c h w"], Rows]:
     picture = resize(image, plan.layout.size, wrap=plan.layout.wrap)
     told = _row_reporter(plan.session.reporter, "encode")
-    latent, condition = encode_tiled(plan.prior, picture, after_row=told, **plan.tiling)
+    latent, image_rows = encode_tiled(plan.prior, picture, after_row=told, **plan.tiling)
     fits = latent.numel() <= MOST_ON_DEVICE
     place = plan.prior.device if fits else torch.device("cpu")
-    return latent.to(place), condition.to(place)
+    return latent.to(place), {name: rows.to(place) for name, rows in image_rows.items()}
 
 
 def _decode(
@@ -126,7 +125,7 @@ def _decode(
     result = resize(result, (original.shape[0], original.shape[1]), wrap=plan.layout.wrap)
     if not plan.prompts.leaves_parts_alone:
         return result
-    return keep_unasked(original, result, plan.prompts.editable, wrap=plan.layout.wrap)
+    return restore_original(original, result, plan.prompts.editable, wrap=plan.layout.wrap)
 
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:
@@ -139,14 +138,14 @@ def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 
 
 
 def _optimise(
-    plan: _Plan, source: Float[Tensor, "c h w"], condition: Float[Tensor, "k h w"]
+    plan: _Plan, source: Float[Tensor, "c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations."""
     values, layout, prompts = plan.session.values, plan.layout, plan.prompts
     canvas = WindowCanvas(
         source.clone(),
         source,
-        condition,
+        image_rows,
         layout.window,
         layout.stride,
         values.batch,
@@ -170,7 +169,7 @@ def _optimise(
 
 
 def _sample(
-    plan: _Plan, condition: Float[Tensor, "k h w"]
+    plan: _Plan, source: Float[Tensor, "c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "c h w"], dict[str, Any]]:
     """InstructPix2Pix on the canvas's windows, or on the whole of a small canvas."""
     from csd_nerf.priors.sampling import sample_windows
@@ -178,7 +177,11 @@ def _sample(
     session, layout = plan.session, plan.layout
     positions = window_positions(layout.grid, layout.window, stride=layout.stride, wrap=layout.wrap)
     saved = session.restored()
-    done = None if saved is None else (saved["done"], saved["latent"])
+    noise, done = torch.zeros_like(source), None
+    if saved is not None:
+        done = (saved["done"], saved["latent"])
+    else:
+        noise = torch.randn(noise.shape, generator=session.generator).to(source)
 
     def after_step(now: int, latent: Float[Tensor, "c h w"]) -> None:
         # No preview: until the last steps there is little but noise to see.
@@ -188,12 +191,13 @@ def _sample(
     session.reporter.begin("sample", steps, done=0 if done is None else done[0])
     latent = sample_windows(
         plan.prior,
-        condition,
+        image_rows,
         plan.prompts.prompts,
         window_means(plan.prompts.masks, positions, layout.window),
         positions=positions,
         window=layout.window,
         **session.sampling(),
+        noise=noise,
         done=done,
         after_step=after_step,
     )

@@ -1,7 +1,8 @@
 """Instructions for parts of a picture: "PROMPT@x0,y0,x1,y1" or "PROMPT@mask.png".
 
-A mask says which share of each latent cell an instruction has. Where regions overlap they share
-alike; shares of a cell sum to one at most, and what is missing stays as it is.
+The mask of an instruction holds its weight in each latent cell: the fraction of the cell's area
+that its region covers. Where k regions overlap, each has 1/k of that. If the weights of a cell sum
+to less than one, the rest of it is not edited.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from csd_nerf.media.images import read_image
 
 _FORM = '"PROMPT@x0,y0,x1,y1" (pixels or percent) or "PROMPT@mask.png"'
 _ROUNDING = 1e-4
-"""A lesser share of a cell is none: it would cost evaluations and show nothing."""
+"""Smaller weights count as none: they would cost evaluations and show nothing."""
 _ROWS = 64
-"""Rows of pixels that are blended together."""
+"""Rows of pixels that are blended at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Region:
     prompt: str
     """The instruction."""
     where: tuple[str, str, str, str] | Path
-    """x0, y0, x1, y1 in pixels or percent of the picture, or a mask: a picture of its size."""
+    """x0, y0, x1, y1 in pixels or percent, or a mask: a picture of the same size, white inside."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,21 @@ class PromptMap:
     prompts: list[str]
     """The instructions."""
     masks: Float[Tensor, "k h w"]
-    """Share of each in every latent cell."""
+    """Weight of each in every latent cell."""
 
     @property
     def editable(self) -> Float[Tensor, "h w"]:
-        """How much of each cell any instruction has."""
+        """Weight of all instructions together in each cell."""
         return self.masks.sum(0).clamp(max=1)
 
     @property
     def leaves_parts_alone(self) -> bool:
-        """Whether there are cells that no instruction has, or not wholly."""
+        """Whether the instructions don't cover some cells, or not all of a cell."""
         return bool((self.editable < 1 - _ROUNDING).any())
 
 
 def parse_region(text: str) -> Region:
-    """Read a region; the last @ parts the instruction from the place.
+    """Read a region; the last @ separates the instruction from the place.
 
     Raises:
         ValueError: If it has another form.
@@ -77,13 +78,13 @@ def parse_region(text: str) -> Region:
 def map_prompts(
     regions: Sequence[Region], prompt: str, *, size: tuple[int, int], grid: tuple[int, int]
 ) -> PromptMap:
-    """Lay regions, and a prompt for what they leave, on the latent grid.
+    """Compute the masks of regions, and of a prompt for the rest of the picture.
 
     Args:
-        regions: What holds in parts of the picture.
-        prompt: What holds in the rest; empty leaves it alone.
-        size: Height and width of the picture in pixels, as boxes and masks mean them.
-        grid: Height and width in cells.
+        regions: Instructions for parts of the picture.
+        prompt: The instruction for the rest; if it is empty, the rest is not edited.
+        size: Height and width of the picture in pixels, to which the regions refer.
+        grid: Height and width of the latent grid in cells.
 
     Raises:
         ValueError: If a place doesn't fit the picture.
@@ -93,7 +94,7 @@ def map_prompts(
     for region in regions:
         total += region_mask(region, size=size)
     total.clamp_(min=1)
-    # Made twice, for all at once would need much memory.
+    # Masks in pixels are made twice: all at once would need much memory.
     masks = [area_means(region_mask(region, size=size).div_(total), grid) for region in regions]
     prompts = [region.prompt for region in regions]
     if prompt.strip():
@@ -104,7 +105,7 @@ def map_prompts(
 
 
 def region_mask(region: Region, *, size: tuple[int, int]) -> Float[Tensor, "H W"]:
-    """How much of each pixel a region covers.
+    """The fraction of each pixel that a region covers.
 
     Raises:
         ValueError: If the place doesn't fit a picture of this size.
@@ -124,35 +125,35 @@ def region_mask(region: Region, *, size: tuple[int, int]) -> Float[Tensor, "H W"
         raise ValueError(
             f"--region needs to lie within the picture of {width} x {height} pixels, got {place}."
         )
-    rows = _shares(torch.tensor([y0]), torch.tensor([y1]), length=height, cells=height)[0]
-    columns = _shares(torch.tensor([x0]), torch.tensor([x1]), length=width, cells=width)[0]
+    rows = _covered(torch.tensor([y0]), torch.tensor([y1]), length=height, cells=height)[0]
+    columns = _covered(torch.tensor([x0]), torch.tensor([x1]), length=width, cells=width)[0]
     return rows[:, None] * columns
 
 
 def area_means(
     mask: Float[Tensor, "H W"], grid: tuple[int, int]
 ) -> Float[Tensor, "{grid[0]} {grid[1]}"]:
-    """Mean of a mask over the area of each cell; cells may end within pixels."""
+    """Mean of a mask over each cell; the edges of cells may lie within pixels."""
     down, across = (
-        _shares(torch.arange(length), torch.arange(length) + 1, length=length, cells=cells)
+        _covered(torch.arange(length), torch.arange(length) + 1, length=length, cells=cells)
         for length, cells in zip(mask.shape, grid, strict=True)
     )
     return (down.T @ mask @ across).clamp_(0, 1)
 
 
-def keep_unasked(
+def restore_original(
     original: UInt8[Tensor, "H W 3"],
     edited: UInt8[Tensor, "H W 3"],
     editable: Float[Tensor, "h w"],
     *,
     wrap: bool = False,
 ) -> UInt8[Tensor, "H W 3"]:
-    """The original's pixels where no instruction holds; they fade into the edit within a cell.
+    """Put the original's pixels back where no instruction holds, fading within one latent cell.
 
     Args:
         original: The input.
         edited: Its edit.
-        editable: How much of each latent cell any instruction has.
+        editable: Weight of all instructions in each latent cell, `PromptMap.editable`.
         wrap: Whether the left and right edges meet.
     """
     height, width = original.shape[:2]
@@ -196,8 +197,8 @@ def _pixels(text: str, edge: int) -> float:
     return number * edge / 100 if text.strip().endswith("%") else number
 
 
-def _shares(low: Tensor, high: Tensor, *, length: int, cells: int) -> Float[Tensor, "n {cells}"]:
-    """Share of each of the equal cells of an axis that intervals cover."""
+def _covered(low: Tensor, high: Tensor, *, length: int, cells: int) -> Float[Tensor, "n {cells}"]:
+    """Fraction of each cell that each interval covers, along an axis of `length` pixels."""
     edges = torch.arange(cells + 1, dtype=torch.float64) * length / cells
     top = torch.minimum(high[:, None], edges[1:])
     covered = (top - torch.maximum(low[:, None], edges[:-1])).clamp(min=0)
@@ -205,7 +206,7 @@ def _shares(low: Tensor, high: Tensor, *, length: int, cells: int) -> Float[Tens
 
 
 def _neighbours(length: int, cells: int, *, wrap: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells whose middles lie before and after each pixel's, and how far it is on its way."""
+    """Cells between whose centres each pixel lies, and the weight of the second for it."""
     place = (torch.arange(length) + 0.5) * cells / length - 0.5
     before = place.floor().long()
     if wrap:

@@ -27,7 +27,6 @@ from csd_nerf.media.files import check_writable
 from csd_nerf.media.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
-from csd_nerf.priors.weights import BUNDLED_MODELS
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -149,7 +148,7 @@ class _Call:
 
     def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
         """Check all, load the prior, edit all; returns the exit code."""
-        bundled = self.options.values().prior in BUNDLED_MODELS
+        bundled = priors.is_bundled(self.options.values().prior)
         device = find_device(self.options.device, bundled=bundled)
         try:
             tasks = self._checked(inputs, outputs, device)
@@ -200,15 +199,19 @@ class _Call:
 
         def tell(text: str) -> None:
             notices.append(text)
-            print(f"note: {text}", file=sys.stderr)
+            print(f"note: {text} --max-batch sets it from the start.", file=sys.stderr)
 
-        prior = priors.load(
-            values.prior,
-            device=device,
-            dtype=values.dtype,
-            variant=self.options.prior_variant,
-            vae_slicing=self.options.preset == "small",
-        )
+        try:
+            prior = priors.load(
+                values.prior,
+                kind="text" if self.options.residual == "dds" else "edit",
+                device=device,
+                dtype=values.dtype,
+                variant=self.options.prior_variant,
+                vae_slicing=self.options.preset == "small",
+            )
+        except priors.WeightsNotFoundError as error:
+            raise priors.WeightsNotFoundError(f"{error} The option is --prior.") from None
         return HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:

@@ -200,6 +200,12 @@ class RunFiles:
             )
 
 
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python and of installed packages."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found}
+
+
 def fingerprint(*paths: Path) -> str:
     """SHA-256 of the contents of files, and of the names, sizes and times of folders' files."""
     digest = hashlib.sha256()
@@ -218,9 +224,3 @@ def fingerprint(*paths: Path) -> str:
 def _holds_something(output: Path) -> bool:
     """Whether something lies at the output that a run would replace."""
     return any(output.iterdir()) if output.is_dir() else output.exists()
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of Python and of installed packages."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}

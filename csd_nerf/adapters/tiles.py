@@ -1,8 +1,10 @@
 """Large pictures through a prior's autoencoder, tile by tile.
 
-Tiles overlap, leave out their edges there and fade into one another linearly. A model normalises
-all of them as one picture (`Prior.encoding_tiles`). Beside the picture
-in 8 bits and its latent, memory holds a few tiles and one row of them, whatever the picture's size.
+Neighbouring tiles overlap. At its edge a tile is wrong, because convolutions pad it with zeros:
+this margin is left out where tiles meet, and over the rest of the overlap one tile fades linearly
+into the next. Normalisation layers use the statistics of a sample of tiles for all of them, so that
+they fit together (`Prior.encoding_tiles`). Memory holds the picture in 8 bits, its latent, a few
+tiles and one row of them.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
 
 ENCODE_MARGIN = 3
-"""Cells at a tile's edge that its padding spoils; they are left out where tiles meet. The bundled
-prior's latents of a photograph break by 0.15 between tiles that fade over a quarter, by 0.01 so."""
+"""Cells at a tile's edge that are wrong when it is encoded. With this margin the bundled prior's
+latents of a photograph jump by 0.01 between tiles, without it by 0.15."""
 DECODE_MARGIN = 1
-"""Likewise; decoding spoils less, and takes longer."""
+"""The same when it is decoded, where the padding matters less, and more overlap costs more."""
 TILES_A_CALL = 4
-"""An autoencoder needs far more memory a picture than a U-Net needs an evaluation."""
+"""Most tiles a call: an autoencoder needs far more memory for a picture than a U-Net does."""
 SAMPLE_PIXELS = 2**20
-"""Pixels of the tiles from which a model takes what it derives from whole pictures."""
+"""Pixels of the sample of tiles whose statistics are used for all, about."""
+
+
+_LATENT = "latent"
 
 
 @torch.no_grad()
@@ -39,23 +44,26 @@ def encode_tiled(
     tile: tuple[int, int] | None = None,
     max_batch: int | None = None,
     after_row: Callable[[int, int], None] | None = None,
-) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k h w"]]:
-    """Clean latent and image condition of a picture, on the CPU.
+) -> tuple[Float[Tensor, "c h w"], dict[str, Tensor]]:
+    """Encode a picture to its clean latent and to what the model is shown of it, on the CPU.
+
+    Of the model's rows for source images only maps of the latent's size can be tiled; each comes
+    out as (k h w).
 
     Args:
         prior: The diffusion model.
         image: Edges in multiples of `prior.size_multiple`.
-        wrap: Whether the left and right edges meet; tiles then run across.
+        wrap: Whether the left and right edges meet; then tiles run across them.
         tile: Height and width of a tile in latent cells; None means the prior's preferred size.
             A picture no larger than a tile, without wrap, is encoded as a whole.
         max_batch: Most tiles a call; never more than `TILES_A_CALL`.
-        after_row: Called with the rows of tiles that are done and their total.
+        after_row: Called with the number of rows of tiles that are done, and their total.
     """
     scale = prior.cell_size
     canvas = (image.shape[0] // scale, image.shape[1] // scale)
     tiles = _Tiles.over(prior, canvas, tile, ENCODE_MARGIN, wrap)
     down, across = tiles.weights(1)
-    sums: list[Tensor] = []
+    sums: dict[str, Tensor] = {}
     size = (scale * tiles.window[0], scale * tiles.window[1])
     sample = [
         image[top : top + size[0], left : left + size[1]]
@@ -66,16 +74,16 @@ def encode_tiled(
             top = int(tiles.rows[row])
             strip = image[top * scale : top * scale + size[0]]
             columns = _along(tiles.columns[part] * scale, size[1], image.shape[1])
-            encoded = prior.encode_source(to_01(strip[:, columns].movedim(1, 0)))
-            sums = sums or [e.new_zeros(e.shape[1], *tiles.canvas) for e in encoded]
+            latent, image_rows = prior.encode_source(to_01(strip[:, columns].movedim(1, 0)))
+            encoded = {_LATENT: latent, **image_rows}
+            sums = sums or {n: e.new_zeros(e.shape[1], *tiles.canvas) for n, e in encoded.items()}
             at = _along(tiles.columns[part], tiles.window[1], tiles.canvas[1])
-            for whole, parts in zip(sums, encoded, strict=True):
-                rows = whole[:, top : top + tiles.window[0]]
+            for name, parts in encoded.items():
+                rows = sums[name][:, top : top + tiles.window[0]]
                 _add(rows, parts * down[row][:, None] * across[part][:, None, None, :], at)
             if after_row is not None and part.stop == len(tiles.columns):
                 after_row(row + 1, len(tiles.rows))
-    latent, condition = sums
-    return latent, condition
+    return sums.pop(_LATENT), sums
 
 
 @torch.no_grad()
@@ -88,7 +96,7 @@ def decode_tiled(
     max_batch: int | None = None,
     after_row: Callable[[int, int], None] | None = None,
 ) -> UInt8[Tensor, "H W 3"]:
-    """The picture of a clean latent, on the CPU; options as for `encode_tiled`."""
+    """Decode a clean latent to a picture, on the CPU; arguments as for `encode_tiled`."""
     scale = prior.cell_size
     canvas = (latent.shape[1], latent.shape[2])
     tiles = _Tiles.over(prior, canvas, tile, DECODE_MARGIN, wrap)
@@ -96,7 +104,7 @@ def decode_tiled(
     height, width = (scale * edge for edge in tiles.canvas)
     image = torch.empty(height, width, 3, dtype=torch.uint8)
     strip = torch.zeros(3, scale * tiles.window[0], width)
-    # Below each row of tiles the strip holds what the next row still adds to.
+    # The next row of tiles still adds to what the strip holds from here on.
     ends = [*(scale * tiles.rows[1:]).tolist(), height]
     sample = cut_windows(latent, tiles.sample(scale), tiles.window)
     with prior.decoding_tiles(sample) if tiles.several else nullcontext():
@@ -139,12 +147,15 @@ class _Tiles:
         edge = prior.preferred_size // prior.cell_size
         height, width = tile or (edge, edge)
         window = (min(height, canvas[0]), min(width, canvas[1]))
-        rows = _starts(canvas[0], window[0], margin, wrap=False)
-        columns = _starts(canvas[1], window[1], margin, wrap=wrap)
+        rows = _first_cells(canvas[0], window[0], margin, wrap=False)
+        columns = _first_cells(canvas[1], window[1], margin, wrap=wrap)
         return cls(canvas, window, rows, columns, margin, wrap)
 
     def weights(self, scale: int) -> tuple[Float[Tensor, "r h"], Float[Tensor, "q w"]]:
-        """Of every row and column of tiles, at `scale` times the cells; each place's sum to one."""
+        """Weights along every row and column of tiles, `scale` of them a cell.
+
+        The weights of all tiles sum to one everywhere.
+        """
         down, across = (
             _ramps(starts, window, length, margin=self.margin, scale=scale, wrap=wrap)
             for starts, window, length, wrap in zip(
@@ -159,32 +170,32 @@ class _Tiles:
         return len(self.rows) * len(self.columns) > 1
 
     def sample(self, scale: int) -> Int[Tensor, "m 2"]:
-        """Positions of tiles side by side all over the canvas, `SAMPLE_PIXELS` at most."""
+        """Positions of a sample of tiles, spread over the canvas, of about `SAMPLE_PIXELS`."""
         positions = window_positions(self.canvas, self.window, stride=min(self.window))
         pixels = self.window[0] * self.window[1] * scale**2
         count = min(max(TILES_A_CALL, SAMPLE_PIXELS // pixels), len(positions))
         return positions[torch.linspace(0, len(positions) - 1, count).round().long()]
 
     def calls(self, max_batch: int | None) -> Iterator[tuple[int, slice]]:
-        """Row by row, the tiles that go through the autoencoder together."""
+        """The tiles of each call: a row of tiles, and some of its columns."""
         count = min(max_batch or TILES_A_CALL, TILES_A_CALL)
         for row in range(len(self.rows)):
             for first in range(0, len(self.columns), count):
                 yield row, slice(first, min(first + count, len(self.columns)))
 
 
-def _fringe(window: int, margin: int) -> tuple[int, int]:
-    """Cells that neighbouring tiles leave out of their overlap, and over which they fade.
+def _overlap(window: int, margin: int) -> tuple[int, int]:
+    """How two tiles overlap: cells that are left out at their edges, and cells of fading.
 
-    Together a quarter of a tile, or more where margins need it; half a tile at most.
+    Their sum is a quarter of a tile, or more if the margins need it, and half a tile at most.
     """
     fade = max(1, window // 8, window // 4 - 2 * margin)
     return min(2 * margin, max(0, window // 2 - fade)), fade
 
 
-def _starts(length: int, window: int, margin: int, *, wrap: bool) -> Int[Tensor, "m"]:
-    """First cells of the tiles along an axis; the last one ends with it, unless it is a circle."""
-    stride = max(1, window - sum(_fringe(window, margin)))
+def _first_cells(length: int, window: int, margin: int, *, wrap: bool) -> Int[Tensor, "m"]:
+    """First cell of each tile along an axis. The last tile ends with it, unless the axis wraps."""
+    stride = max(1, window - sum(_overlap(window, margin)))
     if wrap:
         return torch.arange(0, length, stride)
     return torch.tensor([*range(0, length - window, stride), length - window])
@@ -193,21 +204,21 @@ def _starts(length: int, window: int, margin: int, *, wrap: bool) -> Int[Tensor,
 def _ramps(
     starts: Int[Tensor, "m"], window: int, length: int, *, margin: int, scale: int, wrap: bool
 ) -> Float[Tensor, "m {window*scale}"]:
-    """Weights along the tiles of an axis; its own ends don't fade."""
-    left_out, fade = _fringe(window, margin)
+    """Weights along each tile of an axis. Tiles don't fade at the ends of the axis itself."""
+    left_out, fade = _overlap(window, margin)
     places = torch.arange(window * scale)
     rise = ((places + 0.5 - scale * left_out / 2) / (scale * fade)).clamp(0, 1)
     low = (starts[:, None] == 0) & (not wrap)
     high = (starts[:, None] == length - window) & (not wrap)
     ramps = torch.where(low, 1.0, rise) * torch.where(high, 1.0, rise.flip(0))
     at = _along(starts * scale, window * scale, length * scale)
-    # Tiles that overlap by more than their fringes share.
+    # Tiles that overlap by more than planned share the weight.
     total = torch.zeros(length * scale).index_add_(0, at.flatten(), ramps.flatten())
     return ramps / total[at]
 
 
 def _along(starts: Int[Tensor, "m"], window: int, length: int) -> Int[Tensor, "m {window}"]:
-    """The places of windows on an axis that may be a circle."""
+    """Indices of windows along an axis, which may wrap."""
     return (starts[:, None] + torch.arange(window)) % length
 
 

@@ -29,6 +29,7 @@ from csd_nerf.adapters.frame_latents import (
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.core.canvas import ImageStack
+from csd_nerf.core.rows import Rows, take_rows
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
 from csd_nerf.priors import DTYPES
@@ -146,23 +147,23 @@ def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tu
 def _edited_latent(plan: _Plan) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     session = plan.session
     with session.stage("encode"):
-        source, condition = encode_frames(
+        source, image_rows = encode_frames(
             plan.prior, plan.source, size=plan.size, batch=plan.batch, reporter=session.reporter
         )
     with session.stage("edit"):
         if plan.options.method == "ip2p":
-            return _sample(plan, condition)
-        return _optimise(plan, source, condition)
+            return _sample(plan, source, image_rows)
+        return _optimise(plan, source, image_rows)
 
 
 def _optimise(
-    plan: _Plan, source: Float[Tensor, "n c h w"], condition: Float[Tensor, "n k h w"]
+    plan: _Plan, source: Float[Tensor, "n c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations on batches of frames."""
     stack = ImageStack(
         source.clone(),
         source,
-        condition,
+        image_rows,
         plan.batch,
         drawing=plan.session.values.drawing,
         device=plan.prior.device,
@@ -178,17 +179,17 @@ def _optimise(
 
 
 def _sample(
-    plan: _Plan, condition: Float[Tensor, "n k h w"]
+    plan: _Plan, source: Float[Tensor, "n c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     """InstructPix2Pix on every frame, from noise of its own or one for all; a few at a time."""
     from csd_nerf.priors.sampling import sample_latents
 
     session = plan.session
     parts = torch.arange(plan.source.count).split(plan.batch)
-    latent = torch.zeros(len(condition), plan.prior.latent_channels, *condition.shape[2:])
-    noise = None
+    latent = torch.zeros_like(source)
+    shared = None
     if session.values.noise == "shared":
-        noise = torch.randn(1, *latent.shape[1:], generator=session.generator)
+        shared = torch.randn(1, *latent.shape[1:], generator=session.generator)
     done = 0
     if (saved := session.restored()) is not None:
         latent.copy_(saved["latent"])
@@ -203,13 +204,16 @@ def _sample(
             latent[part] = sampled.cpu()
             session.reporter.tick(number * total + now, state=lambda: session.state(latent=latent))
 
+        noise = latent[part] if shared is None else shared.expand(len(part), -1, -1, -1)
+        if shared is None and not steps:
+            noise = torch.randn(noise.shape, generator=session.generator)
         sample_latents(
             plan.prior,
-            condition[part].to(plan.prior.device),
+            take_rows(image_rows, part),
             plan.options.prompt,
             **session.sampling(),
-            noise=None if noise is None else noise.expand(len(part), -1, -1, -1),
-            done=(steps, latent[part].to(plan.prior.device)) if steps else None,
+            noise=noise,
+            done=(steps, latent[part]) if steps else None,
             after_step=after_step,
         )
         steps = 0

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.rows import Rows, take_rows
 from csd_nerf.core.sweeps import Deck, Drawing, check_drawing
 
 
@@ -29,8 +30,8 @@ class Particles:
     """Clean latents x_i, being edited."""
     source: Float[Tensor, "n c h w"]
     """Clean latents of the source images."""
-    condition: Float[Tensor, "n k h w"]
-    """Encoded source images, as the prior's image condition."""
+    image_rows: Rows
+    """What the model is shown of the source images; see `Prior.encode_source`."""
 
 
 @runtime_checkable
@@ -78,8 +79,8 @@ class ImageStack:
     prior, where many images would not fit on its own."""
     source: Float[Tensor, "size c h w"]
     """Clean latents of the source images."""
-    condition: Float[Tensor, "size k h w"]
-    """Encoded source images."""
+    image_rows: Rows
+    """What the model is shown of the source images, a row each."""
     batch_size: int | None = None
     """Images an iteration, drawn without replacement; None takes all, in order."""
     drawing: Drawing = "uniform"
@@ -96,8 +97,6 @@ class ImageStack:
         self.updates = torch.zeros(self.size, dtype=torch.long)
         self.device = self.latent.device if self.device is None else self.device
         self._deck = Deck(lambda randomness: randomness.choice(self.size, self.size))
-        self._timestep = 0
-        self._noise = self.latent.new_zeros(1, *self.latent.shape[1:], device="cpu")
 
     @property
     def size(self) -> int:
@@ -129,18 +128,21 @@ class ImageStack:
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
         """A timestep for each batch, or for each sweep."""
-        if self._deck.begins_sweep:
-            self._timestep = randomness.timestep(low, high)
-        return self._timestep
+        return self._deck.draw_timestep(randomness, low, high)
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
         """These images' latents and conditions."""
         index = index.to(self.latent.device, non_blocking=True)
-        parts = (
-            whole[index].to(self.device, non_blocking=True)
-            for whole in (self.latent, self.source, self.condition)
+
+        def handed_out(rows: Tensor) -> Tensor:
+            return rows.to(self.device, non_blocking=True)
+
+        image_rows = take_rows(self.image_rows, index)
+        return Particles(
+            handed_out(self.latent[index]),
+            handed_out(self.source[index]),
+            {name: handed_out(rows) for name, rows in image_rows.items()},
         )
-        return Particles(*parts)
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
@@ -149,9 +151,8 @@ class ImageStack:
         shape = self.latent.shape[1:]
         if not shared:
             return randomness.normal((len(index), *shape)).to(self.device, non_blocking=True)
-        if self._deck.begins_sweep:
-            self._noise = randomness.normal((1, *shape))
-        return self._noise.to(self.device, non_blocking=True).expand(len(index), *shape)
+        noise = self._deck.draw_noise(randomness, (1, *shape))
+        return noise.to(self.device, non_blocking=True).expand(len(index), *shape)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
         """Subtract a step from these images' latents."""
@@ -161,18 +162,10 @@ class ImageStack:
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to go on; the tensors are the stack's own, not copies."""
-        return {
-            "latent": self.latent,
-            "updates": self.updates,
-            "waiting": self._deck.waiting,
-            "timestep": torch.tensor(self._timestep),
-            "noise": self._noise,
-        }
+        return {"latent": self.latent, "updates": self.updates, **self._deck.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a state of a stack of the same shape."""
         self.latent.copy_(state["latent"])
         self.updates.copy_(state["updates"])
-        self._deck.waiting = state["waiting"].clone()
-        self._timestep = int(state["timestep"])
-        self._noise = state["noise"].clone()
+        self._deck.restore(state)

@@ -8,67 +8,96 @@ particles that lie close together.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import log
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SquaredDistance = Callable[[Tensor, Tensor], Tensor]
-"""A differentiable squared distance of paired rows: (m d, m d) -> (m).
-
-It is symmetric, zero between equals, and its gradient there is finite. LPIPS, which the paper
-takes for text-to-3D, is a distance: its square belongs here.
-"""
+Features = Callable[[Tensor], Tensor]
+"""A differentiable map of particles to features: (n d) -> (n f)."""
 
 
-def squared_distances(
-    particles: Float[Tensor, "n d"], *, distance: SquaredDistance | None = None
-) -> Float[Tensor, "n n"]:
-    """Squared distances of all pairs; squared L2 unless another `distance` is given."""
-    if distance is None:
-        points = particles.to(torch.promote_types(particles.dtype, torch.float32))
-        mode = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(points, points, compute_mode=mode).square()
-    rows = [distance(particles, anchor.expand_as(particles)) for anchor in particles]
-    return torch.stack(rows)
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel between N particles, as Stein mixing needs it."""
+
+    values: Float[Tensor, "n n"]
+    """k(x_j, x_i); symmetric, with ones on the diagonal."""
+    gradient: Float[Tensor, "n d"]
+    """Row i: the sum over j of the gradient of k(x_j, x_i) with respect to x_j."""
+
+
+def rbf_kernel(
+    points: Float[Tensor, "n d"],
+    features: Features | None = None,
+    *,
+    bandwidth: float | Float[Tensor, ""] | None = None,
+    divisor: float | None = None,
+    exponent: int = 1,
+) -> Kernel:
+    """Kernel values and gradients between all points; each distance is computed once.
+
+    k(x, y) = exp(-d^2 / h) with d^2 = |phi(x) - phi(y)|^(2 exponent). The bandwidth counts as a
+    constant of the gradient. Without features the gradient has the closed form
+    -2/h [(K x)_i - (sum_j k_ij) x_i]; with features it comes from autograd, row after row, and
+    each particle's features are computed once.
+
+    Args:
+        points: What the kernel compares, one particle a row.
+        features: phi; None means the points themselves.
+        bandwidth: h > 0, in units of d^2; infinity makes k = 1 everywhere. None takes
+            `median_bandwidth`. A tensor is taken as it is: reading its value would stall the
+            device.
+        divisor: Of the median; None means log(N + 1).
+        exponent: 1, or 2 where the squared distance of features is itself the distance d, as
+            with LPIPS (`csd_nerf.priors.lpips`).
+
+    Raises:
+        ValueError: If the bandwidth is not positive.
+    """
+    if isinstance(bandwidth, (int, float)) and not bandwidth > 0:
+        raise ValueError(
+            f"bandwidth needs to be positive, got {bandwidth}; None takes the median heuristic."
+        )
+    # Mixed precision would round the sums of near-equal particles to nothing.
+    with torch.autocast(points.device.type, enabled=False):
+        x = points.detach().to(torch.promote_types(points.dtype, torch.float32))
+        if features is not None:
+            return _feature_kernel(x, features, bandwidth, divisor, exponent)
+        squared = squared_distances(x).pow(exponent)
+        h = median_bandwidth(squared, divisor=divisor) if bandwidth is None else bandwidth
+        values = torch.exp(-squared / h)
+        slope = values if exponent == 1 else values * exponent * squared.pow(1 - 1 / exponent)
+        # The difference doesn't change under a shift; centred, its terms are as small as it is.
+        centred = x - x.mean(0)
+        gradient = (slope @ centred - slope.sum(1, keepdim=True) * centred) * (-2 / h)
+        return Kernel(values, gradient)
+
+
+def squared_distances(points: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """Squared L2 distances of all pairs."""
+    mode = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(points, points, compute_mode=mode).square()
 
 
 @torch.no_grad()
 def median_bandwidth(
-    particles: Float[Tensor, "n d"],
-    *,
-    distance: SquaredDistance | None = None,
-    floor: float = 1e-8,
+    squared: Float[Tensor, "n n"], *, divisor: float | None = None, floor: float = 1e-8
 ) -> Float[Tensor, ""]:
-    """The median heuristic, h = median of d^2 over pairs i < j, divided by log(N + 1).
+    """The median heuristic: h = median of d^2 over pairs i < j, divided by log(N + 1).
 
     A particle is no pair with itself: the authors' release counts the zero diagonal, and its
-    bandwidth is NaN for one particle. No gradient flows into h. The paper's text-to-3D divides
-    by log N, which is zero for one particle.
-
-    Args:
-        particles: The points that the kernel compares, one a row.
-        distance: Squared distance; None means squared L2.
-        floor: Smallest bandwidth, in squared units of the distance; it holds where there is no
-            pair, or where all particles coincide. Where those of half the pairs do, a ten
-            thousandth of the largest squared distance holds.
-    """
-    squared = squared_distances(particles, distance=distance)
-    return bandwidth_of(squared, divisor=log(len(particles) + 1), floor=floor)
-
-
-@torch.no_grad()
-def bandwidth_of(
-    squared: Float[Tensor, "n n"], *, divisor: float, floor: float = 1e-8
-) -> Float[Tensor, ""]:
-    """The median heuristic from squared distances; see `median_bandwidth`.
+    bandwidth is NaN for one or two particles. The paper's text-to-3D (Appendix C.2) divides by
+    log N, which is zero for one particle.
 
     Args:
         squared: Squared distances of all pairs.
-        divisor: What the median is divided by: log(N + 1), or log N as in CSD Appendix C.2.
-        floor: Smallest bandwidth.
+        divisor: What the median is divided by; None means log(N + 1).
+        floor: Smallest bandwidth, for a single particle or coincident ones. Where more than half
+            of the pairs coincide, a ten thousandth of the largest squared distance holds instead:
+            a far smaller bandwidth would blow rounding errors up to a repulsion.
     """
     n = len(squared)
     if n < 2:
@@ -76,64 +105,30 @@ def bandwidth_of(
     upper = torch.triu_indices(n, n, offset=1, device=squared.device)
     pairs = squared[upper[0], upper[1]].sort().values
     median = (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / 2
-    # Relative to the largest distance: a far smaller bandwidth would blow the rounding errors of
-    # coincident particles up to a repulsion.
-    return torch.maximum(median / divisor, floor + 1e-4 * pairs[-1])
-
-
-def rbf(
-    squared: Float[Tensor, "*shape"], *, bandwidth: float | Float[Tensor, ""]
-) -> Float[Tensor, "*shape"]:
-    """Kernel values exp(-d^2 / h) from squared distances; an infinite h gives 1."""
-    return torch.exp(-squared / bandwidth)
-
-
-class KernelTerms(NamedTuple):
-    """What Stein mixing needs of a kernel."""
-
-    values: Float[Tensor, "n n"]
-    """k(x_j, x_i), with ones on the diagonal."""
-    gradient: Float[Tensor, "n d"]
-    """Row i: the sum over j of the gradient of k(x_j, x_i) by x_j."""
-
-
-Features = Callable[[Tensor], Tensor]
-"""A differentiable map of particles to features: (n d) -> (n f)."""
+    scale = log(n + 1) if divisor is None else divisor
+    return torch.maximum(median / scale, floor + 1e-4 * pairs[-1])
 
 
 @torch.enable_grad()
-def feature_kernel(
-    particles: Float[Tensor, "n d"],
-    features: Features | None = None,
-    *,
-    exponent: int = 1,
-    divisor: float | None = None,
-) -> KernelTerms:
-    """A kernel on features, with the median bandwidth; a particle's features are computed once.
-
-    k(x, y) = exp(-d^2 / h) with d^2 = |phi(x) - phi(y)|^(2 exponent). LPIPS is the squared distance
-    of weighted features (`csd_nerf.priors.lpips`), and itself the paper's d: exponent 2.
-
-    Args:
-        particles: One a row.
-        features: phi; None means the particles themselves.
-        exponent: 1, or 2 where the squared distance of features is the distance.
-        divisor: Of the median; None means log N for two particles and more, as in CSD's
-            Appendix C.2. For two, log 2.
-    """
-    points = particles.detach().to(torch.promote_types(particles.dtype, torch.float32))
+def _feature_kernel(
+    points: Float[Tensor, "n d"],
+    features: Features,
+    bandwidth: float | Float[Tensor, ""] | None,
+    divisor: float | None,
+    exponent: int,
+) -> Kernel:
     # A common shift of all x_j has the sum of their gradients as its gradient.
     shift = torch.zeros_like(points[0], requires_grad=True)
-    embedded = points + shift if features is None else features(points + shift)
+    embedded = features(points + shift)
     still = embedded.detach()
     squared = squared_distances(still).pow(exponent)
+    h = median_bandwidth(squared, divisor=divisor) if bandwidth is None else bandwidth
     n = len(points)
-    bandwidth = bandwidth_of(squared, divisor=log(max(n, 2)) if divisor is None else divisor)
     rows = []
     for i in range(n):
         # Particle i is left out: k is largest at itself, where its gradient is zero.
         others = [j for j in range(n) if j != i]
         apart = (embedded[others] - still[i]).square().sum(1).pow(exponent)
-        total = rbf(apart, bandwidth=bandwidth).sum()
+        total = torch.exp(-apart / h).sum()
         rows.append(torch.autograd.grad(total, shift, retain_graph=i + 1 < n)[0])
-    return KernelTerms(rbf(squared, bandwidth=bandwidth), torch.stack(rows))
+    return Kernel(torch.exp(-squared / h), torch.stack(rows))

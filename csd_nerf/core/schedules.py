@@ -1,7 +1,7 @@
-"""The forward process of a diffusion model in discrete time.
+"""The forward process of a diffusion model: how much image and how much noise a timestep has.
 
 Symbols:
-    t: timestep, an integer from 0 (almost clean) to T - 1 (almost noise).
+    t: timestep, what the model is told; 0 is clean (or almost), the last is noise (or almost).
     alpha_t, sigma_t: scale of the clean latent and of the noise, alpha_t^2 + sigma_t^2 = 1.
     z_t = alpha_t x + sigma_t e: noisy latent from the clean latent x and unit Gaussian noise e.
 
@@ -12,10 +12,61 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """alpha_t and sigma_t of a model, and which timesteps it has.
+
+    The law: alpha_t^2 + sigma_t^2 = 1 for every timestep, alpha falls and sigma rises with t.
+    A model whose own noisy latent is scaled differently is adapted by its prior; see
+    `FlowSchedule`.
+    """
+
+    @property
+    def num_timesteps(self) -> int:
+        """T: how many timesteps the model distinguishes."""
+        ...
+
+    def alpha(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """alpha_t, float32 on the device of `timestep`."""
+        ...
+
+    def sigma(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """sigma_t, float32 on the device of `timestep`."""
+        ...
+
+    def timestep_bounds(self, t_range: tuple[float, float]) -> tuple[int, int]:
+        """First and last timestep, both included, of a range given as fractions of T.
+
+        Raises:
+            ValueError: Unless 0 <= low < high <= 1.
+        """
+        ...
+
+
+def add_noise(
+    schedule: Schedule,
+    clean: Float[Tensor, "n *shape"],
+    noise: Float[Tensor, "n *shape"],
+    timestep: Int[Tensor, "n"],
+) -> Float[Tensor, "n *shape"]:
+    """z_t = alpha_t x + sigma_t e, one timestep a particle."""
+    timestep = timestep.to(clean.device, non_blocking=True)
+    per_particle = (-1, *[1] * (clean.ndim - 1))
+    alpha = schedule.alpha(timestep).to(clean.dtype).view(per_particle)
+    sigma = schedule.sigma(timestep).to(clean.dtype).view(per_particle)
+    return alpha * clean + sigma * noise
+
+
+def loss_weight(schedule: Schedule, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The weight w(t) = sigma_t^2 of score distillation, as in DreamFusion."""
+    return schedule.sigma(timestep).square()
 
 
 def check_t_range(t_range: tuple[float, float]) -> None:
@@ -32,11 +83,11 @@ def check_t_range(t_range: tuple[float, float]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseSchedule:
-    """alpha_t and sigma_t of a trained model.
+class DiscreteSchedule:
+    """A table of alpha_t^2 for t = 0 to T - 1, as DDPM models have.
 
-    Tables are computed in float64, where 1 - alpha_t^2 keeps its digits at small t, and read
-    as float32 on the device of the timestep.
+    Between timesteps, which some samplers visit, sigma_t / alpha_t is interpolated linearly.
+    The table is kept in float64, where 1 - alpha_t^2 keeps its digits at small t.
     """
 
     alphas_cumprod: Float[Tensor, "T"]
@@ -55,7 +106,7 @@ class NoiseSchedule:
     @classmethod
     def scaled_linear(
         cls, num_timesteps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012
-    ) -> NoiseSchedule:
+    ) -> DiscreteSchedule:
         """Stable Diffusion's schedule: the square root of beta rises linearly."""
         betas = torch.linspace(
             beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64
@@ -75,30 +126,17 @@ class NoiseSchedule:
     def _sigmas(self) -> Float[Tensor, "T"]:
         return (1 - self.alphas_cumprod).sqrt().float()
 
-    def alpha(self, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def alpha(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """alpha_t, on the device of `timestep`."""
+        if timestep.is_floating_point():
+            return (1 + self._ratio(timestep).square()).rsqrt()
         return self._alphas.to(timestep.device, non_blocking=True)[timestep.long()]
 
-    def sigma(self, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def sigma(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """sigma_t, on the device of `timestep`."""
+        if timestep.is_floating_point():
+            return self._ratio(timestep) * self.alpha(timestep)
         return self._sigmas.to(timestep.device, non_blocking=True)[timestep.long()]
-
-    def weight(self, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """The weight w(t) = sigma_t^2 of score distillation, as in DreamFusion."""
-        return self.sigma(timestep).square()
-
-    def add_noise(
-        self,
-        clean: Float[Tensor, "n *shape"],
-        noise: Float[Tensor, "n *shape"],
-        timestep: Int[Tensor, "n"],
-    ) -> Float[Tensor, "n *shape"]:
-        """z_t = alpha_t x + sigma_t e, one timestep a particle."""
-        timestep = timestep.to(clean.device, non_blocking=True)
-        per_particle = (-1, *[1] * (clean.ndim - 1))
-        alpha = self.alpha(timestep).to(clean.dtype).view(per_particle)
-        sigma = self.sigma(timestep).to(clean.dtype).view(per_particle)
-        return alpha * clean + sigma * noise
 
     def timestep_bounds(self, t_range: tuple[float, float]) -> tuple[int, int]:
         """First and last timestep, both included, of a range given as fractions of T.
@@ -109,6 +147,73 @@ class NoiseSchedule:
         Raises:
             ValueError: Unless 0 <= low < high <= 1.
         """
-        check_t_range(t_range)
-        low, high = (min(round(t * self.num_timesteps), self.num_timesteps - 1) for t in t_range)
-        return low, high
+        return _bounds(t_range, total=self.num_timesteps, last=self.num_timesteps - 1)
+
+    def _ratio(self, timestep: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """sigma_t / alpha_t at a fractional timestep."""
+        below, above = timestep.long(), timestep.ceil().long()
+        return torch.lerp(
+            self.sigma(below) / self.alpha(below),
+            self.sigma(above) / self.alpha(above),
+            timestep.float() - below,
+        )
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Rectified flow, in the variance-preserving scale that the editor works in.
+
+    A flow model's own noisy latent is y = (1 - s) x + s e with s = t / T, and it predicts the
+    velocity v = e - x. So e = y + (1 - s) v exactly. With n = sqrt((1 - s)^2 + s^2),
+
+        z = y / n = alpha x + sigma e,    alpha = (1 - s) / n,    sigma = s / n,
+
+    has alpha^2 + sigma^2 = 1. A flow model's prior hands n z to the model and turns the velocity
+    that comes back into noise by `noise_of_velocity`.
+    """
+
+    num_timesteps: int = 1000
+    """T, the timestep of pure noise; t runs from 0 to T, both included."""
+
+    def alpha(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """alpha_t = (1 - s) / n, on the device of `timestep`."""
+        return (1 - self.level(timestep)) / self.scale(timestep)
+
+    def sigma(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """sigma_t = s / n, on the device of `timestep`."""
+        return self.level(timestep) / self.scale(timestep)
+
+    def level(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The share s = t / T of noise in the model's own latent, from 0 to 1."""
+        return timestep.float() / self.num_timesteps
+
+    def scale(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """n: the model's own latent is n z."""
+        level = self.level(timestep)
+        return ((1 - level).square() + level.square()).sqrt()
+
+    def noise_of_velocity(
+        self,
+        velocity: Float[Tensor, "n *shape"],
+        noisy: Float[Tensor, "n *shape"],
+        timestep: Real[Tensor, "n"],
+    ) -> Float[Tensor, "n *shape"]:
+        """The noise e = n z + (1 - s) v that a velocity at z stands for."""
+        timestep = timestep.to(noisy.device)
+        per_particle = (-1, *[1] * (noisy.ndim - 1))
+        level = self.level(timestep).view(per_particle)
+        return self.scale(timestep).view(per_particle) * noisy + (1 - level) * velocity
+
+    def timestep_bounds(self, t_range: tuple[float, float]) -> tuple[int, int]:
+        """First and last timestep, both included, of a range given as fractions of T.
+
+        Raises:
+            ValueError: Unless 0 <= low < high <= 1.
+        """
+        return _bounds(t_range, total=self.num_timesteps, last=self.num_timesteps)
+
+
+def _bounds(t_range: tuple[float, float], *, total: int, last: int) -> tuple[int, int]:
+    check_t_range(t_range)
+    low, high = (min(round(t * total), last) for t in t_range)
+    return low, high

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
-from csd_nerf.core.guidance import Baseline
+from csd_nerf.core.residuals import ResidualName
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.stein import Normalize
 
@@ -14,7 +14,7 @@ Noise = Literal["shared", "independent"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
 Distillation = Literal["csd", "sds"]
-Kernel = Literal["lpips", "l2"]
+KernelDistance = Literal["lpips", "l2"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class EditSettings:
     """Images an iteration, drawn without replacement; None takes all."""
     mixing: Mixing = "stein"
     """Whether residuals are mixed by the kernel, or each image goes by its own."""
-    baseline: Baseline = "source"
-    """What is subtracted: the source's estimate (CSD-Edit) or the drawn noise (SDS)."""
+    residual: ResidualName = "csd"
+    """What drives an image: csd subtracts the source's estimate (CSD-Edit, Eq. 9), sds the drawn
+    noise; dds (Appendix A) needs a text-to-image model and a description of the source."""
     noise: Noise = "shared"
     """One noise for all particles (Eq. 8) or one for each (the authors' release)."""
     kernel_on: KernelOn = "noisy"
@@ -56,18 +57,11 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         check_t_range(self.t_range)
-        for name in ("iterations", "decay_every", "batch_size", "max_batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} needs to be at least 1, got {value}.")
+        _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch")
         for name in ("learning_rate", "decay"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} needs to be positive, got {getattr(self, name)}.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} needs to be one of {', '.join(choices)}, got {getattr(self, name)!r}."
-                )
+        _check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ class DistillSettings:
     """First and last timestep, as fractions of the prior's schedule; DreamFusion's."""
     noise: Noise = "shared"
     """One noise for all particles (Eq. 8) or one for each."""
-    kernel: Kernel = "lpips"
+    kernel: KernelDistance = "lpips"
     """Distance of the kernel: LPIPS between rendered views, as in the paper, or squared L2."""
     normalize: Normalize = "n"
     """Divide mixed residuals by the number of particles or by the sum of kernel values."""
@@ -92,27 +86,22 @@ class DistillSettings:
 
     def __post_init__(self) -> None:
         check_t_range(self.t_range)
-        if self.max_batch is not None and self.max_batch < 1:
-            raise ValueError(f"max_batch needs to be at least 1, got {self.max_batch}.")
+        _check_counts(self, "max_batch")
         if self.repulsion < 0:
             raise ValueError(f"repulsion can't be negative, got {self.repulsion}.")
-        for name, choices in _DISTILL_CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} needs to be one of {', '.join(choices)}, got {getattr(self, name)!r}."
-                )
+        _check_choices(self)
 
 
-_DISTILL_CHOICES = {
-    "noise": get_args(Noise),
-    "kernel": get_args(Kernel),
-    "normalize": get_args(Normalize),
-}
-_CHOICES = {
-    "mixing": get_args(Mixing),
-    "baseline": get_args(Baseline),
-    "noise": get_args(Noise),
-    "kernel_on": get_args(KernelOn),
-    "normalize": get_args(Normalize),
-    "repulsion_scale": get_args(RepulsionScale),
-}
+def _check_counts(settings: EditSettings | DistillSettings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} needs to be at least 1, got {value}.")
+
+
+def _check_choices(settings: EditSettings | DistillSettings) -> None:
+    """Check the fields that take one of a few words."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value, choices = getattr(settings, name), get_args(hint)
+        if get_origin(hint) is Literal and value not in choices:
+            raise ValueError(f"{name} needs to be one of {', '.join(choices)}, got {value!r}.")

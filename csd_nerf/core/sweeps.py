@@ -9,7 +9,7 @@ overlapping windows laid over the canvas at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,42 +34,68 @@ class Deck:
     """Deals the particles of one sweep after another, in batches of nearly equal size.
 
     All batches of a sweep can share a timestep and a noise: then all frames of a video go through
-    the same ones, and don't flicker for having been drawn at different times.
+    the same ones, and don't flicker for having been drawn at different times. A deck that deals
+    no batch counts every call as a new sweep.
     """
 
     def __init__(self, draw_sweep: Callable[[Randomness], Int[Tensor, "s"]]) -> None:
         """Deal what `draw_sweep` returns, which is shuffled and holds nothing twice."""
         self._draw_sweep = draw_sweep
-        self.waiting: Int[Tensor, "w"] = torch.zeros(0, dtype=torch.long)
-        """What is left of the sweep that is being dealt, in its order."""
-        self.begins_sweep = True
-        """Whether the last batch was the first of its sweep."""
+        self._waiting: Int[Tensor, "w"] = torch.zeros(0, dtype=torch.long)
+        self._begins_sweep = True
+        self._timestep = 0
+        self._noise = torch.zeros(0)
 
     def draw(self, count: int, randomness: Randomness) -> Int[Tensor, "n"]:
         """The next batch: `count` particles, or fewer where sweeps don't divide by it."""
-        self.begins_sweep = len(self.waiting) == 0
-        if self.begins_sweep:
-            self.waiting = self._draw_sweep(randomness)
-        batches = -(-len(self.waiting) // count)
-        size = -(-len(self.waiting) // batches)
-        batch, self.waiting = self.waiting[:size], self.waiting[size:]
+        self._begins_sweep = len(self._waiting) == 0
+        if self._begins_sweep:
+            self._waiting = self._draw_sweep(randomness)
+        batches = -(-len(self._waiting) // count)
+        size = -(-len(self._waiting) // batches)
+        batch, self._waiting = self._waiting[:size], self._waiting[size:]
         return batch
+
+    def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
+        """The sweep's timestep, from `low` to `high`, both included."""
+        if self._begins_sweep:
+            self._timestep = randomness.timestep(low, high)
+        return self._timestep
+
+    def draw_noise(self, randomness: Randomness, shape: tuple[int, ...]) -> Float[Tensor, "*shape"]:
+        """The sweep's unit Gaussian noise, on the CPU."""
+        if self._begins_sweep:
+            self._noise = randomness.normal(shape)
+        return self._noise
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs to go on; the tensors are the deck's own, not copies."""
+        timestep = torch.tensor(self._timestep)
+        return {"waiting": self._waiting, "timestep": timestep, "noise": self._noise}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of a deck of the same particles."""
+        self._waiting = state["waiting"].clone()
+        self._timestep = int(state["timestep"])
+        self._noise = state["noise"].clone()
 
 
 @dataclass(frozen=True)
 class AxisCover:
-    """Draws windows along one axis of a canvas so that together they cover it.
+    """Draws random sets of windows, each of which covers one axis of a canvas.
 
-    All ways to cover the axis by the same number of the given windows, neighbours overlapping by
-    no less than `overlap`, are equally likely. The number leaves as much room for chance as half
-    that overlap, or half the grid's stride, a window.
+    The windows come from a fixed grid. In a cover the first window starts at cell 0, the last ends
+    at the end of the axis, and neighbours overlap by at least `overlap` cells. All covers of
+    `count` windows are equally likely. `count` is slightly more than the axis needs, so that
+    windows can lie in different places from cover to cover.
 
     Attributes:
-        starts: First cells of the windows, ascending from 0.
+        starts: First cells of the grid's windows, ascending from 0.
         length: Cells of the axis.
         window: Cells of a window.
-        overlap: Least overlap of neighbours in cells; 0 where the grid has no nearer neighbours.
-        wrap: Whether the axis is a circle.
+        overlap: Smallest overlap of neighbours in cells. A grid that is too coarse for it lets
+            neighbours of the grid overlap by less.
+        wrap: Whether the axis is a circle; covers then may begin anywhere.
     """
 
     starts: Int[Tensor, "m"]

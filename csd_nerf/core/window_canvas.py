@@ -18,6 +18,7 @@ from torch import Tensor
 
 from csd_nerf.core.canvas import Particles
 from csd_nerf.core.randomness import Randomness
+from csd_nerf.core.rows import Rows
 from csd_nerf.core.sweeps import AxisCover, Deck, Drawing, check_drawing, fade
 from csd_nerf.core.windows import cut_windows, window_cells, window_positions
 
@@ -34,8 +35,8 @@ class WindowCanvas:
     """Clean latent; `descend` changes it in place. It may lie on another device than the prior."""
     source: Float[Tensor, "c H W"]
     """Clean latent of the source."""
-    condition: Float[Tensor, "k H W"]
-    """Encoded source."""
+    image_rows: Rows
+    """What the model is shown of the source, each (k H W), of which windows see their part."""
     window: tuple[int, int]
     """Height and width of a window in cells."""
     stride: int
@@ -74,8 +75,6 @@ class WindowCanvas:
             for axis, (c, w) in enumerate(zip(size, self.window, strict=True))
         ]
         self._deck = Deck(self._draw_sweep)
-        self._timestep = 0
-        self._noise = torch.zeros(len(self.latent), 0)
         self._evenness, self._updates_per_sweep = torch.ones(size), 0.0
         if self.drawing == "balanced":
             down, across = (a.expected(self._fade(a.starts, k)) for k, a in enumerate(self._axes))
@@ -121,19 +120,17 @@ class WindowCanvas:
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
         """A timestep for each batch, or for each sweep."""
-        if self._deck.begins_sweep:
-            self._timestep = randomness.timestep(low, high)
-        return self._timestep
+        return self._deck.draw_timestep(randomness, low, high)
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
         """These windows of the latent, the source and the condition."""
-        parts = (
-            cut_windows(whole, self.positions[index], self.window).to(
-                self.device, non_blocking=True
-            )
-            for whole in (self.latent, self.source, self.condition)
-        )
-        return Particles(*parts)
+
+        def cut(whole: Float[Tensor, "k H W"]) -> Float[Tensor, "n k h w"]:
+            windows = cut_windows(whole, self.positions[index], self.window)
+            return windows.to(self.device, non_blocking=True)
+
+        image_rows = {name: cut(whole) for name, whole in self.image_rows.items()}
+        return Particles(cut(self.latent), cut(self.source), image_rows)
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
@@ -148,9 +145,7 @@ class WindowCanvas:
             # The field is new at every batch, and needed where the windows lie only.
             noise = randomness.normal((channels, len(cells)))
         else:
-            if self._deck.begins_sweep:
-                self._noise = randomness.normal((channels, self.updates.numel()))
-            noise = self._noise[:, cells]
+            noise = self._deck.draw_noise(randomness, (channels, self.updates.numel()))[:, cells]
         return noise[:, place].transpose(0, 1).to(self.device, non_blocking=True)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
@@ -174,21 +169,13 @@ class WindowCanvas:
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to go on; the tensors are the canvas's own, not copies."""
-        return {
-            "latent": self.latent,
-            "updates": self.updates,
-            "waiting": self._deck.waiting,
-            "timestep": torch.tensor(self._timestep),
-            "noise": self._noise,
-        }
+        return {"latent": self.latent, "updates": self.updates, **self._deck.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a state of a canvas of the same layout."""
         self.latent.copy_(state["latent"])
         self.updates.copy_(state["updates"])
-        self._deck.waiting = state["waiting"].clone()
-        self._timestep = int(state["timestep"])
-        self._noise = state["noise"].clone()
+        self._deck.restore(state)
 
     def _cells(self, index: Int[Tensor, "n"]) -> tuple[Int[Tensor, "cells"], Int[Tensor, "n h w"]]:
         """The cells that these windows cover, and which of them each window's are."""

@@ -72,22 +72,6 @@ def coverage(
     return count.index_add_(0, cells, torch.ones_like(cells)).view(canvas)
 
 
-def paste_windows(
-    windows: Float[Tensor, "b c h w"], positions: Int[Tensor, "b 2"], canvas: tuple[int, int]
-) -> Float[Tensor, "c {canvas[0]} {canvas[1]}"]:
-    """Windows laid on an empty canvas, averaged where they overlap; zero where none lies.
-
-    This is the paper's normalisation by appearance (Section 3.3): a cell's update is divided by
-    how often the batch covers it.
-    """
-    positions = positions.to(windows.device, non_blocking=True)
-    window = (windows.shape[2], windows.shape[3])
-    cells = window_cells(positions, window, canvas[1]).flatten()
-    total = windows.new_zeros(windows.shape[1], canvas[0] * canvas[1])
-    total.index_add_(1, cells, windows.transpose(0, 1).flatten(1))
-    return total.view(-1, *canvas) / coverage(positions, window, canvas).clamp_min(1)
-
-
 def window_means(
     field: Float[Tensor, "k H W"], positions: Int[Tensor, "m 2"], window: tuple[int, int]
 ) -> Float[Tensor, "m k"]:

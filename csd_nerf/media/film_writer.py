@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Format:
-    """What goes into a kind of file."""
+    """How films are encoded in one kind of file."""
 
     video: str
     """The encoder of pictures."""
@@ -35,7 +35,7 @@ class _Format:
     audio: str
     """The encoder of sound that can't be copied."""
     copied: tuple[str, ...]
-    """Kinds of sound that are copied; muxers promise more than they and players can do."""
+    """Codecs of sound that are copied as they are. Muxers accept more than players can play."""
 
 
 # One thread: how many there are changes what an encoder writes. x264's fast arithmetic changes it
@@ -85,8 +85,8 @@ def film_writer(
         path: Where to; ends in one of `FILM_SUFFIXES`.
         size: Height and width of the frames.
         fps: Frames a second.
-        sound_from: A film whose first sound track is copied as it is, or encoded anew where the
-            format can't hold it. It keeps its place relative to that film's pictures.
+        sound_from: A film whose first sound track is copied as it is, or encoded anew if the
+            format can't hold it. It stays in step with that film's pictures.
         note: Told what the user should know of the film.
     """
     import av
@@ -144,7 +144,7 @@ def _picture(frame: UInt8[Tensor, "H W 3"], layout: str) -> VideoFrame:
 
 
 class _Sound:
-    """Packets of sound that go into a film between its pictures."""
+    """Muxes the packets of a sound track between the frames of a film."""
 
     def __init__(
         self, target: OutputContainer, packets: Iterator[Packet], note: Callable[[str], None]
@@ -155,7 +155,7 @@ class _Sound:
         self._next = self._read()
 
     def mux_until(self, seconds: Fraction | None) -> None:
-        """Mux what begins up to this time; None: all that is left."""
+        """Mux the packets that begin before this time; None: all that are left."""
         while (packet := self._next) is not None:
             if seconds is not None and (packet.dts or 0) * packet.time_base > seconds:
                 return
@@ -193,7 +193,7 @@ def _packets(
     track: AudioStream,
     begin: Fraction,
 ) -> Iterator[Packet]:
-    """The track for the new film, whose time 0 is this one's `begin`."""
+    """Packets of the track for the new film; they begin `begin` seconds earlier in it."""
     if track.codec_context.codec.canonical_name in kind.copied:
         return _copied(container, track, target.add_stream_from_template(track), begin)
     rate = _OPUS_RATE if kind.audio == "libopus" else track.rate

@@ -1,11 +1,10 @@
 """Video files: the frames of a film, upright and lazily, by PyAV.
 
-The frames are counted by decoding the film once, without converting any: what containers and
-packets say of their number is wrong often enough, and a damaged file is found before work is spent
-on it.
+The frames are counted by decoding the film once, since the numbers in containers are often wrong.
+So a damaged file is found before work is spent on it.
 
-Colours: what says nothing about its matrix is taken for BT.709 from 720 lines upwards and for
-BT.601 below, as players do.
+A film that doesn't name its colour matrix is read as BT.709 if it has 720 lines or more, and as
+BT.601 if it has fewer, as players do.
 
 PyAV is imported late.
 """
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 FRAME_RATE = Fraction(24)
-"""Of what has none."""
+"""Frames a second of what has no rate."""
 
 _DECODER_THREADS = 4
 _HD_LINES = 720

@@ -20,7 +20,7 @@ from csd_nerf.media.images import image_size, read_image, write_image
 Frame = UInt8[Tensor, "H W 3"]
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Files of a folder that are taken for frames."""
+"""Suffixes of the files in a folder that are frames."""
 
 _WRITTEN = "[0-9]" * 5 + ".png"
 """Names of the frames that we write into folders."""
@@ -37,7 +37,7 @@ class FrameSource:
     read: Callable[[], Iterator[Frame]]
     """Starts an iteration."""
     fps: Fraction | None = None
-    """Frames a second, so that these frames take as long as the whole film; None: not known."""
+    """Frames a second. Fewer frames than a film's take as long as the film. None: not known."""
     path: Path | None = None
     """Where they come from."""
     sound: Path | None = None
@@ -139,7 +139,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def natural_order(name: str) -> list[str | int]:
-    """Sort key under which numbers count as numbers; they have every second place."""
+    """Sort key by which 2 comes before 10; every second part of it is a number."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 

@@ -2,9 +2,10 @@
 
 Conventions:
     image01: RGB in [0, 1], shape (n, 3, height, width), float32.
-    latent: the space in which the prior diffuses, in the scale of its U-Net, float32.
-    condition: the encoded source image of an editing model, in the scale it was trained on.
-    timestep: integer index into the prior's training schedule, 0 (clean) to T - 1 (noise).
+    latent: the space in which the prior diffuses, float32, scaled so that
+        z_t = alpha_t x + sigma_t e with alpha_t^2 + sigma_t^2 = 1.
+    timestep: what the model is told of the noise, from 0 (clean) to T (noise); see `Schedule`.
+    rows: named inputs of the model beside the noisy latent; see `csd_nerf.core.rows`.
 
 A prior computes without an autograd graph (`encode` is the exception where its docstring says
 so), in its own dtype and on its own device. Tensors come in as float32 on any device and go out as
@@ -15,17 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from csd_nerf.core.schedules import NoiseSchedule
-
-Text = Any
-"""An encoded prompt: opaque to everyone but the prior that made it."""
+from csd_nerf.core.rows import Rows
+from csd_nerf.core.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -34,92 +33,75 @@ class Branch:
 
     Attributes:
         noisy: Noisy latents z_t.
-        text: Encoded prompt from `Prior.encode_text`, of one row or of n rows.
-        condition: Encoded source images from `Prior.encode_condition`; None drops them.
-        rows: Particles for which the branch is evaluated, on the CPU; None means all. The
+        rows: The rows of `Prior.encode_text`, and of `Prior.encode_source` if the model is to see
+            the source image. Without them it sees none: the family has its own null for that.
+        particles: Particles for which the branch is evaluated, on the CPU; None means all. The
             estimates of the others are zero.
     """
 
     noisy: Float[Tensor, "n c h w"]
-    text: Text
-    condition: Float[Tensor, "n k h w"] | None = None
-    rows: Int[Tensor, "m"] | None = None
+    rows: Rows = field(default_factory=dict)
+    particles: Int[Tensor, "m"] | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Model evaluations that the branch takes."""
+        return len(self.noisy if self.particles is None else self.particles)
 
 
 @runtime_checkable
 class Prior(Protocol):
-    """A 2D diffusion model as the editor sees it."""
+    """A 2D diffusion model, as the editor and distillation see it.
+
+    Two laws tie its parts together. Decoding an encoded image gives the image, as far as the
+    model's autoencoder allows. And for z = alpha_t x + sigma_t e, `predict` estimates e, whatever
+    the model itself returns: a perfect model of a single image x0 returns (z - alpha_t x0) /
+    sigma_t.
+
+    Example:
+        A prior in pixel space that knows one image, mid-grey, whatever the text::
+
+            class Grey:
+                name = "grey"
+                device = torch.device("cpu")
+                schedule = DiscreteSchedule.scaled_linear()
+                latent_channels, cell_size = 3, 1
+                preferred_size, size_multiple = 64, 1
+                source_rows = ()
+
+                def encode(self, image01):
+                    return 2 * image01 - 1
+
+                def decode(self, latent):
+                    return (latent / 2 + 0.5).clamp(0, 1)
+
+                def encode_source(self, image01):
+                    return self.encode(image01), {}
+
+                def encoding_tiles(self, sample01):
+                    return nullcontext()
+
+                def decoding_tiles(self, sample):
+                    return nullcontext()
+
+                def encode_text(self, prompts, image01=None):
+                    return {"text": torch.zeros(len(prompts), 1, 1)}
+
+                def free_text_encoder(self):
+                    pass
+
+                def predict(self, branches, timestep, *, max_batch=None):
+                    sigma = self.schedule.sigma(timestep)[:, None, None, None]
+                    return torch.stack([branch.noisy / sigma for branch in branches])
+
+        Families on diffusers inherit all but the particulars from
+        `csd_nerf.priors.family.DiffusersPrior`.
+    """
 
     name: str
+    """What it was loaded as."""
     device: torch.device
-    schedule: NoiseSchedule
-    latent_channels: int
-    cell_size: int
-    """Pixels along one edge of a latent cell."""
-    preferred_size: int
-    """Edge length in pixels of the square images that the model was trained on."""
-    size_multiple: int
-    """Heights and widths in pixels must be multiples of this."""
-
-    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """Images to clean latents (the mode of the encoder's distribution)."""
-        ...
-
-    def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Clean latents to images, clamped to [0, 1]."""
-        ...
-
-    def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k h w"]:
-        """Source images to the model's image condition."""
-        ...
-
-    def encode_source(
-        self, image01: Float[Tensor, "n 3 H W"]
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
-        """Clean latents and image condition, by one pass of the encoder."""
-        ...
-
-    def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> AbstractContextManager[None]:
-        """Within it, images to encode count as tiles of one picture, of which these are some.
-
-        What a model derives from a whole picture, as its normalisation, it then derives from the
-        sample, so that tiles fit together.
-        """
-        ...
-
-    def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> AbstractContextManager[None]:
-        """Within it, latents to decode count as tiles of one picture, of which these are some."""
-        ...
-
-    def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Prompts to one opaque bundle with a row per prompt; "" is the empty prompt."""
-        ...
-
-    def predict(
-        self,
-        branches: Sequence[Branch],
-        timestep: Int[Tensor, "n"],
-        *,
-        max_batch: int | None = None,
-    ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates of k branches for the same n particles, evaluated as one batch.
-
-        Args:
-            branches: What to evaluate; all hold n particles.
-            timestep: One timestep a particle.
-            max_batch: Largest number of model evaluations a call; None means all at once.
-                Splitting changes memory, not the result.
-        """
-        ...
-
-
-@runtime_checkable
-class TextToImage(Protocol):
-    """A 2D diffusion model that makes images from texts, as distillation sees it."""
-
-    name: str
-    device: torch.device
-    schedule: NoiseSchedule
+    schedule: Schedule
     latent_channels: int
     cell_size: int
     """Pixels along one edge of a latent cell; 1 for a model that diffuses pixels."""
@@ -127,12 +109,17 @@ class TextToImage(Protocol):
     """Edge length in pixels of the square images that the model was trained on."""
     size_multiple: int
     """Heights and widths in pixels must be multiples of this."""
+    source_rows: tuple[str, ...]
+    """Names of the rows by which it sees a source image; empty for a text-to-image model."""
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Images to clean latents (the mode of the encoder's distribution).
 
         Differentiable with respect to the images: where autograd is on and they need a gradient,
         the graph is kept. The model's weights never need one.
+
+        Raises:
+            ValueError: If an edge is not a multiple of `size_multiple`.
         """
         ...
 
@@ -140,10 +127,39 @@ class TextToImage(Protocol):
         """Clean latents to images, clamped to [0, 1]."""
         ...
 
-    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
-        """Prompts to a row each, float32 on the prior's device; "" is the empty prompt.
+    def encode_source(
+        self, image01: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Rows]:
+        """Clean latents of source images, and the rows `source_rows` by which the model sees them.
 
-        Rows may be mixed linearly, and handed to `predict` as a branch's text.
+        Both take one pass of the encoder.
+        """
+        ...
+
+    def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> AbstractContextManager[None]:
+        """A context in which images to encode are tiles of one large picture.
+
+        Encoders normalise by statistics of the whole picture. Inside the context they use those
+        of the given sample of tiles instead, the same for every tile, so that encoded tiles fit
+        together.
+        """
+        ...
+
+    def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> AbstractContextManager[None]:
+        """The same for latents to decode."""
+        ...
+
+    def encode_text(
+        self, prompts: Sequence[str], image01: Float[Tensor, "n 3 H W"] | None = None
+    ) -> Rows:
+        """Prompts to named rows, one a prompt, float32 on the prior's device; "" is the empty text.
+
+        Rows are opaque to all but the prior. They may be mixed linearly, and are handed back in a
+        branch.
+
+        Args:
+            prompts: The texts.
+            image01: Source images, for models whose text encoder sees them; others ignore it.
 
         Raises:
             RuntimeError: After `free_text_encoder`.
@@ -157,9 +173,18 @@ class TextToImage(Protocol):
     def predict(
         self,
         branches: Sequence[Branch],
-        timestep: Int[Tensor, "n"],
+        timestep: Real[Tensor, "n"],
         *,
         max_batch: int | None = None,
     ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates as `Prior.predict` gives them; no branch has a condition."""
+        """Noise estimates of k branches for the same n particles, evaluated as one batch.
+
+        An autocast context around the call has no effect on it.
+
+        Args:
+            branches: What to evaluate; all hold n particles.
+            timestep: One timestep a particle.
+            max_batch: Largest number of model evaluations a call; None means all at once.
+                Splitting changes memory, not the result.
+        """
         ...

@@ -61,8 +61,8 @@ def check_latents(kind: str, channels: int) -> None:
     """
     if channels != LATENT_CHANNELS:
         raise ValueError(
-            f"--decoder {kind} needs Stable Diffusion's latents, of {LATENT_CHANNELS} channels, "
-            f"got {channels} channels: the bundled prior needs --decoder vae."
+            f"The {kind} decoder needs Stable Diffusion's latents, of {LATENT_CHANNELS} channels, "
+            f"got {channels} channels: take the prior's own decoder (vae)."
         )
 
 
@@ -223,6 +223,6 @@ def _not_found(kind: str, name: str, what: str) -> WeightsNotFoundError:
     files = " ".join(f"{place}{file}" for file in (_CONFIG, _WEIGHTS[0]))
     return WeightsNotFoundError(
         f"No weights for the {kind} decoder in {name!r}: {what}; fetch them with "
-        f"`hf download {repo} {files}`, name a folder that has them with --decoder-weights DIR, "
-        "or take --decoder vae."
+        f"`hf download {repo} {files}`, name a folder that has them, or take the prior's own "
+        "decoder (vae)."
     )

@@ -19,10 +19,8 @@ def find_device(name: str | None, *, bundled: bool = False) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device needs a name such as cpu or cuda:0, got {name!r}.") from None
+        raise ValueError(f"A device needs a name such as cpu or cuda:0, got {name!r}.") from None
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"--device needs one that is there, got {name} with {count} GPUs; try cpu."
-        )
+        raise ValueError(f"A device needs to be there, got {name} with {count} GPUs; try cpu.")
     return device

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from csd_nerf.priors.base import Branch, Prior, Text
+from csd_nerf.core.rows import Rows
+from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.estimates import encode_sources
 
 _Result = TypeVar("_Result")
 
@@ -29,13 +31,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(what: str, device: torch.device) -> MemoryError:
     """The error to raise when nothing smaller is left to try; names what helps."""
     return MemoryError(
-        f"The memory must hold {what}, got too little on {device}; lower --size or --max-batch, "
-        "or take --preset small, which computes in half precision."
+        f"The memory must hold {what}, got too little on {device}; lower the size or the batch, "
+        "or compute in half precision."
     )
 
 
 class HalvingPrior:
-    """A `Prior` whose calls are repeated with half the batch when the memory runs out.
+    """A prior around another, whose calls are repeated with half the batch when memory runs out.
 
     What fitted is remembered for each kind of call. Splitting changes memory and, within
     rounding, not the result.
@@ -62,6 +64,7 @@ class HalvingPrior:
         self.cell_size = prior.cell_size
         self.preferred_size = prior.preferred_size
         self.size_multiple = prior.size_multiple
+        self.source_rows = prior.source_rows
         self._prior = prior
         self._max_batch = max_batch
         self._tell = tell
@@ -79,19 +82,13 @@ class HalvingPrior:
         """As the prior does."""
         return self._in_parts("images to decode", self._prior.decode, latent)
 
-    def encode_condition(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n k h w"]:
-        """As the prior does."""
-        return self._in_parts("images to encode", self._prior.encode_condition, image01)
-
     def encode_source(
         self, image01: Float[Tensor, "n 3 H W"]
-    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
+    ) -> tuple[Float[Tensor, "n c h w"], Rows]:
         """As the prior does."""
 
-        def call(size: int) -> tuple[Tensor, Tensor]:
-            parts = [self._prior.encode_source(part) for part in image01.split(size)]
-            latents, conditions = zip(*parts, strict=True)
-            return torch.cat(latents), torch.cat(conditions)
+        def call(size: int) -> tuple[Tensor, Rows]:
+            return encode_sources(self._prior, image01, max_batch=size)
 
         return self._fit("images to encode", call, len(image01))
 
@@ -103,9 +100,15 @@ class HalvingPrior:
         """As the prior does, with less of the sample where memory runs out."""
         return self._enter(self._prior.decoding_tiles, sample)
 
-    def encode_text(self, prompts: Sequence[str]) -> Text:
+    def encode_text(
+        self, prompts: Sequence[str], image01: Float[Tensor, "n 3 H W"] | None = None
+    ) -> Rows:
         """As the prior does."""
-        return self._prior.encode_text(prompts)
+        return self._prior.encode_text(prompts, image01)
+
+    def free_text_encoder(self) -> None:
+        """As the prior does."""
+        self._prior.free_text_encoder()
 
     def predict(
         self,
@@ -119,8 +122,8 @@ class HalvingPrior:
         def call(size: int) -> Float[Tensor, "k n c h w"]:
             return self._prior.predict(branches, timestep, max_batch=size)
 
-        rows = [len(timestep) if branch.rows is None else len(branch.rows) for branch in branches]
-        return self._fit("U-Net evaluations", call, max(1, sum(rows)), max_batch)
+        count = sum(branch.evaluations for branch in branches)
+        return self._fit("U-Net evaluations", call, max(1, count), max_batch)
 
     def _enter(
         self,
@@ -164,8 +167,7 @@ class HalvingPrior:
         if size < first:
             self._fitting[what] = size
             self._tell(
-                f"The memory was not enough for {first} {what} at a time; from now on it is "
-                f"{size}. --max-batch {size} would start with that."
+                f"The memory was not enough for {first} {what} at a time; from now on it is {size}."
             )
         return result
 

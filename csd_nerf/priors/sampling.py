@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from csd_nerf.core.guidance import composed_noise, guided_noise
+from csd_nerf.core.residuals import Terms, edit_guidance
+from csd_nerf.core.rows import Rows
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
-from csd_nerf.priors.base import Branch, Prior, Text
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
 from csd_nerf.priors.solvers import make_solver, per_image, solve, standard_normal
 
-BRANCHES = 3
-"""Model evaluations an image and step: those of Eq. 3 for one instruction."""
 WINDOWS_A_CALL = 16
 """Windows that are cut out together where no `max_batch` says less."""
 
@@ -74,27 +75,31 @@ def sample_edit(
             level leaves fewer timesteps than steps.
     """
     scheduler = make_solver(prior.schedule, solver, steps=steps, strength=strength, level=level)
-    condition = prior.encode_condition(image01)
+    source, image_rows = prior.encode_source(image01)
     if noise is None:
-        shape = (len(image01), prior.latent_channels, *condition.shape[-2:])
-        noise = standard_normal(shape, generator)
-    start, latent = 0, noise.to(condition) * scheduler.init_noise_sigma
+        noise = standard_normal(tuple(source.shape), generator)
+    start, latent = 0, noise.to(source) * scheduler.init_noise_sigma
     if strength < 1 or level < 1:
         start = steps - max(1, round(steps * strength))
         at = scheduler.timesteps[start : start + 1]
-        clean = prior.encode(image01 if start01 is None else start01)
-        latent = scheduler.add_noise(clean, noise.to(clean), at).to(condition)
-    guidance = _Guidance.of_one(
-        prior, prompt, negative_prompt, text_scale, image_scale, max_batch=max_batch
+        clean = source if start01 is None else prior.encode(start01)
+        latent = scheduler.add_noise(clean, noise.to(clean), at).to(source)
+    guidance = _Guidance.encode(
+        prior,
+        [prior.encode_text([prompt] if isinstance(prompt, str) else list(prompt))],
+        negative_prompt=negative_prompt,
+        text_scale=text_scale,
+        image_scale=image_scale,
+        max_batch=max_batch,
     )
-    estimate = guidance.of_whole(condition)
+    estimate = partial(guidance.estimate, image_rows=image_rows)
     return prior.decode(solve(scheduler, latent, estimate, start=start, generator=generator))
 
 
 @torch.no_grad()
 def sample_latents(
     prior: Prior,
-    condition: Float[Tensor, "n k h w"],
+    image_rows: Rows,
     prompt: str | Sequence[str],
     *,
     negative_prompt: str = "",
@@ -102,28 +107,30 @@ def sample_latents(
     image_scale: float = 1.5,
     steps: int = 100,
     solver: str = "ddim",
-    noise: Float[Tensor, "n c h w"] | None = None,
+    noise: Float[Tensor, "n c h w"],
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
     done: tuple[int, Float[Tensor, "n c h w"]] | None = None,
     after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """Do what `sample_edit` does between encoding and decoding, on the condition's device.
+    """Do what `sample_edit` does between encoding and decoding, on the prior's device.
 
-    `done` says how many steps are done and which latents they gave, to go on with a run; the
-    generator then needs its state of that moment too. `after_step` is called with the same two.
-    The other arguments are those of `sample_edit`.
+    `image_rows` come from `Prior.encode_source`. `done` says how many steps are done and which
+    latents they gave, to go on with a run; the generator then needs its state of that moment too.
+    `after_step` is called with the same two. The other arguments are those of `sample_edit`.
     """
     scheduler = make_solver(prior.schedule, solver, steps=steps)
-    guidance = _Guidance.of_one(
-        prior, prompt, negative_prompt, text_scale, image_scale, max_batch=max_batch
+    guidance = _Guidance.encode(
+        prior,
+        [prior.encode_text([prompt] if isinstance(prompt, str) else list(prompt))],
+        negative_prompt=negative_prompt,
+        text_scale=text_scale,
+        image_scale=image_scale,
+        max_batch=max_batch,
     )
-    if done is None:
-        shape = (len(condition), prior.latent_channels, *condition.shape[-2:])
-        latent = standard_normal(shape, generator) if noise is None else noise
-        done = (0, latent.to(condition) * scheduler.init_noise_sigma)
-    start, latent = done[0], done[1].to(condition)
-    estimate = guidance.of_whole(condition)
+    start, latent = done or (0, noise * scheduler.init_noise_sigma)
+    latent = latent.to(prior.device)
+    estimate = partial(guidance.estimate, image_rows=image_rows)
     return solve(
         scheduler, latent, estimate, start=start, generator=generator, after_step=after_step
     )
@@ -132,7 +139,7 @@ def sample_latents(
 @torch.no_grad()
 def sample_windows(
     prior: Prior,
-    condition: Float[Tensor, "k H W"],
+    image_rows: Rows,
     prompts: Sequence[str],
     shares: Float[Tensor, "m prompts"],
     *,
@@ -143,7 +150,7 @@ def sample_windows(
     image_scale: float = 1.5,
     steps: int = 100,
     solver: str = "ddim",
-    noise: Float[Tensor, "c H W"] | None = None,
+    noise: Float[Tensor, "c H W"],
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
     done: tuple[int, Float[Tensor, "c H W"]] | None = None,
@@ -156,10 +163,10 @@ def sample_windows(
 
     Args:
         prior: An editing prior.
-        condition: The encoded source; on any device, where the canvas then lies too.
+        image_rows: What the model is shown of the source, each (k H W), on any device.
         prompts: The instructions.
-        shares: Share of each instruction in each window, rows summing to one at most; what is
-            missing takes the estimate without an instruction.
+        shares: Share of each instruction in each window. If a row sums to less than one, the rest
+            of the weight goes to the estimate that sees the source image and no instruction.
         positions: Windows' top left cells; together they cover the canvas.
         window: Height and width of a window in cells.
         negative_prompt: Takes the place of the empty text.
@@ -167,8 +174,8 @@ def sample_windows(
         image_scale: w_s; how closely the source image is kept.
         steps: Length of the schedule.
         solver: As for `sample_edit`.
-        noise: Unit Gaussian noise to start from; drawn from the generator if None.
-        generator: Source of this and of the solver's noise; torch's global one if None.
+        noise: Unit Gaussian noise to start from; the canvas lies on its device.
+        generator: Source of the solver's noise; torch's global one if None.
         max_batch: Largest number of model evaluations a call, and of windows held at once; None
             means `WINDOWS_A_CALL` windows.
         done: Steps done and the canvas then, to go on with a run; the generator then needs its
@@ -179,91 +186,74 @@ def sample_windows(
         ValueError: If the solver is unknown or steps is not positive.
     """
     scheduler = make_solver(prior.schedule, solver, steps=steps)
-    empty, texts = prior.encode_text([negative_prompt]), [prior.encode_text([p]) for p in prompts]
-    guidance = _Guidance(prior, empty, texts, text_scale, image_scale, max_batch)
-    canvas = (condition.shape[1], condition.shape[2])
-    count = coverage(positions, window, canvas).to(condition)
+    guidance = _Guidance.encode(
+        prior,
+        [prior.encode_text([prompt]) for prompt in prompts],
+        negative_prompt=negative_prompt,
+        text_scale=text_scale,
+        image_scale=image_scale,
+        max_batch=max_batch,
+    )
+    canvas = (noise.shape[1], noise.shape[2])
+    count = coverage(positions, window, canvas).to(noise)
 
     def estimate(noisy: Float[Tensor, "1 c H W"], step: Real[Tensor, ""]) -> Tensor:
         total = torch.zeros_like(noisy[0])
         for part in torch.arange(len(positions)).split(max_batch or WINDOWS_A_CALL):
-            shown, beside = (
-                cut_windows(whole, positions[part], window).to(prior.device)
-                for whole in (noisy[0], condition)
-            )
-            guided = guidance.estimate(shown, beside, step, shares[part])
+
+            def cut(
+                whole: Float[Tensor, "k H W"], part: Int[Tensor, "n"] = part
+            ) -> Float[Tensor, "n k h w"]:
+                return cut_windows(whole, positions[part], window).to(prior.device)
+
+            rows = {name: cut(whole) for name, whole in image_rows.items()}
+            guided = guidance.estimate(cut(noisy[0]), step, rows, shares[part])
             cells = window_cells(positions[part], window, canvas[1]).flatten().to(total.device)
             columns = guided.to(total.device).transpose(0, 1).flatten(1)
             total.view(len(total), -1).index_add_(1, cells, columns)
         return (total / count)[None]
 
-    if done is None:
-        shape = (prior.latent_channels, *canvas)
-        latent = standard_normal(shape, generator) if noise is None else noise
-        done = (0, latent.to(condition) * scheduler.init_noise_sigma)
+    start, latent = done or (0, noise * scheduler.init_noise_sigma)
     tell = None if after_step is None else lambda done, latent: after_step(done, latent[0])
-    start, latent = done[0], done[1].to(condition)[None]
+    latent = latent.to(noise)[None]
     return solve(scheduler, latent, estimate, start=start, generator=generator, after_step=tell)[0]
 
 
 @dataclass(frozen=True)
 class _Guidance:
-    """CSD Eq. 3 with composed instructions (Appendix C.1)."""
+    """CSD Eq. 3 with composed instructions (Appendix C.1), as `solve` asks for it."""
 
     prior: Prior
-    empty: Text
-    texts: list[Text]
-    text_scale: float
-    image_scale: float
+    terms: Terms
+    texts: Texts
     max_batch: int | None
 
     @classmethod
-    def of_one(
+    def encode(
         cls,
         prior: Prior,
-        prompt: str | Sequence[str],
+        prompts: Sequence[Rows],
+        *,
         negative_prompt: str,
         text_scale: float,
         image_scale: float,
-        *,
         max_batch: int | None,
     ) -> _Guidance:
-        """One instruction for all images, or one an image; none are composed."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        empty, text = prior.encode_text([negative_prompt]), prior.encode_text(prompts)
-        return cls(prior, empty, [text], text_scale, image_scale, max_batch)
-
-    def of_whole(
-        self, condition: Float[Tensor, "n k h w"]
-    ) -> Callable[[Float[Tensor, "n c h w"], Real[Tensor, ""]], Tensor]:
-        """The estimate of whole images, as `solve` asks for it."""
-        shares = torch.ones(len(condition), 1)
-        return lambda noisy, step: self.estimate(noisy, condition, step, shares)
+        """Guidance by encoded prompts."""
+        terms = edit_guidance("target", image_scale=image_scale, text_scale=text_scale)
+        texts = Texts(prompts, prior.encode_text([negative_prompt]))
+        return cls(prior, terms, texts, max_batch)
 
     def estimate(
         self,
         noisy: Float[Tensor, "n c h w"],
-        condition: Float[Tensor, "n k h w"],
         step: Real[Tensor, ""],
-        shares: Float[Tensor, "n prompts"],
+        image_rows: Rows,
+        shares: Float[Tensor, "n prompts"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """By three evaluations a particle, or more where instructions meet, in one batch."""
-        asked = [k for k in range(len(self.texts)) if bool(shares[:, k].any())]
-        branches = [
-            Branch(noisy, self.empty),
-            Branch(noisy, self.empty, condition),
-            *(Branch(noisy, self.texts[k], condition, _rows(shares[:, k])) for k in asked),
-        ]
+        """The guided noise; without shares there is one prompt, or one an image."""
+        if shares is None:
+            shares = torch.ones(len(noisy), 1)
+        shown = Shown({"target": noisy}, image_rows, self.texts, shares)
         timestep = per_image(step, len(noisy)).to(noisy.device)
-        null, image, *texts = self.prior.predict(branches, timestep, max_batch=self.max_batch)
-        rest = 1 - shares.sum(1)
-        text = composed_noise(
-            torch.stack([image, *texts]), torch.cat([rest[:, None], shares[:, asked]], dim=1)
-        )
-        return guided_noise(
-            null, image, text, image_scale=self.image_scale, text_scale=self.text_scale
-        )
-
-
-def _rows(share: Float[Tensor, "n"]) -> Int[Tensor, "m"] | None:
-    return None if bool(share.all()) else share.nonzero().flatten()
+        return weighted_sum(self.prior, self.terms, shown, timestep, max_batch=self.max_batch)[0]

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteSchedu
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule, Schedule
 
 # Timesteps are spaced as Stable Diffusion's own configurations of these solvers space them.
 _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -38,7 +38,7 @@ _TEXT_SOLVERS = ("ddpm", "ddim")
 
 
 def make_solver(
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     solver: str,
     *,
     steps: int,
@@ -78,7 +78,7 @@ def make_solver(
 
 
 def make_text_solver(
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     solver: str,
     *,
     steps: int,
@@ -120,8 +120,17 @@ def make_text_solver(
     return scheduler
 
 
-def _over(schedule: NoiseSchedule, solver_class: Any, options: dict[str, Any]) -> Any:
-    """A solver that steps on noise estimates over a prior's schedule."""
+def _over(schedule: Schedule, solver_class: Any, options: dict[str, Any]) -> Any:
+    """A solver that steps on noise estimates over a prior's schedule.
+
+    Raises:
+        ValueError: If the schedule is no table of discrete timesteps.
+    """
+    if not isinstance(schedule, DiscreteSchedule):
+        raise ValueError(
+            "Sampling needs a prior with a table of discrete timesteps, got one with "
+            f"{type(schedule).__name__}; edit with a method that optimises instead."
+        )
     squares = schedule.alphas_cumprod
     previous = torch.cat([squares.new_ones(1), squares[:-1]])
     return solver_class(

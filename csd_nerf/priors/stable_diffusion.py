@@ -1,32 +1,30 @@
 """Stable Diffusion models on diffusers: text to images, diffused as an autoencoder's latents.
 
-This module imports diffusers and transformers; `csd_nerf.priors.load_text_to_image` imports it
-late.
+This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.utils import is_accelerate_available
-from jaxtyping import Float, Real
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from csd_nerf.core.schedules import NoiseSchedule
-from csd_nerf.priors.base import Branch
-from csd_nerf.priors.texts import clip_states, not_freed
-from csd_nerf.priors.unet import check_unet, halvings, predict_noise, run_unet, shown_alone
+from csd_nerf.core.schedules import DiscreteSchedule
+from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
+from csd_nerf.priors.texts import TextEncoder, clip_states
+from csd_nerf.priors.unet import UNetPrior, halvings, load_part, load_schedule
 from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
 
 
-class StableDiffusion:
-    """A `TextToImage` prior made of the parts of a StableDiffusionPipeline.
+class StableDiffusion(UNetPrior):
+    """A `Prior` made of the parts of a StableDiffusionPipeline.
 
     Only `encode` keeps an autograd graph. Results come back as float32 on the device of the
     tensor that was handed in.
@@ -40,7 +38,7 @@ class StableDiffusion:
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        schedule: NoiseSchedule,
+        schedule: DiscreteSchedule,
         prediction_type: str = "epsilon",
     ) -> None:
         """Wrap models that are already on their device and in their precision.
@@ -48,34 +46,30 @@ class StableDiffusion:
         Args:
             name: What the prior was loaded as.
             vae: Pixels to latents and back.
-            unet: The denoiser of latents.
+            unet: The denoiser; takes latents, and each of `source_rows`, as channels.
             text_encoder: Its last hidden states condition the U-Net.
             tokenizer: The text encoder's.
             schedule: Training schedule of the U-Net.
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If the parts are not those of a latent text-to-image model.
+            ValueError: If the parts are not those of such a model.
         """
-        wanted, got = vae.config["latent_channels"], unet.config["in_channels"]
+        channels: int = vae.config["latent_channels"]
+        wanted, got = channels * (1 + len(self.source_rows)), unet.config["in_channels"]
         if got != wanted:
+            what = " and ".join(["latent", *self.source_rows])
             raise ValueError(
-                f"A text-to-image U-Net takes the {wanted} channels of its latents, that of "
-                f"{name!r} takes {got}: name a text-to-image model."
+                f"The U-Net of {name!r} needs {wanted} input channels ({what}) to be one of "
+                f"{type(self).__name__}, got {got}: name another model."
             )
-        check_unet(name, unet, prediction_type)
-        self.name = name
-        self.device = unet.device
-        self.schedule = schedule
-        self.latent_channels: int = wanted
+        texts = TextEncoder(name, text_encoder, tokenizer, clip_states)
+        super().__init__(name, unet, texts, schedule, prediction_type)
+        self.latent_channels = channels
         self.cell_size = cell_size_of(vae)
         self.preferred_size: int = unet.config["sample_size"] * self.cell_size
         self.size_multiple = self.cell_size * halvings(unet)
         self._vae = vae.eval().requires_grad_(False)
-        self._unet = unet.eval().requires_grad_(False)
-        self._text_encoder: CLIPTextModel | None = text_encoder.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._prediction_type = prediction_type
 
     @classmethod
     def from_folder(
@@ -86,37 +80,27 @@ class StableDiffusion:
         device: torch.device,
         dtype: torch.dtype,
         variant: str | None = None,
+        vae_slicing: bool = False,
+        vae_tiling: bool = False,
     ) -> StableDiffusion:
-        """Load a complete folder in the pipeline's layout.
-
-        See `csd_nerf.priors.load_text_to_image`.
-        """
-        options: dict[str, Any] = {
-            "variant": variant,
-            "torch_dtype": dtype,
-            # Without accelerate diffusers would fall back to this by itself, with a warning.
-            "low_cpu_mem_usage": is_accelerate_available(),
-        }
-        # diffusers' annotations hide what these classes return, hence Any.
-        vae: Any = AutoencoderKL.from_pretrained(folder / "vae", **options)
-        unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
+        vae = load_part(AutoencoderKL, folder / "vae", dtype=dtype, variant=variant)
+        unet = load_part(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
         text_encoder: Any = CLIPTextModel.from_pretrained(folder / "text_encoder", variant=variant)
-        # Whatever scheduler the folder names, its configuration holds the training schedule.
-        scheduler: Any = DDPMScheduler.from_pretrained(folder / "scheduler")
+        if vae_slicing:
+            vae.enable_slicing()
+        if vae_tiling:
+            vae.enable_tiling()
+        schedule, prediction_type = load_schedule(folder)
         return cls(
             name=name,
             vae=vae.to(device),
             unet=unet.to(device),
             text_encoder=text_encoder.to(device=device, dtype=dtype),
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            schedule=NoiseSchedule(scheduler.alphas_cumprod),
-            prediction_type=scheduler.config["prediction_type"],
+            schedule=schedule,
+            prediction_type=prediction_type,
         )
-
-    @property
-    def unet(self) -> UNet2DConditionModel:
-        """The denoiser, to be compiled, laid out or measured; its weights stay as they are."""
-        return self._unet
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Images to clean latents: VAE modes in the U-Net's scale, with the encoder's graph.
@@ -124,52 +108,37 @@ class StableDiffusion:
         Raises:
             ValueError: If an edge is not a multiple of `size_multiple`.
         """
-        check_size(self.name, image01, self.size_multiple)
-        return scale_mode(self._vae, encode_mode(self._vae, image01))
+        return scale_mode(self._vae, self._mode(image01))
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Clean latents to images, clamped to [0, 1]."""
         return decode_latent(self._vae, latent)
 
+    @contextmanager
+    def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> Iterator[None]:
+        """Within it, group norms of the encoder take their statistics from this sample."""
+        with self._pooled(self._vae.encoder, lambda: self._mode(sample01)):
+            yield
+
+    @contextmanager
+    def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> Iterator[None]:
+        """Within it, group norms of the decoder take their statistics from this sample."""
+        with self._pooled(self._vae.decoder, lambda: self.decode(sample)):
+            yield
+
+    @contextmanager
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
-        """Prompts to the text encoder's last hidden states, padded to its full length.
+    def _pooled(self, model: torch.nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
+        # Slices of the sample would have statistics of their own.
+        sliced, self._vae.use_slicing = self._vae.use_slicing, False
+        try:
+            statistics = pooled_statistics(model, run)
+        finally:
+            self._vae.use_slicing = sliced
+        with normalised_by(statistics):
+            yield
 
-        A prompt that is too long is cut, with a warning that says what was lost.
-
-        Raises:
-            ValueError: If there is no prompt, or prompts is one string.
-            RuntimeError: After `free_text_encoder`.
-        """
-        encoder = not_freed(self._text_encoder, self.name)
-        return clip_states(encoder, self._tokenizer, prompts, name=self.name).float()
-
-    def free_text_encoder(self) -> None:
-        """Drop the text encoder from memory."""
-        self._text_encoder = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @torch.no_grad()
-    def predict(
-        self,
-        branches: Sequence[Branch],
-        timestep: Real[Tensor, "n"],
-        *,
-        max_batch: int | None = None,
-    ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates of k branches for the same n particles, evaluated as one batch.
-
-        Arguments and errors are those of `csd_nerf.priors.unet.predict_noise`; a branch with a
-        condition is an error too.
-        """
-        return predict_noise(
-            partial(run_unet, self._unet),
-            branches,
-            timestep,
-            show=shown_alone,
-            schedule=self.schedule,
-            prediction_type=self._prediction_type,
-            max_batch=max_batch,
-        )
+    def _mode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        check_size(self.name, image01, self.size_multiple)
+        return encode_mode(self._vae, image01)

@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from csd_nerf.core.guidance import classifier_free
-from csd_nerf.priors.base import Branch, TextToImage
+from csd_nerf.core.residuals import text_guidance
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
 from csd_nerf.priors.solvers import make_text_solver, per_image, solve, standard_normal
 
 
 @torch.no_grad()
 def sample_text(
-    prior: TextToImage,
+    prior: Prior,
     prompts: str | Sequence[str],
     *,
     steps: int,
@@ -73,19 +74,19 @@ def sample_text(
     if noise is None:
         cells = _cells(prior, size)
         noise = standard_normal((len(texts), prior.latent_channels, *cells), generator)
-    null, text = prior.encode_text([negative_prompt]), prior.encode_text(texts)
+    terms = text_guidance("target", "prompt", text_scale=text_scale)
+    encoded = Texts([prior.encode_text(texts)], prior.encode_text([negative_prompt]))
 
     def estimate(noisy: Float[Tensor, "n c h w"], step: Real[Tensor, ""]) -> Tensor:
         timestep = per_image(step, len(noisy)).to(noisy.device)
-        branches = [Branch(noisy, null), Branch(noisy, text)]
-        estimates = prior.predict(branches, timestep, max_batch=max_batch)
-        return classifier_free(*estimates, scale=text_scale)
+        shown = Shown({"target": noisy}, {}, encoded, torch.ones(len(noisy), 1))
+        return weighted_sum(prior, terms, shown, timestep, max_batch=max_batch)[0]
 
     latent = noise.to(prior.device, torch.float32) * scheduler.init_noise_sigma
     return prior.decode(solve(scheduler, latent, estimate, start=0, generator=generator))
 
 
-def _cells(prior: TextToImage, size: int | tuple[int, int] | None) -> tuple[int, int]:
+def _cells(prior: Prior, size: int | tuple[int, int] | None) -> tuple[int, int]:
     """Height and width in latent cells."""
     edges = prior.preferred_size if size is None else size
     height, width = (edges, edges) if isinstance(edges, int) else edges

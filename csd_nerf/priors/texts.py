@@ -8,17 +8,16 @@ This module imports transformers; import it late.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 T5_TOKENS = 77
 """Length to which DeepFloyd IF pads its texts; T5 itself sets no limit."""
-
-_Encoder = TypeVar("_Encoder")
 
 
 def clip_states(
@@ -56,18 +55,42 @@ def t5_states(
     return encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
 
 
-def not_freed(encoder: _Encoder | None, name: str) -> _Encoder:
-    """The encoder.
+class TextEncoder:
+    """A text encoder with its tokenizer, which can be dropped from memory."""
 
-    Raises:
-        RuntimeError: If the prior has dropped it.
-    """
-    if encoder is None:
-        raise RuntimeError(
-            f"Encoding a text needs the text encoder, which {name!r} has freed: encode all texts "
-            "before free_text_encoder(), or load the prior again."
-        )
-    return encoder
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, states: Callable[..., Tensor]
+    ) -> None:
+        """Take a model that is on its device already.
+
+        Args:
+            name: The prior's.
+            model: The encoder.
+            tokenizer: Its tokenizer.
+            states: `clip_states` or `t5_states`.
+        """
+        self._name, self._tokenizer, self._states = name, tokenizer, states
+        self._model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
+        """Hidden states of prompts, float32.
+
+        Raises:
+            RuntimeError: After `free`.
+        """
+        if self._model is None:
+            raise RuntimeError(
+                f"Encoding a text needs the text encoder, which {self._name!r} has freed: encode "
+                "all texts before free_text_encoder(), or load the prior again."
+            )
+        return self._states(self._model, self._tokenizer, prompts, name=self._name).float()
+
+    def free(self) -> None:
+        """Drop the model from memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> Any:
@@ -93,5 +116,5 @@ def _warn_of_cuts(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: s
             warnings.warn(
                 f"The prompt {prompt!r} has {len(tokens)} tokens, {name!r} reads "
                 f"{room}: {lost!r} is cut off.",
-                stacklevel=5,
+                stacklevel=7,
             )

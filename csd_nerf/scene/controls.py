@@ -15,6 +15,7 @@ class EditRequest:
     Attributes:
         prompt: The instruction.
         negative_prompt: Takes the place of the empty text.
+        source_prompt: What the photographs show.
         settings: How views are edited.
         edit_now: Edit a round before this step, whether one is due or not.
         paused: Leave out rounds that are due.
@@ -23,6 +24,7 @@ class EditRequest:
 
     prompt: str
     negative_prompt: str
+    source_prompt: str
     settings: EditSettings
     edit_now: bool = False
     paused: bool = False

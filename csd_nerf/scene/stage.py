@@ -34,6 +34,9 @@ class StageOptions:
     """The instruction, such as "turn it into a sepia photograph"."""
     negative_prompt: str = ""
     """What the edit should keep away from; takes the place of the empty text."""
+    source_prompt: str = ""
+    """What the photographs show, such as "a photo of a man". The residual dds needs it; `prompt`
+    then describes the result."""
     source_steps: int = 30000
     """Steps of training on the photographs before editing. A loaded run of another method counts
     as trained."""
@@ -70,6 +73,10 @@ class StageOptions:
                 raise ValueError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
         if self.source_steps < 0:
             raise ValueError(f"source_steps can't be negative, got {self.source_steps}.")
+
+    def request(self) -> EditRequest:
+        """What is asked for as long as the user changes nothing."""
+        return EditRequest(self.prompt, self.negative_prompt, self.source_prompt, self.edit)
 
 
 @dataclass
@@ -123,9 +130,8 @@ class EditingStage:
             prior: Gives the editing model; first called by the first round.
             controls: Where to read the user's wishes; None keeps to the options.
         """
-        request = EditRequest(options.prompt, options.negative_prompt, options.edit)
         self._scene, self._options, self._prior = scene, options, prior
-        self._controls = controls or FixedControls(request)
+        self._controls = controls or FixedControls(options.request())
         self._is_editing = False
         self.state = StageState()
 

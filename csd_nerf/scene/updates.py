@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.core.residuals import edit_guidance
 from csd_nerf.editor import edit_images
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
@@ -37,6 +38,7 @@ def edit_by_csd(
         source01,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
+        source_prompt=request.source_prompt,
         settings=request.settings,
         start01=start01,
         generator=generator,
@@ -74,7 +76,7 @@ def edit_by_sampling(
         ValueError: If there are more steps than timesteps up to the highest level.
     """
     # Late: it imports diffusers.
-    from csd_nerf.priors.sampling import BRANCHES, sample_edit
+    from csd_nerf.priors.sampling import sample_edit
 
     def sample(source01: Tensor, **start: Any) -> Float[Tensor, "m 3 h w"]:
         return sample_edit(
@@ -103,7 +105,10 @@ def edit_by_sampling(
         raise FloatingPointError(
             "Sampled images need to be finite, got inf or nan; let the prior work in float32."
         )
-    return edited01.to(source01), BRANCHES * steps * len(source01)
+    settings = request.settings
+    scales = {"image_scale": settings.image_scale, "text_scale": settings.text_scale}
+    branches = len(edit_guidance("target", **scales).weights)
+    return edited01.to(source01), branches * steps * len(source01)
 
 
 def _draw_level(prior: Prior, steps: int, generator: torch.Generator) -> float:

@@ -13,10 +13,10 @@ from torch import Tensor
 from csd_nerf.adapters.regions import (
     Region,
     area_means,
-    keep_unasked,
     map_prompts,
     parse_region,
     region_mask,
+    restore_original,
 )
 
 SIZE, GRID = (60, 100), (6, 10)
@@ -142,7 +142,7 @@ def test_the_original_stays_where_nothing_was_asked():
     edited = torch.full_like(original, 255)
     editable = torch.zeros(GRID)
     editable[:, :5] = 1
-    kept = keep_unasked(original, edited, editable)[..., 0].int()
+    kept = restore_original(original, edited, editable)[..., 0].int()
     # Cells are 10 pixels wide; the region ends at 50.
     assert (kept[:, :45] == 255).all()
     assert (kept[:, 55:] == 0).all()
@@ -150,6 +150,6 @@ def test_the_original_stays_where_nothing_was_asked():
     assert steps.max() <= 26
     assert (kept == kept[:1]).all()
 
-    wrapped = keep_unasked(original, edited, editable, wrap=True)[..., 0].int()
+    wrapped = restore_original(original, edited, editable, wrap=True)[..., 0].int()
     assert (wrapped[:, 0] - wrapped[:, -1]).abs().max() <= 26
     assert (kept[:, 0] - kept[:, -1]).abs().min() == 255

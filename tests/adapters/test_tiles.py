@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from csd_nerf.adapters import tiles
 from csd_nerf.adapters.tiles import DECODE_MARGIN, TILES_A_CALL, decode_tiled, encode_tiled
-from csd_nerf.core import NoiseSchedule
+from csd_nerf.core import DiscreteSchedule
 
 
 class PointwisePrior:
@@ -20,7 +20,7 @@ class PointwisePrior:
 
     name = "fake"
     device = torch.device("cpu")
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = DiscreteSchedule.scaled_linear()
     latent_channels = 3
     cell_size = 2
     preferred_size = 32

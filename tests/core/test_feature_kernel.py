@@ -9,8 +9,8 @@ from statistics import median
 import pytest
 import torch
 
-from csd_nerf.core.kernels import feature_kernel
-from csd_nerf.core.stein import mix_residuals, repulsion_step, stein_direction
+from csd_nerf.core.kernels import rbf_kernel
+from csd_nerf.core.stein import mixed_residuals, repulsion_step, stein_direction
 
 
 def particles(n, d=5, *, seed=0):
@@ -45,14 +45,14 @@ def slow_terms(points, features, exponent):
 
 
 @pytest.mark.parametrize("n", [3, 4, 7])
-@pytest.mark.parametrize(("features", "exponent"), [(None, 1), (bend, 1), (bend, 2)])
+@pytest.mark.parametrize(("features", "exponent"), [(None, 1), (None, 2), (bend, 1), (bend, 2)])
 def test_the_kernel_on_features_is_the_double_loop(n, features, exponent):
     points = particles(n)
-    terms = feature_kernel(points, features, exponent=exponent)
+    kernel = rbf_kernel(points, features, exponent=exponent, divisor=math.log(n))
     values, gradient = slow_terms(points, features or (lambda x: x), exponent)
     # The bandwidth has a floor, a ten thousandth of the largest distance.
-    assert torch.allclose(terms.values, values, rtol=3e-3)
-    assert torch.allclose(terms.gradient, gradient, rtol=1e-2, atol=1e-4)
+    assert torch.allclose(kernel.values, values, rtol=3e-3)
+    assert torch.allclose(kernel.gradient, gradient, rtol=1e-2, atol=1e-4)
 
 
 def test_each_particle_is_embedded_once():
@@ -62,31 +62,24 @@ def test_each_particle_is_embedded_once():
         seen.append(len(x))
         return x
 
-    feature_kernel(particles(5), count)
+    rbf_kernel(particles(5), count)
     assert seen == [5]
 
 
 @pytest.mark.parametrize("normalize", ["n", "rowsum"])
 def test_both_terms_together_are_the_stein_direction(normalize):
     points, residuals = particles(4), particles(4, seed=1)
-    terms = feature_kernel(points, divisor=math.log(5))
-    from csd_nerf.core import median_bandwidth
-
-    whole = stein_direction(
-        points,
-        residuals,
-        bandwidth=median_bandwidth(points),
-        repulsion=0.3,
-        normalize=normalize,
-    )
-    mixed = mix_residuals(terms.values, residuals, normalize=normalize)
-    apart = repulsion_step(terms.values, terms.gradient, repulsion=0.3, normalize=normalize)
+    kernel = rbf_kernel(points)
+    whole = stein_direction(kernel, residuals, repulsion=0.3, normalize=normalize)
+    mixed = mixed_residuals(kernel, residuals, normalize=normalize)
+    apart = repulsion_step(kernel, repulsion=0.3, normalize=normalize)
     assert torch.allclose(mixed + apart, whole, rtol=1e-9)
 
 
+@pytest.mark.parametrize("features", [None, bend])
 @pytest.mark.parametrize("exponent", [1, 2])
-def test_coincident_particles_and_a_lone_one_stay_finite(exponent):
+def test_coincident_particles_and_a_lone_one_stay_finite(exponent, features):
     for points in (torch.zeros(3, 4), torch.ones(1, 4), torch.zeros(2, 4)):
-        terms = feature_kernel(points, exponent=exponent)
-        assert torch.equal(terms.values, torch.ones(len(points), len(points)))
-        assert torch.equal(terms.gradient, torch.zeros_like(points))
+        kernel = rbf_kernel(points, features, exponent=exponent)
+        assert torch.equal(kernel.values, torch.ones(len(points), len(points)))
+        assert torch.equal(kernel.gradient, torch.zeros_like(points))

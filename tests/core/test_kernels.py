@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 import torch
 
-from csd_nerf.core.kernels import median_bandwidth, rbf, squared_distances
+from csd_nerf.core.kernels import median_bandwidth, rbf_kernel, squared_distances
 
 
 def random_particles(n, d, *, seed=0):
@@ -21,7 +21,8 @@ def test_distances_keep_their_digits_at_a_spread_of_a_thousandth(dtype):
     base = random_particles(1, 16384)
     near = (base + 1e-3 * random_particles(4, 16384, seed=1)).to(dtype)
     exact = torch.stack([(near.double() - row).square().sum(1) for row in near.double()])
-    assert torch.allclose(squared_distances(near).double(), exact, rtol=1e-5, atol=0)
+    values = rbf_kernel(near, bandwidth=float(exact.max())).values.double()
+    assert torch.allclose(-values.log() * exact.max(), exact, rtol=1e-4, atol=0)
 
     # The uncentred product form is what this guards against.
     gram = near.float() @ near.float().T
@@ -35,31 +36,35 @@ def test_the_bandwidth_is_the_median_of_pairs_without_the_diagonal(n):
     particles = random_particles(n, 5)
     pairs = [float((a - b).square().sum()) for a, b in combinations(particles, 2)]
     expected = median(pairs) / math.log(n + 1)
-    assert float(median_bandwidth(particles)) == pytest.approx(expected)
+    assert float(median_bandwidth(squared_distances(particles))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_the_bandwidth_of_coincident_particles_is_the_floor(n):
-    particles = torch.ones(n, 3)
-    bandwidth = median_bandwidth(particles, floor=1e-4)
-    assert float(bandwidth) == pytest.approx(1e-4)
-    assert torch.equal(rbf(squared_distances(particles), bandwidth=bandwidth), torch.ones(n, n))
+    squared = squared_distances(torch.ones(n, 3))
+    assert float(median_bandwidth(squared, floor=1e-4)) == pytest.approx(1e-4)
+    assert torch.equal(rbf_kernel(torch.ones(n, 3)).values, torch.ones(n, n))
 
 
-def test_the_kernel_of_any_distance_is_one_at_no_distance_and_falls():
-    squared = torch.tensor([0.0, 1.0, 4.0])
-    values = rbf(squared, bandwidth=2.0)
+def test_the_kernel_is_one_at_no_distance_and_falls():
+    points = torch.tensor([[0.0], [1.0], [2.0]])
+    values = rbf_kernel(points, bandwidth=2.0).values[0]
     assert values.tolist() == pytest.approx([1.0, math.exp(-0.5), math.exp(-2.0)])
-    assert rbf(squared, bandwidth=math.inf).tolist() == [1.0, 1.0, 1.0]
+    assert rbf_kernel(points, bandwidth=math.inf).values.tolist() == [[1.0] * 3] * 3
 
 
-def test_another_distance_takes_the_place_of_squared_l2():
-    def l1_squared(a, b):
-        return (a - b).abs().sum(1).square()
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan])
+def test_a_bandwidth_that_is_not_positive_is_refused(bandwidth):
+    with pytest.raises(ValueError, match="bandwidth needs to be positive, got"):
+        rbf_kernel(torch.zeros(2, 3), bandwidth=bandwidth)
 
-    particles = random_particles(4, 3)
-    squared = squared_distances(particles, distance=l1_squared)
-    for i, j in combinations(range(4), 2):
-        expected = float((particles[i] - particles[j]).abs().sum()) ** 2
-        assert float(squared[i, j]) == pytest.approx(expected)
-        assert float(squared[j, i]) == pytest.approx(expected)
+
+def test_distances_are_computed_once(monkeypatch):
+    from csd_nerf.core import kernels
+
+    calls = []
+    monkeypatch.setattr(
+        kernels, "squared_distances", lambda x: calls.append(len(x)) or squared_distances(x)
+    )
+    rbf_kernel(random_particles(4, 3))
+    assert calls == [4]

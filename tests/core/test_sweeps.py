@@ -23,11 +23,11 @@ def test_a_deck_deals_everything_once_a_sweep_in_nearly_equal_batches(size, coun
     source = randomness(seed)
     deck = Deck(lambda r: r.choice(size, size))
     for _ in range(3):
-        batches = [deck.draw(count, source)]
-        assert deck.begins_sweep
-        while len(deck.waiting):
+        batches, steps = [], set()
+        while sum(map(len, batches)) < size:
             batches.append(deck.draw(count, source))
-            assert not deck.begins_sweep
+            steps.add(deck.draw_timestep(source, 0, 10**9))
+        assert len(steps) == 1
         sizes = [len(batch) for batch in batches]
         assert len(batches) == -(-size // count)
         assert max(sizes) - min(sizes) <= 1

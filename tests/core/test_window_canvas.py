@@ -15,7 +15,7 @@ def randomness(seed=0):
 def make(height=10, width=14, *, window=(4, 4), stride=2, batch_size=3, seed=0, **options):
     latent = torch.randn(2, height, width, generator=torch.Generator().manual_seed(seed))
     return WindowCanvas(
-        latent.clone(), latent, latent[:1] + 5, window, stride, batch_size, **options
+        latent.clone(), latent, {"condition": latent[:1] + 5}, window, stride, batch_size, **options
     )
 
 
@@ -63,7 +63,7 @@ def test_windows_are_cut_from_latent_source_and_condition():
     place = (slice(None), slice(row, row + 4), slice(column, column + 4))
     assert torch.equal(particles.latent[0], canvas.latent[place])
     assert torch.equal(particles.source[0], canvas.source[place])
-    assert torch.equal(particles.condition[0], canvas.condition[place])
+    assert torch.equal(particles.image_rows["condition"][0], canvas.image_rows["condition"][place])
 
 
 def test_a_window_that_runs_across_the_seam_sees_both_edges():

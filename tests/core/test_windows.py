@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from csd_nerf.core.windows import (
     coverage,
     cut_windows,
-    paste_windows,
     window_means,
     window_positions,
 )
@@ -55,7 +54,7 @@ def test_the_paper_s_panorama_has_its_twelve_patches():
 
 @settings(max_examples=40, deadline=None)
 @given(layouts(), st.integers(0, 2**31))
-def test_cutting_is_slicing_and_pasting_back_is_a_partition_of_unity(layout, seed):
+def test_cutting_is_slicing_and_every_cell_is_covered(layout, seed):
     canvas, window, stride = layout
     generator = torch.Generator().manual_seed(seed)
     positions = window_positions(canvas, window, stride=stride)
@@ -63,15 +62,7 @@ def test_cutting_is_slicing_and_pasting_back_is_a_partition_of_unity(layout, see
     windows = cut_windows(image, positions, window)
     for part, (top, left) in zip(windows, positions.tolist(), strict=True):
         assert torch.equal(part, image[:, top : top + window[0], left : left + window[1]])
-    assert torch.allclose(paste_windows(windows, positions, canvas), image, atol=1e-6)
-
-
-def test_a_batch_divides_by_its_own_coverage_and_leaves_the_rest_alone():
-    positions = torch.tensor([[0, 0], [0, 2]])
-    windows = torch.stack([torch.full((1, 2, 3), 1.0), torch.full((1, 2, 3), 5.0)])
-    pasted = paste_windows(windows, positions, (3, 6))
-    row = [1.0, 1.0, 3.0, 5.0, 5.0, 0.0]
-    assert pasted.tolist() == [[row, row, [0.0] * 6]]
+    assert coverage(positions, window, canvas).min() >= 1
 
 
 def test_layouts_that_leave_gaps_are_refused():
@@ -93,7 +84,6 @@ def test_wrapping_is_rolling(layout, seed):
     for part, (top, left) in zip(windows, positions.tolist(), strict=True):
         rolled = image.roll(-left, dims=2)
         assert torch.equal(part, rolled[:, top : top + window[0], : window[1]])
-    assert torch.allclose(paste_windows(windows, positions, canvas), image, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

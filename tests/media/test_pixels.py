@@ -40,6 +40,16 @@ def test_resizing_looks_across_the_edges_of_a_wrapped_picture():
     assert resize(tiny_one, (4, 8), wrap=True).shape == (4, 8, 3)
 
 
+@pytest.mark.parametrize("by", ["lanczos", "bilinear", "box"])
+def test_shrinking_takes_all_pixels_into_account_and_moves_nothing(by):
+    stripes = torch.zeros(16, 64, 3, dtype=torch.uint8)
+    stripes[:, ::2] = 200
+    assert (resize(stripes, (4, 16), by=by)[:, 2:-2].float() - 100).abs().max() < 8
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8)[None, :, None].expand(16, -1, 3)
+    means = ramp.float().unflatten(1, (16, 4)).mean(2)[:4]
+    assert (resize(ramp, (4, 16), by=by).float() - means)[:, 2:-2].abs().max() <= 1
+
+
 def test_the_box_filter_takes_means_of_areas():
     image = noise(6, 8)
     means = image.double().unflatten(1, (4, 2)).unflatten(0, (3, 2)).mean((1, 3))

@@ -29,6 +29,7 @@ class Narrow:
     cell_size = 4
     preferred_size = 64
     size_multiple = 16
+    source_rows = ("condition", "reference")
     secret = "kept"
 
     def __init__(self, room: int, error: BaseException = ERRORS[0]) -> None:
@@ -45,7 +46,7 @@ class Narrow:
         self._take(len(image01))
         return image01 + 1
 
-    decode = encode_condition = encode
+    decode = encode
 
     def encoding_tiles(self, sample01):
         self._take(len(sample01))
@@ -54,13 +55,18 @@ class Narrow:
     decoding_tiles = encoding_tiles
 
     def encode_source(self, image01):
-        return self.encode(image01), image01 * 2
+        return self.encode(image01), {"condition": image01 * 2, "reference": image01 * 3}
 
-    def encode_text(self, prompts):
-        return [*prompts]
+    def encode_text(self, prompts, image01=None):
+        return {"text": torch.full((len(prompts),), 0.0 if image01 is None else len(image01))}
+
+    def free_text_encoder(self):
+        self.freed = True
 
     def predict(self, branches, timestep, *, max_batch=None):
-        noisy = torch.cat([b.noisy if b.rows is None else b.noisy[b.rows] for b in branches])
+        noisy = torch.cat(
+            [b.noisy if b.particles is None else b.noisy[b.particles] for b in branches]
+        )
         for part in noisy.split(max_batch or len(noisy)):
             self._take(len(part))
         return torch.stack([branch.noisy for branch in branches]) * 3
@@ -71,19 +77,23 @@ def images(n: int) -> torch.Tensor:
 
 
 def branches(n: int, k: int) -> list[Branch]:
-    return [Branch(images(n) + 100 * i, None) for i in range(k)]
+    return [Branch(images(n) + 100 * i) for i in range(k)]
 
 
 def test_it_is_a_prior_with_the_prior_s_own_attributes():
     halving = HalvingPrior(Narrow(9))
     assert isinstance(halving, Prior)
     assert (halving.name, halving.cell_size, halving.secret) == ("narrow", 4, "kept")
+    assert halving.source_rows == ("condition", "reference")
+    assert halving.encode_text(["fog"], images(5))["text"].tolist() == [5]
+    halving.free_text_encoder()
+    assert halving.freed
     with pytest.raises(AttributeError, match="missing"):
         _ = halving.missing
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "windows"])
-@pytest.mark.parametrize("method", ["encode", "decode", "encode_condition"])
+@pytest.mark.parametrize("method", ["encode", "decode"])
 def test_images_go_in_halves_until_they_fit(method, error):
     prior, told = Narrow(2, error), []
     halving = HalvingPrior(prior, tell=told.append)
@@ -91,14 +101,19 @@ def test_images_go_in_halves_until_they_fit(method, error):
     assert prior.sizes == [9, 4, 2, 2, 2, 2, 1]
     assert len(told) == 1
     assert "not enough for 9 images" in told[0]
-    assert "--max-batch 2" in told[0]
+    assert "from now on it is 2." in told[0]
+    assert "--" not in told[0]
 
 
-def test_both_halves_of_a_source_come_back_in_order():
-    halving = HalvingPrior(Narrow(2), tell=lambda _: None)
-    latent, condition = halving.encode_source(images(5))
+def test_latents_and_rows_of_a_source_come_back_in_order():
+    prior = Narrow(2)
+    halving = HalvingPrior(prior, tell=lambda _: None)
+    latent, rows = halving.encode_source(images(5))
     assert torch.equal(latent, images(5) + 1)
-    assert torch.equal(condition, images(5) * 2)
+    assert torch.equal(rows.pop("condition"), images(5) * 2)
+    assert torch.equal(rows.pop("reference"), images(5) * 3)
+    assert not rows
+    assert prior.sizes == [5, 2, 2, 1]
 
 
 def test_what_fitted_is_remembered_and_not_told_again():
@@ -113,9 +128,9 @@ def test_what_fitted_is_remembered_and_not_told_again():
     assert len(told) == 1
 
 
-def test_a_prediction_counts_the_rows_that_are_evaluated():
+def test_a_prediction_counts_the_particles_that_are_evaluated():
     prior = Narrow(3)
-    only = Branch(images(4), None, rows=torch.tensor([1]))
+    only = Branch(images(4), particles=torch.tensor([1]))
     HalvingPrior(prior, tell=lambda _: None).predict([only, *branches(4, 1)], torch.zeros(4))
     assert prior.sizes == [5, 2, 2, 1]
 
@@ -129,13 +144,13 @@ def test_a_limit_holds_from_the_first_call():
     assert prior.sizes == [4, 2, 4, 2, 3, 3]
 
 
-def test_when_one_does_not_fit_the_options_that_help_are_named():
+def test_when_one_does_not_fit_what_helps_is_named():
     halving = HalvingPrior(Narrow(0), tell=pytest.fail)
     for call in (
         lambda: halving.decode(images(3)),
         lambda: halving.predict(branches(3, 5), torch.zeros(3)),
     ):
-        with pytest.raises(MemoryError, match=r"--size or --max-batch, or take --preset small"):
+        with pytest.raises(MemoryError, match="lower the size or the batch, or compute in half"):
             call()
 
 
@@ -168,5 +183,5 @@ def test_a_sample_of_tiles_is_thinned_out_until_it_fits(method):
     with getattr(HalvingPrior(prior, tell=told.append), method)(images(8)):
         assert prior.sizes == [8, 4, 2]
     assert "tiles of a sample" in told[0]
-    with pytest.raises(MemoryError, match="--size"):
+    with pytest.raises(MemoryError, match="one at a time of the tiles of a sample"):
         getattr(HalvingPrior(Narrow(0)), method)(images(8))

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from csd_nerf.core.kernels import feature_kernel
+from csd_nerf.core.kernels import rbf_kernel
 from csd_nerf.priors.lpips import lpips_features
 
 
@@ -41,7 +41,7 @@ def test_the_squared_distance_of_features_is_lpips(network):
 
 def test_the_kernel_has_lpips_as_its_distance_and_a_gradient(network):
     views = images(3)
-    terms = feature_kernel(views.flatten(1), lpips_features(network), exponent=2)
+    kernel = rbf_kernel(views.flatten(1), lpips_features(network), exponent=2)
     distance = {
         (i, j): float(network(views[i : i + 1], views[j : j + 1], normalize=True))
         for i in range(3)
@@ -50,7 +50,7 @@ def test_the_kernel_has_lpips_as_its_distance_and_a_gradient(network):
     }
     one, two, *_ = distance.items()
     # Bandwidths cancel in ratios of logarithms: -log k is proportional to LPIPS squared.
-    ratio = float(terms.values[one[0]].log() / terms.values[two[0]].log())
+    ratio = float(kernel.values[one[0]].log() / kernel.values[two[0]].log())
     assert ratio == pytest.approx((one[1] / two[1]) ** 2, rel=1e-2)
-    assert float(terms.gradient.abs().max()) > 0
-    assert bool(terms.gradient.isfinite().all())
+    assert float(kernel.gradient.abs().max()) > 0
+    assert bool(kernel.gradient.isfinite().all())

@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.core import NoiseSchedule
+from csd_nerf.core.residuals import Terms
+from csd_nerf.core.schedules import DiscreteSchedule, FlowSchedule, add_noise
 from csd_nerf.priors import sampling
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 from csd_nerf.priors.sampling import sample_edit, sample_latents, sample_windows
@@ -90,44 +91,58 @@ def test_reproduces_the_pipeline_with_a_negative_prompt_and_one_prompt_for_all(f
     assert (ours - expected).abs().max() < TOLERANCE
 
 
+def take_as_condition(prior: InstructPix2Pix, make: Callable[[Tensor], Tensor]) -> None:
+    prior.encode_source = lambda image01: (prior.encode(image01), {"condition": make(image01)})
+
+
+def condition_of(prior: priors.Prior, image01: Tensor) -> Tensor:
+    return prior.encode_source(image01)[1]["condition"]
+
+
 def scale_the_condition(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
-    prior.encode_condition = prior.encode
+    take_as_condition(prior, prior.encode)
 
 
 def sample_the_condition(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
-    prior.encode_condition = lambda image01: prior._vae.encode(2 * image01 - 1).latent_dist.sample()
+    vae = prior._vae
+    take_as_condition(prior, lambda image01: vae.encode(2 * image01 - 1).latent_dist.sample())
 
 
 def keep_pixels_in_01(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
-    encode = prior.encode_condition
-    prior.encode_condition = lambda image01: encode((image01 + 1) / 2)
+    right = prior.encode_source
+    take_as_condition(prior, lambda image01: right((image01 + 1) / 2)[1]["condition"])
 
 
 def swap_the_scales(_: InstructPix2Pix, patch: pytest.MonkeyPatch) -> None:
-    right = sampling.guided_noise
+    right = sampling.edit_guidance
     patch.setattr(
         sampling,
-        "guided_noise",
-        lambda *estimates, image_scale, text_scale: right(
-            *estimates, image_scale=text_scale, text_scale=image_scale
+        "edit_guidance",
+        lambda *what, image_scale, text_scale: right(
+            *what, image_scale=text_scale, text_scale=image_scale
         ),
     )
 
 
 def swap_the_estimates(_: InstructPix2Pix, patch: pytest.MonkeyPatch) -> None:
-    right = sampling.guided_noise
-    patch.setattr(
-        sampling,
-        "guided_noise",
-        lambda null, image, text, **scales: right(image, null, text, **scales),
-    )
+    right = sampling.edit_guidance
+
+    def guidance(*what, **scales) -> Terms:
+        terms = right(*what, **scales)
+        swapped = {
+            one._replace(image=one.text == "prompt" or not one.image): weight
+            for one, weight in terms.weights.items()
+        }
+        return Terms(swapped)
+
+    patch.setattr(sampling, "edit_guidance", guidance)
 
 
 def condition_the_null_branch(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
     right = prior.predict
 
     def predict(branches, timestep, *, max_batch=None):
-        null = priors.Branch(branches[0].noisy, branches[0].text, branches[1].condition)
+        null = priors.Branch(branches[0].noisy, {**branches[1].rows, **branches[0].rows})
         return right([null, *branches[1:]], timestep)
 
     prior.predict = predict
@@ -135,11 +150,11 @@ def condition_the_null_branch(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> 
 
 def pad_the_text_less(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
     def encode_text(prompts):
-        rows = prior._tokenizer(
+        tokens = prior._texts._tokenizer(
             list(prompts), padding="max_length", max_length=12, return_tensors="pt"
         )
         with torch.no_grad():
-            return prior._text_encoder(rows.input_ids)[0]
+            return {"text": prior._texts._model(tokens.input_ids)[0]}
 
     prior.encode_text = encode_text
 
@@ -148,22 +163,22 @@ def drop_the_padding_states(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> No
     right = prior.encode_text
 
     def encode_text(prompts):
-        rows = prior._tokenizer(
+        tokens = prior._texts._tokenizer(
             list(prompts), padding="max_length", max_length=24, return_tensors="pt"
         )
-        return right(prompts) * rows.attention_mask[..., None]
+        return {"text": right(prompts)["text"] * tokens.attention_mask[..., None]}
 
     prior.encode_text = encode_text
 
 
 def skip_the_final_norm(prior: InstructPix2Pix, patch: pytest.MonkeyPatch) -> None:
-    for module in prior._text_encoder.modules():
+    for module in prior._texts._model.modules():
         if hasattr(module, "final_layer_norm"):
             module.final_layer_norm = torch.nn.Identity()
 
 
 def take_another_schedule(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
-    prior.schedule = NoiseSchedule(DDIMScheduler().alphas_cumprod)
+    prior.schedule = DiscreteSchedule(DDIMScheduler().alphas_cumprod)
 
 
 def shift_the_timestep(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
@@ -258,7 +273,7 @@ def test_a_lower_strength_starts_from_the_noised_source(
     target = prior.encode(image01)
     if solver == "ddim":
         # The published settings end at timestep 0, with a little of the noise left.
-        target = prior.schedule.add_noise(target, noise, torch.tensor([0]))
+        target = add_noise(prior.schedule, target, noise, torch.tensor([0]))
     torch.testing.assert_close(result, prior.decode(target), atol=1e-4, rtol=0)
 
 
@@ -271,9 +286,9 @@ def test_a_level_takes_all_steps_below_it_from_the_noised_start(folder, level, f
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     spacing = round(level * 1000) // STEPS
     squares = prior.schedule.alphas_cumprod.tolist()
-    condition = prior.encode_condition(source01)
+    _, image_rows = prior.encode_source(source01)
     empty, text = prior.encode_text([""]), prior.encode_text([PROMPT])
-    branches = [(empty, None), (empty, condition), (text, condition)]
+    branches = [empty, {**empty, **image_rows}, {**text, **image_rows}]
 
     timestep = spacing * (STEPS - 1) + 1
     assert timestep == first
@@ -281,8 +296,8 @@ def test_a_level_takes_all_steps_below_it_from_the_noised_start(folder, level, f
     latent = alpha * prior.encode(start01) + sigma * noise
     for _ in range(STEPS):
         null, image, both = (
-            prior.predict([priors.Branch(latent, *branch)], torch.tensor([timestep]))[0]
-            for branch in branches
+            prior.predict([priors.Branch(latent, rows)], torch.tensor([timestep]))[0]
+            for rows in branches
         )
         estimate = null + 1.3 * (image - null) + 3.0 * (both - image)
         clean = (latent - sigma * estimate) / alpha
@@ -336,6 +351,13 @@ def test_bad_options_are_named(folder, options, message):
         sample_edit(load_prior(folder), images(), PROMPT, **options)
 
 
+def test_a_prior_without_discrete_timesteps_is_refused(folder):
+    prior = priors.load(folder)
+    prior.schedule = FlowSchedule()
+    with pytest.raises(ValueError, match="table of discrete timesteps, got one with FlowSchedule"):
+        sample_edit(prior, images(), PROMPT, steps=STEPS)
+
+
 WINDOW = (8, 8)
 CANVAS = (8, 20)
 POSITIONS = torch.tensor([[0, 0], [0, 4], [0, 8], [0, 12], [0, 16]])
@@ -344,9 +366,13 @@ SHARES = torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.5, 0.0], [0.0, 0.0], [0.0, 1
 
 
 def edit_windows(prior: priors.Prior, condition: Tensor, **options) -> Tensor:
+    """From noise that is the generator's first draw."""
+    generator = options.pop("generator", None) or torch.Generator().manual_seed(3)
+    if "noise" not in options:
+        options["noise"] = torch.randn(1, 4, *CANVAS, generator=generator)[0]
     return sample_windows(
         prior,
-        condition,
+        {"condition": condition},
         [PROMPT, "make it a snowy winter night"],
         SHARES,
         **{
@@ -355,7 +381,7 @@ def edit_windows(prior: priors.Prior, condition: Tensor, **options) -> Tensor:
             "steps": STEPS,
             "text_scale": 3.0,
             "image_scale": 1.5,
-            "generator": torch.Generator().manual_seed(3),
+            "generator": generator,
             **options,
         },
     )
@@ -363,22 +389,24 @@ def edit_windows(prior: priors.Prior, condition: Tensor, **options) -> Tensor:
 
 @pytest.fixture(scope="module")
 def condition(folder) -> Tensor:
-    return load_prior(folder).encode_condition(images(height=32, width=80))[0]
+    return condition_of(load_prior(folder), images(height=32, width=80))[0]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
 def test_one_window_is_the_plain_edit(folder, solver):
     prior, image01 = load_prior(folder), images(height=32, width=48)
+    generator = torch.Generator().manual_seed(1)
     latent = sample_windows(
         prior,
-        prior.encode_condition(image01)[0],
+        {"condition": condition_of(prior, image01)[0]},
         [PROMPT],
         torch.ones(1, 1),
         positions=torch.zeros(1, 2, dtype=torch.long),
         window=(8, 12),
         steps=STEPS,
         solver=solver,
-        generator=torch.Generator().manual_seed(1),
+        noise=torch.randn(1, 4, 8, 12, generator=generator)[0],
+        generator=generator,
     )
     expected = our_edit(prior, image01, [PROMPT], solver=solver)
     assert torch.equal(prior.decode(latent[None]), expected)
@@ -396,9 +424,9 @@ def test_windows_against_a_loop_over_cells(folder, condition):
         for (top, left), shares in zip(POSITIONS.tolist(), SHARES, strict=True):
             turned = latent.roll(-left, 3)[:, :, top : top + 8, :8]
             beside = condition.roll(-left, 2)[None, :, top : top + 8, :8]
-            shown = [(texts[0], None), *((text, beside) for text in texts)]
+            shown = [texts[0], *({**text, "condition": beside} for text in texts)]
             null, image, first, second = (
-                prior.predict([priors.Branch(turned, *branch)], step[None])[0] for branch in shown
+                prior.predict([priors.Branch(turned, rows)], step[None])[0] for rows in shown
             )
             guided = null + 1.5 * (image - null)
             guided = guided + 3 * (shares[0] * (first - image) + shares[1] * (second - image))
@@ -427,38 +455,54 @@ def test_interrupted_windows_go_on_as_if_nothing_had_happened(folder, condition,
     latent, state = states[2]
     again = torch.Generator()
     again.set_state(state)
-    resumed = edit_windows(prior, condition, solver=solver, generator=again, done=(2, latent))
+    how = {"solver": solver, "noise": torch.zeros(4, *CANVAS), "generator": again}
+    resumed = edit_windows(prior, condition, **how, done=(2, latent))
     assert torch.equal(resumed, whole)
 
 
-def test_instructions_without_a_share_are_not_evaluated(folder, condition, monkeypatch):
+@pytest.mark.parametrize(("text_scale", "expected"), [(4.0, [5, 5, 3, 2]), (3.0, [5, 4, 3, 2])])
+def test_estimates_without_a_weight_are_not_evaluated(
+    folder, condition, monkeypatch, text_scale, expected
+):
+    """Instructions without a share, and the image's estimate where 1.5 - 3 + 3 (1 - 0.5) is 0."""
     prior, evaluated = priors.load(folder), []
     right = prior.predict
 
     def predict(branches, timestep, *, max_batch=None):
-        evaluated.extend(len(b.noisy if b.rows is None else b.rows) for b in branches)
+        evaluated.extend(branch.evaluations for branch in branches)
         return right(branches, timestep, max_batch=max_batch)
 
     monkeypatch.setattr(prior, "predict", predict)
-    edit_windows(prior, condition, steps=1)
-    assert evaluated == [5, 5, 3, 2]
+    edit_windows(prior, condition, steps=1, text_scale=text_scale)
+    assert evaluated == expected
 
 
 @pytest.mark.parametrize("solver", ["ddim", "euler-ancestral"])
 def test_interrupted_sampling_goes_on_as_if_nothing_had_happened(folder, solver):
     prior, generator, states = load_prior(folder), torch.Generator().manual_seed(1), {}
-    condition = prior.encode_condition(images())
+    _, image_rows = prior.encode_source(images())
     how = {"steps": STEPS, "solver": solver}
+    noise = torch.randn(1, 4, 8, 8, generator=generator)
 
     def keep(done: int, latent: Tensor) -> None:
         states[done] = (latent.clone(), generator.get_state())
 
-    whole = sample_latents(prior, condition, PROMPT, **how, generator=generator, after_step=keep)
+    whole = sample_latents(
+        prior, image_rows, PROMPT, **how, noise=noise, generator=generator, after_step=keep
+    )
     assert list(states) == list(range(1, STEPS + 1))
     expected = our_edit(prior, images(), [PROMPT], solver=solver)
     assert torch.equal(prior.decode(whole), expected)
     latent, state = states[2]
     again = torch.Generator()
     again.set_state(state)
-    resumed = sample_latents(prior, condition, PROMPT, **how, generator=again, done=(2, latent))
+    resumed = sample_latents(
+        prior,
+        image_rows,
+        PROMPT,
+        **how,
+        noise=torch.zeros_like(noise),
+        generator=again,
+        done=(2, latent),
+    )
     assert torch.equal(resumed, whole)

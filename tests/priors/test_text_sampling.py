@@ -12,8 +12,8 @@ from diffusers import DDPMScheduler, IFPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.core import NoiseSchedule
-from csd_nerf.priors import deepfloyd_if, text_sampling
+from csd_nerf.core import DiscreteSchedule
+from csd_nerf.priors import text_sampling
 from csd_nerf.priors.text_sampling import sample_text
 
 TOLERANCE = 1e-4
@@ -32,8 +32,8 @@ def load_pipeline(folder: Path) -> IFPipeline | StableDiffusionPipeline:
 
 
 @cache
-def load_prior(folder: Path) -> priors.TextToImage:
-    return priors.load_text_to_image(folder)
+def load_prior(folder: Path) -> priors.Prior:
+    return priors.load(folder, kind="text")
 
 
 def pipeline_images(
@@ -57,7 +57,7 @@ def pipeline_images(
     return (images / 2 + 0.5).clamp(0, 1) if in_pixels else images
 
 
-def our_images(prior: priors.TextToImage, prompts: list[str], **options) -> Tensor:
+def our_images(prior: priors.Prior, prompts: list[str], **options) -> Tensor:
     return sample_text(
         prior,
         prompts,
@@ -107,39 +107,39 @@ def test_reproduces_the_pipeline_with_a_negative_prompt(make_text_folder, model)
     assert worst(ours, expected) < TOLERANCE
 
 
-def scale_the_text_more(_: priors.TextToImage, patch: pytest.MonkeyPatch) -> None:
-    right = text_sampling.classifier_free
+def scale_the_text_more(_: priors.Prior, patch: pytest.MonkeyPatch) -> None:
+    right = text_sampling.text_guidance
     patch.setattr(
         text_sampling,
-        "classifier_free",
-        lambda null, text, *, scale: right(null, text, scale=1.1 * scale),
+        "text_guidance",
+        lambda *what, text_scale: right(*what, text_scale=1.1 * text_scale),
     )
 
 
-def take_the_variance(_: priors.TextToImage, patch: pytest.MonkeyPatch) -> None:
-    right = deepfloyd_if.run_unet
-    patch.setattr(deepfloyd_if, "run_unet", lambda *args: right(*args)[:, 3:])
+def take_the_variance(prior: priors.Prior, _: pytest.MonkeyPatch) -> None:
+    right = prior.run
+    prior.run = lambda *args: right(*args)[:, 3:]
 
 
-def attend_to_padding(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
-    encoder = prior._text_encoder
-    prior._text_encoder.forward = lambda ids, attention_mask: type(encoder).forward(encoder, ids)
+def attend_to_padding(prior: priors.Prior, _: pytest.MonkeyPatch) -> None:
+    encoder = prior._texts._model
+    encoder.forward = lambda ids, attention_mask: type(encoder).forward(encoder, ids)
 
 
-def take_another_schedule(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
-    prior.schedule = NoiseSchedule(DDPMScheduler().alphas_cumprod)
+def take_another_schedule(prior: priors.Prior, _: pytest.MonkeyPatch) -> None:
+    prior.schedule = DiscreteSchedule(DDPMScheduler().alphas_cumprod)
 
 
-def shift_the_timestep(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
+def shift_the_timestep(prior: priors.Prior, _: pytest.MonkeyPatch) -> None:
     right = prior.predict
     prior.predict = lambda branches, timestep, max_batch=None: right(branches, timestep + 20)
 
 
-def mistake_the_prediction(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
+def mistake_the_prediction(prior: priors.Prior, _: pytest.MonkeyPatch) -> None:
     prior._prediction_type = "v_prediction"
 
 
-def forget_the_latent_scale(prior: priors.TextToImage, _: pytest.MonkeyPatch) -> None:
+def forget_the_latent_scale(prior: priors.Prior, _: pytest.MonkeyPatch) -> None:
     prior._vae.register_to_config(scaling_factor=1.0)
 
 
@@ -149,7 +149,7 @@ SHARED = [
     shift_the_timestep,
     mistake_the_prediction,
 ]
-FAULTS: list[tuple[str, Callable[[priors.TextToImage, pytest.MonkeyPatch], None]]] = [
+FAULTS: list[tuple[str, Callable[[priors.Prior, pytest.MonkeyPatch], None]]] = [
     *(("pixels", fault) for fault in [*SHARED, take_the_variance, attend_to_padding]),
     *(("latents", fault) for fault in [*SHARED, forget_the_latent_scale]),
 ]
@@ -159,7 +159,7 @@ FAULTS: list[tuple[str, Callable[[priors.TextToImage, pytest.MonkeyPatch], None]
 def test_the_comparison_notices(make_text_folder, model, fault, monkeypatch):
     folder = make_text_folder(model)
     expected = pipeline_images(folder, PROMPTS, text_scale=7.5)
-    prior = priors.load_text_to_image(folder)
+    prior = priors.load(folder, kind="text")
     assert worst(our_images(prior, PROMPTS, text_scale=7.5), expected) < TOLERANCE
     fault(prior, monkeypatch)
     wrong = worst(our_images(prior, PROMPTS, text_scale=7.5), expected)

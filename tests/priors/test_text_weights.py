@@ -9,10 +9,15 @@ import huggingface_hub
 import pytest
 
 from csd_nerf import priors
-from csd_nerf.priors import WeightsNotFoundError, components, weights
+from csd_nerf.priors import WeightsNotFoundError, weights
+from csd_nerf.priors.families import FAMILIES, Family, missing_files, needed_files
 
 REPO = "someone/some-model"
-FETCH = r"`hf download {repo} --include \"\*/\*\" --exclude \"\*\.bin\"`"
+FETCH = (
+    r"`hf download {repo} --include \"\*/\*\" --include model_index\.json "
+    r"--exclude \"\*\.bin\"`"
+)
+PIXELS, LATENTS = FAMILIES["IFPipeline"], FAMILIES["StableDiffusionPipeline"]
 
 IF_FILES = {
     "model_index.json",
@@ -39,6 +44,7 @@ IF_FILES = {
 }
 """As in DeepFloyd/IF-I-XL-v1.0."""
 HALF_FILES = [
+    "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
     "text_encoder/model.fp16-00001-of-00002.safetensors",
@@ -52,25 +58,37 @@ HALF_FILES = [
 ]
 
 
-def missing(files: set[str], variant: str | None = None) -> list[str]:
-    return weights.missing_files(files, variant=variant, kind="text")
+def missing(files: set[str], variant: str | None = None, *, family: Family = PIXELS) -> list[str]:
+    return missing_files(family, files, variant=variant)
 
 
-def open_hub(monkeypatch, files: set[str], *, gated: bool | str = False) -> list[dict]:
-    """A hub with a repository of these files; returns the list of downloads."""
+@pytest.fixture
+def there(tmp_path) -> Path:
+    """A folder of empty files, named as the published ones, and the index that says what it is."""
+    folder = tmp_path / "there"
+    for file in IF_FILES:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    (folder / "model_index.json").write_text('{"_class_name": "IFPipeline"}')
+    return folder
+
+
+def open_hub(monkeypatch, there: Path, *, gated: bool | str = False) -> list[dict]:
+    """A hub with a repository of these files; returns the list of downloads of weights."""
     downloads: list[dict] = []
 
     def download(repo, **options):
         downloads.append({"repo": repo, **options})
-        return str(Path("/there"))
+        return str(there)
 
     monkeypatch.setattr(
         huggingface_hub.HfApi,
         "model_info",
         lambda _, repo, timeout: huggingface_hub.ModelInfo(
-            id=repo, gated=gated, siblings=[{"rfilename": file} for file in files]
+            id=repo, gated=gated, siblings=[{"rfilename": file} for file in IF_FILES]
         ),
     )
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, file: str(there / file))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return downloads
 
@@ -78,11 +96,11 @@ def open_hub(monkeypatch, files: set[str], *, gated: bool | str = False) -> list
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_the_published_files_are_enough_and_each_needed_one_is_missed(variant):
     assert missing(IF_FILES, variant) == []
-    needed = components.needed_files(IF_FILES, variant=variant, kind="text")
+    needed = needed_files(PIXELS, IF_FILES, variant=variant)
     if variant:
         assert needed == HALF_FILES
     assert missing(set(needed), variant) == []
-    for file in set(needed) - {"tokenizer/special_tokens_map.json"}:
+    for file in set(needed) - {"tokenizer/special_tokens_map.json", "model_index.json"}:
         assert len(missing(set(needed) - {file}, variant)) == 1
 
 
@@ -90,7 +108,7 @@ def test_old_weights_count_where_there_are_no_new_ones():
     old = {file for file in IF_FILES if not file.endswith("safetensors") and "fp16" not in file}
     old -= {"text_encoder/model.safetensors.index.json"}
     assert missing(old) == []
-    needed = components.needed_files(old, variant=None, kind="text")
+    needed = needed_files(PIXELS, old, variant=None)
     assert "unet/diffusion_pytorch_model.bin" in needed
     assert "text_encoder/pytorch_model-00002-of-00002.bin" in needed
 
@@ -104,11 +122,11 @@ def test_a_latent_model_needs_its_autoencoder_and_clips_tokenizer():
     clip = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
     latent = (IF_FILES - {"tokenizer/spiece.model"}) | clip
     vae = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
-    assert missing(latent | vae) == []
-    assert missing(latent) == ["tokenizer/tokenizer.json"]
+    assert missing(latent | vae, family=LATENTS) == []
     for file in vae:
-        assert missing(latent | vae - {file}) == [file]
-    assert missing(IF_FILES | vae) == ["tokenizer/tokenizer.json"]
+        assert missing(latent | vae - {file}, family=LATENTS) == [file]
+    assert missing(IF_FILES | vae, family=LATENTS) == ["tokenizer/tokenizer.json"]
+    assert missing(latent | vae) == ["tokenizer/tokenizer.json"]
 
 
 @pytest.mark.parametrize(
@@ -130,27 +148,25 @@ def test_an_incomplete_folder_names_the_missing_part(
     make_text_folder, tmp_path, model, file, named
 ):
     copy = shutil.copytree(make_text_folder(model), tmp_path / "copy")
-    priors.check(copy, kind="text")
+    assert priors.fetch(copy, kind="text")[0] == copy
     (copy / file).unlink()
     fetch = FETCH.format(repo="stable-diffusion-v1-5/stable-diffusion-v1-5")
     for attempt in (
-        lambda: priors.check(copy, kind="text"),
-        lambda: priors.load_text_to_image(copy),
+        lambda: priors.fetch(copy, kind="text"),
+        lambda: priors.load(copy, kind="text"),
     ):
         with pytest.raises(WeightsNotFoundError, match=f"copy lacks {named}; .*{fetch}") as error:
             attempt()
         assert "\n" not in str(error.value)
-        assert "--pipeline.prior DIR" in str(error.value)
 
 
 def test_an_unreachable_hub_ends_in_one_line_after_one_request(empty_cache, no_hub):
     fetch = FETCH.format(repo="DeepFloyd/IF-I-XL-v1.0")
     with pytest.raises(WeightsNotFoundError, match=fetch) as error:
-        priors.load_text_to_image("deepfloyd-if")
+        priors.load("deepfloyd-if", kind="text")
     message = str(error.value)
     assert "\n" not in message
     assert "licence" not in message
-    assert "--pipeline.prior DIR (--prior DIR)" in message
     assert len(no_hub) == 1
 
 
@@ -163,9 +179,9 @@ def refuse(*_args, **_options) -> None:
     raise gated_error()
 
 
-@pytest.mark.parametrize("attempt", [priors.check, priors.fetch])
-def test_a_licence_to_accept_is_named(attempt, empty_cache, monkeypatch):
-    downloads = open_hub(monkeypatch, IF_FILES, gated="auto")
+@pytest.mark.parametrize("attempt", [priors.fetch, priors.load])
+def test_a_licence_to_accept_is_named(attempt, there, empty_cache, monkeypatch):
+    downloads = open_hub(monkeypatch, there, gated="auto")
     monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", refuse)
     page = "https://huggingface.co/DeepFloyd/IF-I-XL-v1.0"
     with pytest.raises(
@@ -176,15 +192,15 @@ def test_a_licence_to_accept_is_named(attempt, empty_cache, monkeypatch):
     assert downloads == []
 
 
-def test_a_download_takes_only_what_one_variant_needs(empty_cache, monkeypatch):
-    downloads = open_hub(monkeypatch, IF_FILES, gated="auto")
+def test_a_download_takes_only_what_one_variant_needs(there, empty_cache, monkeypatch):
+    downloads = open_hub(monkeypatch, there, gated="auto")
     monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_: None)
-    assert priors.fetch("deepfloyd-if", variant="fp16", kind="text") == Path("/there")
+    assert priors.fetch("deepfloyd-if", variant="fp16", kind="text") == (there, PIXELS)
     assert downloads == [{"repo": "DeepFloyd/IF-I-XL-v1.0", "allow_patterns": HALF_FILES}]
 
 
-def test_a_broken_download_ends_in_one_line(empty_cache, monkeypatch):
-    open_hub(monkeypatch, IF_FILES)
+def test_a_broken_download_ends_in_one_line(there, empty_cache, monkeypatch):
+    open_hub(monkeypatch, there)
 
     def download(*_args, **_options) -> None:
         raise ConnectionError("reset by peer")
@@ -199,13 +215,12 @@ def test_cached_weights_need_no_hub(make_text_folder, empty_cache, no_hub):
     (store / "refs").mkdir(parents=True)
     (store / "refs" / "main").write_text("abc123")
     snapshot = shutil.copytree(make_text_folder("pixels"), store / "snapshots" / "abc123")
-    priors.check(REPO, kind="text")
-    assert priors.fetch(REPO, kind="text") == snapshot
-    assert priors.load_text_to_image(REPO).name == REPO
+    assert priors.fetch(REPO, kind="text") == (snapshot, PIXELS)
+    assert priors.load(REPO, kind="text").name == REPO
     assert no_hub == []
 
 
-def test_priors_of_the_other_kind_are_told_apart():
+def test_bundled_priors_of_the_other_kind_are_told_apart():
     with pytest.raises(
         WeightsNotFoundError,
         match=r"an editing prior, 'tiny-text' is a text-to-image prior: .* instruct-pix2pix, tiny,",
@@ -213,9 +228,9 @@ def test_priors_of_the_other_kind_are_told_apart():
         priors.load("tiny-text")
     with pytest.raises(
         WeightsNotFoundError,
-        match="'tiny' is an editing prior: name one of deepfloyd-if, stable-diffusion, tiny-text",
+        match="'tiny' is an editing prior: name one of stable-diffusion, deepfloyd-if, tiny-text",
     ):
-        priors.load_text_to_image("tiny")
+        priors.load("tiny", kind="text")
 
 
 def test_the_bundled_prior_lies_in_the_package(make_text_folder, tmp_path, monkeypatch):
@@ -223,7 +238,7 @@ def test_the_bundled_prior_lies_in_the_package(make_text_folder, tmp_path, monke
     with pytest.raises(
         WeightsNotFoundError, match=r"bundled prior 'tiny-text' .* install csd_nerf again"
     ):
-        priors.check("tiny-text", kind="text")
+        priors.fetch("tiny-text", kind="text")
     bundled = tmp_path / "csd_nerf" / "assets" / "tiny_text"
     shutil.copytree(make_text_folder("pixels"), bundled)
-    assert priors.fetch("tiny-text", kind="text") == bundled
+    assert priors.fetch("tiny-text", kind="text") == (bundled, PIXELS)

@@ -16,7 +16,7 @@ FOLDER = files("csd_nerf") / "assets" / "tiny_text"
 
 @pytest.fixture(scope="module")
 def tiny_text():
-    return priors.load_text_to_image("tiny-text")
+    return priors.load("tiny-text", kind="text")
 
 
 def test_the_bundled_folder_stays_within_ten_megabytes():
@@ -25,7 +25,8 @@ def test_the_bundled_folder_stays_within_ten_megabytes():
 
 
 def test_it_works_on_pixels_and_is_a_text_to_image_prior(tiny_text):
-    assert isinstance(tiny_text, priors.TextToImage)
+    assert isinstance(tiny_text, priors.Prior)
+    assert tiny_text.source_rows == ()
     assert (tiny_text.latent_channels, tiny_text.cell_size, tiny_text.preferred_size) == (3, 1, 32)
 
 

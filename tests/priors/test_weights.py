@@ -11,13 +11,16 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 
 from csd_nerf import priors
 from csd_nerf.priors import WeightsNotFoundError, weights
+from csd_nerf.priors.families import FAMILIES, missing_files
 
 REPO = "someone/some-model"
-FETCH = r"`hf download timbrooks/instruct-pix2pix --include \"\*/\*\"`"
+EDITING = FAMILIES["StableDiffusionInstructPix2PixPipeline"]
+ASK_FOR = r'--include "\*/\*" --include model_index\.json`'
+FETCH = f"`hf download timbrooks/instruct-pix2pix {ASK_FOR}"
 
 
 def put_into_cache(folder: Path, cache: Path, repo: str) -> Path:
@@ -28,14 +31,15 @@ def put_into_cache(folder: Path, cache: Path, repo: str) -> Path:
     return shutil.copytree(folder, store / "snapshots" / "abc123")
 
 
-@pytest.mark.parametrize("attempt", [priors.check, priors.fetch, priors.load])
+@pytest.mark.parametrize("attempt", [priors.fetch, priors.load])
 def test_an_unreachable_hub_ends_in_one_line_after_one_request(attempt, empty_cache, no_hub):
     with pytest.raises(WeightsNotFoundError, match=FETCH) as error:
         attempt("instruct-pix2pix")
     message = str(error.value)
     assert "\n" not in message
     assert "the prior 'timbrooks/instruct-pix2pix'" in message
-    assert "--pipeline.prior DIR (--prior DIR)" in message
+    assert "--pipeline" not in message
+    assert "--prior" not in message
     assert isinstance(error.value, OSError)
     assert len(no_hub) == 1
     assert no_hub[0]["timeout"] <= 10
@@ -61,9 +65,22 @@ def test_offline_a_fresh_process_fails_at_once(tmp_path):
     assert "OfflineModeIsEnabled" in run.stderr
 
 
-def open_hub(monkeypatch, folder: Path) -> None:
-    """A hub that answers with a folder's files."""
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+Downloads = list[tuple[str, list[str]]]
+
+
+def open_hub(monkeypatch, folder: Path) -> Downloads:
+    """A hub that has a folder's files; returns the repositories and files that were downloaded."""
+    downloads: Downloads = []
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+    def download(repo: str, *, allow_patterns: list[str]) -> str:
+        downloads.append((repo, allow_patterns))
+        return str(folder)
+
+    def download_one(repo: str, file: str) -> str:
+        downloads.append((repo, [file]))
+        return str(folder / file)
+
     monkeypatch.setattr(
         huggingface_hub.HfApi,
         "model_info",
@@ -71,54 +88,82 @@ def open_hub(monkeypatch, folder: Path) -> None:
             id=repo, siblings=[{"rfilename": file} for file in files]
         ),
     )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download_one)
+    return downloads
 
 
-def test_the_hubs_listing_is_enough_for_the_check(folder, tmp_path, empty_cache, monkeypatch):
-    open_hub(monkeypatch, folder)
-    priors.check(REPO)
+INDEX_ALONE: Downloads = [(REPO, ["model_index.json"])]
+
+
+def test_a_repository_that_lacks_something_is_refused_before_its_weights_are_downloaded(
+    folder, tmp_path, empty_cache, monkeypatch
+):
+    downloads = open_hub(monkeypatch, folder)
     with pytest.raises(WeightsNotFoundError, match=r"repository lacks unet/.*\.fp16\.safetensors"):
-        priors.check(REPO, variant="fp16")
-    open_hub(monkeypatch, tmp_path)
+        priors.fetch(REPO, variant="fp16")
+    assert downloads == INDEX_ALONE
+    bare = tmp_path / "bare"
+    (bare / "vae").mkdir(parents=True)
+    downloads = open_hub(monkeypatch, bare)
+    with pytest.raises(WeightsNotFoundError, match=r"repository lacks model_index\.json; fetch"):
+        priors.load(REPO)
+    assert downloads == []
+    shutil.copy(folder / "model_index.json", bare)
+    downloads = open_hub(monkeypatch, bare)
     with pytest.raises(WeightsNotFoundError, match=r"repository lacks unet/config\.json, .*vae/"):
         priors.load(REPO)
+    assert downloads == INDEX_ALONE
+
+
+def test_a_repository_of_the_other_kind_is_refused_before_its_weights_are_downloaded(
+    make_text_folder, empty_cache, monkeypatch
+):
+    downloads = open_hub(monkeypatch, make_text_folder("latents"))
+    told = f"This needs an editing prior, '{REPO}' is a text-to-image prior: name one of"
+    with pytest.raises(WeightsNotFoundError, match=told):
+        priors.fetch(REPO)
+    assert downloads == INDEX_ALONE
 
 
 def test_cached_weights_need_no_hub(folder, empty_cache, no_hub):
     snapshot = put_into_cache(folder, empty_cache, REPO)
-    priors.check(REPO)
-    assert priors.fetch(REPO) == snapshot
+    assert priors.fetch(REPO) == (snapshot, EDITING)
     assert priors.load(REPO).name == REPO
     assert no_hub == []
 
 
-def test_an_incomplete_cache_is_not_enough(folder, empty_cache, no_hub):
+@pytest.mark.parametrize("file", ["vae/diffusion_pytorch_model.safetensors", "model_index.json"])
+def test_an_incomplete_cache_is_not_enough(folder, empty_cache, no_hub, file):
     snapshot = put_into_cache(folder, empty_cache, REPO)
-    (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(WeightsNotFoundError, match=f"hf download {REPO} "):
-        priors.check(REPO)
+    (snapshot / file).unlink()
+    with pytest.raises(WeightsNotFoundError, match=f"hf download {REPO} {ASK_FOR}"):
+        priors.fetch(REPO)
 
 
-def test_a_download_leaves_out_the_safety_checker(folder, empty_cache, monkeypatch):
-    requests = []
-
-    def download(repo, **options):
-        requests.append((repo, options))
-        return str(folder)
-
-    open_hub(monkeypatch, folder)
-    monkeypatch.setattr(StableDiffusionInstructPix2PixPipeline, "download", download)
-    assert priors.fetch(REPO, variant=None) == folder
-    [(repo, options)] = requests
+def test_a_download_takes_no_file_that_loading_does_not_read(
+    folder, tmp_path, empty_cache, monkeypatch
+):
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    for extra in ("safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin"):
+        (whole / extra).parent.mkdir(exist_ok=True)
+        (whole / extra).touch()
+    downloads = open_hub(monkeypatch, whole)
+    assert priors.fetch(REPO) == (whole, EDITING)
+    *first, (repo, files) = downloads
+    assert first == INDEX_ALONE
     assert repo == REPO
-    assert options == {"variant": None, "safety_checker": None, "feature_extractor": None}
+    read = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(files) == read
 
 
-def test_a_broken_download_ends_in_one_line(folder, empty_cache, monkeypatch):
-    def download(repo, **options):
+@pytest.mark.parametrize("function", ["hf_hub_download", "snapshot_download"])
+def test_a_broken_download_ends_in_one_line(folder, empty_cache, monkeypatch, function):
+    def download(repo, *_, **__):
         raise ConnectionError("reset by peer")
 
     open_hub(monkeypatch, folder)
-    monkeypatch.setattr(StableDiffusionInstructPix2PixPipeline, "download", download)
+    monkeypatch.setattr(huggingface_hub, function, download)
     with pytest.raises(WeightsNotFoundError, match=r"download failed \(ConnectionError\)"):
         priors.fetch(REPO)
 
@@ -126,12 +171,13 @@ def test_a_broken_download_ends_in_one_line(folder, empty_cache, monkeypatch):
 def test_a_folder_that_is_not_there(tmp_path):
     for name in (tmp_path / "absent", str(tmp_path / "absent"), "absent"):
         with pytest.raises(WeightsNotFoundError, match=f"absent does not exist; .*{FETCH}"):
-            priors.check(name)
+            priors.fetch(name)
 
 
 @pytest.mark.parametrize(
     ("file", "named"),
     [
+        ("model_index.json", "model_index.json"),
         ("unet/config.json", "unet/config.json"),
         ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
         ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"),
@@ -142,18 +188,41 @@ def test_a_folder_that_is_not_there(tmp_path):
 )
 def test_an_incomplete_folder_names_the_missing_part(folder, tmp_path, file, named):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    priors.check(copy)
+    assert priors.fetch(copy) == (copy, EDITING)
     (copy / file).unlink()
-    for attempt in (priors.check, priors.load):
+    for attempt in (priors.fetch, priors.load):
         with pytest.raises(WeightsNotFoundError, match=f"copy lacks {named}; ") as error:
             attempt(copy)
         assert "\n" not in str(error.value)
+
+
+def test_sharded_weights_are_loaded_and_a_missing_shard_is_told(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    whole.unlink()
+    unet.save_pretrained(copy / "unet", max_shard_size=whole_size(folder) // 3)
+    shards = sorted(whole.parent.glob("*-of-*.safetensors"))
+    assert len(shards) > 2
+    loaded, expected = (priors.load(path).unet.state_dict() for path in (copy, folder))
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    shards[1].unlink()
+    named = r"weights that unet/diffusion_pytorch_model\.safetensors\.index\.json names"
+    for attempt in (priors.fetch, priors.load):
+        with pytest.raises(WeightsNotFoundError, match=f"copy lacks {named}; "):
+            attempt(copy)
+
+
+def whole_size(folder: Path) -> int:
+    return (folder / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
 
 
 def test_files_of_other_releases_count():
     files = {
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
         "vae/config.json",
         "vae/diffusion_pytorch_model.bin",
         "text_encoder/config.json",
@@ -163,9 +232,9 @@ def test_files_of_other_releases_count():
         "tokenizer/vocab.json",
         "tokenizer/merges.txt",
     }
-    assert weights.missing_files(files) == []
+    assert missing_files(EDITING, files) == []
     for file in files:
-        assert len(weights.missing_files(files - {file})) == 1
+        assert len(missing_files(EDITING, files - {file})) == 1
 
 
 def test_a_variant_is_loaded_and_named_where_it_is_missing(folder, tmp_path):
@@ -177,12 +246,13 @@ def test_a_variant_is_loaded_and_named_where_it_is_missing(folder, tmp_path):
     expected = priors.load(folder, dtype="float16")
     image01 = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     torch.testing.assert_close(prior.encode(image01), expected.encode(image01))
-    torch.testing.assert_close(prior.encode_text(["fog"]), expected.encode_text(["fog"]))
+    for name, rows in expected.encode_text(["fog"]).items():
+        torch.testing.assert_close(prior.encode_text(["fog"])[name], rows)
 
     with pytest.raises(WeightsNotFoundError, match=r"safetensors \(it has the variant fp16\)"):
-        priors.check(tmp_path)
+        priors.fetch(tmp_path)
     with pytest.raises(WeightsNotFoundError, match=r"lacks unet/diffusion_pytorch_model\.ema\."):
-        priors.check(tmp_path, variant="ema")
+        priors.fetch(tmp_path, variant="ema")
 
 
 def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):
@@ -190,10 +260,10 @@ def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(
         WeightsNotFoundError, match=r"bundled prior 'tiny' .* install csd_nerf again"
     ):
-        priors.check("tiny")
+        priors.fetch("tiny")
 
 
 def test_the_bundled_prior_lies_in_the_package(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
     bundled = shutil.copytree(folder, tmp_path / "csd_nerf" / "assets" / "tiny")
-    assert priors.fetch("tiny") == bundled
+    assert priors.fetch("tiny") == (bundled, EDITING)

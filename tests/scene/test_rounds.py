@@ -38,7 +38,7 @@ def edit_round(photographs, starts, *, settings=SETTINGS, **options):
         TintPrior(),
         photographs,
         starts,
-        request=EditRequest("swap", "", settings),
+        request=EditRequest("swap", "", "", settings),
         generator=torch.Generator().manual_seed(0),
         **options,
     )

@@ -164,7 +164,7 @@ class Wishes:
     """Controls whose requests are changed at some steps."""
 
     def __init__(self, asked: StageOptions, changes: dict[int, dict]) -> None:
-        self._usual = EditRequest(asked.prompt, asked.negative_prompt, asked.edit)
+        self._usual = asked.request()
         self._changes, self.editing = changes, []
 
     def read(self, *, editing: bool) -> EditRequest:
@@ -252,7 +252,7 @@ def test_numbers_that_make_no_sense(changes, text):
 
 
 def test_without_controls_the_options_stay_as_they_are():
-    request = EditRequest("swap", "fog", EditSettings())
+    request = EditRequest("swap", "fog", "", EditSettings())
     fixed = FixedControls(request)
     assert fixed.read(editing=False) is fixed.read(editing=True) is request
     assert StageState().first_edit is None

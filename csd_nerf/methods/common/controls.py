@@ -14,7 +14,6 @@ from nerfstudio.viewer.viewer_elements import (
 )
 from torch import nn
 
-from csd_nerf.core.settings import EditSettings
 from csd_nerf.scene.controls import EditRequest
 
 
@@ -26,16 +25,16 @@ class ViewerControls(nn.Module):
     its own, so a training step looks at them only once, in `read`.
     """
 
-    def __init__(self, prompt: str, negative_prompt: str, settings: EditSettings) -> None:
+    def __init__(self, request: EditRequest) -> None:
+        """Begin with a request; the panel shows its prompt and its scales."""
         super().__init__()
-        self._settings = settings
-        self._negative_prompt = negative_prompt
+        self._request = request
         self._edit_now = False
         self._reset = False
         self._last_round = None
-        self.prompt = ViewerText("Prompt", prompt)
-        self.text_scale = ViewerNumber("Text scale", float(settings.text_scale))
-        self.image_scale = ViewerNumber("Image scale", float(settings.image_scale))
+        self.prompt = ViewerText("Prompt", request.prompt)
+        self.text_scale = ViewerNumber("Text scale", float(request.settings.text_scale))
+        self.image_scale = ViewerNumber("Image scale", float(request.settings.image_scale))
         self.edit_button = ViewerButton("Edit now", cb_hook=self._on_edit_now)
         self.pause = ViewerCheckbox("Pause editing", False)
         self.reset_button = ViewerButton("Reset to originals", cb_hook=self._on_reset)
@@ -49,14 +48,11 @@ class ViewerControls(nn.Module):
 
     def read(self, *, editing: bool) -> EditRequest:
         """Read all values, and release the buttons; see `Controls`."""
-        request = EditRequest(
+        scales = {"text_scale": self.text_scale.value, "image_scale": self.image_scale.value}
+        request = dataclasses.replace(
+            self._request,
             prompt=self.prompt.value,
-            negative_prompt=self._negative_prompt,
-            settings=dataclasses.replace(
-                self._settings,
-                text_scale=self.text_scale.value,
-                image_scale=self.image_scale.value,
-            ),
+            settings=dataclasses.replace(self._request.settings, **scales),
             edit_now=editing and self._edit_now,
             paused=self.pause.value,
             reset=self._reset,

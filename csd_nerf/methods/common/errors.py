@@ -23,5 +23,7 @@ def one_line_errors(command: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MethodError, WeightsNotFoundError, FloatingPointError) as error:
+    except WeightsNotFoundError as error:
+        raise SystemExit(f"{command}: {error} The option is --pipeline.prior.") from None
+    except (MethodError, FloatingPointError) as error:
         raise SystemExit(f"{command}: {error}") from None

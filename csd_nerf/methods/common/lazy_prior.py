@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from csd_nerf import priors
 from csd_nerf.methods.common.errors import MethodError
-
-AnyPrior = TypeVar("AnyPrior", bound=priors.Prior | priors.TextToImage)
+from csd_nerf.priors import Kind, Prior
 
 
 @dataclass
@@ -28,7 +26,7 @@ class PriorOptions:
     """Which of the prior's weight files: fp16 stands for *.fp16.safetensors."""
 
 
-class LazyPrior(Generic[AnyPrior]):
+class LazyPrior:
     """A prior that is loaded when it is first needed.
 
     Deliberately no `nn.Module`: as an attribute of the pipeline it would be saved with it.
@@ -36,42 +34,43 @@ class LazyPrior(Generic[AnyPrior]):
 
     def __init__(
         self,
-        load: Callable[..., AnyPrior],
         options: PriorOptions,
         *,
-        kind: Literal["edit", "text"],
+        kind: Kind,
         device: torch.device | str,
         **load_options: Any,
     ) -> None:
         """Name a prior.
 
         Args:
-            load: `priors.load` or `priors.load_text_to_image`.
             options: The prior's.
             kind: Whether it edits images or makes them from texts.
             device: Where it runs if the options don't say.
-            load_options: Further options of `load`.
+            load_options: Further options of `priors.load`.
         """
-        self._load = load
-        self._kind: Literal["edit", "text"] = kind
+        self._kind: Kind = kind
         self._name, self._variant = options.prior, options.prior_variant
-        self._options = {
+        self._options: dict[str, Any] = {
             "device": options.prior_device or device,
             "dtype": options.prior_dtype,
             "variant": options.prior_variant,
             **load_options,
         }
-        self._prior: AnyPrior | None = None
+        self._prior: Prior | None = None
 
     def fetch(self) -> None:
         """Make sure that the weights are on disk, without loading them.
 
         Raises:
             WeightsNotFoundError: If they can't be had.
+            MethodError: If the model is of no known family.
         """
-        priors.fetch(self._name, variant=self._variant, kind=self._kind)
+        try:
+            priors.fetch(self._name, variant=self._variant, kind=self._kind)
+        except ValueError as error:
+            raise MethodError(str(error)) from None
 
-    def get(self) -> AnyPrior:
+    def get(self) -> Prior:
         """Load the prior at the first call.
 
         Raises:
@@ -79,11 +78,11 @@ class LazyPrior(Generic[AnyPrior]):
         """
         if self._prior is None:
             try:
-                self._prior = self._load(self._name, **self._options)
+                self._prior = priors.load(self._name, kind=self._kind, **self._options)
             except (ValueError, ImportError) as error:
                 raise MethodError(" ".join(str(error).split())) from None
         return self._prior
 
-    def lend(self, prior: AnyPrior) -> None:
+    def lend(self, prior: Prior) -> None:
         """Use a prior that is loaded already, such as one that several runs share."""
         self._prior = prior

@@ -15,7 +15,6 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from csd_nerf import priors
 from csd_nerf.core.kernels import Features
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import DistillSettings
@@ -117,7 +116,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         # Not VanillaPipeline's: it gives the model no number of objects.
         torch.nn.Module.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
-        self._prior = LazyPrior(priors.load_text_to_image, config, kind="text", device=device)
+        self._prior = LazyPrior(config, kind="text", device=device)
         self._prompts: ViewPrompts | None = None
         if test_mode == "val":
             self._prior.fetch()
@@ -169,8 +168,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
             distilled = distill(
                 self._prior.get(),
                 image01.float(),
-                text=prompts.of_cameras(*view_angles(cameras)),
-                empty=prompts.empty,
+                texts=prompts.of_cameras(*view_angles(cameras)),
                 settings=self.config.distill,
                 distillation=self.config.distillation,
                 randomness=SeededRandomness(generator),

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.priors.base import TextToImage
+from csd_nerf.core.rows import Rows
+from csd_nerf.priors.base import Prior
+from csd_nerf.priors.estimates import Texts
 
 VIEWS = ("front", "side", "back", "overhead")
 
@@ -39,17 +41,17 @@ def view_weights(
 
 @dataclass(frozen=True)
 class ViewPrompts:
-    """A prompt's text embeddings, with and without views."""
+    """A prompt's encoded texts by view, and the empty text."""
 
-    plain: Float[Tensor, "1 tokens width"]
-    by_view: Float[Tensor, "4 tokens width"]
-    empty: Float[Tensor, "1 tokens width"]
+    by_view: Rows
+    """A row for each of `VIEWS`."""
+    empty: Rows
     overhead: float
 
     @classmethod
     def encode(
         cls,
-        prior: TextToImage,
+        prior: Prior,
         prompt: str,
         *,
         negative_prompt: str,
@@ -66,12 +68,13 @@ class ViewPrompts:
             overhead: Elevation at which half the prompt says overhead, in radians.
         """
         seen = [template.format(prompt=prompt, view=view) for view in VIEWS]
-        texts = prior.encode_text([prompt, *seen, negative_prompt])
-        return cls(texts[:1], texts[1:5], texts[5:], overhead)
+        return cls(prior.encode_text(seen), prior.encode_text([negative_prompt]), overhead)
 
-    def of_cameras(
-        self, azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]
-    ) -> Float[Tensor, "n tokens width"]:
-        """Each camera's text."""
-        weights = view_weights(azimuth, elevation, overhead=self.overhead).to(self.by_view)
-        return torch.einsum("nk,ktw->ntw", weights, self.by_view)
+    def of_cameras(self, azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]) -> Texts:
+        """Each camera's text, a mixture of the views' by `view_weights`."""
+        weights = view_weights(azimuth, elevation, overhead=self.overhead)
+        prompt = {
+            name: torch.einsum("nk,k...->n...", weights.to(rows), rows)
+            for name, rows in self.by_view.items()
+        }
+        return Texts([prompt], self.empty)

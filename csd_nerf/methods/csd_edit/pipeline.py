@@ -15,7 +15,6 @@ from nerfstudio.engine.callbacks import (
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
-from csd_nerf import priors
 from csd_nerf.methods.common.checkpoints import OUR_STATE, load_strictly
 from csd_nerf.methods.common.controls import ViewerControls
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
@@ -69,9 +68,8 @@ class CSDEditPipeline(VanillaPipeline):
         grad_scaler: Any = None,
     ) -> None:
         self._prior = LazyPrior(
-            priors.load,
             config,
-            kind="edit",
+            kind="text" if config.update == "csd" and config.edit.residual == "dds" else "edit",
             device=device,
             vae_slicing=config.prior_vae_slicing,
             vae_tiling=config.prior_vae_tiling,
@@ -86,7 +84,7 @@ class CSDEditPipeline(VanillaPipeline):
         if trains:
             if self.model.uses_perceptual_loss:
                 self.model.perceptual.require()
-            self.controls = ViewerControls(config.prompt, config.negative_prompt, config.edit)
+            self.controls = ViewerControls(config.request())
             self.scene = NerfactoScene(self.model, self.datamanager)
             self.stage = EditingStage(
                 self.scene, config, prior=self._prior.get, controls=self.controls

@@ -162,6 +162,11 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
         prompt=pipeline.prompt,
         wanted='what to do: --pipeline.prompt "make it snow"',
     )
+    if pipeline.edit.residual == "dds" and not pipeline.source_prompt.strip():
+        raise MethodError(
+            "--pipeline.edit.residual dds needs a description of the photographs; give "
+            '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
+        )
     patch = pipeline.datamanager.edit_patch_size
     if pipeline.model.lpips_weight > 0 and patch < LPIPS_PATCH:
         raise MethodError(

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from benchmarks.truth.residuals import residuals_at_truth
-from csd_nerf.core.schedules import NoiseSchedule
+from csd_nerf.core.schedules import DiscreteSchedule
 
 
 class BiasedPrior:
     """Its estimates are the noise and a constant that depends on what it is asked."""
 
     name = "biased"
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = DiscreteSchedule.scaled_linear()
     device = torch.device("cpu")
     latent_channels, cell_size, preferred_size, size_multiple = 3, 2, 32, 2
 

@@ -1,0 +1,175 @@
+"""Guidance and the residuals of score distillation, as tables of noise estimates.
+
+A model can be shown the noisy target (what is being edited) or the noisy source, with the source
+image or without, and with one of three texts. Each of these is an `Estimate`. Guidance and
+residuals are weighted sums of estimates and of the noise that was drawn: a `Terms` holds the
+weights, and `+`, `-` and `*` work on it, so that the functions below read as the equations do.
+What has no weight is not evaluated.
+
+Sign: a residual points to where the energy rises; callers descend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Latent = Literal["target", "source"]
+Text = Literal["prompt", "empty", "source"]
+ResidualName = Literal["csd", "sds", "dds"]
+
+
+class Estimate(NamedTuple):
+    """One evaluation of the model, by what it is shown."""
+
+    latent: Latent
+    """Whether the noisy latent is the target's or the source's; both have the same noise."""
+    image: bool
+    """Whether the model sees the source image."""
+    text: Text
+    """The instruction or description asked for, the empty (or negative) text, or the text that
+    describes the source."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A weighted sum of noise estimates and of the drawn noise."""
+
+    weights: Mapping[Estimate, float] = field(default_factory=dict)
+    """Weight of each estimate; none is zero."""
+    noise: float = 0.0
+    """Weight of the noise e that was drawn."""
+
+    def __add__(self, other: Terms) -> Terms:
+        """The sum of both."""
+        names = dict.fromkeys([*self.weights, *other.weights])
+        sums = {n: self.weights.get(n, 0.0) + other.weights.get(n, 0.0) for n in names}
+        return Terms({n: w for n, w in sums.items() if w}, self.noise + other.noise)
+
+    def __rmul__(self, factor: float) -> Terms:
+        """All weights times a factor."""
+        scaled = {name: factor * weight for name, weight in self.weights.items() if factor}
+        return Terms(scaled, factor * self.noise)
+
+    def __sub__(self, other: Terms) -> Terms:
+        """The difference."""
+        return self + -1.0 * other
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether any estimate sees the source image."""
+        return any(estimate.image for estimate in self.weights)
+
+    @property
+    def needs_source_text(self) -> bool:
+        """Whether any estimate sees the text that describes the source."""
+        return any(estimate.text == "source" for estimate in self.weights)
+
+    @property
+    def text_without_prompt(self) -> Text:
+        """The text that parts without an instruction are shown in the instruction's place.
+
+        It is the source's own where the terms have one, else the empty text: then the residual
+        of such a part vanishes where it is unedited.
+        """
+        return "source" if self.needs_source_text else "empty"
+
+
+def estimate(latent: Latent, *, image: bool, text: Text) -> Terms:
+    """A single estimate, with weight one."""
+    return Terms({Estimate(latent, image, text): 1.0})
+
+
+DRAWN_NOISE = Terms(noise=1.0)
+"""The noise e that was drawn, with weight one."""
+
+
+def text_guidance(latent: Latent, text: Text, *, text_scale: float) -> Terms:
+    """Classifier-free guidance, CSD Eq. 2; scale 1 is the conditional estimate alone."""
+    null = estimate(latent, image=False, text="empty")
+    conditional = estimate(latent, image=False, text=text)
+    return null + text_scale * (conditional - null)
+
+
+def image_guidance(latent: Latent, *, image_scale: float) -> Terms:
+    """Guidance by the source image alone: Eq. 3 without its last term."""
+    null = estimate(latent, image=False, text="empty")
+    image = estimate(latent, image=True, text="empty")
+    return null + image_scale * (image - null)
+
+
+def edit_guidance(latent: Latent, *, image_scale: float, text_scale: float) -> Terms:
+    """Guidance by source image and instruction, CSD Eq. 3.
+
+    Args:
+        latent: Which noisy latent the model sees.
+        image_scale: w_s; how closely the source image is kept.
+        text_scale: w_y; how strongly the instruction is followed.
+    """
+    image = estimate(latent, image=True, text="empty")
+    prompt = estimate(latent, image=True, text="prompt")
+    return image_guidance(latent, image_scale=image_scale) + text_scale * (prompt - image)
+
+
+def csd_edit(*, image_scale: float, text_scale: float) -> Terms:
+    """Residual of CSD-Edit, CSD Eq. 9.
+
+    The baseline is the estimate for the noisy source (same noise, same timestep) that sees the
+    source image and no instruction, so that an unedited particle is moved by the instruction
+    alone. It takes two estimates of the source; the authors' release runs three.
+    """
+    guided = edit_guidance("target", image_scale=image_scale, text_scale=text_scale)
+    return guided - image_guidance("source", image_scale=image_scale)
+
+
+def sds_edit(*, image_scale: float, text_scale: float) -> Terms:
+    """Score distillation with an editing model: Eq. 3 less the noise that was drawn."""
+    return edit_guidance("target", image_scale=image_scale, text_scale=text_scale) - DRAWN_NOISE
+
+
+def dds_edit(*, image_scale: float, text_scale: float) -> Terms:  # noqa: ARG001
+    """Delta Denoising Score as CSD's residual, CSD Appendix A; sees no source image.
+
+    The target is shown the prompt, which describes the result, and the source is shown its own
+    description. Both are guided by the same scale (the appendix prints the case of scale 1).
+    Any text-to-image model can edit by it; `image_scale` has no part in it.
+    """
+    guided = text_guidance("target", "prompt", text_scale=text_scale)
+    return guided - text_guidance("source", "source", text_scale=text_scale)
+
+
+def generation(*, text_scale: float) -> Terms:
+    """Residual of generation from a text: CSD Eq. 8, and Eq. 5 of SDS."""
+    return text_guidance("target", "prompt", text_scale=text_scale) - DRAWN_NOISE
+
+
+EDIT_RESIDUALS: dict[ResidualName, Callable[..., Terms]] = {
+    "csd": csd_edit,
+    "sds": sds_edit,
+    "dds": dds_edit,
+}
+"""The residuals of an edit by name; each takes `image_scale` and `text_scale`."""
+
+
+def prompt_shares(
+    weights: Float[Tensor, "size k"] | None, *, size: int, prompts: int
+) -> Float[Tensor, "size {prompts}"]:
+    """Checked shares of each instruction in each particle; equal ones where None is given.
+
+    Raises:
+        ValueError: If the shape doesn't fit, a share is negative, or a row sums to more than one.
+    """
+    if weights is None:
+        return torch.full((size, prompts), 1 / prompts)
+    if weights.shape != (size, prompts) or (weights < 0).any() or (weights.sum(1) > 1 + 1e-5).any():
+        raise ValueError(
+            f"prompt_weights needs a row for each of {size} particles and a column for each of "
+            f"{prompts} prompts, no less than zero, rows summing to one at most, got shape "
+            f"{tuple(weights.shape)} with row sums {weights.sum(1).tolist()}."
+        )
+    return weights

@@ -1,0 +1,153 @@
+"""What a prior estimates of guidance and residuals: tables of terms, evaluated in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor
+
+from csd_nerf.core.residuals import Estimate, Terms
+from csd_nerf.core.rows import Rows, take_rows
+from csd_nerf.priors.base import Branch, Prior
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The encoded texts of an edit."""
+
+    prompts: Sequence[Rows]
+    """The instructions."""
+    empty: Rows
+    """The empty text, or the negative prompt in its place."""
+    source: Rows | None = None
+    """A description of the source."""
+
+    @classmethod
+    def encode(
+        cls,
+        prior: Prior,
+        prompts: Sequence[str],
+        *,
+        negative_prompt: str = "",
+        source_prompt: str | None = None,
+        image01: Float[Tensor, "n 3 H W"] | None = None,
+    ) -> Texts:
+        """Encode the texts of an edit.
+
+        Args:
+            prior: Whose text encoder to use.
+            prompts: One or more instructions.
+            negative_prompt: Takes the place of the empty text.
+            source_prompt: What the source shows; needed by residuals that ask for it.
+            image01: Source images, for priors whose texts depend on them; texts then have a row
+                an image.
+        """
+        return cls(
+            [prior.encode_text([prompt], image01) for prompt in prompts],
+            prior.encode_text([negative_prompt], image01),
+            None if source_prompt is None else prior.encode_text([source_prompt], image01),
+        )
+
+    def of_particles(self, index: Int[Tensor, "m"]) -> Texts:
+        """The rows of some particles, where texts have a row a particle."""
+        source = None if self.source is None else take_rows(self.source, index)
+        prompts = [take_rows(prompt, index) for prompt in self.prompts]
+        return Texts(prompts, take_rows(self.empty, index), source)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the estimates of n particles are made from."""
+
+    noisy: Mapping[str, Float[Tensor, "n c h w"]]
+    """Noisy latents, of the `target` and, where terms ask for it, of the `source`."""
+    image_rows: Rows
+    """By what the model sees the source images."""
+    texts: Texts
+    shares: Float[Tensor, "n prompts"]
+    """Share of each instruction in each particle. If a row sums to less than one, the rest of
+    the weight goes to the terms' `text_without_prompt`."""
+
+
+def weighted_sum(
+    prior: Prior,
+    terms: Terms,
+    shown: Shown,
+    timestep: Real[Tensor, "n"],
+    *,
+    drawn: Float[Tensor, "n c h w"] | None = None,
+    max_batch: int | None = None,
+) -> tuple[Float[Tensor, "n c h w"], int]:
+    """Evaluate terms for n particles, in one batch, and add them up.
+
+    An estimate is evaluated for those particles alone in which it has a weight.
+
+    Args:
+        prior: The diffusion model.
+        terms: What to add up.
+        shown: Latents, rows and texts.
+        timestep: One a particle, on the latents' device.
+        drawn: The noise that was drawn; needed where the terms have a weight for it.
+        max_batch: Largest number of model evaluations a call; None means all at once.
+
+    Returns:
+        The sum, and the number of model evaluations that it took.
+    """
+    weighted = _branches(terms, shown)
+    branches = [branch for _, branch in weighted]
+    estimates = prior.predict(branches, timestep, max_batch=max_batch)
+    total = torch.zeros_like(estimates[0])
+    if terms.noise:
+        assert drawn is not None, "terms with the drawn noise need it"
+        total = terms.noise * drawn
+    for (weight, _), one in zip(weighted, estimates, strict=True):
+        total = total + weight.to(one.device, non_blocking=True)[:, None, None, None] * one
+    return total, sum(branch.evaluations for branch in branches)
+
+
+def _branches(terms: Terms, shown: Shown) -> list[tuple[Float[Tensor, "n"], Branch]]:
+    """Each branch to evaluate, with its weight in each particle; those of the prompts come last."""
+    without_prompt = 1 - shown.shares.sum(1)
+    # Sums of shares are one but for rounding, which must not cost an evaluation.
+    without_prompt = without_prompt.where(without_prompt > 1e-5, 0.0)
+    one = torch.ones(len(shown.shares))
+    plain: dict[Estimate, Float[Tensor, "n"]] = {}
+    prompted: list[tuple[Float[Tensor, "n"], Estimate, Rows]] = []
+    for estimate, weight in terms.weights.items():
+        if estimate.text == "prompt":
+            for text, share in zip(shown.texts.prompts, shown.shares.T, strict=True):
+                prompted.append((weight * share, estimate, text))
+            if not without_prompt.any():
+                continue
+            estimate = estimate._replace(text=terms.text_without_prompt)
+            plain[estimate] = plain.get(estimate, 0.0) + weight * without_prompt
+        else:
+            plain[estimate] = plain.get(estimate, 0.0) + weight * one
+    texts = {"empty": shown.texts.empty, "source": shown.texts.source}
+    alone = [(weight, estimate, texts[estimate.text]) for estimate, weight in plain.items()]
+    return [
+        (weight, _branch(estimate, text, shown, weight))
+        for weight, estimate, text in [*alone, *prompted]
+        if weight.any()
+    ]
+
+
+def _branch(
+    estimate: Estimate, text: Rows | None, shown: Shown, weight: Float[Tensor, "n"]
+) -> Branch:
+    assert text is not None, "a residual that asks for the source's text needs a source prompt"
+    rows = {**text, **(shown.image_rows if estimate.image else {})}
+    particles = None if weight.all() else weight.nonzero()[:, 0]
+    return Branch(shown.noisy[estimate.latent], rows, particles)
+
+
+def encode_sources(
+    prior: Prior, image01: Float[Tensor, "n 3 H W"], *, max_batch: int | None = None
+) -> tuple[Float[Tensor, "n c h w"], dict[str, Tensor]]:
+    """`Prior.encode_source` of many images, a few at a time."""
+    parts = [prior.encode_source(part) for part in image01.split(max_batch or len(image01))]
+    latents = torch.cat([latent for latent, _ in parts])
+    return latents, {name: torch.cat([rows[name] for _, rows in parts]) for name in parts[0][1]}

@@ -1,0 +1,205 @@
+"""The families of models that a prior can be, and the files that each consists of.
+
+A folder or repository in diffusers' layout names its pipeline's class in `model_index.json`. That
+class decides the family. To add a family, write a class below `DiffusersPrior` in a file of its
+own, and add its line to `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from csd_nerf.priors.base import Prior
+
+Kind = Literal["edit", "text"]
+"""Editing models see an image and an instruction, text-to-image models a description alone."""
+
+INDEX = "model_index.json"
+"""The file at a folder's top that names its pipeline's class."""
+
+
+class UnknownFamilyError(ValueError):
+    """A model of a class that no family here can load; the message lists the known ones."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One subfolder of a model, by its files; `weights` are names without variant and suffix."""
+
+    config: str = "config.json"
+    weights: Mapping[str, str] | None = None
+    """File name by format; None for a component without weights."""
+    either: tuple[tuple[str, ...], ...] = ()
+    """Groups of further files, of which one has to be complete."""
+
+
+DIFFUSERS_MODEL = Component(
+    weights={"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
+)
+TRANSFORMERS_MODEL = Component(weights={"safetensors": "model", "bin": "pytorch_model"})
+SCHEDULER = Component(config="scheduler_config.json")
+CLIP_TOKENIZER = Component(
+    config="tokenizer_config.json", either=(("tokenizer.json",), ("vocab.json", "merges.txt"))
+)
+T5_TOKENIZER = Component(
+    config="tokenizer_config.json", either=(("tokenizer.json",), ("spiece.model",))
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a family before any of its code is imported."""
+
+    loader: str
+    """`module:class`; the class has `from_folder`, see `StableDiffusion.from_folder`."""
+    kind: Kind
+    components: Mapping[str, Component]
+    """By subfolder."""
+
+    def load(self, folder: Path, **options: Any) -> Prior:
+        """Load a complete folder; the options are those of `csd_nerf.priors.load`."""
+        module, name = self.loader.split(":")
+        return getattr(import_module(module), name).from_folder(folder, **options)
+
+
+_LATENT = {
+    "unet": DIFFUSERS_MODEL,
+    "vae": DIFFUSERS_MODEL,
+    "text_encoder": TRANSFORMERS_MODEL,
+    "scheduler": SCHEDULER,
+    "tokenizer": CLIP_TOKENIZER,
+}
+_PIXELS = {
+    "unet": DIFFUSERS_MODEL,
+    "text_encoder": TRANSFORMERS_MODEL,
+    "scheduler": SCHEDULER,
+    "tokenizer": T5_TOKENIZER,
+}
+
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionInstructPix2PixPipeline": Family(
+        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT
+    ),
+    "StableDiffusionPipeline": Family(
+        "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT
+    ),
+    "IFPipeline": Family("csd_nerf.priors.deepfloyd_if:DeepFloydIF", "text", _PIXELS),
+}
+"""Families by the class that `model_index.json` names."""
+
+
+def family_of(index: Path) -> Family:
+    """The family that a `model_index.json` names.
+
+    Raises:
+        UnknownFamilyError: If there is no such family, or the file can't be read.
+    """
+    try:
+        name = json.loads(index.read_text("utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        name = None
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UnknownFamilyError(
+            f"A prior needs to be one of {', '.join(FAMILIES)}, got {name} from {index}; name "
+            "another model."
+        )
+    return FAMILIES[name]
+
+
+def files_of(folder: Path) -> set[str]:
+    """The files of a folder that can matter, as paths relative to it."""
+    paths = [*folder.glob("*/*"), folder / INDEX]
+    return {path.relative_to(folder).as_posix() for path in paths if path.exists()}
+
+
+def missing_files(
+    family: Family, files: Collection[str], *, variant: str | None = None
+) -> list[str]:
+    """Name what is lacking of a family's components.
+
+    Args:
+        family: The model's.
+        files: What a folder or repository has, as paths relative to it.
+        variant: Which weight files are wanted; None means those without a variant's name.
+
+    Returns:
+        Relative paths; empty if nothing is lacking.
+    """
+    missing = []
+    for place, component in family.components.items():
+        if f"{place}/{component.config}" not in files:
+            missing.append(f"{place}/{component.config}")
+        if component.weights is not None:
+            found = _weights(files, place, component.weights, variant)
+            if found is None:
+                missing.append(f"{place}/{_weight_names(component.weights, variant)[0]}")
+            elif not _is_whole(found):
+                missing.append(f"weights that {found[0]} names")
+        forms = [[f"{place}/{name}" for name in form] for form in component.either]
+        if forms and not any(all(path in files for path in form) for form in forms):
+            missing.append(forms[0][0])
+    return missing
+
+
+def lack(family: Family, files: Collection[str], *, variant: str | None) -> str:
+    """Say in words which files are missing, and which variants there are; empty if none is."""
+    missing = missing_files(family, files, variant=variant)
+    parts = [path.split(".") for path in files if path.startswith("unet/")]
+    variants = {part[1] for part in parts if part[2:] == ["safetensors"]} - {variant}
+    hint = f" (it has the variant {', '.join(sorted(variants))})" if variants else ""
+    return ", ".join(missing) + hint if missing else ""
+
+
+def needed_files(family: Family, files: Collection[str], *, variant: str | None) -> list[str]:
+    """The part of a complete repository that loading one variant reads."""
+    needed = {INDEX}
+    for place, component in family.components.items():
+        needed.add(f"{place}/{component.config}")
+        if component.weights is not None:
+            needed.update(_weights(files, place, component.weights, variant) or [])
+        else:
+            needed.update(path for path in files if path.startswith(f"{place}/"))
+    return sorted(needed)
+
+
+def _weight_names(stems: Mapping[str, str], variant: str | None) -> list[str]:
+    """File names under which diffusers and transformers save weights, whole or in shards."""
+    suffix = f".{variant}" if variant else ""
+    whole = [f"{stem}{suffix}.{form}" for form, stem in stems.items()]
+    sharded = [f"{stem}.{form}.index{suffix}.json" for form, stem in stems.items()]
+    return whole + sharded
+
+
+def _weights(
+    files: Collection[str], place: str, stems: Mapping[str, str], variant: str | None
+) -> list[str] | None:
+    """A component's weights in the form that loading prefers: one file, or index and shards."""
+    suffix = f".{variant}" if variant else ""
+    for form, stem in stems.items():
+        whole = f"{place}/{stem}{suffix}.{form}"
+        index = f"{place}/{stem}.{form}.index{suffix}.json"
+        if whole in files:
+            return [whole]
+        if index in files:
+            # Older releases of diffusers put the variant last.
+            for name in (rf"{stem}{suffix}-\d+-of-\d+", rf"{stem}-\d+-of-\d+{suffix}"):
+                pattern = re.compile(rf"{place}/{name}\.{form}")
+                if shards := sorted(filter(pattern.fullmatch, files)):
+                    return [index, *shards]
+            return [index]
+    return None
+
+
+def _is_whole(weights: list[str]) -> bool:
+    """Whether an index's shards are all there, by the number that their names tell."""
+    index, *shards = weights
+    if not index.endswith(".json"):
+        return True
+    counts = {int(count) for shard in shards for count in re.findall(r"-of-(\d+)", shard)}
+    return counts == {len(shards)}

@@ -1,0 +1,195 @@
+"""What families of priors share: branches become one batch, and its output comes back by branch.
+
+A family is a class below `DiffusersPrior`. It supplies its encoders, what its model is called with
+(`shown` and `run`) and what its output means (`noise_of`); `predict` gathers, splits and puts back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor
+
+from csd_nerf.core.rows import Rows, check_rows, take_rows
+from csd_nerf.core.schedules import Schedule
+from csd_nerf.priors.base import Branch
+
+
+class DiffusersPrior(ABC):
+    """Base of the families of priors; subclasses are `Prior`s.
+
+    Attributes:
+        name: What the prior was loaded as.
+        device: Where its model runs.
+        schedule: The model's.
+    """
+
+    source_rows: tuple[str, ...] = ()
+
+    def __init__(self, name: str, device: torch.device, schedule: Schedule) -> None:
+        self.name = name
+        self.device = device
+        self.schedule = schedule
+
+    @abstractmethod
+    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Images to clean latents; see `Prior.encode`."""
+
+    @torch.no_grad()
+    def encode_source(
+        self, image01: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Rows]:
+        """Clean latents; a family whose model sees source images adds the rows for it."""
+        return self.encode(image01), {}
+
+    def encoding_tiles(
+        self,
+        sample01: Float[Tensor, "n 3 H W"],  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
+        """Nothing, unless a family's encoder derives something from whole pictures."""
+        return nullcontext()
+
+    def decoding_tiles(
+        self,
+        sample: Float[Tensor, "n c h w"],  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
+        """Nothing, unless a family's decoder derives something from whole pictures."""
+        return nullcontext()
+
+    @abstractmethod
+    def run(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        timestep: Real[Tensor, "b"],
+        rows: dict[str, Tensor],
+    ) -> Float[Tensor, "b _ h w"]:
+        """Call the model once.
+
+        Args:
+            noisy: Noisy latents, on any device.
+            timestep: One a row.
+            rows: What `shown` returned for these rows; one row each.
+
+        Returns:
+            The model's raw output, float32.
+        """
+
+    @abstractmethod
+    def noise_of(
+        self,
+        output: Float[Tensor, "b _ h w"],
+        noisy: Float[Tensor, "b c h w"],
+        timestep: Real[Tensor, "b"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise that the model's raw output stands for."""
+
+    def shown(self, branch: Branch) -> dict[str, Tensor]:
+        """All rows that the model needs for a branch, with the family's nulls for those left out.
+
+        Branches whose rows have the same names and sizes are evaluated in one batch.
+
+        Raises:
+            ValueError: If the model has no such rows.
+        """
+        unknown = set(branch.rows) - {"text", *self.source_rows}
+        if unknown:
+            raise ValueError(
+                f"{self.name!r} takes the rows {', '.join(['text', *self.source_rows])}, got "
+                f"{', '.join(sorted(unknown))} too: leave them out, or load a prior that sees them."
+            )
+        return dict(branch.rows)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        branches: Sequence[Branch],
+        timestep: Real[Tensor, "n"],
+        *,
+        max_batch: int | None = None,
+    ) -> Float[Tensor, "k n c h w"]:
+        """Noise estimates of k branches for the same n particles; see `Prior.predict`.
+
+        Args:
+            branches: What to evaluate; all hold n particles.
+            timestep: One timestep a particle; samplers may visit fractions of one.
+            max_batch: Largest number of model evaluations a call; None means all at once.
+
+        Raises:
+            ValueError: If there is no branch, a branch's rows are neither one nor n, or
+                max_batch is not positive.
+        """
+        if not branches or (max_batch is not None and max_batch < 1):
+            raise ValueError(
+                "predict needs a branch or more and a positive max_batch (or None), got "
+                f"{len(branches)} branches and max_batch {max_batch}."
+            )
+        parts = [
+            _Part.of(k, branch, self.shown(branch), timestep) for k, branch in enumerate(branches)
+        ]
+        estimates = branches[0].noisy.new_zeros(len(branches), *branches[0].noisy.shape)
+        groups: dict[object, list[_Part]] = {}
+        for part in parts:
+            groups.setdefault(part.sizes, []).append(part)
+        with torch.autocast(self.device.type, enabled=False):
+            for group in groups.values():
+                noise = self._evaluate(group, max_batch)
+                for part, one in zip(
+                    group, noise.split([len(part.noisy) for part in group]), strict=True
+                ):
+                    estimates[part.branch, part.at] = one
+        return estimates
+
+    def _evaluate(self, group: Sequence[_Part], max_batch: int | None) -> Float[Tensor, "b c h w"]:
+        """Noise estimates of parts whose rows have the same sizes, one part after the other."""
+        noisy = torch.cat([part.noisy for part in group])
+        steps = torch.cat([part.timestep for part in group])
+        rows = {name: torch.cat([part.rows[name] for part in group]) for name in group[0].rows}
+        size = max_batch or len(noisy)
+        # The model takes each row's own timestep, so that rows may be split anywhere.
+        outputs = [
+            self.run(
+                noisy[first : first + size],
+                steps[first : first + size],
+                {name: tensor[first : first + size] for name, tensor in rows.items()},
+            )
+            for first in range(0, len(noisy), size)
+        ]
+        return self.noise_of(torch.cat(outputs).to(noisy.device), noisy, steps)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The evaluations that one branch takes, a row each."""
+
+    branch: int
+    at: slice | Int[Tensor, "m"]
+    """Their particles; a slice copies nothing."""
+    noisy: Float[Tensor, "m c h w"]
+    timestep: Real[Tensor, "m"]
+    rows: dict[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, number: int, branch: Branch, shown: dict[str, Tensor], timestep: Real[Tensor, "n"]
+    ) -> _Part:
+        n = len(timestep)
+        check_rows(shown, n)
+        at = slice(0, n)
+        if branch.particles is not None:
+            at = branch.particles.to(branch.noisy.device)
+        noisy = branch.noisy[at]
+        rows = {
+            name: tensor.expand(len(noisy), *tensor.shape[1:])
+            for name, tensor in take_rows(shown, at).items()
+        }
+        return cls(number, at, noisy, timestep[at], rows)
+
+    @property
+    def sizes(self) -> tuple[tuple[str, torch.Size], ...]:
+        """Names and sizes of the rows, without their number."""
+        return tuple(sorted((name, tensor.shape[1:]) for name, tensor in self.rows.items()))

@@ -1,0 +1,138 @@
+"""Every option reaches what it is for, and every frame and pixel gets its own edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tint_prior import RecordingPrior, TintPrior
+from torch import Tensor
+
+from csd_nerf import cli, priors
+from csd_nerf.adapters import editing
+from csd_nerf.adapters.options import PanoramaOptions, VideoOptions
+from csd_nerf.adapters.panorama import edit_panorama
+from csd_nerf.adapters.video import edit_frames
+from csd_nerf.core.settings import EditSettings
+
+PLAIN: dict[str, Any] = {"preset": "tiny", "prompt": "swap", "text_scale": 1.0, "image_scale": 1.0}
+"""With these scales `TintPrior` has the swapped source as the result of every method."""
+QUICK = {"learning_rate": 2.0, "updates": 20, "decay": 1.0, "batch": 2, "steps": 3}
+
+
+def colours(count: int, height: int, width: int) -> Tensor:
+    """Frames of random colours that change smoothly."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 3, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return (255 * fine).byte().movedim(1, -1)
+
+
+@pytest.mark.parametrize("method", ["csd", "csd-no-stein", "ip2p"])
+@pytest.mark.parametrize("drawing", ["balanced", "uniform"])
+def test_each_frame_is_edited_by_its_own_source(method, drawing):
+    frames = colours(5, 32, 32)
+    options = VideoOptions(method=method, drawing=drawing, **{**PLAIN, **QUICK, "updates": 40})
+    edited, _ = edit_frames(TintPrior(), frames, options)
+    assert (edited.float() - frames.flip(-1)).abs().mean() < 4
+    # Else the frames are too much alike for this to show anything.
+    assert (frames[1:].float() - frames[:-1]).abs().mean() > 20
+
+
+@pytest.mark.parametrize("method", ["csd", "csd-no-stein", "ip2p-windows", "ip2p-downsize"])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_each_part_of_a_panorama_is_edited_by_its_own_source(method, wrap):
+    size = (32, 32) if method == "ip2p-downsize" else (32, 72)
+    image = colours(1, *size)[0]
+    options = PanoramaOptions(method=method, wrap=wrap, **{**PLAIN, **QUICK})
+    edited = edit_panorama(TintPrior(), image, options).image
+    assert (edited.float() - image.flip(-1)).abs().mean() < 4
+
+
+def edit(kind: type, prior: TintPrior, **changes: Any) -> None:
+    options = kind(**{**PLAIN, **QUICK, "iterations": 2, **changes})
+    if kind is VideoOptions:
+        edit_frames(prior, colours(5, 32, 32), options)
+    else:
+        edit_panorama(prior, colours(1, 32, 72)[0], options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (VideoOptions, "csd"),
+        (VideoOptions, "ip2p"),
+        (PanoramaOptions, "csd"),
+        (PanoramaOptions, "ip2p-windows"),
+    ],
+)
+def test_the_prior_is_asked_with_both_prompts_and_no_more_at_a_time_than_max_batch(kind, method):
+    prior = RecordingPrior()
+    scales = {"text_scale": 3.0, "image_scale": 2.0}
+    edit(kind, prior, method=method, negative_prompt="fog", max_batch=3, **scales)
+    assert prior.asked
+    for texts, _, max_batch in prior.asked:
+        assert set(texts) == {"swap", "fog"}
+        assert max_batch == 3
+
+
+GIVEN = {
+    "learning_rate": 0.3,
+    "decay": 0.5,
+    "text_scale": 2.0,
+    "image_scale": 3.0,
+    "t_range": (0.1, 0.6),
+    "noise": "independent",
+    "kernel_on": "clean",
+    "normalize": "n",
+    "repulsion": 0.7,
+    "max_batch": 3,
+}
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+@pytest.mark.parametrize(
+    ("method", "mixing", "baseline"),
+    [("csd", "stein", "source"), ("csd-no-stein", "none", "source"), ("sds", "none", "noise")],
+)
+def test_options_reach_the_editor(monkeypatch, kind, method, mixing, baseline):
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
+    options = {"iterations": 12, "decays": 2, "drawing": "uniform", "negative_prompt": "fog"}
+    edit(kind, TintPrior(), method=method, **options, **GIVEN)
+    settings = EditSettings(iterations=12, decay_every=6, mixing=mixing, baseline=baseline, **GIVEN)
+    assert asked["settings"] == settings
+    assert asked["prompts"] == ["swap"]
+    assert asked["negative_prompt"] == "fog"
+    assert asked["start"] == 0
+
+
+def test_the_learning_rate_decays_between_sweeps(monkeypatch):
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
+    # Five frames in batches of two: a sweep has three iterations.
+    edit(VideoOptions, TintPrior(), iterations=16, decays=4, drawing="balanced")
+    assert asked["settings"].decay_every == 6
+
+
+@pytest.mark.parametrize("preset", ["small", "full"])
+def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset):
+    calls = []
+    monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
+    Image.fromarray(colours(1, 32, 40)[0].numpy()).save(tmp_path / "x.png")
+    given = ["panorama", str(tmp_path / "x.png"), "--output", str(tmp_path / "y.png")]
+    given += ["--prompt", "swap", "--preset", preset, "--iterations", "1"]
+    given += ["--prior", "some/model", "--prior-variant", "fp16", "--device", "cpu"]
+    cli.main([*given, "--dtype", "bfloat16"])
+    (((name,), options),) = calls
+    assert name == "some/model"
+    assert options == {
+        "device": torch.device("cpu"),
+        "dtype": "bfloat16",
+        "variant": "fp16",
+        "vae_slicing": preset == "small",
+    }
+    assert np.asarray(Image.open(tmp_path / "y.png")).shape == (32, 40, 3)
