@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from csd_nerf.core.schedules import DiscreteSchedule
@@ -17,15 +19,25 @@ class SurePrior:
     cell_size = 1
     preferred_size = 4
     size_multiple = 1
+    source_rows = ()
 
     def encode(self, image01):
         return 2 * image01 - 1
 
+    def encode_source(self, image01):
+        return self.encode(image01), {}
+
+    def encoding_tiles(self, sample01):
+        return nullcontext()
+
+    def decoding_tiles(self, sample):
+        return nullcontext()
+
     def decode(self, latent):
         return latent / 2 + 0.5
 
-    def encode_text(self, prompts):
-        return torch.tensor([float(p or 0) for p in prompts])[:, None, None]
+    def encode_text(self, prompts, image01=None):
+        return {"text": torch.tensor([float(p or 0) for p in prompts])[:, None, None]}
 
     def free_text_encoder(self):
         pass
@@ -33,7 +45,7 @@ class SurePrior:
     def predict(self, branches, timestep, *, max_batch=None):
         alpha = self.schedule.alpha(timestep)[:, None, None, None]
         sigma = self.schedule.sigma(timestep)[:, None, None, None]
-        texts = [b.text.expand(len(timestep), -1, -1)[:, :1, :1, None] for b in branches]
+        texts = [b.rows["text"].expand(len(timestep), -1, -1)[:, :1, :1, None] for b in branches]
         return torch.stack(
             [(b.noisy - alpha * (2 * t - 1)) / sigma for b, t in zip(branches, texts, strict=True)]
         )

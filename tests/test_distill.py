@@ -11,6 +11,7 @@ from sure_prior import SurePrior
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import DistillSettings
 from csd_nerf.distill import distill
+from csd_nerf.priors.estimates import Texts
 
 PLAIN = DistillSettings(kernel="l2", text_scale=3.0)
 
@@ -23,12 +24,11 @@ def views(objects, count, *, seed=0):
 def gradient(image01, settings, *, seed=3, **options):
     """Of distillation in a picture of brightness 0.7."""
     prior = options.pop("prior", None) or SurePrior()
-    text = prior.encode_text(["0.7"] * image01.shape[1])
+    texts = Texts([prior.encode_text(["0.7"] * image01.shape[1])], prior.encode_text([""]))
     out = distill(
         prior,
         image01,
-        text=text,
-        empty=prior.encode_text([""]),
+        texts=texts,
         settings=settings,
         randomness=SeededRandomness(torch.Generator().manual_seed(seed)),
         **options,

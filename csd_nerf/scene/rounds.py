@@ -7,7 +7,7 @@ trained on, are 8-bit and channels last.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional
 from csd_nerf.media.pixels import resize01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
-from csd_nerf.scene.updates import Update, edit_by_csd, edit_by_sampling
+from csd_nerf.scene.updates import Update, edit_by
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,27 @@ def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int,
 
 
 def finish_image(
-    edited01: Float[Tensor, "n 3 h w"],
-    photograph01: Float[Tensor, "n 3 H W"],
+    edited01: Float[Tensor, "3 h w"],
+    photograph01: Float[Tensor, "3 H W"],
     *,
-    round_trip01: Float[Tensor, "n 3 h w"] | None,
-) -> UInt8[Tensor, "n H W 3"]:
-    """Bring edits back to the photographs' size and to 8 bits.
+    round_trip01: Float[Tensor, "3 h w"] | None,
+) -> UInt8[Tensor, "H W 3"]:
+    """Bring an edit back to its photograph's size and to 8 bits.
 
     Args:
-        edited01: Edits at the prior's size.
-        photograph01: The photographs in full size.
-        round_trip01: The photographs after the prior's encoder and decoder, at the edits' size.
-            With them only the difference, edited01 - round_trip01, is enlarged and added to the
-            photographs, which keeps their fine detail. None enlarges the edits themselves.
+        edited01: The edit at the prior's size.
+        photograph01: The photograph in full size.
+        round_trip01: The photograph after the prior's encoder and decoder, at the edit's size.
+            With it only the difference, edited01 - round_trip01, is enlarged and added to the
+            photograph, which keeps its fine detail. None enlarges the edit itself.
     """
-    height, width = photograph01.shape[-2:]
+    size = (photograph01.shape[1], photograph01.shape[2])
     if round_trip01 is None:
-        full = resize01(edited01, (height, width))
-    else:
-        change = functional.interpolate(
-            edited01 - round_trip01, (height, width), mode="bicubic", antialias=True
-        )
-        full = photograph01 + change
-    return to_bytes(full)
+        return to_bytes(resize01(edited01[None], size)[0])
+    change = functional.interpolate(
+        (edited01 - round_trip01)[None], size, mode="bicubic", antialias=True
+    )
+    return to_bytes(photograph01 + change[0])
 
 
 def edit_views(
@@ -110,7 +108,7 @@ def edit_views(
         starts01: Where the edits start, by view, at the size at which they are edited. ip2p uses
             only the size.
         request: What is wanted.
-        update: How to edit, see `csd_nerf.scene.updates`.
+        update: How to edit.
         denoising_steps: Sampling steps a view of in2n and ip2p.
         keep_detail: Whether the photographs keep their fine detail, see `finish_image`.
         generator: On the CPU.
@@ -122,35 +120,29 @@ def edit_views(
         start01 = torch.stack([starts01[view] for view in views])
         size = (start01.shape[-2], start01.shape[-1])
         source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
-        if update == "csd":
-            edited01, count = edit_by_csd(
-                prior, source01, start01, request=request, generator=generator, progress=progress
-            )
-        else:
-            edited01, count = edit_by_sampling(
-                prior,
-                source01,
-                start01 if update == "in2n" else None,
-                request=request,
-                steps=denoising_steps,
-                generator=generator,
-            )
+        edited01, count = edit_by(
+            update,
+            prior,
+            source01,
+            start01,
+            request=request,
+            denoising_steps=denoising_steps,
+            generator=generator,
+            progress=progress,
+        )
         evaluations += count
-        trip01 = None
+        trips01 = [None] * len(views)
         if keep_detail:
             parts = source01.split(request.settings.max_batch or len(views))
-            trip01 = torch.cat([prior.decode(prior.encode(part)) for part in parts]).to(source01)
+            trips01 = torch.cat([prior.decode(prior.encode(p)) for p in parts]).to(source01)
         for row, view in enumerate(views):
-            image = finish_image(
-                edited01[row : row + 1],
-                photographs01[view][None],
-                round_trip01=None if trip01 is None else trip01[row : row + 1],
-            )
-            edits[view] = ViewEdit(source01[row], start01[row], edited01[row], image[0])
+            image = finish_image(edited01[row], photographs01[view], round_trip01=trips01[row])
+            edits[view] = ViewEdit(source01[row], start01[row], edited01[row], image)
     return Round({view: edits[view] for view in starts01}, evaluations)
 
 
-def _same_size(images: Mapping[int, Tensor]) -> Sequence[list[int]]:
+def _same_size(images: Mapping[int, Tensor]) -> list[list[int]]:
+    """Views by the size of their images."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for view, image in images.items():
         groups.setdefault(tuple(image.shape), []).append(view)

@@ -233,8 +233,8 @@ class EditingStage:
             or last is None
             or step - last >= PICTURE_EVERY
         )
-        self.state = StageState(
-            first_edit=before.first_edit,
+        self.state = dataclasses.replace(
+            before,
             rounds=before.rounds + 1,
             last_round=step,
             waiting=waiting,

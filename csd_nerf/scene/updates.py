@@ -1,8 +1,4 @@
-"""How the views of a round are edited: by CSD-Edit, or by the methods it is compared with.
-
-Each function takes source and start images of one size. It returns the edited images and the
-number of model evaluations that they took.
-"""
+"""How the views of a round are edited: by CSD-Edit, or by the methods it is compared with."""
 
 from __future__ import annotations
 
@@ -18,89 +14,67 @@ from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 
 Update = Literal["csd", "in2n", "ip2p"]
+"""CSD-Edit, Instruct-NeRF2NeRF's update, or InstructPix2Pix for each view by itself."""
 
 LEVELS = (0.02, 0.98)
 """Lowest and highest noise level that Instruct-NeRF2NeRF draws, as fractions of the schedule."""
 
 
-def edit_by_csd(
+def edit_by(
+    update: Update,
     prior: Prior,
     source01: Float[Tensor, "n 3 h w"],
     start01: Float[Tensor, "n 3 h w"],
     *,
     request: EditRequest,
+    denoising_steps: int,
     generator: torch.Generator,
     progress: str | None,
 ) -> tuple[Float[Tensor, "n 3 h w"], int]:
-    """CSD-Edit of all views together; see `csd_nerf.editor`."""
-    result = edit_images(
-        prior,
-        source01,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        source_prompt=request.source_prompt,
-        settings=request.settings,
-        start01=start01,
-        generator=generator,
-        progress=progress,
-    )
-    return result.image01.to(source01), result.evaluations
-
-
-def edit_by_sampling(
-    prior: Prior,
-    source01: Float[Tensor, "n 3 h w"],
-    start01: Float[Tensor, "n 3 h w"] | None,
-    *,
-    request: EditRequest,
-    steps: int,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "n 3 h w"], int]:
-    """Sample each view for itself by DDIM, conditioned on its source.
-
-    With starts this is Instruct-NeRF2NeRF's update (Haque et al. 2023): each render is noised at
-    a level drawn from `LEVELS`, and denoised from there in `steps` steps. Without starts it is
-    InstructPix2Pix from pure noise.
+    """Edit views of one size.
 
     Args:
+        update: How. csd: all views together. in2n: Instruct-NeRF2NeRF's update (Haque et al.
+            2023), which noises each start at a level drawn from `LEVELS` and denoises it from
+            there. ip2p: from pure noise. The last two sample each view for itself by DDIM,
+            conditioned on its source.
         prior: The editing model.
         source01: The photographs.
-        start01: Renders of the same views; None samples from pure noise.
-        request: What is wanted; of its settings only `text_scale`, `image_scale` and `max_batch`
-            are used.
-        steps: Denoising steps a view.
+        start01: Where the edits start; ip2p does not look at it.
+        request: What is wanted; in2n and ip2p use only `text_scale`, `image_scale` and
+            `max_batch` of its settings.
+        denoising_steps: Sampling steps a view of in2n and ip2p.
         generator: On the CPU.
+        progress: Label of a progress bar for csd; None means no bar.
+
+    Returns:
+        The edited images, and the number of model evaluations that they took.
 
     Raises:
         FloatingPointError: If the result isn't finite.
-        ValueError: If there are more steps than timesteps up to the highest level.
+        ValueError: If there are more sampling steps than timesteps up to the highest level.
     """
-    # Late: it imports diffusers.
-    from csd_nerf.priors.sampling import sample_edit
-
-    def sample(source01: Tensor, **start: Any) -> Float[Tensor, "m 3 h w"]:
-        return sample_edit(
+    if update == "csd":
+        result = edit_images(
             prior,
             source01,
-            request.prompt,
+            prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            text_scale=request.settings.text_scale,
-            image_scale=request.settings.image_scale,
-            steps=steps,
+            source_prompt=request.source_prompt,
+            settings=request.settings,
+            start01=start01,
             generator=generator,
-            max_batch=request.settings.max_batch,
-            **start,
+            progress=progress,
         )
-
-    if start01 is None:
-        edited01 = sample(source01)
+        return result.image01.to(source01), result.evaluations
+    if update == "ip2p":
+        edited01 = _sample(prior, source01, request, denoising_steps, generator)
     else:
-        edited01 = torch.cat(
-            [
-                sample(source, start01=start, level=_draw_level(prior, steps, generator))
-                for source, start in zip(source01.split(1), start01.split(1), strict=True)
-            ]
-        )
+        edited = []
+        for source, start in zip(source01.split(1), start01.split(1), strict=True):
+            level = {"start01": start, "level": _draw_level(prior, denoising_steps, generator)}
+            edited.append(_sample(prior, source, request, denoising_steps, generator, **level))
+        edited01 = torch.cat(edited)
     if not bool(edited01.isfinite().all()):
         raise FloatingPointError(
             "Sampled images need to be finite, got inf or nan; let the prior work in float32."
@@ -108,7 +82,32 @@ def edit_by_sampling(
     settings = request.settings
     scales = {"image_scale": settings.image_scale, "text_scale": settings.text_scale}
     branches = len(edit_guidance("target", **scales).weights)
-    return edited01.to(source01), branches * steps * len(source01)
+    return edited01.to(source01), branches * denoising_steps * len(source01)
+
+
+def _sample(
+    prior: Prior,
+    source01: Float[Tensor, "m 3 h w"],
+    request: EditRequest,
+    steps: int,
+    generator: torch.Generator,
+    **start: Any,
+) -> Float[Tensor, "m 3 h w"]:
+    # Late: it imports diffusers.
+    from csd_nerf.priors.sampling import sample_edit
+
+    return sample_edit(
+        prior,
+        source01,
+        request.prompt,
+        negative_prompt=request.negative_prompt,
+        text_scale=request.settings.text_scale,
+        image_scale=request.settings.image_scale,
+        steps=steps,
+        generator=generator,
+        max_batch=request.settings.max_batch,
+        **start,
+    )
 
 
 def _draw_level(prior: Prior, steps: int, generator: torch.Generator) -> float:

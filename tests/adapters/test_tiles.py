@@ -25,6 +25,7 @@ class PointwisePrior:
     cell_size = 2
     preferred_size = 32
     size_multiple = 4
+    source_rows = ("condition", "reference")
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -38,13 +39,10 @@ class PointwisePrior:
     def encode_source(self, image01):
         self.shapes.append(tuple(image01.shape))
         latent = self.blur(avg_pool2d(image01, 2))
-        return latent, 5 * latent[:, :2] - 1
+        return latent, {"condition": 5 * latent[:, :2] - 1, "reference": -latent}
 
     def encode(self, image01):
         return self.encode_source(image01)[0]
-
-    def encode_condition(self, image01):
-        return self.encode_source(image01)[1]
 
     def decode(self, latent):
         self.shapes.append(tuple(latent.shape))
@@ -53,7 +51,10 @@ class PointwisePrior:
     def blur(self, x):
         return x
 
-    def encode_text(self, prompts):
+    def encode_text(self, prompts, image01=None):
+        raise NotImplementedError
+
+    def free_text_encoder(self):
         raise NotImplementedError
 
     def predict(self, branches, timestep, *, max_batch=None):
@@ -93,10 +94,12 @@ SIZES = [(32, 32), (32, 100), (36, 60), (104, 76), (64, 32), (4, 100)]
 @pytest.mark.parametrize("size", SIZES)
 def test_tiles_make_no_difference_to_a_prior_that_sees_single_cells(size, wrap):
     image = picture(*size)
-    latent, condition = encode_tiled(PointwisePrior(), image, wrap=wrap)
+    latent, rows = encode_tiled(PointwisePrior(), image, wrap=wrap)
     whole = avg_pool2d(as_image01(image), 2)[0]
     torch.testing.assert_close(latent, whole, atol=1e-6, rtol=0)
-    torch.testing.assert_close(condition, 5 * whole[:2] - 1, atol=1e-5, rtol=0)
+    assert list(rows) == ["condition", "reference"]
+    torch.testing.assert_close(rows["condition"], 5 * whole[:2] - 1, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows["reference"], -whole, atol=1e-6, rtol=0)
 
     decoded = decode_tiled(PointwisePrior(), picture(*size).permute(2, 0, 1) / 255, wrap=wrap)
     expected = image.repeat_interleave(2, 0).repeat_interleave(2, 1)
@@ -105,9 +108,10 @@ def test_tiles_make_no_difference_to_a_prior_that_sees_single_cells(size, wrap):
 
 def test_a_picture_that_fits_in_a_tile_is_taken_as_a_whole():
     prior, image = NeighbourlyPrior(), picture(32, 28)
-    latent, condition = encode_tiled(prior, image)
-    assert torch.equal(latent, prior.encode(as_image01(image))[0])
-    assert torch.equal(condition, prior.encode_condition(as_image01(image))[0])
+    latent, rows = encode_tiled(prior, image)
+    whole, whole_rows = prior.encode_source(as_image01(image))
+    assert torch.equal(latent, whole[0])
+    assert all(torch.equal(rows[name], whole_rows[name][0]) for name in prior.source_rows)
     whole = (prior.decode(latent[None])[0] * 255).round().permute(1, 2, 0)
     assert torch.equal(decode_tiled(prior, latent), whole.to(torch.uint8))
     wide = torch.rand(3, 4, 60)

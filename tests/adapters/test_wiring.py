@@ -110,6 +110,36 @@ def test_options_reach_the_editor(monkeypatch, kind, method, mixing, baseline):
     assert asked["start"] == 0
 
 
+def test_options_reach_the_windows_of_a_panorama(monkeypatch):
+    canvases, asked = [], {}
+
+    def recorded(prior, canvas, **given):
+        canvases.append(canvas)
+        asked.update(given)
+
+    monkeypatch.setattr(editing, "edit", recorded)
+    given = {"stride": 10, "taper": 5, "wrap": True, "drawing": "uniform", "batch": 3}
+    edit(PanoramaOptions, TintPrior(), region=("snow@0,0,36,32",), **given)
+    (canvas,) = canvases
+    assert (canvas.stride, canvas.taper, canvas.wrap) == (10, 5, True)
+    assert (canvas.drawing, canvas.batch_size) == ("uniform", 3)
+    assert asked["prompts"] == ["snow", "swap"]
+    # The first instruction's part of a window is the overlap with the left half of 72 columns.
+    for left, (first, second) in zip(
+        canvas.positions[:, 1].tolist(), asked["prompt_weights"].tolist(), strict=True
+    ):
+        columns = [(left + k) % 72 for k in range(32)]
+        assert first == pytest.approx(sum(column < 36 for column in columns) / 32)
+        assert first + second == pytest.approx(1)
+
+
+def test_options_reach_the_frames_of_a_video(monkeypatch):
+    canvases = []
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas))
+    edit(VideoOptions, TintPrior(), drawing="uniform", batch=3)
+    assert (canvases[0].drawing, canvases[0].batch_size) == ("uniform", 3)
+
+
 def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))

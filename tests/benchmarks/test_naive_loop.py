@@ -11,7 +11,7 @@ from benchmarks.profile.naive_loop import naive_direction, naive_edit, sliced_at
 from csd_nerf import priors
 from csd_nerf.adapters.costs import CountedPrior
 from csd_nerf.core.canvas import ImageStack
-from csd_nerf.core.kernels import median_bandwidth
+from csd_nerf.core.kernels import rbf_kernel
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.stein import stein_direction
@@ -29,7 +29,7 @@ def make_stack(prior, n):
     generator = torch.Generator().manual_seed(1)
     shape = (n, prior.latent_channels, 8, 8)
     source, condition = (torch.randn(shape, generator=generator) for _ in range(2))
-    return ImageStack(source.clone(), source, condition)
+    return ImageStack(source.clone(), source, {"condition": condition})
 
 
 def randomness():
@@ -75,7 +75,7 @@ def test_the_naive_direction_is_the_sum_of_eq_8():
             k = math.exp(-float((z[i] - z[j]).square().sum()) / h)
             expected[i] += (k * r[j] + 0.7 * 2 / h * (z[j] - z[i]) * k) / 4
     torch.testing.assert_close(naive_direction(z, r, repulsion=0.7), expected)
-    ours = stein_direction(z, r, bandwidth=median_bandwidth(z), repulsion=0.7)
+    ours = stein_direction(rbf_kernel(z), r, repulsion=0.7)
     torch.testing.assert_close(ours, expected)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -28,18 +30,18 @@ def folder(request, make_text_folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prior(folder) -> priors.TextToImage:
-    return priors.load_text_to_image(folder)
+def prior(folder) -> priors.Prior:
+    return priors.load(folder, kind="text")
 
 
 @pytest.fixture(scope="module")
-def pixels(make_text_folder) -> priors.TextToImage:
-    return priors.load_text_to_image(make_text_folder("pixels"))
+def pixels(make_text_folder) -> priors.Prior:
+    return priors.load(make_text_folder("pixels"), kind="text")
 
 
 @pytest.fixture
-def latents(make_text_folder) -> priors.TextToImage:
-    return priors.load_text_to_image(make_text_folder("latents"))
+def latents(make_text_folder) -> priors.Prior:
+    return priors.load(make_text_folder("latents"), kind="text")
 
 
 def images(n: int = 1, *, height: int = 32, width: int = 48) -> Tensor:
@@ -50,9 +52,12 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
 
-def test_a_prior_is_a_text_to_image_prior_and_no_editing_prior(prior):
-    assert isinstance(prior, priors.TextToImage)
-    assert not isinstance(prior, priors.Prior)
+def test_it_is_a_prior_that_sees_no_source_image(prior):
+    assert isinstance(prior, priors.Prior)
+    assert prior.source_rows == ()
+    latent, rows = prior.encode_source(images(2))
+    assert torch.equal(latent, prior.encode(images(2)))
+    assert rows == {}
 
 
 def test_sizes_come_from_the_configurations(pixels, latents):
@@ -109,15 +114,14 @@ def test_the_gradient_of_encode_agrees_with_finite_differences(latents):
 def test_only_encode_keeps_a_graph_and_no_weight_gets_a_gradient(prior):
     image01 = images().requires_grad_()
     latent = prior.encode(image01)
-    text = prior.encode_text([PROMPT])
-    estimate = prior.predict([Branch(latent, text)], torch.tensor([300]))
-    for tensor in (text, estimate, prior.decode(latent)):
+    texts = prior.encode_text([PROMPT])
+    estimate = prior.predict([Branch(latent, texts)], torch.tensor([300]))
+    for tensor in (texts["text"], estimate, prior.decode(latent)):
         assert not tensor.requires_grad
         assert not tensor.is_inference()
     latent.square().sum().backward()
     assert image01.grad.abs().sum() > 0
-    modules = [part for part in vars(prior).values() if isinstance(part, torch.nn.Module)]
-    assert len(modules) in (2, 3)
+    modules = [prior.unet, prior._texts._model, *([prior._vae] if prior.cell_size > 1 else [])]
     for module in modules:
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())
     with torch.no_grad():
@@ -130,7 +134,7 @@ def test_only_encode_keeps_a_graph_and_no_weight_gets_a_gradient(prior):
 def test_predict_is_one_evaluation_a_row(make_text_folder, model, prediction_type):
     """By the definition: one evaluation a call, without the channels of a learned variance."""
     folder = make_text_folder(model, prediction_type=prediction_type)
-    prior = priors.load_text_to_image(folder)
+    prior = priors.load(folder, kind="text")
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     assert unet.config.out_channels == {"pixels": 6, "latents": 4}[model]
     squares = DDPMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod.double()
@@ -143,7 +147,7 @@ def test_predict_is_one_evaluation_a_row(make_text_folder, model, prediction_typ
     expected = torch.zeros(2, *noisy.shape)
     for k, branch in enumerate(branches):
         for i, t in enumerate(timestep.tolist()):
-            z, text = branch.noisy[i : i + 1], branch.text[i * k][None]
+            z, text = branch.noisy[i : i + 1], branch.rows["text"][i * k][None]
             with torch.no_grad():
                 output = unet(z, t, text)[0][0, : prior.latent_channels].double()
             if prediction_type == "v_prediction":
@@ -155,11 +159,11 @@ def test_predict_is_one_evaluation_a_row(make_text_folder, model, prediction_typ
         torch.testing.assert_close(estimates, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_branch_is_evaluated_for_the_rows_that_it_names(prior):
+def test_a_branch_is_evaluated_for_the_particles_that_it_names(prior):
     noisy, text = normal(3, prior.latent_channels, 8, 8), prior.encode_text([PROMPT])
     timestep = torch.tensor([20, 499, 981])
     whole = prior.predict([Branch(noisy, text)], timestep)[0]
-    some = prior.predict([Branch(noisy, text, rows=torch.tensor([2, 0]))], timestep)[0]
+    some = prior.predict([Branch(noisy, text, torch.tensor([2, 0]))], timestep)[0]
     torch.testing.assert_close(some[[0, 2]], whole[[0, 2]], atol=1e-5, rtol=1e-4)
     assert not some[1].any()
 
@@ -168,7 +172,7 @@ def test_texts_are_t5s_last_states_over_unpadded_tokens(make_text_folder, pixels
     folder = make_text_folder("pixels")
     tokenizer = T5Tokenizer.from_pretrained(folder / "tokenizer")
     encoder = T5EncoderModel.from_pretrained(folder / "text_encoder")
-    texts = pixels.encode_text(["", f"  {PROMPT.upper()}\n"])
+    texts = pixels.encode_text(["", f"  {PROMPT.upper()}\n"])["text"]
     assert texts.shape == (2, 77, 32)
     for row, prompt in zip(texts, ("", PROMPT), strict=True):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -181,7 +185,8 @@ def test_texts_are_clips_last_states_over_padded_tokens(make_text_folder, latent
     folder = make_text_folder("latents")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
-    for row, prompt in zip(latents.encode_text(["", PROMPT]), ("", PROMPT), strict=True):
+    prompts = ("", PROMPT)
+    for row, prompt in zip(latents.encode_text(prompts)["text"], prompts, strict=True):
         ids = tokenizer(prompt).input_ids
         ids = ids + [tokenizer.pad_token_id] * (24 - len(ids))
         with torch.no_grad():
@@ -200,9 +205,10 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(pixels):
 
 
 def test_texts_may_be_mixed(prior):
-    first, second = prior.encode_text([PROMPT, "fog"])
+    first, second = prior.encode_text([PROMPT, "fog"])["text"]
     noisy, timestep = normal(1, prior.latent_channels, 8, 8), torch.tensor([500])
-    shown = [Branch(noisy, torch.lerp(first, second, w)[None]) for w in (0.0, 0.5, 1.0)]
+    mixed = [torch.lerp(first, second, w)[None] for w in (0.0, 0.5, 1.0)]
+    shown = [Branch(noisy, {"text": text}) for text in mixed]
     start, middle, end = prior.predict(shown, timestep)
     alone = prior.predict([Branch(noisy, prior.encode_text([PROMPT]))], timestep)[0]
     torch.testing.assert_close(start, alone, atol=1e-5, rtol=1e-4)
@@ -211,29 +217,29 @@ def test_texts_may_be_mixed(prior):
 
 
 def test_the_text_encoder_can_be_dropped_once_texts_are_encoded(folder):
-    prior = priors.load_text_to_image(folder)
+    prior = priors.load(folder, kind="text")
     text = prior.encode_text([PROMPT])
+    encoder = weakref.ref(prior._texts._model)
     prior.free_text_encoder()
+    gc.collect()
+    assert encoder() is None
     with pytest.raises(RuntimeError, match=r"has freed: encode all texts before .*load") as error:
         prior.encode_text([PROMPT])
     assert "\n" not in str(error.value)
-    assert not any(
-        isinstance(part, (T5EncoderModel, CLIPTextModel)) for part in vars(prior).values()
-    )
     noisy = normal(1, prior.latent_channels, 8, 8)
     assert prior.predict([Branch(noisy, text)], torch.tensor([1])).isfinite().all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.02), ("bfloat16", 0.1)])
 def test_half_precision_is_close_and_returns_float32(folder, prior, dtype, tolerance):
-    half = priors.load_text_to_image(folder, dtype=dtype)
+    half = priors.load(folder, kind="text", dtype=dtype)
     noisy, timestep = normal(2, prior.latent_channels, 8, 8), torch.tensor([100, 700])
     exact, rough = (
         p.predict([Branch(noisy, p.encode_text([PROMPT]))], timestep) for p in (prior, half)
     )
     latent = half.encode(images())
     assert {rough.dtype, latent.dtype, half.decode(latent).dtype} == {torch.float32}
-    assert half.encode_text(["fog"]).dtype == torch.float32
+    assert half.encode_text(["fog"])["text"].dtype == torch.float32
     assert 0 < (rough - exact).norm() / exact.norm() < tolerance
 
 
@@ -244,12 +250,21 @@ def change_unet(folder: Path, tmp_path: Path, **changes) -> Path:
     return copy
 
 
-def test_parts_of_other_models_are_refused(make_text_folder, make_folder, tmp_path):
-    upscaler = change_unet(make_text_folder("pixels"), tmp_path, in_channels=6)
-    with pytest.raises(ValueError, match=r"pixel-space U-Net takes 3 .* takes 6: add the vae/"):
-        priors.load_text_to_image(upscaler)
-    with pytest.raises(ValueError, match=r"the 4 channels of its latents, .* takes 8: name a text"):
-        priors.load_text_to_image(make_folder())
+@pytest.mark.parametrize(
+    ("model", "channels", "told"),
+    [
+        ("pixels", 6, "pixel-space U-Net takes 3 channels, that of .* takes 6: name another"),
+        (
+            "latents",
+            8,
+            r"4 input channels \(latent\) to be one of StableDiffusion, got 8: name",
+        ),
+    ],
+)
+def test_u_nets_with_other_inputs_are_refused(make_text_folder, tmp_path, model, channels, told):
+    other = change_unet(make_text_folder(model), tmp_path, in_channels=channels)
+    with pytest.raises(ValueError, match=told):
+        priors.load(other, kind="text")
 
 
 def test_other_predictions_are_refused(folder, tmp_path):
@@ -257,7 +272,7 @@ def test_other_predictions_are_refused(folder, tmp_path):
     path = copy / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "sample"}))
     with pytest.raises(ValueError, match="epsilon, v_prediction, got 'sample'"):
-        priors.load_text_to_image(copy)
+        priors.load(copy, kind="text")
 
 
 def test_bad_arguments_are_named(prior):
@@ -265,8 +280,8 @@ def test_bad_arguments_are_named(prior):
     timestep = torch.tensor([1])
     with pytest.raises(ValueError, match="got 0 branches"):
         prior.predict([], timestep)
-    with pytest.raises(ValueError, match=r"condition is None, got one of shape \(1, .* leave it"):
-        prior.predict([Branch(noisy, text, noisy)], timestep)
+    with pytest.raises(ValueError, match="takes the rows text, got condition too: leave them out"):
+        prior.predict([Branch(noisy, {**text, "condition": noisy})], timestep)
     width = prior.size_multiple + 1
     with pytest.raises(ValueError, match=f"multiples of {prior.size_multiple}, got 32 x {width}"):
         prior.encode(images(width=width))
@@ -274,7 +289,7 @@ def test_bad_arguments_are_named(prior):
         with pytest.raises(ValueError, match=f"at least one string, got {got}"):
             prior.encode_text(prompts)
     with pytest.raises(ValueError, match="one of float32, float16, bfloat16, got float64"):
-        priors.load_text_to_image("tiny-text", dtype="float64")
+        priors.load("tiny-text", kind="text", dtype="float64")
 
 
 def test_a_sentencepiece_tokenizer_names_the_package_that_it_needs(
@@ -284,14 +299,14 @@ def test_a_sentencepiece_tokenizer_names_the_package_that_it_needs(
     (copy / "tokenizer" / "tokenizer.json").rename(copy / "tokenizer" / "spiece.model")
     monkeypatch.setattr(deepfloyd_if, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="run `pip install sentencepiece protobuf`"):
-        priors.load_text_to_image(copy)
+        priors.load(copy, kind="text")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_prior_on_another_device_takes_and_returns_the_callers_tensors(folder, prior, dtype):
-    away = priors.load_text_to_image(folder, device="cuda", dtype=dtype)
+    away = priors.load(folder, kind="text", device="cuda", dtype=dtype)
     noisy, timestep = normal(2, prior.latent_channels, 8, 8), torch.tensor([100, 700])
     exact, estimate = (
         p.predict([Branch(noisy, p.encode_text([PROMPT]))], timestep) for p in (prior, away)
@@ -307,13 +322,13 @@ HEAVY_LIBRARIES = ("diffusers", "transformers")
 @pytest.mark.parametrize(
     ("function", "loaded"),
     # The second case shows that the first can fail.
-    [("check", []), ("load_text_to_image", list(HEAVY_LIBRARIES))],
+    [("fetch", []), ("load", list(HEAVY_LIBRARIES))],
 )
-def test_checking_imports_no_heavy_library(make_text_folder, function, loaded):
+def test_fetching_imports_no_heavy_library(make_text_folder, function, loaded):
     folder = make_text_folder("pixels")
-    options = ", kind='text'" * (function == "check")
     program = (
-        f"import sys; from csd_nerf import priors; priors.{function}({str(folder)!r}{options}); "
+        "import sys; from csd_nerf import priors; "
+        f"priors.{function}({str(folder)!r}, kind='text'); "
         f"print([m for m in {HEAVY_LIBRARIES} if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

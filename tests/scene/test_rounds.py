@@ -158,6 +158,25 @@ def test_fine_detail_stays_when_asked():
 
 
 def test_images_are_rounded_to_8_bits_once():
-    image = torch.tensor([0.0, 0.4999 / 255, 0.5001 / 255, 1.0]).view(1, 1, 2, 2).repeat(1, 3, 1, 1)
-    finished = finish_image(image, torch.zeros(1, 3, 2, 2), round_trip01=None)
-    assert finished[0, ..., 0].flatten().tolist() == [0, 0, 1, 255]
+    image = torch.tensor([0.0, 0.4999 / 255, 0.5001 / 255, 1.0]).view(1, 2, 2).repeat(3, 1, 1)
+    finished = finish_image(image, torch.zeros(3, 2, 2), round_trip01=None)
+    assert finished[..., 0].flatten().tolist() == [0, 0, 1, 255]
+
+
+def test_photographs_shrink_by_their_areas():
+    """Of a board of single black and white pixels only grey is left."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    board = ((x + y) % 2).float().expand(3, 64, 64)
+    source01 = edit({0: board}, {0: torch.full((3, 32, 32), 0.5)})[0].source01
+    assert (source01 - 0.5).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("keep_detail", [False, True])
+def test_edits_are_enlarged_without_steps(keep_detail):
+    """A ramp of 16 columns has 64 different ones afterwards."""
+    ramp = torch.linspace(0.1, 0.9, 16).expand(3, 16, 16)
+    black = torch.zeros_like(ramp) if keep_detail else None
+    image = finish_image(ramp, torch.zeros(3, 64, 64), round_trip01=black)
+    steps = image[30, 4:-4, 0].int().diff()
+    assert steps.min() > 0
+    assert steps.max() < 3 * steps.float().mean()

@@ -110,14 +110,21 @@ def test_the_prior_is_asked_for_at_the_first_round_and_no_sooner():
         stage.before_step(2)
 
 
-def test_rounds_are_asked_for_as_the_options_say():
+@pytest.mark.parametrize(("update", "together"), [("csd", 3), ("ip2p", 3), ("in2n", 1)])
+def test_rounds_are_asked_for_as_the_options_say(update, together):
     prior = RecordingPrior()
-    settings = EditSettings(iterations=1, max_batch=4)
-    run(ImageScene(photographs()), options(negative_prompt="fog", edit=settings), prior=prior)
+    asked = options(
+        negative_prompt="fog",
+        edit=EditSettings(iterations=2, max_batch=4),
+        update=update,
+        denoising_steps=2,
+    )
+    run(ImageScene(photographs()), asked, prior=prior)
+    assert len(prior.asked) == 3 * 2 * (3 // together)
     for texts, shape, max_batch in prior.asked:
         assert set(texts) == {"swap", "fog"}
         # The preferred size is 32, and heights and widths are multiples of 8.
-        assert shape == (3, 3, 24, 40)
+        assert shape == (together, 3, 24, 40)
         assert max_batch == 4
 
 

@@ -1,4 +1,4 @@
-"""Random orbit cameras: what trains, and what nerfstudio's viewer, renderers and exporters read.
+"""Cameras around the object: random ones to train with, orbits to view, render and export with.
 
 Frames: world z up; azimuth 0 looks at the front, which faces negative y; angles in radians.
 """
@@ -39,14 +39,14 @@ class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
     num_eval_angles: int = 64
     """Views on the orbits for renders and exports."""
     train_images_per_batch: int = 4
-    """Views of an object a step; with one object they are the particles."""
+    """Views of an object a step; if there is one object, the views are the particles."""
     radius_mean: float = 2.5
     """Mean distance of the cameras; the object lies in a sphere of radius 1."""
     focal_range: tuple[float, float] = (0.9, 1.35)
     """Focal length in units of the image's edge."""
     vertical_rotation_range: tuple[float, float] = (-90.0, 10.0)
-    """From straight above (-90) past the horizon (0), as nerfstudio takes it: cameras lie evenly
-    on the part of the sphere whose height falls by 1/90 of its radius for each number; 10 is 6
+    """Lowest and highest value of -90 sin(elevation): -90 is straight above, 0 the horizon, 90
+    straight below. Cameras are spread evenly over this part of the sphere. The default ends 6
     degrees below the horizon."""
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ def view_angles(cameras: Cameras) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"
 
 
 class CSDDreamFusionDataManager(RandomCamerasDataManager):
-    """Training cameras at random; others on three orbits, for whatever looks at the result."""
+    """Random cameras for training, and cameras on three orbits for viewer, renders and exports."""
 
     config: CSDDreamFusionDataManagerConfig
     train_dataset: TrivialDataset
@@ -137,7 +137,7 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         DataManager.__init__(self)
 
     def _orbits(self) -> Cameras:
-        """A low orbit, a high one, and one from below, so that meshes close."""
+        """Cameras on a low and a high orbit, and on one from below, so that meshes close."""
         c = self.config
         turn = torch.arange(c.num_eval_angles) / max(c.num_eval_angles, 1)
         elevation = torch.tensor([15.0, 55.0, -25.0])[torch.arange(c.num_eval_angles) % 3]
@@ -167,7 +167,10 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         return cameras
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:  # noqa: ARG002
-        """The next training views, flattened; while exporting, as many rays as were asked for."""
+        """Rays of the next training views, view by view.
+
+        An exporter sets the number of rays that it wants; it gets so many, at random pixels.
+        """
         self.train_count += 1
         wanted = self.train_pixel_sampler.num_rays_per_batch
         if wanted is not None:
@@ -197,7 +200,7 @@ def _view_by_view(bundle: RayBundle) -> RayBundle:
 
 
 def _blank_dataset(cameras: Cameras) -> TrivialDataset:
-    """A data set without photographs, with what exporters ask of one."""
+    """A data set without photographs that has the attributes which exporters read."""
     dataset = TrivialDataset(cameras)
     dataset._dataparser_outputs = DataparserOutputs(
         image_filenames=[], cameras=cameras, scene_box=dataset.scene_box

@@ -118,15 +118,16 @@ class ObjectField(nn.Module):
 
 
 def normals(density: Density, points: Float[Tensor, "m 3"], *, step: float) -> Float[Tensor, "m 3"]:
-    """Unit normals, against the density's gradient, by differences over a small tetrahedron.
+    """Unit normals, which point against the density's gradient.
 
-    Differentiable once like any other output; it works for fields without second derivatives.
+    The gradient comes from differences between the four corners of a small tetrahedron, so the
+    normals are differentiable even for fields that have no second derivatives.
 
     Args:
-        density: The field's.
-        points: Where.
-        step: Half the edge of the cube whose corners the tetrahedron has, in world units: smaller
-            details are smoothed.
+        density: The field's density.
+        points: Where to compute normals.
+        step: Half the edge of the cube whose corners make up the tetrahedron, in world units.
+            Smaller details are smoothed away.
     """
     # Half precision would round the small differences away.
     with torch.autocast(points.device.type, enabled=False):

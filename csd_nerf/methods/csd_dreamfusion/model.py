@@ -57,19 +57,20 @@ class CSDDreamFusionModelConfig(ModelConfig):
     implementation: Literal["tcnn", "torch"] = "tcnn"
     """Of the hash grid; without tiny-cuda-nn nerfstudio falls back to torch."""
     density_bias: float = 5.0
-    """Raw density added at the centre, so that training begins with a blob there."""
+    """Added to the raw density at the centre, so that training begins with a blob there."""
     bias_radius: float = 0.4
     """Distance from the centre at which the bias crosses zero; beyond, it is negative."""
     num_samples: int = 64
-    """Samples along a ray, evenly spaced."""
+    """Evenly spaced samples along a ray."""
     num_importance_samples: int = 32
-    """Further samples where the first have weight; 0 for none."""
+    """Further samples where the first ones have weight; 0 for none."""
     surface_density: float = 10.0
-    """Density at which a ray meets the surface: where depths are, and so meshes and points."""
+    """The surface is where density first reaches this value; depths, meshes and point clouds use
+    it."""
     normal_step: float = 0.02
-    """Size of the differences that give normals, in units of the bounding sphere's radius."""
+    """Step of the finite differences that give normals; the bounding sphere has radius 1."""
     background: Literal["network", "white", "black"] = "network"
-    """Behind the object outside training; in training it is the network's or a random colour."""
+    """Background of views outside training; training uses the network's or a random colour."""
     shown_object: int = 0
     """Which of several objects viewer, renders and exports show."""
 
@@ -156,12 +157,13 @@ class CSDDreamFusionModel(Model):
             shading: How surfaces look.
             light: One for each ray; None lights from the camera.
             background01: Colour behind the object; None takes the network's.
-            with_normals: Whether normals, a textureless view and the orientation loss are wanted;
-                they come with every shading but albedo anyway.
+            with_normals: Whether to compute normals, a textureless view and the orientation loss
+                for albedo shading too; the other shadings always do.
 
         Returns:
-            rgb, accumulation, depth and hit (whether it meets the sphere), a row a ray; with
-            normals also normals (as colours in [0, 1]), textureless, and orientation, a number.
+            One row a ray: rgb, accumulation, depth, and hit (whether the ray meets the sphere).
+            With normals also normals (as colours in [0, 1]), textureless, and the scalar
+            orientation.
         """
         count = len(rays)
         behind = scene.behind(rays.directions)
@@ -199,7 +201,7 @@ class CSDDreamFusionModel(Model):
     def _march(
         self, scene: ObjectField, rays: RayBundle
     ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "r 1"], Float[Tensor, "r k 3"], Tensor]:
-        """Weights of the samples along rays, the surface's depth, points and albedos."""
+        """Samples along rays: weights, depth of the surface, points and albedos."""
         samples = self.sampler(rays)
         if self.config.num_importance_samples > 0:
             with torch.no_grad():
@@ -217,7 +219,7 @@ class CSDDreamFusionModel(Model):
     def _normals(
         self, scene: ObjectField, points: Float[Tensor, "r k 3"], weights: Float[Tensor, "r k"]
     ) -> tuple[Float[Tensor, "a 3"], Bool[Tensor, "r k"]]:
-        """Normals where a sample is seen, and which samples these are."""
+        """Normals of the samples whose weight counts, see `SEEN`, and which samples these are."""
         active = weights.detach() > SEEN / weights.shape[1]
         if not bool(active.any()):
             active[0, 0] = True
@@ -229,7 +231,7 @@ class CSDDreamFusionModel(Model):
         batch: dict[str, Any],  # noqa: ARG002
         metrics_dict: dict | None = None,  # noqa: ARG002
     ) -> dict[str, Tensor]:
-        """No loss without a prior: the pipeline has it."""
+        """None: the pipeline, which has the prior, computes the losses."""
         return {}
 
     def get_image_metrics_and_images(

@@ -54,9 +54,9 @@ class WarmupCosineConfig(SchedulerConfig):
     lr_final: float = 1e-6
     """Learning rate after the last step."""
     warmup_steps: int = 2000
-    """Steps until the optimizer's learning rate is reached."""
+    """Steps until the learning rate has reached the optimizer's."""
     max_steps: int = 10000
-    """Steps until the final one is."""
+    """Steps until it has fallen to `lr_final`."""
 
 
 class WarmupCosine(Scheduler):

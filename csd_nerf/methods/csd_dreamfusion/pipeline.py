@@ -1,4 +1,4 @@
-"""Renders random views, distils the prior into them, and watches over the run."""
+"""A training step of csd-dreamfusion: render random views, distil the prior, regularise."""
 
 from __future__ import annotations
 
@@ -54,20 +54,21 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     distill: DistillSettings = field(default_factory=DistillSettings)
     """How views are distilled."""
     num_particles: int = 1
-    """Objects that are made together; with 2 and more the objects are the particles instead of
-    the views, and `distill.repulsion` (5 and more) makes them differ."""
+    """Objects that are made together. With 2 or more the objects are the particles, instead of the
+    views, and `distill.repulsion` (5 or more) makes them differ."""
     view_template: str = "{prompt}, {view} view"
-    """How the prompt says where the camera stands."""
+    """How the prompt names the side from which the camera looks."""
     overhead: float = 60.0
-    """Elevation in degrees at which half the prompt says overhead."""
+    """Elevation in degrees at which the view called overhead has weight 1/2 in the prompt."""
     shading: tuple[float, float, float] = (0.25, 0.5, 0.25)
-    """Shares of steps in own colours, lit, and lit without colour."""
+    """Shares of steps with albedo (colours without light), lambertian (lit), and textureless (lit
+    and white) shading."""
     albedo_steps: int = 1000
-    """Steps in own colours alone, at the beginning."""
+    """Steps at the beginning with albedo shading alone."""
     ambient: float = 0.3
-    """Share of light from everywhere in lit views."""
+    """Share of ambient light in lit views."""
     light_spread: float = 0.6
-    """Deviation of the light's direction from the camera's."""
+    """Standard deviation of the light's direction around the camera's."""
     random_background: float = 0.5
     """Share of steps with a random colour behind the object instead of the network's."""
     orientation_weight: float = 1e-2
@@ -82,7 +83,7 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     prior_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Precision of the prior."""
     seed: int = 0
-    """Of timesteps, noise, light and backgrounds."""
+    """Seed of cameras, timesteps, noise, lights and backgrounds."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -98,7 +99,7 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
 
 
 class CSDDreamFusionPipeline(VanillaPipeline):
-    """nerfstudio's pipeline with a diffusion prior in the photographs' place."""
+    """Trains objects by what a diffusion prior says of their renders; there are no photographs."""
 
     config: CSDDreamFusionPipelineConfig
     datamanager: CSDDreamFusionDataManager
@@ -238,7 +239,10 @@ class CSDDreamFusionPipeline(VanillaPipeline):
     def _regularisers(
         self, opacity: Float[Tensor, "objects rays 1"], renders: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Losses that keep objects compact, sharp and turned outwards, a pixel and view."""
+        """Losses that empty space, make rays hit or miss, and turn normals to the camera.
+
+        They are means over rays times the pixels of a view, as the distillation loss sums pixels.
+        """
         c = self.config
         pixels = c.datamanager.train_resolution**2
         inside = opacity.clamp(1e-4, 1 - 1e-4)
@@ -267,7 +271,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
 
 
 def _lpips_or_nothing(device: str | torch.device) -> Features | None:
-    """LPIPS's feature map; without its weights a notice, and squared L2 in its place."""
+    """LPIPS's feature map; if its weights are missing, say so and return None (squared L2)."""
     from csd_nerf.priors.lpips import lpips_features, lpips_network
 
     try:

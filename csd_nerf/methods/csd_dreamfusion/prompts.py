@@ -21,15 +21,15 @@ VIEWS = ("front", "side", "back", "overhead")
 def view_weights(
     azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"], *, overhead: float
 ) -> Float[Tensor, "n 4"]:
-    """Shares of front, side, back and overhead in each camera's prompt; rows sum to one.
+    """Weights of front, side, back and overhead in each camera's prompt; rows sum to one.
 
-    Around the object front, side and back follow each other linearly over quarter turns. Upwards
-    they give way to overhead, from 20 degrees below `overhead` to 20 above it.
+    With azimuth the weights change linearly from front to side to back, a quarter turn each. With
+    elevation overhead replaces them linearly, from 20 degrees below `overhead` to 20 above it.
 
     Args:
-        azimuth: Of any number of turns.
+        azimuth: In radians; whole turns don't matter.
         elevation: From -pi/2 to pi/2.
-        overhead: Elevation at which half the prompt says so.
+        overhead: Elevation at which overhead has weight 1/2.
     """
     turn = ((azimuth + torch.pi) % (2 * torch.pi) - torch.pi).abs() / (torch.pi / 2)
     front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
@@ -64,8 +64,8 @@ class ViewPrompts:
             prior: Whose text encoder to use; it isn't needed afterwards.
             prompt: What to make.
             negative_prompt: Takes the place of the empty text.
-            template: How a view is said, with {prompt} and {view}.
-            overhead: Elevation at which half the prompt says overhead, in radians.
+            template: How the prompt names a view; holds {prompt} and {view}.
+            overhead: Elevation at which the view overhead has weight 1/2, in radians.
         """
         seen = [template.format(prompt=prompt, view=view) for view in VIEWS]
         return cls(prior.encode_text(seen), prior.encode_text([negative_prompt]), overhead)

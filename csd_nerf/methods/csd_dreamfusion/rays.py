@@ -26,16 +26,16 @@ def sphere_span(
 def surface_depth(
     density: Float[Tensor, "r k"], distance: Float[Tensor, "r k"], *, threshold: float
 ) -> Float[Tensor, "r"]:
-    """How far along each ray density first reaches a threshold; `BEYOND` where it never does.
+    """Distance at which density first reaches a threshold on each ray; `BEYOND` if it never does.
 
-    Unlike the mean or the median of a ray's weights this is one surface for all cameras, however
-    soft the object is: depth maps of several views agree. Between samples the logarithm of density
-    is taken as linear.
+    This is the same surface for all cameras, so depth maps of several views agree, however soft
+    the object is. The mean or median of a ray's weights would depend on the camera. Between
+    samples the logarithm of density is interpolated linearly.
 
     Args:
-        density: At the samples, in the order in which the ray meets them.
-        distance: Of the samples.
-        threshold: Of the density.
+        density: At the samples, from near to far.
+        distance: The samples' distances along the ray.
+        threshold: Density of the surface.
     """
     reached = density >= threshold
     first = reached.int().argmax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a run shows: previews on the way; a turntable and a contact sheet at the end."""
+"""Pictures of a run: previews while it trains, a turntable and a contact sheet at the end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from csd_nerf.methods.csd_dreamfusion.rays import BEYOND
 from csd_nerf.methods.csd_dreamfusion.shading import Light, shade
 
 ELEVATION = torch.pi / 6
-"""Of all views shown and measured; CSD Appendix C.2."""
+"""Elevation of the cameras of all views shown and measured; CSD Appendix C.2."""
 LIGHT = (-0.9, 0.9)
-"""Azimuth, counted from the camera's, and elevation of the light in lit views, in radians."""
+"""Azimuth relative to the camera's, and elevation of the light in lit views, in radians."""
 AMBIENT = 0.4
-"""Share of light from everywhere in lit views."""
+"""Share of ambient light in lit views."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ def render_around(
         radius: Distance of the cameras.
         focal: Focal length in units of the edge.
         elevation: Of the cameras, in radians.
-        light: Azimuth, counted from each camera's, and elevation of the light, in radians.
-        ambient: Share of light from everywhere.
+        light: Azimuth relative to the camera's, and elevation of the light, in radians.
+        ambient: Share of ambient light.
     """
     azimuth = 2 * torch.pi * torch.arange(views) / views
     cameras = orbit_cameras(
@@ -119,7 +119,7 @@ def _lit(
 
 
 def save_preview(path: Path, model: CSDDreamFusionModel, *, size: int) -> None:
-    """Four views around each object, a row an object and a row of its normals."""
+    """Save four views around each object: a row of colours, and a row of normals below it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for shown in range(len(model.fields)):
@@ -139,10 +139,10 @@ def save_result(
 ) -> list[Path]:
     """Write each object's turntable and contact sheet, and the settings beside them.
 
-    With the settings come the differences of several objects, pair by pair.
+    With several objects the settings also hold the differences between each two.
 
     Returns:
-        The files, an object's video and sheet after another's, then settings.json.
+        The files: each object's video and contact sheet, then settings.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written, turns = [], []
@@ -178,8 +178,8 @@ def object_difference(one: ObjectRenders, other: ObjectRenders) -> dict[str, flo
     """How much two objects differ, seen from the same sides.
 
     Returns:
-        `colour`: mean absolute difference of RGB over all pixels, in [0, 1]; `silhouette`: one
-        less the intersection over union of what they cover, in [0, 1].
+        `colour`: mean absolute difference of RGB over all pixels, in [0, 1]. `silhouette`: one
+        minus the intersection over union of the pixels that they cover, in [0, 1].
     """
     first, second = one.coverage > 0.5, other.coverage > 0.5
     union = float((first | second).sum())

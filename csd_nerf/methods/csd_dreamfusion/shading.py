@@ -17,7 +17,7 @@ Shading = Literal["albedo", "lambertian", "textureless"]
 
 @dataclass(frozen=True)
 class Light:
-    """Distant lights, one for each of m views, rays or points, and the rest from everywhere.
+    """Distant lights, one for each of m views, rays or points, and ambient light.
 
     Attributes:
         toward: Unit vectors towards the lights.
@@ -77,7 +77,7 @@ def shade_active(
     light: Light,
     shading: Shading,
 ) -> Float[Tensor, "r k 3"]:
-    """Shade what is seen; samples of next to no weight stay as they are without light."""
+    """Shade the active samples; the others, which have next to no weight, stay unlit."""
     lit = shade(albedo[active], normal, light=light, shading=shading)
     unlit = torch.ones_like(albedo) if shading == "textureless" else albedo
     return unlit.index_put((active,), lit)

@@ -28,7 +28,7 @@ RESULT_FOLDER = "result"
 """Where in a run's folder turntables and contact sheets are."""
 
 LEAST_SCALE = 1e-3
-"""Scale of gradients in mixed precision below which no step has succeeded for dozens."""
+"""If mixed precision scales gradients by less than this, dozens of steps have failed in a row."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ class CSDDreamFusionTrainer(Trainer):
         save_whole(self, self.checkpoint_dir, save=lambda: save(step))
 
     def train_iteration(self, step: int) -> Any:
-        """One step; a failed one leaves the last good checkpoint as it is."""
+        """Train one step; if it fails, write the result's pictures, but no checkpoint."""
         try:
             outcome = super().train_iteration(step)
             self._check_gradients(step)

@@ -26,11 +26,11 @@ from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
 allow_nerfstudio_checkpoints()
 
 _UNLIMITED = 1_000_000_000
-"""For --max-num-iterations: the steps of both stages say when a run ends."""
+"""For --max-num-iterations: the steps of the two stages end a run."""
 
 
 def _optimizers(*, final_fraction: float, max_steps: int) -> dict[str, Any]:
-    """Nerfacto's optimizers; the editing stage starts them afresh."""
+    """Nerfacto's optimizers; they start afresh when editing begins."""
 
     def group(lr: float) -> dict[str, Any]:
         return {

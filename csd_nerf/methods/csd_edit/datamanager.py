@@ -31,10 +31,9 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
     edit_num_rays_per_batch: int = 16384
     """Rays a training step while editing; rounded down to whole patches."""
     only_edited_views: bool = False
-    """Whether the editing stage trains on edited views alone, leaving out those whose turn has
-    not come yet."""
+    """Whether the editing stage trains only on views that have been edited already."""
     max_image_size: int | None = None
-    """Longest edge in pixels to which photographs are scaled down; None takes them as they are."""
+    """Photographs with a longer edge, in pixels, are scaled down to this; None: none are."""
 
     def __post_init__(self) -> None:
         """Check what the editing stage needs."""
@@ -54,10 +53,10 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
 
 
 class CSDEditDataManager(VanillaDataManager[Photographs]):
-    """Keeps the photographs and, in their place, the edited images.
+    """Trains on edited images where there are some, and on the photographs elsewhere.
 
-    Views are named by their `image_idx`, the index of their camera. Edited images are 8-bit,
-    quantised before they come here, so that a checkpoint holds exactly what is trained on.
+    A view's number is its `image_idx`, the index of its camera. Edited images come in with 8 bits,
+    so a checkpoint can hold exactly what is trained on.
     """
 
     config: CSDEditDataManagerConfig
@@ -80,15 +79,15 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         limit = self.config.max_image_size
         if limit is None or longest <= limit:
             return scale
-        # Half a pixel more: nerfstudio rounds sizes down, images and cameras each in their own
-        # precision, and a whole number would fall on either side.
+        # Half a pixel more: nerfstudio rounds sizes down, of images in one precision and of cameras
+        # in another, so a whole number could be rounded to two different sizes.
         return scale * (limit + 0.5) / longest
 
     def setup_train(self) -> None:
         """Cache the training images in the order of their cameras.
 
-        nerfstudio shuffles its cache by the global random state; sorted, it is the same in a
-        resumed run, whatever was drawn before.
+        nerfstudio shuffles its cache by the global random state. In sorted order the cache of a
+        resumed run is the same.
         """
         super().setup_train()
         batch = self._cached
@@ -129,7 +128,7 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
             self.edited[view] = image.cpu()
 
     def reset_images(self) -> None:
-        """Put the photographs back."""
+        """Train on the photographs again."""
         for view in self.edited:
             self._cached["image"][view][:] = self.photograph01(view)
         self.edited = {}
@@ -156,7 +155,7 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         return self.train_ray_generator(indices), batch
 
     def get_train_rays_per_batch(self) -> int:
-        """Rays of a training step in the stage that runs."""
+        """Rays a training step, in the current stage."""
         if self._patches is None:
             return super().get_train_rays_per_batch()
         return self._patches_per_batch * self.config.edit_patch_size**2

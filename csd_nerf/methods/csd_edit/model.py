@@ -21,7 +21,8 @@ class CSDEditModelConfig(NerfactoModelConfig):
 
     _target: type = field(default_factory=lambda: CSDEditModel)
     lpips_weight: float = 1.0
-    """Weight of LPIPS on patches while editing; 0 leaves L1 alone and needs no weights."""
+    """Weight of LPIPS on patches while editing; with 0 the loss is L1 alone, and AlexNet's weights
+    are not needed."""
 
 
 class CSDEditModel(NerfactoModel):
@@ -68,7 +69,7 @@ class CSDEditModel(NerfactoModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Nerfacto's metrics; without LPIPS where its weights are not at hand."""
+        """Nerfacto's metrics, without LPIPS if its weights are not on disk."""
         if self.perceptual.is_available:
             return super().get_image_metrics_and_images(outputs, batch)
         self.lpips = _not_a_number

@@ -1,8 +1,8 @@
 """Square patches of pixels drawn over images of any sizes.
 
-nerfstudio's own sampler splits the rays over the images, which leaves none a whole patch where
-there are many, and erodes every mask again at every step. This one draws an image for each
-patch and finds the places that a mask allows once.
+nerfstudio's own sampler gives every image a share of the rays, which is less than a patch if there
+are many images, and it erodes every mask at every step. This sampler draws an image for each patch,
+and looks only once for the places that a mask allows.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class PatchSampler:
         Uses torch's global random state, as nerfstudio's samplers do.
 
         Args:
-            views: Indices of the images to draw from; those without room for a patch are left
-                out, and if none has room all images of the set stand in.
+            views: Indices of the images to draw from. Those without room for a patch are left
+                out; if none of them has room, patches come from all images.
             patches: Number of patches.
 
         Returns:

@@ -1,7 +1,7 @@
 """LPIPS, built when it is first needed.
 
-Nerfacto builds it at once and downloads AlexNet's weights, so that offline neither training nor
-evaluation starts; and as a module of the model it would be part of every checkpoint.
+Nerfacto builds it at once and downloads AlexNet's weights: offline neither training nor evaluation
+would start. It would also become part of every checkpoint.
 """
 
 from __future__ import annotations

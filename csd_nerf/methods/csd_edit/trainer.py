@@ -1,4 +1,4 @@
-"""nerfstudio's trainer, with the steps that were asked for and checkpoints that fit."""
+"""nerfstudio's trainer for the two stages of csd-edit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from csd_nerf.methods.csd_edit import loading
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
 
 LPIPS_PATCH = 32
-"""Edge in pixels below which AlexNet's pooling leaves nothing."""
+"""Smallest edge in pixels for LPIPS: of less, AlexNet's pooling leaves nothing."""
 SOURCE_FOLDER = "source_models"
 """Where a run keeps the checkpoint of its unedited scene."""
 
@@ -34,15 +34,15 @@ SOURCE_FOLDER = "source_models"
 class CSDEditTrainerConfig(TrainerConfig):
     """nerfstudio's options of a run.
 
-    `--pipeline.source-steps` and `--pipeline.edit-steps` say how long a run is, counting what a
-    loaded run has done; `--max-num-iterations` ends it earlier.
+    `--pipeline.source-steps` and `--pipeline.edit-steps` say how long a run is, including the
+    steps of a loaded run; `--max-num-iterations` can end it earlier.
     """
 
     _target: type = field(default_factory=lambda: CSDEditTrainer)
 
 
 class CSDEditTrainer(Trainer):
-    """Runs the two stages, from scratch or from a checkpoint.
+    """Trains the source and then edits it, from scratch or from a checkpoint.
 
     A user's mistake ends the process with one line, see `one_line_errors`.
     """
@@ -63,7 +63,7 @@ class CSDEditTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
 
     def _take_over_settings(self, config: CSDEditTrainerConfig) -> None:
-        """Complete the config by nerfstudio's --prompt and by the run that is loaded."""
+        """Take what the config lacks from nerfstudio's --prompt and from the loaded run."""
         pipeline = _pipeline_config(config)
         pipeline.prompt = asked_prompt(config)
         run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
@@ -126,7 +126,7 @@ class CSDEditTrainer(Trainer):
         self.config = dataclasses.replace(self.config, max_num_iterations=steps)
 
     def _keep_source(self, folder: Path) -> None:
-        """Take the unedited scene of a run that had begun to edit along into this one."""
+        """Copy the unedited scene that the loaded run has kept into this run."""
         kept = self.base_dir / SOURCE_FOLDER
         if folder.is_dir() and not kept.exists():
             shutil.copytree(folder, kept)

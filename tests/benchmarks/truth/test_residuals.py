@@ -14,20 +14,21 @@ class BiasedPrior:
     schedule = DiscreteSchedule.scaled_linear()
     device = torch.device("cpu")
     latent_channels, cell_size, preferred_size, size_multiple = 3, 2, 32, 2
+    source_rows = ("condition",)
 
     def encode(self, image01):
         return image01[:, :, ::2, ::2]
 
     def encode_source(self, image01):
-        return self.encode(image01), self.encode(image01)
+        return self.encode(image01), {"condition": self.encode(image01)}
 
-    encode_condition = decode = encoding_tiles = decoding_tiles = encode
+    decode = encoding_tiles = decoding_tiles = free_text_encoder = encode
 
-    def encode_text(self, prompts):
-        return prompts
+    def encode_text(self, prompts, image01=None):
+        return {"text": torch.tensor([float(prompt == "night") for prompt in prompts])}
 
     def predict(self, branches, timestep, *, max_batch=None):
-        return [self.estimate(branch, timestep) for branch in branches]
+        return torch.stack([self.estimate(branch, timestep) for branch in branches])
 
     def estimate(self, branch, timestep):
         at_truth = branch.noisy.mean() > 0
@@ -37,7 +38,7 @@ class BiasedPrior:
         if not at_truth:
             return noise + 0.5
         # Twice the noise with the text, so that a deviation is left.
-        return 2 * noise + 0.1 if branch.text == ["night"] else noise + 0.3
+        return 2 * noise + 0.1 if bool(branch.rows["text"].any()) else noise + 0.3
 
 
 @pytest.mark.parametrize("text_scale", [1.0, 2.0])
@@ -55,7 +56,7 @@ def test_bias_and_deviation_are_those_of_a_prior_whose_errors_are_known(text_sca
     )
     guided = 0.3 + text_scale * (0.1 - 0.3)
     # What is left of the noise: 1 + w (2 - 1) - 1 = w in both; its mean over 200 draws is 0.07 w.
-    for baseline, bias in (("source", guided - 0.5), ("noise", guided)):
+    for residual, bias in (("csd", guided - 0.5), ("sds", guided)):
         expected = (bias**2 + text_scale**2 / 200) ** 0.5
-        assert rows[baseline]["bias_0.2"] == pytest.approx(expected, rel=0.1)
-        assert rows[baseline]["deviation_0.2"] == pytest.approx(text_scale, rel=0.02)
+        assert rows[residual]["bias_0.2"] == pytest.approx(expected, rel=0.1)
+        assert rows[residual]["deviation_0.2"] == pytest.approx(text_scale, rel=0.02)

@@ -50,9 +50,10 @@ def test_texts_are_encoded_once_and_interpolated():
     calls = []
 
     class Texts(SurePrior):
-        def encode_text(self, prompts):
+        def encode_text(self, prompts, image01=None):
             calls.append(list(prompts))
-            return torch.arange(float(len(prompts)))[:, None, None].expand(-1, 2, 3)
+            rows = torch.arange(float(len(prompts)))
+            return {"text": rows[:, None, None].expand(-1, 2, 3), "pooled": 2 * rows[:, None]}
 
     prompts = ViewPrompts.encode(
         Texts(),
@@ -62,10 +63,13 @@ def test_texts_are_encoded_once_and_interpolated():
         overhead=UP,
     )
     views = ["a cat (front)", "a cat (side)", "a cat (back)", "a cat (overhead)"]
-    assert calls == [["a cat", *views, "blurry"]]
-    text = prompts.of_cameras(torch.tensor([0.0, math.pi / 4]), torch.zeros(2))
-    assert text[:, 0, 0].tolist() == pytest.approx([1.0, 1.5], abs=1e-5)
-    assert float(prompts.empty[0, 0, 0]) == 5
+    assert calls == [views, ["blurry"]]
+    texts = prompts.of_cameras(torch.tensor([math.pi, 3 * math.pi / 4]), torch.zeros(2))
+    (rows,) = texts.prompts
+    assert rows["text"].shape == (2, 2, 3)
+    assert rows["text"][:, 0, 0].tolist() == pytest.approx([2.0, 1.5], abs=1e-5)
+    assert rows["pooled"][:, 0].tolist() == pytest.approx([4.0, 3.0], abs=1e-5)
+    assert texts.empty["text"].shape == (1, 2, 3)
 
 
 def test_a_sphere_is_lit_as_the_cosine_says():

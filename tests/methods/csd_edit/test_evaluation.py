@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import start
+from edit_runs import start
 from PIL import Image
 
 from csd_nerf import priors

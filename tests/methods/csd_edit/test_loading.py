@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import shrink_model, start
+from edit_runs import shrink_model, start
 
 from csd_nerf.methods.common import checkpoints
 from csd_nerf.methods.common.errors import MethodError

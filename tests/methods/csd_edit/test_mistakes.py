@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import start
+from edit_runs import start
 
 from csd_nerf import priors
 from csd_nerf.methods.common.errors import MethodError

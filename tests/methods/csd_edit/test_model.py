@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from conftest import start
+from edit_runs import start
 
 from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from conftest import start, write_dataset
+from edit_runs import start, write_dataset
 from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 

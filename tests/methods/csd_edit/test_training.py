@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import start
+from edit_runs import start
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.terminal import writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import start
+from edit_runs import start
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 

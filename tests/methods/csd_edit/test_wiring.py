@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import start
+from edit_runs import start
 from tint_prior import RecordingPrior
 
 from csd_nerf import priors
