@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from csd_nerf import priors
+from csd_nerf.priors.families import Kind
+
 PACKAGES = ("csd_nerf", "torch", "numpy", "diffusers", "transformers", "nerfstudio")
 """Packages whose version decides what an edit results in."""
 
@@ -85,20 +88,20 @@ def files_digest(path: Path) -> str:
     return digest([[name, _content(file)] for name, file in zip(names, files, strict=True)])
 
 
-def weights_digest(name_or_path: str, *, kind: str = "edit") -> str:
+def weights_digest(
+    name_or_path: str | Path, *, variant: str | None = None, kind: Kind = "edit"
+) -> str:
     """`files_digest` of the folder of a prior's weights, which are fetched if need be.
 
     Args:
         name_or_path: As `csd_nerf.priors.load` takes it.
-        kind: `edit`, or `text` for a text-to-image prior.
+        variant: Which weight files, as for `load`.
+        kind: What the prior is needed for.
 
     Raises:
         WeightsNotFoundError: If the weights can't be had.
     """
-    from csd_nerf import priors
-
-    folder, _ = priors.fetch(name_or_path, kind=kind)  # pyright: ignore[reportArgumentType]
-    return files_digest(folder)
+    return files_digest(priors.fetch(name_or_path, variant=variant, kind=kind)[0])
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:

@@ -168,7 +168,7 @@ class MediaDomain:
             given.edit.instructions[0],
             **self.guidance(),
         )
-        return {"csd": found["csd"], "sds": found["sds"]}
+        return {**found}
 
     def guidance(self) -> dict[str, Any]:
         """The scales at which `residuals` are taken."""

@@ -198,7 +198,7 @@ def _measured(pipeline: Any, given: SceneInput, seconds: float) -> SceneResult:
         edited01=edited01,
         truth01=true_edit(given.edit, photograph01, names, data=given.folder),
         views01=views01,
-        evaluations=pipeline.progress.evaluations,
+        evaluations=pipeline.stage.state.evaluations,
         seconds=seconds,
         cross_view=disagreement(edited01, names, given.folder),
         cross_view_edits=disagreement(views01, train_names, given.folder),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counting_prior import CountingPrior
 from PIL import Image
 
 from benchmarks.engine.trials import Store
@@ -78,20 +79,6 @@ def shrunk(data: Path, *, prompt: str) -> Any:
     model.proposal_net_args_list = [{**net, "max_res": 16}, {**net, "max_res": 32}]
     manager.train_num_rays_per_batch = manager.edit_num_rays_per_batch = 64
     return config
-
-
-class CountingPrior:
-    """The bundled prior, with a count of the particles that its U-Net sees."""
-
-    def __init__(self, prior: priors.Prior) -> None:
-        self._prior, self.evaluations = prior, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._prior, name)
-
-    def predict(self, branches: Any, timestep: Any, **options: Any) -> Any:
-        self.evaluations += sum(branch.evaluations for branch in branches)
-        return self._prior.predict(branches, timestep, **options)
 
 
 @pytest.fixture(scope="module")

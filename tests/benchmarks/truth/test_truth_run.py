@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counting_prior import CountingPrior
 from PIL import Image
 
 from benchmarks import __main__ as command
@@ -170,20 +171,6 @@ def test_differences_are_taken_to_the_baseline_of_equal_input_and_seed(tmp_path,
     assert "| minus csd | pairs | PSNR, dB ↑ |" in text
 
 
-class CountingPrior:
-    """The bundled prior, with a count of the particles that its U-Net sees."""
-
-    def __init__(self, prior: priors.Prior) -> None:
-        self._prior, self.evaluations = prior, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._prior, name)
-
-    def predict(self, branches: Any, timestep: Any, **options: Any) -> Any:
-        self.evaluations += sum(len(b.noisy if b.rows is None else b.rows) for b in branches)
-        return self._prior.predict(branches, timestep, **options)
-
-
 @pytest.mark.parametrize("arm", ["csd", "sds", "ip2p"])
 def test_half_a_budget_is_half_of_the_evaluations(tmp_path, monkeypatch, arm):
     prior = CountingPrior(priors.load("tiny"))
@@ -193,7 +180,6 @@ def test_half_a_budget_is_half_of_the_evaluations(tmp_path, monkeypatch, arm):
         prior.evaluations = 0
         run_truth(settings(tmp_path, arms=(arm,), budgets=(budget,), updates=4))
         (row,) = [row for row in rows_of(tmp_path) if row["arm"] == arm]
-        # The row counts a frame's evaluations or all frames'; the prior counts all.
         counted[budget] = (prior.evaluations, row["evaluations"])
     (whole, told), (half, told_half) = counted[1.0], counted[0.5]
     assert whole > 0
