@@ -86,7 +86,8 @@ def run_videos(
 
     options.check_prompt()
     if options.decoder != "vae":
-        fetch_decoder(options.decoder, options.decoder_weights)
+        with _naming("--decoder", "--decoder-weights"):
+            fetch_decoder(options.decoder, options.decoder_weights)
 
     def prepare(source: Path, target: Path) -> _Edit:
         check_frames_output(target)
@@ -149,7 +150,8 @@ class _Call:
     def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
         """Check all, load the prior, edit all; returns the exit code."""
         bundled = priors.is_bundled(self.options.values().prior)
-        device = find_device(self.options.device, bundled=bundled)
+        with _naming("--device"):
+            device = find_device(self.options.device, bundled=bundled)
         try:
             tasks = self._checked(inputs, outputs, device)
             if tasks:
@@ -201,7 +203,7 @@ class _Call:
             notices.append(text)
             print(f"note: {text} --max-batch sets it from the start.", file=sys.stderr)
 
-        try:
+        with _naming("--prior"):
             prior = priors.load(
                 values.prior,
                 kind="text" if self.options.residual == "dds" else "edit",
@@ -210,8 +212,6 @@ class _Call:
                 variant=self.options.prior_variant,
                 vae_slicing=self.options.preset == "small",
             )
-        except priors.WeightsNotFoundError as error:
-            raise priors.WeightsNotFoundError(f"{error} The option is --prior.") from None
         return HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
@@ -236,9 +236,24 @@ class _Call:
         except MISTAKES as error:
             self.failures += 1
             message = " ".join(str(error).split()) or f"{type(error).__name__} with {source}"
+            if isinstance(error, MemoryError):
+                message += f" {_named('--size', '--max-batch', '--preset small')}"
             if state is not None and state.exists():
                 message += " (--resume goes on from what was done)"
             print(f"csd-nerf: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _naming(*options: str) -> Iterator[None]:
+    """Add to a mistake that is told inside which options mend it."""
+    try:
+        yield
+    except MISTAKES as error:
+        raise type(error)(f"{error} {_named(*options)}") from None
+
+
+def _named(*options: str) -> str:
+    return f"The option{'s are' if len(options) > 1 else ' is'} {', '.join(options)}."
 
 
 def _with_suffix_of(source: Path, suffixes: Sequence[str], other: str) -> str:

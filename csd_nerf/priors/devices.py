@@ -1,4 +1,4 @@
-"""Where models run, as the commands' `--device` says."""
+"""Where models run."""
 
 from __future__ import annotations
 
