@@ -104,7 +104,7 @@ class EditOptions:
     """The instruction, such as "turn it into a watercolour"."""
     negative_prompt: str = ""
     """What to keep away from; takes the place of the empty text."""
-    source_prompt: str | None = None
+    source_prompt: Annotated[str | None, _unset("TEXT", "not given")] = None
     """What the input shows, such as "a photo of a man"; --residual dds needs it."""
     residual: Literal["csd", "dds"] = "csd"
     """What drives the methods csd and csd-no-stein. csd: an editing model and an instruction.

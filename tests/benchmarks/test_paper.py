@@ -435,7 +435,7 @@ def test_ns_train_commands_are_whole():
     assert command[0].endswith("/ns-train")
     assert command[1] == "csd-edit-small"
     options = dict(zip(command[2::2], command[3::2], strict=True))
-    assert options["--pipeline.edit.baseline"] == "noise"
+    assert options["--pipeline.edit.residual"] == "sds"
     assert options["--pipeline.edit.mixing"] == "none"
     assert options["--load-dir"] == "source"
     assert options["--vis"] == "tensorboard"

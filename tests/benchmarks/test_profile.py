@@ -128,8 +128,8 @@ def test_the_command_writes_figures_table_and_plot(tmp_path, capsys):
         ({"max_batch": 0}, "--max-batch must be at least 1, got 0."),
         ({"prior": "tiny", "random_weights": "sd15"}, "got --prior tiny as well"),
         ({"dtype": "int8"}, "--dtype needs one of float32, float16, bfloat16, got 'int8'."),
-        ({"device": "abacus"}, "--device needs a name such as cpu or cuda:0, got 'abacus'."),
-        ({"device": "cuda:99"}, "--device needs one that is there, got cuda:99"),
+        ({"device": "abacus"}, "A device needs a name such as cpu or cuda:0, got 'abacus'."),
+        ({"device": "cuda:99"}, "A device needs to be there, got cuda:99"),
         ({"size": 33}, "--size needs a multiple of 16 for tiny, got 33."),
     ],
 )

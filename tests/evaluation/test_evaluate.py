@@ -262,7 +262,7 @@ def test_a_scene_with_depth_is_measured_across_views(tmp_path, offline):
         ("--look fog", "--look needs a look"),
         ("--look sepia --truth TMP/source.png", "The true edit is --truth or --look, got both"),
         ("--source-caption cat", "needs both --source-caption and --edited-caption"),
-        ("--device tpu9", "--device needs a name such as cpu"),
+        ("--device tpu9", "A device needs a name such as cpu"),
         ("--depth-unit 0", "--depth-unit must be positive, got 0.0"),
         ("--edited TMP/none.png", "none.png, which does not exist"),
         ("--edited TMP/edited.png TMP/edited.png", "Edits need names of their own"),
