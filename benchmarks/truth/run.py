@@ -34,10 +34,13 @@ def run_truth(settings: TruthSettings) -> str:
         The tables in markdown.
 
     Raises:
-        ValueError: If an arm is unknown.
+        ValueError: If an arm or the baseline is unknown.
     """
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
     arms = chosen_arms(kind.arms, kind.ablations, settings.arms, ablate=settings.ablations)
+    known = [arm.name for arm in (*kind.arms, *kind.ablations)]
+    if settings.baseline not in known:
+        raise ValueError(f"--baseline needs one of {', '.join(known)}, got {settings.baseline!r}.")
     store = Store(settings.output)
     domain: Domain = kind(priors.load(PRIOR), settings.options, store)
     inputs: list[Given] = []

@@ -93,9 +93,8 @@ class ArmPlan:
 def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> ArmPlan:
     """Give a method as many U-Net evaluations as csd makes, times a budget.
 
-    csd and what departs from it get more or fewer iterations,
-    ip2p sampling steps, and in2n rounds of one view, or of more where rounds would come more
-    often than published.
+    csd and what departs from it get more or fewer iterations, ip2p sampling steps, and in2n rounds
+    of one view, or of more where rounds would come more often than published.
 
     Args:
         name: One of `SCENE_ARMS`.

@@ -300,7 +300,7 @@ def test_the_command_hands_its_options_on(tmp_path, runner, capsys):
 
 def test_a_gpu_that_is_not_there_is_told_of(tmp_path, runner, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match=r"--device needs one that is there, got cuda .* try cpu"):
+    with pytest.raises(ValueError, match=r"A device needs to be there, got cuda .* try cpu"):
         run(tmp_path, method="csd-dreamfusion")
     assert not runner.configs
 

@@ -216,6 +216,8 @@ def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypat
     monkeypatch.setattr(priors, "load", lambda name: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=r"--arms needs some of source.*ip2p.*, got 'magic'"):
         run_truth(settings(tmp_path, arms=("csd", "magic")))
+    with pytest.raises(ValueError, match=r"--baseline needs one of source.*, got 'magic'"):
+        run_truth(settings(tmp_path, baseline="magic"))
 
 
 @pytest.mark.parametrize(
