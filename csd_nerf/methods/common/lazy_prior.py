@@ -68,7 +68,7 @@ class LazyPrior:
         try:
             priors.fetch(self._name, variant=self._variant, kind=self._kind)
         except ValueError as error:
-            raise MethodError(str(error)) from None
+            raise MethodError(" ".join(str(error).split())) from None
 
     def get(self) -> Prior:
         """Load the prior at the first call.

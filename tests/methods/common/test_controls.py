@@ -6,18 +6,21 @@ from PIL import Image
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.controls import ViewerControls
+from csd_nerf.scene.controls import EditRequest
 
 
 def test_without_a_viewer_the_options_stay_as_they_are():
     settings = EditSettings(text_scale=5.0, image_scale=1.25)
-    request = ViewerControls("make it snow", "blurry", settings).read(editing=True)
+    request = ViewerControls(EditRequest("make it snow", "blurry", "a valley", settings)).read(
+        editing=True
+    )
     assert (request.prompt, request.negative_prompt) == ("make it snow", "blurry")
     assert request.settings == settings
     assert [request.edit_now, request.paused, request.reset] == [False] * 3
 
 
 def test_what_is_changed_is_read_and_a_button_acts_once():
-    controls = ViewerControls("make it snow", "", EditSettings())
+    controls = ViewerControls(EditRequest("make it snow", "", "", EditSettings()))
     controls.prompt.value = "make it night"
     controls.image_scale.value = 2.5
     controls.edit_button.cb_hook(controls.edit_button)
@@ -29,7 +32,7 @@ def test_what_is_changed_is_read_and_a_button_acts_once():
 
 
 def test_a_button_pressed_before_editing_waits_for_it():
-    controls = ViewerControls("make it snow", "", EditSettings())
+    controls = ViewerControls(EditRequest("make it snow", "", "", EditSettings()))
     controls.edit_button.cb_hook(controls.edit_button)
     controls.reset_button.cb_hook(controls.reset_button)
     before = controls.read(editing=False)
@@ -50,7 +53,7 @@ def test_the_last_round_is_shown_where_a_viewer_runs(tmp_path):
         def remove(self):
             shown.remove(self)
 
-    controls = ViewerControls("", "", EditSettings())
+    controls = ViewerControls(EditRequest("", "", "", EditSettings()))
     controls.show_picture(tmp_path / "round_000.png")  # No viewer: nothing happens.
     assert shown == []
     gui = SimpleNamespace(add_markdown=Handle)

@@ -27,14 +27,16 @@ class RecordingPrior(SurePrior):
     def __init__(self):
         self.encoded, self.asked = [], []
 
-    def encode_text(self, prompts):
+    def encode_text(self, prompts, image01=None):
         self.encoded += prompts
         values = [next((v for k, v in VALUES.items() if k in p), 0.0) for p in prompts]
         values = [-1.0 if p == "fog" else v for p, v in zip(prompts, values, strict=True)]
-        return torch.tensor(values)[:, None, None]
+        return {"text": torch.tensor(values)[:, None, None]}
 
     def predict(self, branches, timestep, *, max_batch=None):
-        self.asked.append(([b.text for b in branches], branches[0].noisy, timestep, max_batch))
+        self.asked.append(
+            ([b.rows["text"] for b in branches], branches[0].noisy, timestep, max_batch)
+        )
         return super().predict(branches, timestep, max_batch=max_batch)
 
 
@@ -43,9 +45,7 @@ def recorded(monkeypatch):
     prior = RecordingPrior()
     calls = []
     monkeypatch.setattr(priors, "fetch", lambda *a, **k: calls.append(("fetch", a, k)))
-    monkeypatch.setattr(
-        priors, "load_text_to_image", lambda *a, **k: calls.append(("load", a, k)) or prior
-    )
+    monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append(("load", a, k)) or prior)
     return prior, calls
 
 
@@ -70,14 +70,15 @@ def test_the_prior_is_loaded_and_asked_as_the_options_say(tmp_path, recorded):
         negative_prompt="fog",
         view_template=TEMPLATE,
     )
-    config.pipeline.distill = replace(config.pipeline.distill, max_batch=3)
+    config.pipeline.distill = replace(config.pipeline.distill, max_batch=3, text_scale=2.0)
     started(config).train()
+    options = {"device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}
     assert calls == [
         ("fetch", ("some/model",), {"variant": "fp16", "kind": "text"}),
-        ("load", ("some/model",), {"device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}),
+        ("load", ("some/model",), {"kind": "text", **options}),
     ]
     views = [TEMPLATE.format(prompt="a cat", view=view) for view in VALUES]
-    assert prior.encoded == ["a cat", *views, "fog"]
+    assert prior.encoded == [*views, "fog"]
     assert len(prior.asked) == 2
     for texts, noisy, timestep, max_batch in prior.asked:
         empty, positive = texts
@@ -99,7 +100,7 @@ def test_each_view_is_shown_with_the_text_of_its_own_camera(tmp_path, recorded, 
     cameras = orbit_cameras(torch.deg2rad(degrees), torch.zeros(4), radius=2.5, focal=1.0, size=12)
     monkeypatch.setattr(trainer.pipeline.datamanager, "draw_cameras", lambda _: cameras)
     trainer.train()
-    _, positive = prior.asked[0][0]
+    (positive,) = prior.asked[0][0]
     expected = [VALUES[view] for view in ("front", "side", "back", "side")]
     assert positive.flatten().tolist() == pytest.approx(expected, abs=1e-4)
 

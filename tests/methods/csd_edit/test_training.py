@@ -81,7 +81,8 @@ def test_other_updates_train_on_what_they_sampled(make_config, train, monkeypatc
     config.pipeline.edit = EditSettings(text_scale=1.0, image_scale=1.0)
     trainer = train(config)
     done = stage_of(trainer)
-    assert (done["rounds"], done["evaluations"]) == (3, 3 * 4 * 4 * 3)
+    # At these scales Eq. 3 is one estimate: three rounds of four views and steps.
+    assert (done["rounds"], done["evaluations"]) == (3, 3 * 4 * 4)
     manager = trainer.pipeline.datamanager
     assert len(manager.edited) == 11
     for view, image in manager.edited.items():
@@ -90,7 +91,7 @@ def test_other_updates_train_on_what_they_sampled(make_config, train, monkeypatc
         assert (image / 255 - swapped).abs().mean() < 0.02
         assert (manager.photograph01(view) - swapped).abs().mean() > 0.2
     first = records_of(trainer)[0]
-    assert (first["update"], first["metrics"]["evaluations"]) == (update, 48)
+    assert (first["update"], first["metrics"]["evaluations"]) == (update, 16)
 
 
 def test_rounds_of_one_view_leave_a_report_now_and_then(make_config, train, monkeypatch):

@@ -38,7 +38,7 @@ def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, slicing):
     fetched = ("fetch", ("some/model",), {"variant": "fp16", "kind": "edit"})
     assert calls == [fetched]
     trainer.train()
-    options = {"device": "cuda:7", "dtype": "float16", "variant": "fp16"}
+    options = {"kind": "edit", "device": "cuda:7", "dtype": "float16", "variant": "fp16"}
     options |= {"vae_slicing": slicing, "vae_tiling": not slicing}
     assert calls == [fetched, ("load", ("some/model",), options)]
 
@@ -87,10 +87,11 @@ def test_nerfstudios_own_prompt_counts_only_where_ours_is_empty(make_config):
 
 
 @pytest.mark.parametrize("error", [ValueError, ImportError])
-def test_a_prior_that_can_not_be_used_is_a_mistake_of_one_line(error):
+def test_a_prior_that_can_not_be_used_is_a_mistake_of_one_line(error, monkeypatch):
     def refuse(*_, **__):
         raise error("it makes images:\n  name another.")
 
-    prior = LazyPrior(refuse, PriorOptions(), kind="edit", device="cpu")
+    monkeypatch.setattr(priors, "load", refuse)
+    prior = LazyPrior(PriorOptions(), kind="edit", device="cpu")
     with pytest.raises(MethodError, match=r"^it makes images: name another\.$"):
         prior.get()
