@@ -201,7 +201,7 @@ def test_ablations_tell_what_is_left_of_the_residuals_at_the_truth(tmp_path, run
 
     def residuals(prior, source01, truth01, prompt, **scales):
         asked.append(prompt)
-        return {"source": {"bias_0.1": 0.25}, "noise": {"bias_0.1": 0.125}}
+        return {"csd": {"bias_0.1": 0.25}, "sds": {"bias_0.1": 0.125}}
 
     monkeypatch.setattr(media, "residuals_at_truth", residuals)
     for _ in range(2):
