@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.priors.hub import HubError, cached_file, download, list_files
 from csd_nerf.priors.weights import WeightsNotFoundError
 
 Kind = Literal["consistency", "temporal"]
@@ -35,7 +36,6 @@ _PUBLISHED = {
 """Hub repository, and the place in it."""
 _CONFIG = "config.json"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-_HUB_TIMEOUT_SECONDS = 10.0
 _NOISE_SEED = 0
 
 
@@ -186,33 +186,18 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _cached_folder(repo: str, place: str) -> Path | None:
-    """Return the folder in the hub's cache if it is complete; never touches the network."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        config = try_to_load_from_cache(repo, f"{place}{_CONFIG}")
-    except HFValidationError:
-        return None
-    if not isinstance(config, str) or not _is_complete(Path(config).parent):
-        return None
-    return Path(config).parent
+    """The folder in the hub's cache if it is complete; never touches the network."""
+    config = cached_file(repo, f"{place}{_CONFIG}")
+    return config.parent if config is not None and _is_complete(config.parent) else None
 
 
 def _download(kind: str, repo: str, place: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-
     wanted = [f"{place}{name}" for name in (_CONFIG, *_WEIGHTS)]
     try:
-        # Asking first ends an offline run at once: the download itself would retry for long.
-        HfApi().model_info(repo, timeout=_HUB_TIMEOUT_SECONDS)
-        folder = Path(snapshot_download(repo, allow_patterns=wanted)) / place
-    # The hub client's transport, and so its errors, differ between releases; whichever it is,
-    # the weights can't be had.
-    except Exception as error:
-        reason = f"the hub does not give it ({type(error).__name__})"
-        what = f"it is no folder, it is not in the hub's cache, and {reason}"
-        raise _not_found(kind, repo, what) from None
+        list_files(repo)
+        folder = download(repo, wanted) / place
+    except HubError as error:
+        raise _not_found(kind, repo, str(error)) from None
     if not _is_complete(folder):
         raise _not_found(kind, repo, f"the hub's repository lacks {' or '.join(wanted[:2])}")
     return folder

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from csd_nerf.priors.families import (
     FAMILIES,
@@ -22,6 +21,7 @@ from csd_nerf.priors.families import (
     lack,
     needed_files,
 )
+from csd_nerf.priors.hub import HubError, cached_file, download, list_files
 
 HUB_MODELS = {
     "instruct-pix2pix": (
@@ -45,7 +45,6 @@ BUNDLED_MODELS = {
 _KINDS: dict[Kind, str] = {"edit": "an editing prior", "text": "a text-to-image prior"}
 _SUGGESTED: dict[Kind, str] = {"edit": "instruct-pix2pix", "text": "stable-diffusion"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_HUB_TIMEOUT_SECONDS = 10.0
 
 
 class WeightsNotFoundError(OSError):
@@ -128,56 +127,30 @@ def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -
 
 def _cached_folder(repo: str, variant: str | None) -> Path | None:
     """The snapshot in the hub's cache if it is complete; never touches the network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    index = try_to_load_from_cache(repo, INDEX)
-    if not isinstance(index, str):
+    index = cached_file(repo, INDEX)
+    if index is None:
         return None
-    folder = Path(index).parent
-    missing = lack(family_of(folder / INDEX), files_of(folder), variant=variant)
-    return None if missing else folder
+    missing = lack(family_of(index), files_of(index.parent), variant=variant)
+    return None if missing else index.parent
 
 
 def _download(repo: str, variant: str | None, kind: Kind) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    # Asking first ends an offline run at once: the download itself would retry for long.
-    files = _ask_hub(repo, kind)
-    if INDEX not in files:
-        raise _not_found(repo, f"the hub's repository lacks {INDEX}", kind) from None
     try:
-        family = family_of(Path(hf_hub_download(repo, INDEX)))
-        missing = lack(family, files, variant=variant)
-        if family.kind == kind and not missing:
-            needed = needed_files(family, files, variant=variant)
-            return Path(snapshot_download(repo, allow_patterns=needed))
-    except OSError as error:
-        what = f"its download failed ({type(error).__name__})"
-        raise _not_found(repo, what, kind, repo=repo, error=error) from None
-    _require_kind(repo, family, kind)
-    raise _not_found(repo, f"the hub's repository lacks {missing}", kind) from None
-
-
-def _ask_hub(repo: str, kind: Kind) -> list[str]:
-    """Ask the hub for the repository's list of files, once and briefly."""
-    from huggingface_hub import HfApi
-
-    try:
-        info: Any = HfApi().model_info(repo, timeout=_HUB_TIMEOUT_SECONDS)
-        if info.gated:
-            # The list is given to everyone, the files only to those who accepted the licence.
-            HfApi().auth_check(repo)
-    # The hub client's transport, and so its errors, differ between releases; whichever it is,
-    # the weights can't be had.
-    except Exception as error:
-        reason = f"the hub does not give it ({type(error).__name__})"
-        what = f"it is no folder, it is not in the hub's cache, and {reason}"
-        raise _not_found(repo, what, kind, repo=repo, error=error) from None
-    return [file.rfilename for file in info.siblings or []]
+        files = list_files(repo)
+        missing = INDEX
+        if INDEX in files:
+            family = family_of(download(repo, [INDEX]) / INDEX)
+            _require_kind(repo, family, kind)
+            missing = lack(family, files, variant=variant)
+            if not missing:
+                return download(repo, needed_files(family, files, variant=variant))
+    except HubError as error:
+        raise _not_found(repo, str(error), kind, repo, licence=error.needs_licence) from None
+    raise _not_found(repo, f"the hub's repository lacks {missing}", kind)
 
 
 def _not_found(
-    name: str, what: str, kind: Kind, *, repo: str | None = None, error: Exception | None = None
+    name: str, what: str, kind: Kind, repo: str | None = None, *, licence: bool = False
 ) -> WeightsNotFoundError:
     """Say what is missing and how to get it, or the suggested model where `repo` is None."""
     repo = repo or HUB_MODELS[_SUGGESTED[kind]][0]
@@ -185,10 +158,8 @@ def _not_found(
     if kind == "text":
         # Repositories of text-to-image models hold every weight twice, as old files and as new.
         fetch_it += ' --exclude "*.bin"'
-    licence = ""
-    if type(error).__name__ == "GatedRepoError":
-        licence = f"accept its licence at https://huggingface.co/{repo}, run `hf auth login`, "
+    accept = f"accept its licence at https://huggingface.co/{repo}, run `hf auth login`, "
     return WeightsNotFoundError(
-        f"No weights for the prior {name!r}: {what}; {licence}fetch them with "
+        f"No weights for the prior {name!r}: {what}; {accept if licence else ''}fetch them with "
         f"`{fetch_it}`, or name a folder that has all of them."
     )
