@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from csd_nerf import priors
+from csd_nerf.adapters import run_files
 from csd_nerf.priors.families import Kind
 
 PACKAGES = ("csd_nerf", "torch", "numpy", "diffusers", "transformers", "nerfstudio")
@@ -105,15 +105,8 @@ def weights_digest(
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
-    """The installed versions; None for what is not installed."""
-    return {name: _version(name) for name in packages}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """The installed versions of Python and of packages; None for what is not installed."""
+    return run_files.versions(packages)
 
 
 def _content(path: Path) -> str:

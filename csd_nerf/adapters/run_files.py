@@ -200,10 +200,15 @@ class RunFiles:
             )
 
 
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of Python and of installed packages."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """The versions of Python and of packages; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def fingerprint(*paths: Path) -> str:
