@@ -143,7 +143,7 @@ def edit(
     source01: Float[Tensor, "size 3 H W"] | None = None,
     settings: EditSettings,
     randomness: Randomness,
-    start: int = 0,
+    done: int = 0,
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
 ) -> int:
@@ -161,7 +161,7 @@ def edit(
         source01: The source images, for priors whose texts depend on them.
         settings: How to optimise; `batch_size` is the canvas's affair.
         randomness: Drawn from for an iteration's batch, timestep and noise, in this order.
-        start: First iteration: the number that is done already, to go on with an edit.
+        done: Iterations that are done already, to go on with an edit.
         progress: Label of a progress bar on stderr; None means no bar.
         after_step: Called with the iterations done and their total.
 
@@ -187,8 +187,8 @@ def edit(
     watch = FiniteWatch(canvas.size, prior.device)
     evaluations = 0
     total = settings.iterations
-    bar = {"desc": progress, "disable": progress is None, "initial": start, "total": total}
-    for iteration in tqdm(range(start, total), **bar):
+    bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
+    for iteration in tqdm(range(done, total), **bar):
         index = canvas.draw_batch(randomness)
         timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
@@ -221,11 +221,10 @@ def edit(
         step = rate * float(loss_weight(prior.schedule, t)) * direction
         canvas.descend(index, step.view_as(noisy))
 
-        done = iteration + 1
-        if done % CHECK_EVERY == 0 or done == total:
+        if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == total:
             watch.check(total)
         if after_step is not None:
-            after_step(done, total)
+            after_step(iteration + 1, total)
     return evaluations
 
 

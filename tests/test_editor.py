@@ -487,7 +487,7 @@ def test_an_edit_goes_on_where_it_was_left(stop):
 
         with suppress(KeyboardInterrupt):
             edit(
-                prior, stack, prompts=["make it night"], settings=settings, start=start,
+                prior, stack, prompts=["make it night"], settings=settings, done=start,
                 randomness=SeededRandomness(generator), after_step=after_step,
             )  # fmt: skip
 

@@ -88,7 +88,7 @@ def sample_text(
         return weighted_sum(prior, terms, shown, timestep, max_batch=max_batch)[0]
 
     latent = noise.to(prior.device, torch.float32) * scheduler.init_noise_sigma
-    return prior.decode(solve(scheduler, latent, estimate, start=0, generator=generator))
+    return prior.decode(solve(scheduler, latent, estimate, done=0, generator=generator))
 
 
 def _make_solver(

@@ -36,7 +36,7 @@ Loop = Callable[[Prior, ImageStack, EditSettings], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedEdit:
     """One run of one loop."""
 
     seconds: dict[str, float]
@@ -57,7 +57,7 @@ class Run:
 @torch.no_grad()
 def timed_run(
     loop: Loop, prior: Prior, image01: Float[Tensor, "n 3 H W"], settings: EditSettings
-) -> Run:
+) -> TimedEdit:
     """Encode, edit and decode, with the time of each section.
 
     Images are encoded and decoded one at a time, so that what the VAE needs for a whole batch
@@ -76,7 +76,7 @@ def timed_run(
         prior.decode(latent)
     seconds = clock.stop()
     peak = peak_memory(prior.device)
-    return Run(seconds, clocked.evaluations, peak.get("gpu", peak["process"]), stack.latent)
+    return TimedEdit(seconds, clocked.evaluations, peak.get("gpu", peak["process"]), stack.latent)
 
 
 class SectionClock:

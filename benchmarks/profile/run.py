@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.profile.clock import SECTIONS, Loop, Run, timed_run
+from benchmarks.profile.clock import SECTIONS, Loop, TimedEdit, timed_run
 from benchmarks.profile.hardware import machine, matmul_rate, unet_flop
 from benchmarks.profile.naive_loop import naive_edit, sliced_attention
 from benchmarks.profile.random_weights import random_prior
@@ -90,7 +90,7 @@ def run_profile(settings: ProfileSettings) -> str:
 
 def measure(
     prior: InstructPix2Pix, particles: int, size: int, settings: ProfileSettings
-) -> tuple[list[Run], list[Run]]:
+) -> tuple[list[TimedEdit], list[TimedEdit]]:
     """Run both loops in turns on the same random images, after one iteration each to warm up.
 
     Returns:
@@ -102,7 +102,7 @@ def measure(
         (_our_loop, nullcontext),
         (_naive_loop, lambda: _as_released(prior, channels_last=settings.channels_last)),
     )
-    runs: tuple[list[Run], list[Run]] = ([], [])
+    runs: tuple[list[TimedEdit], list[TimedEdit]] = ([], [])
     for repetition in range(settings.repetitions + 1):
         iterations = settings.iterations if repetition else 1
         options = EditSettings(
@@ -173,8 +173,8 @@ def _checked_size(prior: InstructPix2Pix, size: int | None) -> int:
 
 def _batch(
     particles: int,
-    ours: Sequence[Run],
-    naive: Sequence[Run],
+    ours: Sequence[TimedEdit],
+    naive: Sequence[TimedEdit],
     iterations: int,
     flop: float,
     rate: float,
@@ -197,7 +197,9 @@ def _batch(
     }
 
 
-def _arm(runs: Sequence[Run], particles: int, iterations: int, flop: float, rate: float) -> Row:
+def _arm(
+    runs: Sequence[TimedEdit], particles: int, iterations: int, flop: float, rate: float
+) -> Row:
     per_evaluation = median(run.seconds["unet"] / run.evaluations for run in runs)
     shares = {
         f"{name}_share": median(run.seconds[name] / sum(run.seconds.values()) for run in runs)

@@ -37,7 +37,7 @@ from csd_nerf.priors.devices import find_device
 
 
 @dataclass(frozen=True)
-class Run:
+class ObjectTrials:
     """An object that is made and judged."""
 
     prompt: str
@@ -86,7 +86,7 @@ def run_text_to_3d(settings: TextTo3dSettings, *, note: Callable[[str], None]) -
     return write_report(store, rows, with_fid=settings.reference is not None)
 
 
-def _runs(settings: TextTo3dSettings) -> Iterator[Run]:
+def _runs(settings: TextTo3dSettings) -> Iterator[ObjectTrials]:
     preset = method_config(settings.method)
     device = settings.device or preset.machine.device_type
     find_device(device)
@@ -109,7 +109,9 @@ def _runs(settings: TextTo3dSettings) -> Iterator[Run]:
                 labels = {"prompt": prompt, "arm": arm, "seed": seed}
                 decides = {"config": config_content(config), "weights": weights}
                 made = Trial(labels, {**decides, "views": VIEW_SETTINGS})
-                yield Run(prompt, config, made, Trial(labels, {"views": made.id, **judges}))
+                yield ObjectTrials(
+                    prompt, config, made, Trial(labels, {"views": made.id, **judges})
+                )
 
 
 def _judges(settings: TextTo3dSettings) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _judges(settings: TextTo3dSettings) -> dict[str, Any]:
     }
 
 
-def _row(store: Store, run: Run) -> Row | None:
+def _row(store: Store, run: ObjectTrials) -> Row | None:
     """What is known of a finished run."""
     made = store.row(run.made)
     if made is None or made["failure"] is not None:
@@ -132,7 +134,7 @@ def _row(store: Store, run: Run) -> Row | None:
     return None if judged is None else {**judged, **made}
 
 
-def _run_all(store: Store, runs: Sequence[Run], settings: TextTo3dSettings) -> None:
+def _run_all(store: Store, runs: Sequence[ObjectTrials], settings: TextTo3dSettings) -> None:
     """Make and judge objects; each is kept when it is finished."""
     networks = Networks(
         clip=settings.clip,
@@ -173,7 +175,7 @@ def _make(config: Any, folder: Path, *, on_step: Callable[[], object]) -> Row:
     return {"failure": None, "seconds": seconds}
 
 
-def _link(store: Store, runs: Sequence[Run], rows: Sequence[Row]) -> None:
+def _link(store: Store, runs: Sequence[ObjectTrials], rows: Sequence[Row]) -> None:
     """Name the objects, and the texts of those that no arm failed to make, for `paper table5`."""
     links = store.output / "runs"
     shutil.rmtree(links, ignore_errors=True)

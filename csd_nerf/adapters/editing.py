@@ -121,7 +121,7 @@ class EditSession:
             source_prompt=self.options.source_prompt,
             settings=settings,
             randomness=SeededRandomness(self.generator),
-            start=done,
+            done=done,
             after_step=after_step,
         )
         return settings.iterations

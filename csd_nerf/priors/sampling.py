@@ -78,10 +78,10 @@ def sample_edit(
     source, image_rows = prior.encode_source(image01)
     if noise is None:
         noise = standard_normal(tuple(source.shape), generator)
-    start, latent = 0, noise.to(source) * scheduler.init_noise_sigma
+    skipped, latent = 0, noise.to(source) * scheduler.init_noise_sigma
     if strength < 1 or level < 1:
-        start = steps - max(1, round(steps * strength))
-        at = scheduler.timesteps[start : start + 1]
+        skipped = steps - max(1, round(steps * strength))
+        at = scheduler.timesteps[skipped : skipped + 1]
         clean = source if start01 is None else prior.encode(start01)
         latent = scheduler.add_noise(clean, noise.to(clean), at).to(source)
     guidance = _Guidance.encode(
@@ -93,7 +93,7 @@ def sample_edit(
         max_batch=max_batch,
     )
     estimate = partial(guidance.estimate, image_rows=image_rows)
-    return prior.decode(solve(scheduler, latent, estimate, start=start, generator=generator))
+    return prior.decode(solve(scheduler, latent, estimate, done=skipped, generator=generator))
 
 
 @torch.no_grad()
@@ -128,11 +128,11 @@ def sample_latents(
         image_scale=image_scale,
         max_batch=max_batch,
     )
-    start, latent = done or (0, noise * scheduler.init_noise_sigma)
+    number, latent = done or (0, noise * scheduler.init_noise_sigma)
     latent = latent.to(prior.device)
     estimate = partial(guidance.estimate, image_rows=image_rows)
     return solve(
-        scheduler, latent, estimate, start=start, generator=generator, after_step=after_step
+        scheduler, latent, estimate, done=number, generator=generator, after_step=after_step
     )
 
 
@@ -213,10 +213,10 @@ def sample_windows(
             total.view(len(total), -1).index_add_(1, cells, columns)
         return (total / count)[None]
 
-    start, latent = done or (0, noise * scheduler.init_noise_sigma)
+    number, latent = done or (0, noise * scheduler.init_noise_sigma)
     tell = None if after_step is None else lambda done, latent: after_step(done, latent[0])
     latent = latent.to(noise)[None]
-    return solve(scheduler, latent, estimate, start=start, generator=generator, after_step=tell)[0]
+    return solve(scheduler, latent, estimate, done=number, generator=generator, after_step=tell)[0]
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def solve(
     latent: Float[Tensor, "n c h w"],
     estimate: Callable[[Float[Tensor, "n c h w"], Real[Tensor, ""]], Tensor],
     *,
-    start: int,
+    done: int,
     generator: torch.Generator | None,
     after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
 ) -> Float[Tensor, "n c h w"]:
@@ -111,15 +111,15 @@ def solve(
         scheduler: What `make_solver` returns.
         latent: Where to start, in the solver's scale.
         estimate: The noise in z_t at a timestep.
-        start: Steps that are done.
+        done: Steps that are done already.
         generator: Source of the solver's noise.
         after_step: Called with the steps done and the latents as they are.
     """
-    for done, step in enumerate(scheduler.timesteps[start:], start + 1):
+    for number, step in enumerate(scheduler.timesteps[done:], done + 1):
         noise = estimate(scheduler.scale_model_input(latent, step), step)
         latent = scheduler.step(noise, step, latent, generator=generator).prev_sample
         if after_step is not None:
-            after_step(done, latent)
+            after_step(number, latent)
     return latent
 
 
