@@ -145,14 +145,28 @@ def test_views_are_edited_at_the_size_that_is_asked_for():
 )
 def test_what_an_update_starts_from(update, start, renders):
     scene = ImageScene(photographs())
+    # What the scene shows before its first training step: a grey of its own in each view.
+    greys = torch.linspace(0.2, 0.8, scene.num_views)
+    scene.images01 = greys[:, None, None, None].expand(-1, 3, 48, 64).clone()
     asked = options(update=update, start=start, source_steps=0, denoising_steps=1)
     _, rounds = run(scene, asked, end=1)
     for view, edit in rounds[0].edits.items():
         original = resize01(scene.photographs01[view][None], (24, 40))[0]
         assert torch.equal(edit.source01, original)
-        # Before its first training step the scene is grey.
-        expected = torch.full_like(original, 0.5) if renders else original
+        expected = greys[view].expand_as(original) if renders else original
         assert torch.allclose(edit.start01, expected, atol=1e-6)
+
+
+def test_another_seed_takes_views_in_another_order_and_draws_other_noise():
+    orders, edits = [], []
+    for seed in (0, 0, 1):
+        scene = ImageScene(photographs())
+        _, rounds = run(scene, options(seed=seed, edit_views=7, start="original"), end=3)
+        orders.append(list(rounds[0].edits))
+        edits.append(torch.stack([rounds[0].edits[view].edited01 for view in range(7)]))
+    assert orders[0] == orders[1] != orders[2]
+    assert torch.equal(edits[0], edits[1])
+    assert not torch.equal(edits[0], edits[2])
 
 
 def test_photographs_keep_their_fine_detail_when_asked():

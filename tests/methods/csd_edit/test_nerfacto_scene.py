@@ -73,6 +73,18 @@ def test_edited_images_are_trained_on_in_their_own_view_and_photographs_come_bac
     assert torch.equal(manager._cached["image"][4], edits[4] / 255)
 
 
+def test_the_proposal_networks_are_trained_at_the_same_steps_in_a_resumed_run(
+    make_config, tint_prior
+):
+    """Their sampler counts steps, which nerfstudio starts again from zero."""
+    first, second = (start(make_config(name)).pipeline for name in ("first", "second"))
+    sampler = first.model.proposal_sampler
+    sampler._step, sampler._steps_since_update = 700, 3
+    second.scene.load_state_dict(first.scene.state_dict())
+    restored = second.model.proposal_sampler
+    assert (restored._step, restored._steps_since_update) == (700, 3)
+
+
 def test_known_points_are_seen_at_the_same_place_at_every_size():
     """A camera whose two axes differ in all that can be confused."""
     camera = Cameras(
