@@ -194,15 +194,10 @@ def edit(
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
         particles = canvas.read(index)
         noisy = add_noise(prior.schedule, particles.latent, noise, timestep)
-        shown = Shown(
-            {
-                "target": noisy,
-                "source": add_noise(prior.schedule, particles.source, noise, timestep),
-            },
-            particles.image_rows,
-            texts.of_particles(index),
-            shares[index],
-        )
+        latents = {"target": noisy}
+        if terms.needs_source_latent:
+            latents["source"] = add_noise(prior.schedule, particles.source, noise, timestep)
+        shown = Shown(latents, particles.image_rows, texts.of_particles(index), shares[index])
         residual, count = weighted_sum(
             prior,
             terms,

@@ -126,7 +126,7 @@ class EditOptions:
     ] = None
     """Precision of the prior."""
     max_batch: Annotated[int | None, _unset("INT")] = None
-    """Most U-Net evaluations a call: lower saves memory, same result.
+    """Most model evaluations a call: lower saves memory, same result.
     Halved by itself where the memory runs out."""
     seed: int = 0
     """Equal seeds give equal pixels on the CPU."""

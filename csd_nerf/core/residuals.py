@@ -66,6 +66,11 @@ class Terms:
         return any(estimate.image for estimate in self.weights)
 
     @property
+    def needs_source_latent(self) -> bool:
+        """Whether any estimate is of the noisy source."""
+        return any(estimate.latent == "source" for estimate in self.weights)
+
+    @property
     def needs_source_text(self) -> bool:
         """Whether any estimate sees the text that describes the source."""
         return any(estimate.text == "source" for estimate in self.weights)

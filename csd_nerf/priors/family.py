@@ -29,7 +29,10 @@ class DiffusersPrior(ABC):
         schedule: The model's.
     """
 
+    text_rows: tuple[str, ...] = ("text",)
+    """Names of the rows that `encode_text` returns."""
     source_rows: tuple[str, ...] = ()
+    """Names of the rows that `encode_source` returns."""
 
     def __init__(self, name: str, device: torch.device, schedule: Schedule) -> None:
         self.name = name
@@ -96,10 +99,10 @@ class DiffusersPrior(ABC):
         Raises:
             ValueError: If the model has no such rows.
         """
-        unknown = set(branch.rows) - {"text", *self.source_rows}
-        if unknown:
+        known = (*self.text_rows, *self.source_rows)
+        if unknown := set(branch.rows) - {*known}:
             raise ValueError(
-                f"{self.name!r} takes the rows {', '.join(['text', *self.source_rows])}, got "
+                f"{self.name!r} takes the rows {', '.join(known)}, got "
                 f"{', '.join(sorted(unknown))} too: leave them out, or load a prior that sees them."
             )
         return dict(branch.rows)

@@ -123,7 +123,7 @@ class HalvingPrior:
             return self._prior.predict(branches, timestep, max_batch=size)
 
         count = sum(branch.evaluations for branch in branches)
-        return self._fit("U-Net evaluations", call, max(1, count), max_batch)
+        return self._fit("model evaluations", call, max(1, count), max_batch)
 
     def _enter(
         self,

@@ -337,7 +337,7 @@ def test_when_memory_runs_out_half_the_batch_is_tried(tmp_path, run, loads, tiny
     source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
     code, told = run("panorama", source, "--output", output, *QUICK, "--image-scale", "1.1")
     assert code == 0
-    assert told.count("note: The memory was not enough for 10 U-Net evaluations at a time") == 1
+    assert told.count("note: The memory was not enough for 10 model evaluations at a time") == 1
     assert "from now on it is 5. --max-batch sets it from the start." in told
     assert "from now on it is 5." in record(output)["notices"][0]
 
@@ -354,7 +354,7 @@ def test_when_one_evaluation_is_too_much_the_options_that_help_are_named(
     )
     assert code == 1
     last = told.splitlines()[-1]
-    assert last.startswith("csd-nerf: The memory must hold one at a time of the U-Net evaluations")
+    assert last.startswith("csd-nerf: The memory must hold one at a time of the model evaluations")
     assert all(option in last for option in ("--size", "--max-batch", "--preset small"))
 
 

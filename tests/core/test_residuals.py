@@ -89,6 +89,8 @@ def test_what_terms_need_is_read_off_them():
     assert not dds_edit(image_scale=1.5, text_scale=7.5).needs_image
     assert dds_edit(image_scale=1.5, text_scale=7.5).text_without_prompt == "source"
     assert csd_edit(image_scale=1.5, text_scale=7.5).text_without_prompt == "empty"
+    assert csd_edit(image_scale=1.5, text_scale=7.5).needs_source_latent
+    assert not sds_edit(image_scale=1.5, text_scale=7.5).needs_source_latent
 
 
 def test_terms_add_and_scale_as_vectors_do():
