@@ -115,7 +115,7 @@ def test_options_reach_the_editor(monkeypatch, kind, method, residual, meant):
     )
     assert asked["prompts"] == ["swap"]
     assert {name: asked[name] for name in prompts} == prompts
-    assert asked["start"] == 0
+    assert asked["done"] == 0
 
 
 def test_options_reach_the_windows_of_a_panorama(monkeypatch):
