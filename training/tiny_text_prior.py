@@ -29,6 +29,7 @@ from csd_nerf.methods.csd_dreamfusion.prompts import VIEWS, view_weights
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.scenes import COLOURS, SHAPES
 from training import loop, text_card
+from training.denoising import train_denoiser, velocity_loss
 
 SIZE = 32
 """Edge of the images in pixels."""
@@ -194,59 +195,32 @@ def train(
 ) -> loop.Course:
     """Train both; their parameters end as the moving average. Returns the course of the loss."""
     device = torch.device(recipe.device)
-    unet.to(device, memory_format=torch.channels_last).train()
-    text_encoder.to(device).train()
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: loop.cosine(i, steps=recipe.steps)
-    )
-    average = loop.Average(parameters)
-    alphas_cumprod = build_scheduler().alphas_cumprod.to(device)
+    unet.to(device, memory_format=torch.channels_last)
+    text_encoder.to(device)
+    scheduler = build_scheduler()
+    timesteps = scheduler.config["num_train_timesteps"]
 
-    def step(index: int, generator: torch.Generator) -> Tensor:
+    def loss_of(index: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
         drawn, cameras, words, azimuth, elevation = objects.draw_views(recipe.batch, generator)
         image01 = objects.render_objects(drawn, cameras, size=SIZE).image01
         clean = (2 * image01 - 1).to(device, memory_format=torch.channels_last)
         weights = view_weights(azimuth, elevation, overhead=OVERHEAD).to(device)
         captions = draw_captions(words, generator)
         text = encode_captions(text_encoder, tokenizer, captions, weights)
-        timestep = torch.randint(len(alphas_cumprod), (len(clean),), generator=generator).to(device)
+        timestep = torch.randint(timesteps, (len(clean),), generator=generator).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        alpha = alphas_cumprod[timestep].sqrt()[:, None, None, None]
-        sigma = (1 - alphas_cumprod[timestep]).sqrt()[:, None, None, None]
-        noisy = alpha * clean + sigma * noise
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            velocity = unet(noisy, timestep, encoder_hidden_states=text).sample[:, :3]
-        loss = (velocity.float() - (alpha * noise - sigma * clean)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update(parameters, index)
-        return loss
+        return velocity_loss(unet, scheduler, clean, noise, timestep, text)
 
-    state = {
-        "unet": unet,
-        "text": text_encoder,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "average": average,
-    }
-    course = loop.run(
-        step,
-        state,
+    return train_denoiser(
+        unet,
+        text_encoder,
+        loss_of,
         steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
         seed=recipe.seed,
         checkpoint=recipe.work / "denoiser.pt",
-        every=100,
         label="text prior",
     )
-    average.copy_to(parameters)
-    unet.eval().requires_grad_(False)
-    text_encoder.eval().requires_grad_(False)
-    return course
 
 
 def export(

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from csd_nerf.synthetic.edits import all_edits
 from training import loop
+from training.denoising import train_denoiser, velocity_loss
 
 TEXT_WIDTH, MAX_TOKENS = 96, 24
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.05
@@ -145,18 +146,15 @@ def train(
     device: torch.device,
 ) -> loop.Course:
     """Train both; their parameters end as the moving average. Returns the course of the loss."""
-    unet.to(device).train()
-    text_encoder.to(device).train()
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: loop.cosine(i, steps=steps))
-    average = loop.Average(parameters)
-    alphas_cumprod = build_scheduler().alphas_cumprod.to(device)
+    unet.to(device)
+    text_encoder.to(device)
+    scheduler = build_scheduler()
     wordings = Wordings(tokenizer)
     tokens = wordings.tokens.to(device)
     sizes = torch.tensor([float(len(s.edit_names)) for s in shards])
+    timesteps = scheduler.config["num_train_timesteps"]
 
-    def step(index: int, generator: torch.Generator) -> torch.Tensor:
+    def loss_of(index: int, generator: torch.Generator) -> torch.Tensor:
         shard = shards[int(torch.multinomial(sizes, 1, generator=generator))]
         rows = torch.randint(len(shard.edit_names), (batch,), generator=generator)
         choose = random.Random(seed * 1_000_003 + index)
@@ -164,37 +162,21 @@ def train(
         drop = torch.rand(batch, generator=generator)
         no_text = (drop < DROP_TEXT) | (drop >= 1 - DROP_BOTH)
         no_image = ((drop >= DROP_TEXT) & (drop < DROP_TEXT + DROP_IMAGE)) | (drop >= 1 - DROP_BOTH)
-        timestep = torch.randint(len(alphas_cumprod), (batch,), generator=generator).to(device)
+        timestep = torch.randint(timesteps, (batch,), generator=generator).to(device)
         clean = scaling_factor * shard.edited[rows].to(device).float()
         noise = torch.randn(clean.shape, generator=generator).to(device)
         condition = shard.source[rows].to(device).float()
         condition = condition * (~no_image).to(device)[:, None, None, None]
         text = text_encoder(tokens[torch.tensor(words).masked_fill(no_text, 0)]).last_hidden_state
-        alpha = alphas_cumprod[timestep].sqrt()[:, None, None, None]
-        sigma = (1 - alphas_cumprod[timestep]).sqrt()[:, None, None, None]
-        noisy = torch.cat([alpha * clean + sigma * noise, condition], dim=1)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            velocity = unet(noisy, timestep, encoder_hidden_states=text).sample
-        loss = (velocity.float() - (alpha * noise - sigma * clean)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update(parameters, index)
-        return loss
+        return velocity_loss(unet, scheduler, clean, noise, timestep, text, condition=condition)
 
-    state = {
-        "unet": unet,
-        "text": text_encoder,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "average": average,
-    }
-    course = loop.run(
-        step, state, steps=steps, seed=seed, checkpoint=checkpoint, every=100, label="denoiser"
+    return train_denoiser(
+        unet,
+        text_encoder,
+        loss_of,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        checkpoint=checkpoint,
+        label="denoiser",
     )
-    average.copy_to(parameters)
-    unet.eval().requires_grad_(False)
-    text_encoder.eval().requires_grad_(False)
-    return course
