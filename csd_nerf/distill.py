@@ -1,4 +1,4 @@
-"""One step of text-to-3D: what a text-to-image prior says of rendered views.
+"""One step of text-to-3D: the gradient of rendered views by a text-to-image prior.
 
 The renders x are encoded (pixels or latents), noised at one timestep and shown to the prior with
 and without their text; residuals r = e_cfg(z) - e (CSD Eq. 8) become a direction g, which is handed
@@ -32,11 +32,11 @@ class Distilled:
     """Outcome of `distill`."""
 
     loss: Float[Tensor, ""]
-    """Its gradient by the renders is what counts; its value says nothing."""
+    """Only its gradient with respect to the renders has a meaning, its value has none."""
     residual: Float[Tensor, ""]
     """Root mean square of the residuals."""
     timestep: int
-    """What was drawn."""
+    """The timestep that was drawn."""
 
 
 def distill(
@@ -49,7 +49,7 @@ def distill(
     distillation: Distillation = "csd",
     features: Features | None = None,
 ) -> Distilled:
-    """A loss whose gradient by the renders is CSD's direction (Eq. 8), or SDS's.
+    """A loss whose gradient with respect to the renders is CSD's direction (Eq. 8), or SDS's.
 
     With SDS, or with one particle, the direction is w(t) r; w(t) = sigma_t^2. With CSD it is
     w(t)/N sum_j [k(x_j, x_i) r_j - repulsion sigma_t grad_{x_j} k(x_j, x_i)]: the kernel compares
@@ -100,7 +100,7 @@ def distill(
 
 
 def _at_size(image01: Float[Tensor, "n 3 h w"], edge: int) -> Float[Tensor, "n 3 h2 w2"]:
-    """Renders at the size that the prior was trained on: latent priors see small ones enlarged."""
+    """Resize renders to the size that the prior was trained on."""
     if image01.shape[-2:] == (edge, edge):
         return image01
     return torch.nn.functional.interpolate(
@@ -116,7 +116,7 @@ def _draw_noise(
     views: int,
     objects: int,
 ) -> Float[Tensor, "n c h w"]:
-    """Unit noise; if shared, one for the views of one object, or one a view for all objects."""
+    """Unit noise. Shared: one for all views of a single object, or one a view for all objects."""
     shape = latent.shape[1:]
     if settings.noise == "independent":
         return randomness.normal((objects * views, *shape)).to(latent)

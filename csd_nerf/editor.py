@@ -159,7 +159,7 @@ def edit(
         negative_prompt: Takes the place of the empty text.
         source_prompt: What the source shows; the residual `dds` needs it.
         source01: The source images, for priors whose texts depend on them.
-        settings: How to optimise; `batch_size` is the canvas's affair.
+        settings: How to optimise. `batch_size` is ignored: the canvas draws the batches.
         randomness: Drawn from for an iteration's batch, timestep and noise, in this order.
         done: Iterations that are done already, to go on with an edit.
         progress: Label of a progress bar on stderr; None means no bar.

@@ -1,9 +1,9 @@
-"""What an edit works on: particles, read from and written back to a whole.
+"""Canvases: the latents that an edit optimises, from which it takes batches of particles.
 
-The whole may be a stack of images (views of a scene, frames of a video) or one large latent of
-which windows are cut. A particle's index is its place in the whole.
+A canvas is a stack of images (views of a scene, frames of a video), each of which is a particle, or
+one large latent whose windows are the particles. Particles are numbered.
 
-What comes from the CPU is copied with `non_blocking`: the plain copy makes the host wait for all
+Copies between the CPU and a device are `non_blocking`: a plain copy would make the CPU wait for all
 work that is queued on the device.
 """
 
@@ -31,42 +31,46 @@ class Particles:
     source: Float[Tensor, "n c h w"]
     """Clean latents of the source images."""
     image_rows: Rows
-    """What the model is shown of the source images; see `Prior.encode_source`."""
+    """Rows by which the model sees the source images; see `Prior.encode_source`."""
 
 
 @runtime_checkable
 class Canvas(Protocol):
-    """What the editor's loop needs of a domain; it hands out tensors on the prior's device."""
+    """What the editor's loop needs. All tensors that it returns are on the prior's device.
+
+    An iteration calls `draw_batch`, `draw_timestep`, `draw_noise`, `read` and `descend` once each,
+    in this order.
+    """
 
     @property
     def size(self) -> int:
-        """Number of particles in the whole."""
+        """Number of particles."""
         ...
 
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
-        """Indices of this iteration's particles, without repetition."""
+        """Draw this iteration's particles; returns their numbers, none twice."""
         ...
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
-        """These particles as they are now."""
+        """The current latents of these particles, with their sources."""
         ...
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
-        """The timestep of the batch drawn last, from `low` to `high`, both included."""
+        """Draw the timestep of the current batch, from `low` to `high`, both included."""
         ...
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
     ) -> Float[Tensor, "n c h w"]:
-        """Unit Gaussian noise for these particles, which were drawn last.
+        """Draw unit Gaussian noise for the current batch.
 
-        Shared noise belongs to the whole: one noise for all images of a stack, one field of
-        which windows take their part. Otherwise every particle has its own.
+        If the noise is shared, all images of a stack have the same noise, and windows take their
+        parts of one large field. Otherwise each particle has noise of its own.
         """
         ...
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
-        """Subtract a step from these particles; what lies under several takes their mean."""
+        """Subtract a step from these particles. Where windows overlap, the mean step counts."""
         ...
 
 
@@ -75,19 +79,19 @@ class ImageStack:
     """Images that are edited together, one particle each."""
 
     latent: Float[Tensor, "size c h w"]
-    """Clean latents; `descend` changes them in place. They may lie on another device than the
-    prior, where many images would not fit on its own."""
+    """Clean latents; `descend` changes them in place. They may be on another device than the
+    prior's, such as the CPU if there are many."""
     source: Float[Tensor, "size c h w"]
     """Clean latents of the source images."""
     image_rows: Rows
-    """What the model is shown of the source images, a row each."""
+    """Rows by which the model sees the source images, one a particle."""
     batch_size: int | None = None
     """Images an iteration, drawn without replacement; None takes all, in order."""
     drawing: Drawing = "uniform"
-    """A batch by chance, as in the paper, or sweeps over all images in shuffled order, each at one
-    timestep and, if noise is shared, with one noise for all."""
+    """uniform: batches by chance, as in the paper. balanced: in sweeps over all images in shuffled
+    order; a sweep has one timestep and, if noise is shared, one noise."""
     device: torch.device | None = None
-    """Where particles are handed out; None means where the latents lie."""
+    """Device of the particles that `read` returns; None means the latents'."""
     updates: Int[Tensor, "size"] = field(init=False)
     """How often each image was updated."""
 

@@ -1,4 +1,4 @@
-"""A watch for non-finite numbers that doesn't make the device wait at every step."""
+"""Detects non-finite numbers without making the CPU wait for the device at every step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NEVER = torch.iinfo(torch.long).max
 
 
 class FiniteWatch:
-    """Keeps, on the device, the first step at which each particle went wrong."""
+    """Records, on the device, the first step at which each particle had a non-finite number."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self._first_bad = torch.full((size,), _NEVER, device=device)
@@ -22,7 +22,7 @@ class FiniteWatch:
         residual: Float[Tensor, "n d"],
         direction: Float[Tensor, "n d"],
     ) -> None:
-        """Look at a step's numbers.
+        """Record the particles whose residual or direction is not finite at a step.
 
         One bad residual spoils every direction that it is mixed into, so a direction counts
         only where all residuals are finite.

@@ -1,10 +1,10 @@
 """Guidance and the residuals of score distillation, as tables of noise estimates.
 
-A model can be shown the noisy target (what is being edited) or the noisy source, with the source
-image or without, and with one of three texts. Each of these is an `Estimate`. Guidance and
-residuals are weighted sums of estimates and of the noise that was drawn: a `Terms` holds the
-weights, and `+`, `-` and `*` work on it, so that the functions below read as the equations do.
-What has no weight is not evaluated.
+The model's input is the noisy target (the image being edited) or the noisy source, with or without
+the source image, and one of three texts. Each combination is an `Estimate`. Guidance and residuals
+are weighted sums of estimates and of the drawn noise. A `Terms` holds the weights; `+`, `-` and `*`
+work on it, so that the functions below read like the equations. Estimates without a weight are not
+evaluated.
 
 Sign: a residual points to where the energy rises; callers descend.
 """
@@ -25,7 +25,7 @@ ResidualName = Literal["csd", "sds", "dds"]
 
 
 class Estimate(NamedTuple):
-    """One evaluation of the model, by what it is shown."""
+    """One noise estimate, named by the inputs that the model is given for it."""
 
     latent: Latent
     """Whether the noisy latent is the target's or the source's; both have the same noise."""
@@ -77,10 +77,10 @@ class Terms:
 
     @property
     def text_without_prompt(self) -> Text:
-        """The text that parts without an instruction are shown in the instruction's place.
+        """The text that replaces the instruction where a particle has no instruction.
 
-        It is the source's own where the terms have one, else the empty text: then the residual
-        of such a part vanishes where it is unedited.
+        It is the source's own text if the terms use one, else the empty text. With it, the
+        residual of an unedited particle is zero, so that a part without instruction stays as it is.
         """
         return "source" if self.needs_source_text else "empty"
 

@@ -1,4 +1,4 @@
-"""Which particles an iteration draws, so that each place is updated equally often.
+"""Draws the particles of each iteration so that every place is updated equally often.
 
 The paper draws a batch by chance. A frame, or a cell of a canvas, then has more updates than
 another; cells at a canvas's corners, which one window covers where many cover the middle, have a
@@ -39,7 +39,7 @@ class Deck:
     """
 
     def __init__(self, draw_sweep: Callable[[Randomness], Int[Tensor, "s"]]) -> None:
-        """Deal what `draw_sweep` returns, which is shuffled and holds nothing twice."""
+        """Deal the sweeps that `draw_sweep` returns: particles in random order, none twice."""
         self._draw_sweep = draw_sweep
         self._waiting: Int[Tensor, "w"] = torch.zeros(0, dtype=torch.long)
         self._begins_sweep = True
@@ -69,7 +69,7 @@ class Deck:
         return self._noise
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on; the tensors are the deck's own, not copies."""
+        """The state that `restore` takes; the tensors are the deck's own, not copies."""
         timestep = torch.tensor(self._timestep)
         return {"waiting": self._waiting, "timestep": timestep, "noise": self._noise}
 
@@ -128,7 +128,10 @@ class AxisCover:
         return min(-(-(self.length - self.window) // step) + 1, m)
 
     def draw(self, randomness: Randomness, *, rows: int = 1) -> Int[Tensor, "{rows} windows"]:
-        """Indices into `starts` of the windows of `rows` covers; on a circle all begin alike."""
+        """Draw `rows` covers; returns indices into `starts`.
+
+        On a circle all of them begin with the same, randomly drawn window.
+        """
         m = len(self.starts)
         first = int(randomness.choice(m, 1)) if self.wrap else 0
         starts = self.starts.roll(-first)
@@ -146,10 +149,10 @@ class AxisCover:
         return (torch.stack(paths, dim=1)[:, : self.count] + first) % m
 
     def expected(self, weights: Float[Tensor, "m window"]) -> Float[Tensor, "length"]:
-        """How much weight each cell has in a cover on average.
+        """The expected weight of each cell: its sum over a cover's windows, averaged over covers.
 
         Args:
-            weights: Each window's weights along itself.
+            weights: Weights of each window's own cells.
         """
         m = len(self.starts)
         if self.wrap:
@@ -188,10 +191,10 @@ class AxisCover:
 def fade(
     starts: Int[Tensor, "b"], *, length: int, window: int, taper: int, wrap: bool = False
 ) -> Float[Tensor, "b {window}"]:
-    """Weights along a window that rise from its ends, but not where it meets the axis's end.
+    """Weights of a window's cells along one axis: a linear ramp up from each end.
 
-    A linear ramp over `taper` cells: windows that overlap by as much add up to one. 0 is one
-    everywhere.
+    The ramp has `taper` cells, so that the weights of two windows that overlap by `taper` add up to
+    one. There is no ramp at an end that lies at the end of the axis. A taper of 0 gives ones.
     """
     cells = torch.arange(window)
     ramp = ((cells + 0.5) / taper).clamp(max=1) if taper else torch.ones(window)

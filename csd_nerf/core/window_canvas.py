@@ -1,10 +1,10 @@
 """One large latent that is edited through the windows cut out of it.
 
-A batch's steps are averaged where its windows overlap (Section 3.3 of the paper). Beyond the
-paper, a window's step fades in from its edges, where a model that pads with zeros sees least and
-errs most: without it every window leaves its outline. What chance and fading still leave uneven
-on average, the length of a cell's steps makes up for. `taper=0` and `drawing="uniform"` are the
-paper's.
+Where the windows of a batch overlap, their steps are averaged (Section 3.3 of the paper). Two
+things go beyond the paper. A window's step fades in from its edges, because a model that pads with
+zeros errs most there; without fading every window leaves its outline. And steps are scaled by cell,
+so that all cells move equally far on average, however often windows cover them. `taper=0` and
+`drawing="uniform"` give the paper's way.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ class WindowCanvas:
     source: Float[Tensor, "c H W"]
     """Clean latent of the source."""
     image_rows: Rows
-    """What the model is shown of the source, each (k H W), of which windows see their part."""
+    """Rows by which the model sees the source, each (k H W); a window gets its part."""
     window: tuple[int, int]
     """Height and width of a window in cells."""
     stride: int
     """Cells between neighbouring windows of the grid that windows are drawn from."""
     batch_size: int
-    """Windows an iteration; fewer where a sweep has fewer."""
+    """Most windows an iteration."""
     wrap: bool = False
     """Whether the left and right edges meet."""
     drawing: Drawing = "balanced"
-    """Sweeps of windows that cover everything, each at one timestep and, if noise is shared, in
-    one field of noise; or windows by chance."""
+    """balanced: in sweeps of windows that cover the canvas; a sweep has one timestep and, if noise
+    is shared, one field of noise. uniform: windows by chance, as in the paper."""
     taper: int | None = None
     """Cells over which a window's step fades in; None means the stride, half a window at most."""
     editable: Float[Tensor, "H W"] | None = None
     """Factor of each cell's step; None means one."""
     device: torch.device | None = None
-    """Where particles are handed out; None means where the latent lies."""
+    """Device of the particles that `read` returns; None means the latent's."""
     positions: Int[Tensor, "m 2"] = field(init=False)
     """Every window's (row, column)."""
     updates: Float[Tensor, "H W"] = field(init=False)
-    """How often each cell was updated; an update counts as the weight that its step had."""
+    """How often each cell was updated, each update counted by the weight of its step."""
 
     def __post_init__(self) -> None:
         """Lay out the windows."""

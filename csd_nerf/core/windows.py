@@ -15,7 +15,7 @@ from torch import Tensor
 def window_positions(
     canvas: tuple[int, int], window: tuple[int, int], *, stride: int, wrap: bool = False
 ) -> Int[Tensor, "m 2"]:
-    """Where windows lie so that they cover the whole canvas, row by row.
+    """Positions of windows that cover the whole canvas, row by row.
 
     Positions are `stride` cells apart; the last window of each row and column is flush with the
     canvas's edge, nearer to its neighbour where the stride doesn't divide the rest.

@@ -1,4 +1,4 @@
-"""What a prior estimates of guidance and residuals: tables of terms, evaluated in one batch."""
+"""Evaluates guidance and residuals, given as tables of terms, with a prior in one batch."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the estimates of n particles are made from."""
+    """The inputs of the model for n particles."""
 
     noisy: Mapping[str, Float[Tensor, "n c h w"]]
-    """Noisy latents, of the `target` and, where terms ask for it, of the `source`."""
+    """Noisy latents of the `target` and, if the terms use it, of the `source`."""
     image_rows: Rows
-    """By what the model sees the source images."""
+    """Rows by which the model sees the source images; see `Prior.encode_source`."""
     texts: Texts
     shares: Float[Tensor, "n prompts"]
     """Share of each instruction in each particle. If a row sums to less than one, the rest of
@@ -81,9 +81,9 @@ def weighted_sum(
     drawn: Float[Tensor, "n c h w"] | None = None,
     max_batch: int | None = None,
 ) -> tuple[Float[Tensor, "n c h w"], int]:
-    """Evaluate terms for n particles, in one batch, and add them up.
+    """Evaluate terms for n particles in one batch, and add them up.
 
-    An estimate is evaluated for those particles alone in which it has a weight.
+    An estimate is evaluated only for particles in which its weight is not zero.
 
     Args:
         prior: The diffusion model.
@@ -109,7 +109,7 @@ def weighted_sum(
 
 
 def _branches(terms: Terms, shown: Shown) -> list[tuple[Float[Tensor, "n"], Branch]]:
-    """Each branch to evaluate, with its weight in each particle; those of the prompts come last."""
+    """All branches to evaluate, each with its weight by particle; prompts come last."""
     without_prompt = 1 - shown.shares.sum(1)
     # Sums of shares are one but for rounding, which must not cost an evaluation.
     without_prompt = without_prompt.where(without_prompt > 1e-5, 0.0)

@@ -36,7 +36,7 @@ class Component:
     weights: Mapping[str, str] | None = None
     """File name by format; None for a component without weights."""
     either: tuple[tuple[str, ...], ...] = ()
-    """Groups of further files, of which one has to be complete."""
+    """Groups of further files; at least one group has to be there completely."""
 
 
 DIFFUSERS_MODEL = Component(

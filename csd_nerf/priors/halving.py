@@ -1,4 +1,4 @@
-"""A prior that makes do with the memory there is: what doesn't fit is tried in halves."""
+"""A prior that halves its batches when the memory runs out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def out_of_memory(what: str, device: torch.device) -> MemoryError:
 
 
 class HalvingPrior:
-    """A prior around another, whose calls are repeated with half the batch when memory runs out.
+    """Wraps a prior: a call that runs out of memory is repeated in batches of half the size.
 
     What fitted is remembered for each kind of call. Splitting changes memory and, within
     rounding, not the result.
@@ -71,7 +71,7 @@ class HalvingPrior:
         self._fitting: dict[str, int] = {}
 
     def __getattr__(self, name: str) -> Any:
-        """What only this kind of prior has; called for names that aren't ours."""
+        """Attributes that only the wrapped prior has."""
         return getattr(self._prior, name)
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:

@@ -1,4 +1,4 @@
-"""What is asked of the Hugging Face hub: what a repository holds, and what the local cache has.
+"""The Hugging Face hub and its local cache: which files a repository has, and their download.
 
 huggingface_hub is imported late.
 """

@@ -1,4 +1,4 @@
-"""The network of LPIPS (Zhang et al. 2018), which nobody wants to be built before it is needed.
+"""The network of LPIPS (Zhang et al. 2018), built when it is first needed.
 
 This module imports neither lpips nor torchvision before a function needs them.
 """

@@ -115,9 +115,10 @@ def sample_latents(
 ) -> Float[Tensor, "n c h w"]:
     """Do what `sample_edit` does between encoding and decoding, on the prior's device.
 
-    `image_rows` come from `Prior.encode_source`. `done` says how many steps are done and which
-    latents they gave, to go on with a run; the generator then needs its state of that moment too.
-    `after_step` is called with the same two. The other arguments are those of `sample_edit`.
+    `image_rows` come from `Prior.encode_source`. To resume a run, give as `done` the number of
+    steps done and the latents after them, and a generator in the state that it had then.
+    `after_step` is called after each step with the number of steps done and the latents. All other
+    arguments are as for `sample_edit`.
     """
     scheduler = make_solver(prior.schedule, solver, steps=steps)
     guidance = _Guidance.encode(

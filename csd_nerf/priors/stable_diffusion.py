@@ -53,7 +53,7 @@ class StableDiffusion(UNetPrior):
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If the parts are not those of such a model.
+            ValueError: If the U-Net's input channels don't fit the autoencoder and `source_rows`.
         """
         channels: int = vae.config["latent_channels"]
         wanted, got = channels * (1 + len(self.source_rows)), unet.config["in_channels"]

@@ -29,7 +29,7 @@ from csd_nerf.methods.csd_dreamfusion.shading import (
     shade_active,
 )
 
-SEEN = 0.2
+SHADED_WEIGHT = 0.2
 """A sample is shaded if its weight is more than this many times 1 / (samples of the ray)."""
 
 
@@ -219,8 +219,8 @@ class CSDDreamFusionModel(Model):
     def _normals(
         self, scene: ObjectField, points: Float[Tensor, "r k 3"], weights: Float[Tensor, "r k"]
     ) -> tuple[Float[Tensor, "a 3"], Bool[Tensor, "r k"]]:
-        """Normals of the samples whose weight counts, see `SEEN`, and which samples these are."""
-        active = weights.detach() > SEEN / weights.shape[1]
+        """Normals of the samples that are shaded (see `SHADED_WEIGHT`), and which these are."""
+        active = weights.detach() > SHADED_WEIGHT / weights.shape[1]
         if not bool(active.any()):
             active[0, 0] = True
         return normals(scene.density, points[active], step=self.config.normal_step), active
