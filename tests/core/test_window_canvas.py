@@ -59,11 +59,14 @@ def test_descent_is_that_of_a_slow_loop_over_cells(wrap, taper):
 def test_windows_are_cut_from_latent_source_and_condition():
     canvas = make()
     canvas.latent += 1
-    (row, column), particles = canvas.positions[7].tolist(), canvas.read(torch.tensor([7]))
-    place = (slice(None), slice(row, row + 4), slice(column, column + 4))
-    assert torch.equal(particles.latent[0], canvas.latent[place])
-    assert torch.equal(particles.source[0], canvas.source[place])
-    assert torch.equal(particles.image_rows["condition"][0], canvas.image_rows["condition"][place])
+    index = torch.tensor([7, 2, 11])
+    particles = canvas.read(index)
+    condition = canvas.image_rows["condition"]
+    for k, (row, column) in enumerate(canvas.positions[index].tolist()):
+        place = (slice(None), slice(row, row + 4), slice(column, column + 4))
+        assert torch.equal(particles.latent[k], canvas.latent[place])
+        assert torch.equal(particles.source[k], canvas.source[place])
+        assert torch.equal(particles.image_rows["condition"][k], condition[place])
 
 
 def test_a_window_that_runs_across_the_seam_sees_both_edges():
@@ -104,6 +107,14 @@ def test_balanced_drawing_reaches_corners_as_often_as_the_middle():
         low, high = spread("balanced", None, wrap=wrap)
         assert low > 0.85
         assert high < 1.15
+
+
+def test_no_column_of_a_canvas_that_wraps_is_an_edge():
+    """Sweeps begin anywhere: the grid's windows are drawn equally often, those at the seam too."""
+    canvas, source = make(8, 32, window=(8, 8), wrap=True, batch_size=4), randomness(5)
+    drawn = torch.cat([canvas.draw_batch(source) for _ in range(600 * canvas.batches_per_sweep)])
+    counts = drawn.bincount(minlength=canvas.size).double()
+    assert (counts / counts.mean() - 1).abs().max() < 0.2
 
 
 def test_the_mean_number_of_updates_is_foretold():
