@@ -88,7 +88,7 @@ def paired_markdown(
     Bold: better than the baseline by more than `SURE` standard errors. Arms without a pair are
     left out; without any the text is empty.
     """
-    heads = [f"{column.head}{_ARROWS[column.better]}" for column in columns]
+    heads = [f"{column.heading}{_ARROWS[column.better]}" for column in columns]
     lines = [[f"minus {baseline}", "pairs", *heads], ["---"] * (2 + len(heads))]
     for name in names:
         if name == baseline:

@@ -62,7 +62,7 @@ CLIP_DIRECTION, CLIP_CONSISTENCY, CLIP_SOURCE, CLIP_TEXT, FRAME_LPIPS, FID = nam
     "clip_direction", "clip_consistency", "clip_source", "clip_text", "frame_lpips", "fid"
 )
 VIEW_COLUMNS = {
-    kind: dataclasses.replace(CLIP_TEXT, key=f"clip_{shown}", head=f"CLIP similarity, {shown}")
+    kind: dataclasses.replace(CLIP_TEXT, key=f"clip_{shown}", heading=f"CLIP similarity, {shown}")
     for kind, shown in {"colour": "colour", "depth": "geometry"}.items()
 }
 """How well the views of a kind fit their text."""

@@ -123,7 +123,7 @@ def _notes(setup: Setup, rows: Sequence[Row]) -> list[str]:
 def _deviations(experiment: Experiment) -> Iterable[str]:
     for line in experiment.lines:
         given = [
-            f"{column.head} ± {line.paper[column.key][1]}"
+            f"{column.heading} ± {line.paper[column.key][1]}"
             for column in experiment.columns
             if line.paper.get(column.key, (0, None))[1] is not None
         ]
@@ -151,7 +151,7 @@ def _save_curves(path: Path, setup: Setup, rows: Sequence[Row]) -> None:
         path,
         curves,
         x="CLIP image similarity" if judged else "w_y",
-        y="CLIP directional similarity" if judged else PSNR.head,
+        y="CLIP directional similarity" if judged else PSNR.heading,
     )
 
 
@@ -160,7 +160,7 @@ def _save_bars(path: Path, table: Table) -> None:
     for column in table.columns:
         bars = [_spread(table.values(name, column)) for name in table.names]
         if not all(math.isnan(mean) for mean, _ in bars):
-            panels.append((column.head, bars))
+            panels.append((column.heading, bars))
     if panels:
         save_bars(path, table.names, panels)
 

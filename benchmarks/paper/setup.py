@@ -15,7 +15,7 @@ from benchmarks.paper.experiment import Experiment
 from benchmarks.paper.inputs import Frames, Task
 from benchmarks.paper.settings import PaperSettings, TinySize
 from csd_nerf.evaluation.comparison import Comparison
-from csd_nerf.evaluation.inputs import Frames as MeasuredFrames
+from csd_nerf.evaluation.inputs import ImageSequence
 from csd_nerf.evaluation.measures import Measure, measure, named
 from csd_nerf.evaluation.networks import Networks
 from csd_nerf.evaluation.tables import Row
@@ -67,10 +67,10 @@ class Setup:
         if truth01 is not None:
             measures += named("psnr_edited")
         comparison = Comparison(
-            MeasuredFrames.of(to_01(source)),
-            MeasuredFrames.of(to_01(edited)),
+            ImageSequence.of(to_01(source)),
+            ImageSequence.of(to_01(edited)),
             self.networks,
-            truth=None if truth01 is None else MeasuredFrames.of(truth01),
+            truth=None if truth01 is None else ImageSequence.of(truth01),
             captions=(task.source_caption, task.edited_caption),
             device=self.settings.place,
         )
@@ -81,7 +81,7 @@ class Setup:
         values, reasons = measure(comparison, measures)
         for item in measures:
             if item.key in reasons:
-                self.left_out.setdefault(reasons[item.key], set()).add(item.head)
+                self.left_out.setdefault(reasons[item.key], set()).add(item.heading)
         return values
 
     def tell(self, row: Row) -> None:

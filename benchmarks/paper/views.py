@@ -13,7 +13,7 @@ from benchmarks.paper.settings import PaperSettings, TinySize
 from benchmarks.paper.setup import Setup
 from benchmarks.paper.tiny import ELEVATION, VIEWS, tiny_views
 from csd_nerf.evaluation.comparison import Comparison
-from csd_nerf.evaluation.inputs import Frames as MeasuredFrames
+from csd_nerf.evaluation.inputs import ImageSequence
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.pixels import to_01
 
@@ -73,7 +73,7 @@ def _similarities(setup: Setup, scene: Generated) -> Row:
     """How well the views of each kind fit the text."""
     row: Row = {}
     for kind, column in VIEW_COLUMNS.items():
-        frames = MeasuredFrames.of(to_01(scene.read(kind)))
+        frames = ImageSequence.of(to_01(scene.read(kind)))
         captions = (scene.text, scene.text)
         row |= setup.taken(Comparison(frames, frames, setup.networks, captions=captions), [column])
     return row

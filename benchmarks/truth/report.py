@@ -81,7 +81,7 @@ def _save_curves(output: Path, rows: Sequence[Row], names: Sequence[str], domain
             output / f"cost_{key}.png",
             {name: _curve(rows, name, judged[key]) for name in names},
             x="U-Net evaluations an input",
-            y=judged[key].head,
+            y=judged[key].heading,
             log_x=True,
         )
 

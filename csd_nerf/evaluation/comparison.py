@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csd_nerf.evaluation.consistency import Borders
 from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
-from csd_nerf.evaluation.inputs import Frames, at_work_size, find_borders
+from csd_nerf.evaluation.inputs import ImageSequence, at_work_size, find_borders
 from csd_nerf.evaluation.networks import Networks
 from csd_nerf.synthetic.edits import Edit
 
@@ -39,10 +39,10 @@ class CrossView:
 class Comparison:
     """One edit and what it is measured against; what several measures share is computed once."""
 
-    source: Frames
-    edited: Frames
+    source: ImageSequence
+    edited: ImageSequence
     networks: Networks
-    truth: Frames | Edit | None = None
+    truth: ImageSequence | Edit | None = None
     """The true edit: frames, or a look to be applied to the source."""
     captions: tuple[str, str] | None = None
     """What the source shows, and what the edit should show."""
@@ -151,7 +151,7 @@ class Sample:
 def samples(comparison: Comparison) -> Iterator[Sample]:
     """The frames of a comparison, one at a time, on its device."""
     truth, device = comparison.truth, comparison.device
-    truths = truth if isinstance(truth, Frames) else itertools.repeat(None)
+    truths = truth if isinstance(truth, ImageSequence) else itertools.repeat(None)
     for source01, edited01, truth01 in zip(
         comparison.source, comparison.edited, truths, strict=False
     ):

@@ -12,7 +12,7 @@ from typing import Any
 
 from csd_nerf.adapters.run_files import versions
 from csd_nerf.evaluation.comparison import Comparison
-from csd_nerf.evaluation.inputs import Frames, open_input, read_facts
+from csd_nerf.evaluation.inputs import ImageSequence, open_input, read_facts
 from csd_nerf.evaluation.measures import MEASURES, measure
 from csd_nerf.evaluation.needs import SAME_SIZES
 from csd_nerf.evaluation.networks import Networks
@@ -54,7 +54,7 @@ def run_evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> 
     if judged:
         panels = [
             (
-                column.head,
+                column.heading,
                 [(row.get(column.key, math.nan) * column.scale, 0.0) for row in rows],
             )
             for column in judged
@@ -111,7 +111,7 @@ def _comparisons(settings: EvaluateSettings, networks: Networks) -> list[Compari
     """
 
     @functools.cache
-    def source(frames: str) -> Frames:
+    def source(frames: str) -> ImageSequence:
         return open_input(settings.source, frames=frames, depth_unit=settings.depth_unit)
 
     look = None if settings.look is None else _find_look(settings.look)
@@ -124,7 +124,7 @@ def _comparisons(settings: EvaluateSettings, networks: Networks) -> list[Compari
         given = source(str(facts.get("frames", "all")))
         _check_count("its source", given.count, edited.count, path)
         truth = look if settings.truth is None else open_input(settings.truth)
-        if isinstance(truth, Frames):
+        if isinstance(truth, ImageSequence):
             _check_count("the truth", truth.count, edited.count, path)
         comparisons.append(
             Comparison(given, edited, networks, truth, captions, facts, settings.device)

@@ -20,8 +20,8 @@ from csd_nerf.media.pixels import resize, to_01, to_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
-    """Frames of one size in [0, 1]; every iteration reads them anew."""
+class ImageSequence:
+    """Pictures or frames of one size, in [0, 1]; every iteration reads them anew."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -37,7 +37,7 @@ class Frames:
     """Why there are no views."""
 
     @classmethod
-    def of(cls, image01: Float[Tensor, "n 3 h w"]) -> Frames:
+    def of(cls, image01: Float[Tensor, "n 3 h w"]) -> ImageSequence:
         """Frames that are in memory."""
         return cls((image01.shape[2], image01.shape[3]), len(image01), lambda: image01.split(1))
 
@@ -51,7 +51,7 @@ class Frames:
             yield frame
 
 
-def open_input(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> Frames:
+def open_input(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> ImageSequence:
     """Open a picture, a video, a folder of pictures or a folder with a transforms.json.
 
     Args:
@@ -69,13 +69,15 @@ def open_input(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> 
         capture = read_capture(path, depth_unit=depth_unit)
         return _pictures(path, capture.images, views=capture.views, obstacle=capture.obstacle)
     opened = open_frames(path, frames=frames)
-    return Frames(opened.size, opened.count, lambda: (to_01(frame)[None] for frame in opened), path)
+    return ImageSequence(
+        opened.size, opened.count, lambda: (to_01(frame)[None] for frame in opened), path
+    )
 
 
-def _pictures(path: Path, images: tuple[Path, ...], **known: Any) -> Frames:
+def _pictures(path: Path, images: tuple[Path, ...], **known: Any) -> ImageSequence:
     first = read_image(images[0])[0]
     size = (first.shape[0], first.shape[1])
-    return Frames(size, len(images), lambda: map(read_01, images), path, **known)
+    return ImageSequence(size, len(images), lambda: map(read_01, images), path, **known)
 
 
 def read_01(path: Path) -> Float[Tensor, "1 3 h w"]:

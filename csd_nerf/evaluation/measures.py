@@ -67,10 +67,11 @@ class Measure(Column):
         ...     function=lambda sample: float((sample.edited01 - sample.source01).abs().mean()),
         ... )
         >>> import torch
-        >>> from csd_nerf.evaluation.inputs import Frames
+        >>> from csd_nerf.evaluation.inputs import ImageSequence
         >>> from csd_nerf.evaluation.networks import Networks
         >>> black, grey = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5)
-        >>> comparison = Comparison(Frames.of(black), Frames.of(grey), Networks(clip=None))
+        >>> source, edited = ImageSequence.of(black), ImageSequence.of(grey)
+        >>> comparison = Comparison(source, edited, Networks(clip=None))
         >>> measure(comparison, [change])
         ({'change': 0.5}, {})
     """

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.evaluation.inputs import Frames, read_01
+from csd_nerf.evaluation.inputs import ImageSequence, read_01
 from csd_nerf.media.frames import FRAME_SUFFIXES, natural_order
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Networks:
             self._missing["CLIP"] = "it needs a CLIP model, named by --clip"
         if reference is None:
             self._missing["Inception"] = "it needs --reference"
-        self._image_features: WeakKeyDictionary[Frames, Tensor] = WeakKeyDictionary()
+        self._image_features: WeakKeyDictionary[ImageSequence, Tensor] = WeakKeyDictionary()
         self._text_features: dict[tuple[str, ...], Tensor] = {}
         self._reference_features: Tensor | None = None
 
@@ -104,7 +104,7 @@ class Networks:
         """The LPIPS network; FileNotFoundError if it can't be had."""
         return self._get("LPIPS")
 
-    def image_features(self, frames: Frames) -> Float[Tensor, "n d"]:
+    def image_features(self, frames: ImageSequence) -> Float[Tensor, "n d"]:
         """CLIP features of an input's frames."""
         if frames not in self._image_features:
             parts = (self.clip.image_features(part, max_batch=_BATCH) for part in _batches(frames))

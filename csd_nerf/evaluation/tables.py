@@ -23,7 +23,7 @@ class Column:
 
     key: str
     """Of the rows' values."""
-    head: str
+    heading: str
     scale: int = 1
     """What values are multiplied by."""
     digits: int = 1
@@ -54,7 +54,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table with its best means in bold."""
-        heads = [column.head + _ARROWS[column.better] for column in self.columns]
+        heads = [column.heading + _ARROWS[column.better] for column in self.columns]
         lines = [["method", *self._counted(self.count), *heads]]
         lines.append(["---"] * len(lines[0]))
         for name in self.names:
@@ -64,7 +64,7 @@ class Table:
 
     def latex(self) -> str:
         """The table for the booktabs package."""
-        heads = [_escaped(column.head) + _LATEX_ARROWS[column.better] for column in self.columns]
+        heads = [_escaped(column.heading) + _LATEX_ARROWS[column.better] for column in self.columns]
         first = ["Method", *self._counted(self.count)]
         rules = "l" + "r" * (len(first) - 1 + len(heads))
         lines = [f"\\begin{{tabular}}{{{rules}}}", "\\toprule"]

@@ -100,7 +100,7 @@ def test_every_experiment_on_pictures_runs_and_stands_beside_the_paper(name, tmp
     heads = rows["method"]
     experiment = EXPERIMENTS[name]
     assert [head.strip("↑↓ ") for head in heads[: len(experiment.columns)]] == [
-        column.head for column in experiment.columns
+        column.heading for column in experiment.columns
     ]
     for line in experiment.lines:
         if line.method is not None:

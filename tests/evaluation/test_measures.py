@@ -8,7 +8,7 @@ import torch
 
 from csd_nerf.evaluation import measures
 from csd_nerf.evaluation.comparison import Comparison
-from csd_nerf.evaluation.inputs import Frames
+from csd_nerf.evaluation.inputs import ImageSequence
 from csd_nerf.evaluation.measures import MEASURES, Measure, measure, named
 from csd_nerf.evaluation.needs import TRUTH, TWO_FRAMES
 from csd_nerf.evaluation.networks import Networks
@@ -20,7 +20,7 @@ def frames(n: int, *, seed: int, size: tuple[int, int] = (16, 16)) -> torch.Tens
 
 
 def comparison(n: int = 3, **options) -> Comparison:
-    source, edited = Frames.of(frames(n, seed=0)), Frames.of(frames(n, seed=1))
+    source, edited = ImageSequence.of(frames(n, seed=0)), ImageSequence.of(frames(n, seed=1))
     return Comparison(source, edited, Networks(clip=None), **options)
 
 
@@ -67,7 +67,7 @@ def test_the_first_need_that_is_not_met_is_the_reason():
 
     both = Measure("both", "", needs=(TRUTH, TWO_FRAMES), function=must_not_run)
     assert measure(comparison(1), [both]) == ({}, {"both": "it needs --truth or --look"})
-    known = comparison(1, truth=Frames.of(frames(1, seed=2)))
+    known = comparison(1, truth=ImageSequence.of(frames(1, seed=2)))
     assert measure(known, [both]) == ({}, {"both": "it needs two frames or more"})
 
 
@@ -84,7 +84,7 @@ def test_values_that_are_not_finite_and_images_that_are_too_small_are_reasons():
 
 def test_only_the_measures_that_are_asked_for_are_made():
     truth01 = frames(3, seed=2)
-    values, _ = measure(comparison(truth=Frames.of(truth01)), named("psnr_edited"))
+    values, _ = measure(comparison(truth=ImageSequence.of(truth01)), named("psnr_edited"))
     assert list(values) == ["psnr_edited"]
     assert values["psnr_edited"] == pytest.approx(psnr(frames(3, seed=1), truth01))
 
@@ -96,9 +96,9 @@ def test_an_input_is_read_once_for_all_measures_of_samples():
         reads.append(1)
         return frames(3, seed=1).split(1)
 
-    edited = Frames((16, 16), 3, read)
-    source = Frames.of(frames(3, seed=0))
-    truth = Frames.of(frames(3, seed=2))
+    edited = ImageSequence((16, 16), 3, read)
+    source = ImageSequence.of(frames(3, seed=0))
+    truth = ImageSequence.of(frames(3, seed=2))
     measure(Comparison(source, edited, Networks(clip=None), truth), named("psnr_edited", "flicker"))
     assert len(reads) == 1
 
@@ -113,9 +113,9 @@ def test_features_of_an_input_are_computed_once(monkeypatch):
 
     monkeypatch.setattr("csd_nerf.evaluation.clip.load_clip", lambda name, device: Counted())
     networks = Networks(clip="some")
-    source = Frames.of(frames(2, seed=0))
+    source = ImageSequence.of(frames(2, seed=0))
     for seed in (1, 2):
-        given = Comparison(source, Frames.of(frames(2, seed=seed)), networks)
+        given = Comparison(source, ImageSequence.of(frames(2, seed=seed)), networks)
         values, _ = measure(given, named("clip_source", "clip_consistency"))
         assert len(values) == 2
     assert calls == [2, 2, 2], "The source's features serve both edits."
