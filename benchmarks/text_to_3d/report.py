@@ -17,6 +17,7 @@ from benchmarks.engine.tables import paired_markdown
 from benchmarks.engine.trials import Store
 from benchmarks.text_to_3d.object_truth import AMBIENT, knows, true_views
 from benchmarks.text_to_3d.views import COLOUR, LIT
+from csd_nerf.evaluation.measures import named
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.media.files import write_text
 from csd_nerf.media.images import write_image
@@ -30,7 +31,7 @@ MEASURES = (
     Column("colour_distance", "colour distance", digits=3, better="lower"),
     Column("clip_colour", "CLIP similarity, colour", digits=3, better="higher"),
     Column("clip_geometry", "CLIP similarity, geometry", digits=3, better="higher"),
-    Column("fid", "FID", better="lower"),
+    *named("fid"),
 )
 _FAILURES = Column("failures", "failures", digits=0)
 _PAIR = ("prompt", "seed")

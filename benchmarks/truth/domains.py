@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.evaluation.measures import named
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.synthetic.edits import Edit, all_edits
 from csd_nerf.synthetic.scenes import Split
@@ -31,6 +32,12 @@ EDITS = (
 """What is asked for, one edit an input: looks, floors, skies and fog, which the prior knows."""
 SEEDS_APART = 7
 """Seeds between the places from which two inputs look for a scene that shows their edit."""
+
+
+def measured(measure: str, key: str) -> Column:
+    """The column of one of the package's measures, under the key that rows have here."""
+    (column,) = named(measure)
+    return replace(column, key=key)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.engine.identity import plain
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
-from benchmarks.truth.domains import Arm, Job, Outcome
+from benchmarks.truth.domains import Arm, Job, Outcome, measured
 from benchmarks.truth.residuals import residuals_at_truth
 from csd_nerf.adapters.run_files import FREE
 from csd_nerf.core.residuals import ResidualName
@@ -57,10 +57,7 @@ ABLATIONS = (
     Arm("sds-strong", "sds", STRONG),
 )
 """What csd owes to each of its settings; one departure an arm."""
-SIMILARITY = (
-    Column("psnr", "PSNR, dB", better="higher"),
-    Column("ssim", "SSIM", digits=3, better="higher"),
-)
+SIMILARITY = (measured("psnr_edited", "psnr"), measured("ssim_edited", "ssim"))
 
 
 @dataclass(frozen=True)

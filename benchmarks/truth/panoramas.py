@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.truth.domains import SEEDS_APART, Arm, edit_at
+from benchmarks.truth.domains import SEEDS_APART, Arm, edit_at, measured
 from benchmarks.truth.media import RESIDUALS, SIMILARITY, USUAL_ARMS, Input, MediaDomain
 from benchmarks.worlds.panoramas import find_panorama, render_panorama
 from csd_nerf.adapters.layout import plan_layout
@@ -42,7 +42,7 @@ class PanoramaDomain(MediaDomain):
     )
     columns = (
         *SIMILARITY,
-        Column("seam", "seams, 1/1000", 1000, 2, better="lower"),
+        measured("seams", "seam"),
         Column("border", "PSNR at the border"),
         Column("corners", "in the corners"),
         Column("interior", "in the interior"),

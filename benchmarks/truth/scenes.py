@@ -14,7 +14,7 @@ from benchmarks.engine.identity import files_digest
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.method_runs import config_content
 from benchmarks.truth.budgets import rate_at
-from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, edit_at
+from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, edit_at, measured
 from benchmarks.truth.scene_plans import REFERENCES, SCENE_ARMS
 from benchmarks.truth.scene_runs import SceneInput, arm_config, run_scene_arm, train_source
 from csd_nerf.evaluation.similarity import psnr, ssim
@@ -46,8 +46,8 @@ class SceneDomain:
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )
     columns = (
-        Column("psnr", "PSNR, dB", better="higher"),
-        Column("ssim", "SSIM", digits=3, better="higher"),
+        measured("psnr_edited", "psnr"),
+        measured("ssim_edited", "ssim"),
         Column("cross_view_edits", "disagreement of the edits, 1/1000", 1000, better="lower"),
         Column("cross_view", "of the renders, 1/1000", 1000),
     )

@@ -20,7 +20,8 @@ from benchmarks.worlds.videos import find_video, render_video
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.consistency import extra_change, flicker
-from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.evaluation.measures import named
+from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.synthetic.scenes import Split
 
@@ -38,11 +39,7 @@ class VideoDomain(MediaDomain):
         Arm("ip2p-shared-noise", "ip2p", {"noise": "shared"}),
     )
     ablations = (*ABLATIONS, Arm("ip2p-strong", "ip2p", STRONG))
-    columns = (
-        *SIMILARITY,
-        Column("flicker", "flicker, 1/1000", 1000, better="lower"),
-        Column("extra_change", "change beyond the source's, 1/1000", 1000),
-    )
+    columns = (*SIMILARITY, *named("flicker", "extra_change"))
     consistency = "flicker"
     kind = VideoOptions
 

@@ -167,7 +167,7 @@ def test_differences_are_taken_to_the_baseline_of_equal_input_and_seed(tmp_path,
         line for line in text.splitlines() if line.startswith("| ip2p | 2 | ") and "+" in line
     )
     told = line.split(" | ")[2].replace("**", "")
-    assert told == f"{gained.mean():+.1f} ± {error:.1f}"
+    assert told == f"{gained.mean():+.2f} ± {error:.2f}"
     assert "| minus csd | pairs | PSNR, dB ↑ |" in text
 
 
