@@ -1,11 +1,12 @@
 """One step of text-to-3D: the gradient of rendered views by a text-to-image prior.
 
-The renders x are encoded (pixels or latents), noised at one timestep and shown to the prior with
-and without their text; residuals r = e_cfg(z) - e (CSD Eq. 8) become a direction g, which is handed
-on to the renders by the chain rule. No autograd graph passes through the diffusion model.
+The renders x are encoded to latents (or scaled pixels), noised at one timestep, and evaluated by
+the prior with and without their text. The residuals r = e_cfg(z) - e (CSD Eq. 8) give a direction
+g, which the chain rule passes through the encoder to the renders. No autograd graph passes through
+the diffusion model.
 
-Particles are the views of one object, or, where there are several objects, the objects: then all
-of an object's views together are one particle, and objects are seen through the same cameras.
+With one object, each of its views is a particle. With several objects, each object is a particle,
+made of all its views; all objects are rendered from the same cameras.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Distilled:
     """Outcome of `distill`."""
 
     loss: Float[Tensor, ""]
-    """Only its gradient with respect to the renders has a meaning, its value has none."""
+    """Scalar to call `backward` on. Only its gradient is meaningful, not its value."""
     residual: Float[Tensor, ""]
-    """Root mean square of the residuals."""
+    """Root mean square of the residuals over all elements."""
     timestep: int
     """The timestep that was drawn."""
 
@@ -52,21 +53,21 @@ def distill(
     """A loss whose gradient with respect to the renders is CSD's direction (Eq. 8), or SDS's.
 
     With SDS, or with one particle, the direction is w(t) r; w(t) = sigma_t^2. With CSD it is
-    w(t)/N sum_j [k(x_j, x_i) r_j - repulsion sigma_t grad_{x_j} k(x_j, x_i)]: the kernel compares
-    clean renders. As in DreamFusion the factor alpha_t of the chain rule counts as part of w(t).
-    The loss is averaged over views.
+    w(t)/N sum_j [k(x_j, x_i) r_j - repulsion sigma_t grad_{x_j} k(x_j, x_i)], where the kernel
+    compares clean renders. As in DreamFusion, the factor alpha_t of the chain rule is left out (it
+    counts as part of w(t)). The loss is averaged over views and summed over objects.
 
     Args:
         prior: The diffusion model.
-        image01: Rendered views, with the autograd graph of their renderer; resampled to the
-            prior's preferred size where theirs is another.
-        texts: One prompt with a row a view, and the empty or negative text.
-        settings: How to distil.
-        randomness: Drawn from for the timestep and the noise, in this order.
-        distillation: Whether residuals are mixed and particles pushed apart, or each particle goes
-            by its own residual.
-        features: Feature map of the kernel on renders, (n, 3 h w) -> (n, f), whose squared distance
-            is LPIPS; None means squared L2.
+        image01: Rendered views, attached to the autograd graph of their renderer. Views of another
+            size than `prior.preferred_size` are resized to it.
+        texts: One prompt with a row per view, or one row for all; and the empty or negative text.
+        settings: Options of the distillation.
+        randomness: Source of the timestep and the noise, in this order.
+        distillation: csd mixes residuals and pushes particles apart; sds lets each particle follow
+            its own residual.
+        features: Feature map of the kernel on flattened renders, (n, 3 h w) -> (n, f), whose
+            squared distance is LPIPS, for the kernel `lpips`; None means L2 between pixels.
 
     Raises:
         FloatingPointError: If a render or a residual isn't finite.
@@ -116,7 +117,7 @@ def _draw_noise(
     views: int,
     objects: int,
 ) -> Float[Tensor, "n c h w"]:
-    """Unit noise. Shared: one for all views of a single object, or one a view for all objects."""
+    """Unit noise. If shared: one for all views of one object, or per view one for all objects."""
     shape = latent.shape[1:]
     if settings.noise == "independent":
         return randomness.normal((objects * views, *shape)).to(latent)
@@ -134,7 +135,7 @@ def _residual(
     texts: Texts,
     settings: DistillSettings,
 ) -> Float[Tensor, "n c h w"]:
-    """CSD Eq. 8's residual of every view; views come object after object."""
+    """CSD Eq. 8's residual of every view; the views are sorted by object."""
     n = len(clean)
     timestep = torch.full((n,), step)
     noisy = add_noise(prior.schedule, clean, noise, timestep)
@@ -159,8 +160,8 @@ def _kernel(
     shape: torch.Size,
     settings: DistillSettings,
 ) -> Kernel:
-    """The kernel on renders, with the bandwidth of CSD's Appendix C.2: the median over log N."""
-    # For one particle log N is zero, but it has no pairs either.
+    """The kernel on renders, with the bandwidth of CSD's Appendix C.2: median(d^2) / log N."""
+    # log 1 is zero; a single particle has no pairs, so its divisor has no effect.
     divisor = log(max(len(points), 2))
     if settings.kernel == "l2" or features is None:
         return rbf_kernel(points, divisor=divisor)

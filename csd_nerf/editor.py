@@ -1,12 +1,11 @@
-"""The one optimisation loop of CSD-Edit; every domain goes through it.
+"""The optimisation loop of CSD-Edit, for scenes, videos, panoramas and plain images alike.
 
-An iteration draws a batch of particles x_i, one timestep t for all of them and their noise e_i
-(a canvas may keep both for as many batches as it takes to go over everything once),
-asks the prior for every guidance branch at once, and descends: x_i <- x_i - rate w(t) g_i, where
-g_i is the Stein direction of the edit residuals (`csd_nerf.core.residuals`; CSD Eq. 9).
-w(t) = sigma_t^2 is kept in every variant; the authors' release drops it for images without mixing.
-Nothing in the loop waits for the device but a look every few iterations at whether all gradients
-were finite.
+An iteration draws a batch of particles x_i, one timestep t for the batch and noises e_i (a canvas
+may keep t and e_i for a whole sweep), evaluates all guidance branches of the prior in one batch,
+and descends: x_i <- x_i - rate w(t) g_i. Here g_i is the Stein direction of the edit residuals
+(`csd_nerf.core.residuals`; CSD Eq. 9) and w(t) = sigma_t^2. The authors' release leaves w(t) out
+for images without mixing; here every variant has it. The loop waits for the device only every
+`CHECK_EVERY` iterations, to check that all gradients were finite.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import Shown, Texts, encode_sources, weighted_sum
 
 Preview = Callable[[], Float[Tensor, "n 3 H W"]]
-"""Decodes the images as they are now."""
+"""Decodes the current latents to images in [0, 1]."""
 
 __all__ = ["EditResult", "EditSettings", "edit", "edit_images"]
 
 CHECK_EVERY = 10
-"""Iterations between two looks at whether all gradients were finite; each waits for the device."""
+"""Iterations between two checks that all gradients were finite; a check waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,11 @@ class EditResult:
     latent: Float[Tensor, "n c h w"]
     """Their latents, before decoding."""
     source_latent: Float[Tensor, "n c h w"]
-    """The source's latents; decoded, they are the source after a round trip."""
+    """The encoded source images."""
     evaluations: int
-    """Model evaluations: one for each particle, guidance branch and iteration."""
+    """Number of model evaluations: one per particle, guidance branch and iteration."""
     seconds: float
-    """Wall-clock time of the optimisation, without encoding and decoding."""
+    """Wall-clock seconds of the optimisation, without encoding and decoding."""
 
 
 @torch.no_grad()
@@ -72,27 +71,27 @@ def edit_images(
     callback: Callable[[int, int, Preview], None] | None = None,
     callback_every: int = 20,
 ) -> EditResult:
-    """Edit images together by an instruction.
+    """Edit images jointly by one or more instructions.
 
     Args:
         prior: The diffusion model.
-        source01: The images to keep to; heights and widths in multiples of
-            `prior.size_multiple`.
-        prompt: The instruction; several are composed by `prompt_weights` (Appendix C.1).
+        source01: The images to edit; heights and widths are multiples of `prior.size_multiple`.
+        prompt: The instruction, or several, weighted by `prompt_weights` (Appendix C.1); for the
+            residual `dds` descriptions of the result.
         prompt_weights: Share of each instruction in each image, as for `edit`.
-        negative_prompt: Takes the place of the empty text.
-        source_prompt: What the images show; the residual `dds` needs it.
-        settings: How to optimise.
+        negative_prompt: Replaces the empty text.
+        source_prompt: Description of the source images; only the residual `dds` needs it.
+        settings: Options of the optimisation.
         generator: Source of randomness, on the CPU.
-        start01: Where to start from; None means the source.
+        start01: Images to start the optimisation from; None means the source images.
         progress: Label of a progress bar on stderr; None means no bar.
-        callback: Called with the iterations done, their total, and a function that decodes the
-            images as they are.
-        callback_every: Iterations between calls.
+        callback: Called with the number of iterations done, their total, and a function that
+            decodes the current images.
+        callback_every: Iterations between calls of `callback`.
 
     Raises:
-        ValueError: If sizes or weights don't fit.
-        FloatingPointError: If a gradient isn't finite.
+        ValueError: If sizes or weights don't fit, or the prior can't serve the residual.
+        FloatingPointError: If a gradient isn't finite; names iteration and particles.
     """
     _check_sizes(prior, source01, start01)
 
@@ -147,26 +146,26 @@ def edit(
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Optimise a canvas in place.
+    """Optimise the latents of a canvas in place.
 
     Args:
         prior: The diffusion model.
         canvas: What is edited.
         prompts: One or more instructions; for the residual `dds`, descriptions of the result.
         prompt_weights: Share of each instruction in each particle of the canvas. If a row sums to
-            less than one, the rest of the weight goes to an estimate without instruction, which
-            leaves that part of the particle as it is. None means equal shares.
-        negative_prompt: Takes the place of the empty text.
-        source_prompt: What the source shows; the residual `dds` needs it.
-        source01: The source images, for priors whose texts depend on them.
-        settings: How to optimise. `batch_size` is ignored: the canvas draws the batches.
-        randomness: Drawn from for an iteration's batch, timestep and noise, in this order.
-        done: Iterations that are done already, to go on with an edit.
+            less than one, the rest of the weight goes to an estimate without instruction (see
+            `Terms.text_without_prompt`). None means equal shares.
+        negative_prompt: Replaces the empty text.
+        source_prompt: Description of the source; only the residual `dds` needs it.
+        source01: The source images, one per particle, for priors whose text encoder sees them.
+        settings: Options of the optimisation. `batch_size` is ignored: the canvas draws batches.
+        randomness: Source of each iteration's batch, timestep and noise, in this order.
+        done: Number of iterations that an interrupted edit has done already.
         progress: Label of a progress bar on stderr; None means no bar.
-        after_step: Called with the iterations done and their total.
+        after_step: Called after each iteration with the number done and their total.
 
     Returns:
-        Number of model evaluations.
+        Number of model evaluations of this call.
 
     Raises:
         ValueError: If the weights don't fit, or the prior can't serve the residual.
@@ -231,7 +230,7 @@ def _direction(
     timestep: Int[Tensor, ""],
     settings: EditSettings,
 ) -> Float[Tensor, "n d"]:
-    """The residuals, mixed as the settings say; without w(t)."""
+    """The direction g_i of each particle, without the factor w(t)."""
     if settings.mixing == "none":
         return residual
     sigma = float(schedule.sigma(timestep))

@@ -1,7 +1,7 @@
-"""Canvases: the latents that an edit optimises, from which it takes batches of particles.
+"""Canvases: the latents that an edit optimises, divided into particles.
 
 A canvas is a stack of images (views of a scene, frames of a video), each of which is a particle, or
-one large latent whose windows are the particles. Particles are numbered.
+one large latent whose windows are the particles. Particles are numbered from 0.
 
 Copies between the CPU and a device are `non_blocking`: a plain copy would make the CPU wait for all
 work that is queued on the device.
@@ -27,16 +27,16 @@ class Particles:
     """A batch of particles, in the prior's latent scale."""
 
     latent: Float[Tensor, "n c h w"]
-    """Clean latents x_i, being edited."""
+    """Clean latents x_i of the images being edited."""
     source: Float[Tensor, "n c h w"]
     """Clean latents of the source images."""
     image_rows: Rows
-    """Rows by which the model sees the source images; see `Prior.encode_source`."""
+    """Conditions from the source images; see `Prior.encode_source`."""
 
 
 @runtime_checkable
 class Canvas(Protocol):
-    """What the editor's loop needs. All tensors that it returns are on the prior's device.
+    """What the editor's loop optimises. Particles and noise are returned on the prior's device.
 
     An iteration calls `draw_batch`, `draw_timestep`, `draw_noise`, `read` and `descend` once each,
     in this order.
@@ -48,7 +48,7 @@ class Canvas(Protocol):
         ...
 
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
-        """Draw this iteration's particles; returns their numbers, none twice."""
+        """Draw this iteration's particles: their numbers, each at most once, on the CPU."""
         ...
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
@@ -70,7 +70,7 @@ class Canvas(Protocol):
         ...
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
-        """Subtract a step from these particles. Where windows overlap, the mean step counts."""
+        """Subtract steps from these particles; where windows overlap, their steps are averaged."""
         ...
 
 
@@ -79,21 +79,21 @@ class ImageStack:
     """Images that are edited together, one particle each."""
 
     latent: Float[Tensor, "size c h w"]
-    """Clean latents; `descend` changes them in place. They may be on another device than the
-    prior's, such as the CPU if there are many."""
+    """Clean latents being edited; `descend` changes them in place. They may be on another device
+    than the prior, for example on the CPU if there are many."""
     source: Float[Tensor, "size c h w"]
     """Clean latents of the source images."""
     image_rows: Rows
-    """Rows by which the model sees the source images, one a particle."""
+    """Conditions from the source images, one row per image."""
     batch_size: int | None = None
-    """Images an iteration, drawn without replacement; None takes all, in order."""
+    """Images per iteration, drawn without replacement; None takes all, in order."""
     drawing: Drawing = "uniform"
-    """uniform: batches by chance, as in the paper. balanced: in sweeps over all images in shuffled
-    order; a sweep has one timestep and, if noise is shared, one noise."""
+    """uniform: random batches, as in the paper. balanced: sweep after sweep over all images, each
+    in a new order; a sweep has one timestep and, if noise is shared, one noise."""
     device: torch.device | None = None
     """Device of the particles that `read` returns; None means the latents'."""
     updates: Int[Tensor, "size"] = field(init=False)
-    """How often each image was updated."""
+    """Number of updates of each image."""
 
     def __post_init__(self) -> None:
         """Start with no updates."""
@@ -113,11 +113,11 @@ class ImageStack:
 
     @property
     def batches_per_sweep(self) -> int:
-        """Iterations that go over everything once; 1 where images are drawn by chance."""
+        """Iterations per sweep; 1 for uniform drawing."""
         return math.ceil(self.size / self._batch) if self.drawing == "balanced" else 1
 
     def iterations_for(self, updates: int) -> int:
-        """Iterations, in whole sweeps, that update an image this often on average."""
+        """Iterations, in whole sweeps, that update an image `updates` times on average."""
         if self.drawing == "balanced":
             return self.batches_per_sweep * updates
         return math.ceil(updates * self.size / self._batch)
@@ -131,11 +131,11 @@ class ImageStack:
         return randomness.choice(self.size, self.batch_size)
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
-        """A timestep for each batch, or for each sweep."""
+        """A new timestep for every batch, or with balanced drawing for every sweep."""
         return self._deck.draw_timestep(randomness, low, high)
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
-        """These images' latents and conditions."""
+        """The latents, sources and conditions of these images."""
         index = index.to(self.latent.device, non_blocking=True)
 
         def handed_out(rows: Tensor) -> Tensor:
@@ -165,11 +165,11 @@ class ImageStack:
         self.latent.index_add_(0, index.to(at, non_blocking=True), step.to(at), alpha=-1)
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on; the tensors are the stack's own, not copies."""
+        """What `restore` needs to resume; the tensors are the stack's own, not copies."""
         return {"latent": self.latent, "updates": self.updates, **self._deck.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state of a stack of the same shape."""
+        """Resume from the state of a stack of the same shape."""
         self.latent.copy_(state["latent"])
         self.updates.copy_(state["updates"])
         self._deck.restore(state)

@@ -24,8 +24,8 @@ class FiniteWatch:
     ) -> None:
         """Record the particles whose residual or direction is not finite at a step.
 
-        One bad residual spoils every direction that it is mixed into, so a direction counts
-        only where all residuals are finite.
+        Mixing spreads one non-finite residual to the directions of other particles. So
+        directions are checked only if all residuals of the step are finite.
         """
         index = index.to(self._first_bad.device, non_blocking=True)
         bad_residual = ~residual.isfinite().all(1)
@@ -35,7 +35,7 @@ class FiniteWatch:
         self._first_bad[index] = self._first_bad[index].minimum(now)
 
     def check(self, total: int) -> None:
-        """Wait for the device and read the record.
+        """Wait for the device, and raise if anything was recorded.
 
         Args:
             total: Steps of the whole run, for the message.

@@ -21,12 +21,12 @@ Features = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel between N particles, as Stein mixing needs it."""
+    """Values and gradients of a kernel between N particles, as `stein_direction` takes them."""
 
     values: Float[Tensor, "n n"]
     """k(x_j, x_i); symmetric, with ones on the diagonal."""
     gradient: Float[Tensor, "n d"]
-    """Row i: the sum over j of the gradient of k(x_j, x_i) with respect to x_j."""
+    """Row i is sum_j grad_{x_j} k(x_j, x_i), the gradient with respect to the first argument."""
 
 
 def rbf_kernel(
@@ -39,20 +39,20 @@ def rbf_kernel(
 ) -> Kernel:
     """Kernel values and gradients between all points; each distance is computed once.
 
-    k(x, y) = exp(-d^2 / h) with d^2 = |phi(x) - phi(y)|^(2 exponent). The bandwidth counts as a
-    constant of the gradient. Without features the gradient has the closed form
-    -2/h [(K x)_i - (sum_j k_ij) x_i]; with features it comes from autograd, row after row, and
-    each particle's features are computed once.
+    k(x, y) = exp(-d^2 / h) with d^2 = |phi(x) - phi(y)|^(2 exponent). The gradient treats
+    the bandwidth as a constant. Without features the gradient has the closed form
+    -2/h [(K x)_i - (sum_j k_ij) x_i]; with features it comes from autograd, one row at a
+    time, and each particle's features are computed once.
 
     Args:
-        points: What the kernel compares, one particle a row.
+        points: The points x to compare, one particle per row.
         features: phi; None means the points themselves.
         bandwidth: h > 0, in units of d^2; infinity makes k = 1 everywhere. None takes
-            `median_bandwidth`. A tensor is taken as it is: reading its value would stall the
-            device.
-        divisor: Of the median; None means log(N + 1).
-        exponent: 1, or 2 where the squared distance of features is itself the distance d, as
-            with LPIPS (`csd_nerf.priors.lpips`).
+            `median_bandwidth`. A tensor is not checked, because reading its value would make the
+            CPU wait for the device.
+        divisor: For a bandwidth of None: what the median is divided by; None means log(N + 1).
+        exponent: 1 makes d the distance |phi(x) - phi(y)|. 2 makes d its square, for features
+            whose squared distance is the wanted distance, such as `lpips_features`.
 
     Raises:
         ValueError: If the bandwidth is not positive.
@@ -61,7 +61,7 @@ def rbf_kernel(
         raise ValueError(
             f"bandwidth needs to be positive, got {bandwidth}; None takes the median heuristic."
         )
-    # Mixed precision would round the sums of near-equal particles to nothing.
+    # Mixed precision would round the small differences of near-equal particles to zero.
     with torch.autocast(points.device.type, enabled=False):
         x = points.detach().to(torch.promote_types(points.dtype, torch.float32))
         if features is not None:
@@ -70,7 +70,8 @@ def rbf_kernel(
         h = median_bandwidth(squared, divisor=divisor) if bandwidth is None else bandwidth
         values = torch.exp(-squared / h)
         slope = values if exponent == 1 else values * exponent * squared.pow(1 - 1 / exponent)
-        # The difference doesn't change under a shift; centred, its terms are as small as it is.
+        # The gradient doesn't change if all points are shifted. Centring keeps both terms as small
+        # as their difference, which then keeps its digits.
         centred = x - x.mean(0)
         gradient = (slope @ centred - slope.sum(1, keepdim=True) * centred) * (-2 / h)
         return Kernel(values, gradient)
@@ -88,16 +89,18 @@ def median_bandwidth(
 ) -> Float[Tensor, ""]:
     """The median heuristic: h = median of d^2 over pairs i < j, divided by log(N + 1).
 
-    A particle is no pair with itself: the authors' release counts the zero diagonal, and its
-    bandwidth is NaN for one or two particles. The paper's text-to-3D (Appendix C.2) divides by
-    log N, which is zero for one particle.
+    The zero distance of a particle to itself is left out. The authors' release includes it, and
+    its bandwidth is NaN for one or two particles. The paper's text-to-3D (Appendix C.2) divides
+    by log N, which is zero for one particle.
+
+    The result is at least floor + 1e-4 max d^2. The first term serves particles that all coincide.
+    The second serves sets of which more than half of the pairs coincide, so that the median is
+    near zero: with so small a bandwidth the repulsion would consist of amplified rounding errors.
 
     Args:
         squared: Squared distances of all pairs.
         divisor: What the median is divided by; None means log(N + 1).
-        floor: Smallest bandwidth, for a single particle or coincident ones. Where more than half
-            of the pairs coincide, a ten thousandth of the largest squared distance holds instead:
-            a far smaller bandwidth would blow rounding errors up to a repulsion.
+        floor: Smallest bandwidth; the bandwidth of a single particle.
     """
     n = len(squared)
     if n < 2:
@@ -117,7 +120,7 @@ def _feature_kernel(
     divisor: float | None,
     exponent: int,
 ) -> Kernel:
-    # A common shift of all x_j has the sum of their gradients as its gradient.
+    # The gradient with respect to a common shift of all x_j is the sum over j of their gradients.
     shift = torch.zeros_like(points[0], requires_grad=True)
     embedded = features(points + shift)
     still = embedded.detach()
@@ -126,7 +129,7 @@ def _feature_kernel(
     n = len(points)
     rows = []
     for i in range(n):
-        # Particle i is left out: k is largest at itself, where its gradient is zero.
+        # j = i is left out: k(x_i, x_i) is the maximum of k, where the gradient is zero.
         others = [j for j in range(n) if j != i]
         apart = (embedded[others] - still[i]).square().sum(1).pow(exponent)
         total = torch.exp(-apart / h).sum()

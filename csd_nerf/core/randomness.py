@@ -1,8 +1,8 @@
-"""Where a run's random numbers come from.
+"""The source of a run's random numbers.
 
-A run draws in a fixed order (batch, timestep, noise; once an iteration), always on the CPU, so
-that a seed gives the same numbers whatever the device. Two implementations of one method are
-compared step by step by handing both the same source.
+Each iteration draws a batch, a timestep and noise, in this order and always on the CPU. So a seed
+gives the same numbers on every device. Tests give the same source to two implementations of one
+method, and compare them step by step.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Randomness(Protocol):
     """A source of random numbers; everything it returns lies on the CPU."""
 
     def choice(self, total: int, count: int) -> Int[Tensor, "{count}"]:
-        """`count` of the numbers 0 to `total` - 1, without replacement."""
+        """`count` different integers from 0 to `total` - 1, in random order."""
         ...
 
     def pick(self, weights: Float[Tensor, "rows m"]) -> Int[Tensor, "rows"]:
-        """One of m things for each row, with probabilities in proportion to the weights."""
+        """An index from 0 to m - 1 for each row, with probability proportional to its weight."""
         ...
 
     def timestep(self, low: int, high: int) -> int:
-        """A timestep from `low` to `high`, both included, uniformly."""
+        """A timestep, uniform from `low` to `high`, both included."""
         ...
 
     def normal(self, shape: tuple[int, ...]) -> Float[Tensor, "*shape"]:
@@ -50,15 +50,15 @@ class SeededRandomness:
             )
 
     def choice(self, total: int, count: int) -> Int[Tensor, "{count}"]:
-        """`count` of the numbers 0 to `total` - 1, without replacement."""
+        """`count` different integers from 0 to `total` - 1, in random order."""
         return torch.randperm(total, generator=self.generator)[:count]
 
     def pick(self, weights: Float[Tensor, "rows m"]) -> Int[Tensor, "rows"]:
-        """One of m things for each row, with probabilities in proportion to the weights."""
+        """An index from 0 to m - 1 for each row, with probability proportional to its weight."""
         return torch.multinomial(weights, 1, generator=self.generator)[:, 0]
 
     def timestep(self, low: int, high: int) -> int:
-        """A timestep from `low` to `high`, both included, uniformly."""
+        """A timestep, uniform from `low` to `high`, both included."""
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def normal(self, shape: tuple[int, ...]) -> Float[Tensor, "*shape"]:

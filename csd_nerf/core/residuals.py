@@ -1,10 +1,10 @@
 """Guidance and the residuals of score distillation, as tables of noise estimates.
 
 The model's input is the noisy target (the image being edited) or the noisy source, with or without
-the source image, and one of three texts. Each combination is an `Estimate`. Guidance and residuals
-are weighted sums of estimates and of the drawn noise. A `Terms` holds the weights; `+`, `-` and `*`
-work on it, so that the functions below read like the equations. Estimates without a weight are not
-evaluated.
+the source image as a condition, and one of three texts. Each combination is an `Estimate`. Guidance
+and residuals are weighted sums of estimates and of the drawn noise. A `Terms` holds the weights; it
+supports `+`, `-` and `*`, so that the functions below read like the equations. Only estimates with
+a weight are evaluated.
 
 Sign: a residual points to where the energy rises; callers descend.
 """
@@ -25,15 +25,15 @@ ResidualName = Literal["csd", "sds", "dds"]
 
 
 class Estimate(NamedTuple):
-    """One noise estimate, named by the inputs that the model is given for it."""
+    """One noise estimate of the model, identified by the model's inputs."""
 
     latent: Latent
-    """Whether the noisy latent is the target's or the source's; both have the same noise."""
+    """Which latent is noised: the target's or the source's; both get the same noise."""
     image: bool
-    """Whether the model sees the source image."""
+    """Whether the source image is a condition."""
     text: Text
-    """The instruction or description asked for, the empty (or negative) text, or the text that
-    describes the source."""
+    """prompt: the user's instruction or description; empty: the empty or the negative text; source:
+    the description of the source."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Terms:
     """A weighted sum of noise estimates and of the drawn noise."""
 
     weights: Mapping[Estimate, float] = field(default_factory=dict)
-    """Weight of each estimate; none is zero."""
+    """Weight of each estimate; estimates of weight zero are left out."""
     noise: float = 0.0
-    """Weight of the noise e that was drawn."""
+    """Weight of the drawn noise e."""
 
     def __add__(self, other: Terms) -> Terms:
         """The sum of both."""
@@ -62,47 +62,48 @@ class Terms:
 
     @property
     def needs_image(self) -> bool:
-        """Whether any estimate sees the source image."""
+        """Whether any estimate is conditioned on the source image."""
         return any(estimate.image for estimate in self.weights)
 
     @property
     def needs_source_latent(self) -> bool:
-        """Whether any estimate is of the noisy source."""
+        """Whether any estimate is for the noisy source."""
         return any(estimate.latent == "source" for estimate in self.weights)
 
     @property
     def needs_source_text(self) -> bool:
-        """Whether any estimate sees the text that describes the source."""
+        """Whether any estimate is conditioned on the description of the source."""
         return any(estimate.text == "source" for estimate in self.weights)
 
     @property
     def text_without_prompt(self) -> Text:
-        """The text that replaces the instruction where a particle has no instruction.
+        """The text that replaces the prompt where a particle has no prompt.
 
-        It is the source's own text if the terms use one, else the empty text. With it, the
-        residual of an unedited particle is zero, so that a part without instruction stays as it is.
+        It is the description of the source if the terms use one, else the empty text. The `csd`
+        and `dds` residuals of an unedited particle are then zero, so that a particle without
+        prompt stays as it is. The `sds` residual is not zero.
         """
         return "source" if self.needs_source_text else "empty"
 
 
 def estimate(latent: Latent, *, image: bool, text: Text) -> Terms:
-    """A single estimate, with weight one."""
+    """Terms of a single estimate, with weight one."""
     return Terms({Estimate(latent, image, text): 1.0})
 
 
 DRAWN_NOISE = Terms(noise=1.0)
-"""The noise e that was drawn, with weight one."""
+"""Terms of the drawn noise e alone, with weight one."""
 
 
 def text_guidance(latent: Latent, text: Text, *, text_scale: float) -> Terms:
-    """Classifier-free guidance, CSD Eq. 2; scale 1 is the conditional estimate alone."""
+    """Classifier-free guidance, CSD Eq. 2; with scale 1 only the conditional estimate is left."""
     null = estimate(latent, image=False, text="empty")
     conditional = estimate(latent, image=False, text=text)
     return null + text_scale * (conditional - null)
 
 
 def image_guidance(latent: Latent, *, image_scale: float) -> Terms:
-    """Guidance by the source image alone: Eq. 3 without its last term."""
+    """Guidance by the source image alone: CSD Eq. 3 without its text term."""
     null = estimate(latent, image=False, text="empty")
     image = estimate(latent, image=True, text="empty")
     return null + image_scale * (image - null)
@@ -112,7 +113,7 @@ def edit_guidance(latent: Latent, *, image_scale: float, text_scale: float) -> T
     """Guidance by source image and instruction, CSD Eq. 3.
 
     Args:
-        latent: Which noisy latent the model sees.
+        latent: Which noisy latent is the model's input.
         image_scale: w_s; how closely the source image is kept.
         text_scale: w_y; how strongly the instruction is followed.
     """
@@ -124,32 +125,33 @@ def edit_guidance(latent: Latent, *, image_scale: float, text_scale: float) -> T
 def csd_edit(*, image_scale: float, text_scale: float) -> Terms:
     """Residual of CSD-Edit, CSD Eq. 9.
 
-    The baseline is the estimate for the noisy source (same noise, same timestep) that sees the
-    source image and no instruction, so that an unedited particle is moved by the instruction
-    alone. It takes two estimates of the source; the authors' release runs three.
+    The guided estimate for the noisy target, minus the estimate for the noisy source (same noise,
+    same timestep) guided by the source image alone. For an unedited particle only the text term is
+    left. This takes two model evaluations for the source; the authors' release takes three.
     """
     guided = edit_guidance("target", image_scale=image_scale, text_scale=text_scale)
     return guided - image_guidance("source", image_scale=image_scale)
 
 
 def sds_edit(*, image_scale: float, text_scale: float) -> Terms:
-    """Score distillation with an editing model: Eq. 3 less the noise that was drawn."""
+    """Residual of SDS with an editing model: the guided estimate of CSD Eq. 3 minus the noise."""
     return edit_guidance("target", image_scale=image_scale, text_scale=text_scale) - DRAWN_NOISE
 
 
 def dds_edit(*, image_scale: float, text_scale: float) -> Terms:  # noqa: ARG001
-    """Delta Denoising Score as CSD's residual, CSD Appendix A; sees no source image.
+    """Delta Denoising Score as CSD's residual, CSD Appendix A.
 
-    The target is shown the prompt, which describes the result, and the source is shown its own
-    description. Both are guided by the same scale (the appendix prints the case of scale 1).
-    Any text-to-image model can edit by it; `image_scale` has no part in it.
+    The estimate for the target, guided by the prompt (a description of the result), minus the
+    estimate for the source, guided by the description of the source. Both have the same guidance
+    scale; the appendix prints the case of scale 1. The source image is no condition, so any
+    text-to-image model will do, and `image_scale` is ignored.
     """
     guided = text_guidance("target", "prompt", text_scale=text_scale)
     return guided - text_guidance("source", "source", text_scale=text_scale)
 
 
 def generation(*, text_scale: float) -> Terms:
-    """Residual of generation from a text: CSD Eq. 8, and Eq. 5 of SDS."""
+    """Residual of generation from a text, as in CSD Eq. 8 and in SDS (Eq. 5)."""
     return text_guidance("target", "prompt", text_scale=text_scale) - DRAWN_NOISE
 
 
@@ -158,16 +160,17 @@ EDIT_RESIDUALS: dict[ResidualName, Callable[..., Terms]] = {
     "sds": sds_edit,
     "dds": dds_edit,
 }
-"""The residuals of an edit by name; each takes `image_scale` and `text_scale`."""
+"""The residuals of an edit by name; each function takes `image_scale` and `text_scale`."""
 
 
 def prompt_shares(
     weights: Float[Tensor, "size k"] | None, *, size: int, prompts: int
 ) -> Float[Tensor, "size {prompts}"]:
-    """Checked shares of each instruction in each particle; equal ones where None is given.
+    """Check the share of each prompt in each particle; None gives equal shares, 1 / `prompts`.
 
     Raises:
-        ValueError: If the shape doesn't fit, a share is negative, or a row sums to more than one.
+        ValueError: If the shape isn't (size, prompts), a share is negative, or a row sums to more
+            than one.
     """
     if weights is None:
         return torch.full((size, prompts), 1 / prompts)

@@ -1,4 +1,4 @@
-"""Named rows: what a model is shown beside the noisy latent."""
+"""Named rows: the inputs of a model other than the noisy latent and the timestep."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 Rows = Mapping[str, Tensor]
-"""Tensors by name, each with one row a particle, or with one row for all of them.
+"""Tensors by name. Each has one row (index along its first axis) per particle, or a single row
+that all particles share.
 
-Names in use: `text`, `pooled`, `time_ids` (what a text encoder and its model add to a prompt),
-`condition`, `reference`, `control` (what a model sees of the source image).
+Names for what comes from the prompt: `text`, `pooled`, `time_ids`. Names for what comes from the
+source image: `condition`, `reference`, `control`.
 """
 
 
 def take_rows(rows: Rows, index: Int[Tensor, "m"] | slice) -> dict[str, Tensor]:
-    """The rows of some particles; a single row, which is everyone's, stays as it is."""
+    """Select the rows of some particles; a tensor with a single, shared row stays as it is."""
     return {name: r if len(r) == 1 else r[_on(r, index)] for name, r in rows.items()}
 
 
 def check_rows(rows: Rows, n: int) -> None:
-    """Check that rows fit n particles.
+    """Check that each tensor has one row or n rows.
 
     Raises:
         ValueError: If a tensor has neither one row nor n.

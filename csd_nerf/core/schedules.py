@@ -1,7 +1,8 @@
-"""The forward process of a diffusion model: how much image and how much noise a timestep has.
+"""The forward process of a diffusion model: the scale of image and noise at each timestep.
 
 Symbols:
-    t: timestep, what the model is told; 0 is clean (or almost), the last is noise (or almost).
+    t: timestep, the noise level that the model takes as input. At t = 0 the latent is clean or
+        almost clean; at the last timestep it is pure noise or almost.
     alpha_t, sigma_t: scale of the clean latent and of the noise, alpha_t^2 + sigma_t^2 = 1.
     z_t = alpha_t x + sigma_t e: noisy latent from the clean latent x and unit Gaussian noise e.
 
@@ -21,16 +22,16 @@ from torch import Tensor
 
 @runtime_checkable
 class Schedule(Protocol):
-    """alpha_t and sigma_t of a model, and which timesteps it has.
+    """alpha_t and sigma_t of a model, and its range of timesteps.
 
-    The law: alpha_t^2 + sigma_t^2 = 1 for every timestep, alpha falls and sigma rises with t.
-    A model whose own noisy latent is scaled differently is adapted by its prior; see
+    An implementation must have alpha_t^2 + sigma_t^2 = 1 at every timestep, alpha falling and sigma
+    rising with t. If the model's own noisy latent has another scale, its prior converts; see
     `FlowSchedule`.
     """
 
     @property
     def num_timesteps(self) -> int:
-        """T: how many timesteps the model distinguishes."""
+        """T, the number of timesteps."""
         ...
 
     def alpha(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -56,7 +57,7 @@ def add_noise(
     noise: Float[Tensor, "n *shape"],
     timestep: Int[Tensor, "n"],
 ) -> Float[Tensor, "n *shape"]:
-    """z_t = alpha_t x + sigma_t e, one timestep a particle."""
+    """z_t = alpha_t x + sigma_t e, with one timestep per particle."""
     timestep = timestep.to(clean.device, non_blocking=True)
     per_particle = (-1, *[1] * (clean.ndim - 1))
     alpha = schedule.alpha(timestep).to(clean.dtype).view(per_particle)
@@ -65,7 +66,7 @@ def add_noise(
 
 
 def loss_weight(schedule: Schedule, timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The weight w(t) = sigma_t^2 of score distillation, as in DreamFusion."""
+    """The weight w(t) = sigma_t^2 of the residuals in score distillation, as in DreamFusion."""
     return schedule.sigma(timestep).square()
 
 
@@ -86,12 +87,12 @@ def check_t_range(t_range: tuple[float, float]) -> None:
 class DiscreteSchedule:
     """A table of alpha_t^2 for t = 0 to T - 1, as DDPM models have.
 
-    Between timesteps, which some samplers visit, sigma_t / alpha_t is interpolated linearly.
+    Some samplers use fractional timesteps: there sigma_t / alpha_t is interpolated linearly.
     The table is kept in float64, where 1 - alpha_t^2 keeps its digits at small t.
     """
 
     alphas_cumprod: Float[Tensor, "T"]
-    """alpha_t^2 by timestep, within [0, 1] and falling."""
+    """alpha_t^2 for each timestep, within [0, 1] and never rising."""
 
     def __post_init__(self) -> None:
         table = self.alphas_cumprod.detach().to("cpu", torch.float64)
@@ -168,12 +169,12 @@ class FlowSchedule:
 
         z = y / n = alpha x + sigma e,    alpha = (1 - s) / n,    sigma = s / n,
 
-    has alpha^2 + sigma^2 = 1. A flow model's prior hands n z to the model and turns the velocity
-    that comes back into noise by `noise_of_velocity`.
+    has alpha^2 + sigma^2 = 1. A flow model's prior passes n z to the model, and converts the
+    predicted velocity to noise by `noise_of_velocity`.
     """
 
     num_timesteps: int = 1000
-    """T, the timestep of pure noise; t runs from 0 to T, both included."""
+    """T, the timestep of pure noise; t goes from 0 to T, both included."""
 
     def alpha(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """alpha_t = (1 - s) / n, on the device of `timestep`."""
@@ -184,11 +185,11 @@ class FlowSchedule:
         return self.level(timestep) / self.scale(timestep)
 
     def level(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """The share s = t / T of noise in the model's own latent, from 0 to 1."""
+        """The noise level s = t / T, from 0 (clean) to 1 (noise)."""
         return timestep.float() / self.num_timesteps
 
     def scale(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """n: the model's own latent is n z."""
+        """The scale n = sqrt((1 - s)^2 + s^2); the model's own noisy latent is n z."""
         level = self.level(timestep)
         return ((1 - level).square() + level.square()).sqrt()
 
@@ -198,7 +199,7 @@ class FlowSchedule:
         noisy: Float[Tensor, "n *shape"],
         timestep: Real[Tensor, "n"],
     ) -> Float[Tensor, "n *shape"]:
-        """The noise e = n z + (1 - s) v that a velocity at z stands for."""
+        """Convert the velocity v predicted for z to noise: e = n z + (1 - s) v."""
         timestep = timestep.to(noisy.device)
         per_particle = (-1, *[1] * (noisy.ndim - 1))
         level = self.level(timestep).view(per_particle)

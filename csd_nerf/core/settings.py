@@ -1,4 +1,4 @@
-"""The options of an edit, with the paper's variants and ablations."""
+"""The options of an edit and of text-to-3D, with the paper's variants and ablations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class EditSettings:
     """How an edit is optimised."""
 
     iterations: int = 200
-    """Steps of gradient descent; the paper's video edits take 200 to 500."""
+    """Steps of gradient descent; the paper takes 200 to 500 for videos."""
     learning_rate: float = 2.0
     """Step size in latent units; the paper takes 2 for panoramas, 0.25 to 2 for videos."""
     decay: float = 0.9
-    """Factor of the learning rate every `decay_every` iterations."""
+    """Factor by which the learning rate is multiplied every `decay_every` iterations."""
     decay_every: int = 20
     """Iterations between two decays."""
     text_scale: float = 7.5
@@ -34,26 +34,33 @@ class EditSettings:
     image_scale: float = 1.5
     """w_s of Eq. 3: how closely the source is kept; the paper takes 1.5 to 5."""
     t_range: tuple[float, float] = (0.02, 0.5)
-    """First and last timestep, as fractions of the prior's schedule."""
+    """Lowest and highest timestep that is drawn, as fractions of the prior's schedule (0 is
+    clean)."""
     batch_size: int | None = None
-    """Images an iteration, drawn without replacement; None takes all."""
+    """Images per iteration, drawn without replacement; None takes all."""
     mixing: Mixing = "stein"
-    """Whether residuals are mixed by the kernel, or each image goes by its own."""
+    """stein: average residuals over similar images and push images apart (CSD); none: each image
+    follows its own residual."""
     residual: ResidualName = "csd"
-    """What drives an image: csd subtracts the source's estimate (CSD-Edit, Eq. 9), sds the drawn
-    noise; dds (Appendix A) needs a text-to-image model and a description of the source."""
+    """What is subtracted from the guided noise estimate. csd: the estimate for the noisy source
+    (CSD-Edit, Eq. 9); sds: the drawn noise; dds: the source's estimate guided by a description of
+    the source (Appendix A), which is meant for text-to-image models."""
     noise: Noise = "shared"
-    """One noise for all particles (Eq. 8) or one for each (the authors' release)."""
+    """shared: one noise for all particles (Eq. 8); independent: one for each (the authors'
+    release)."""
     kernel_on: KernelOn = "noisy"
-    """Whether the kernel compares noisy or clean latents."""
+    """Which latents the kernel compares: noisy (z_t) or clean (x)."""
     normalize: Normalize = "n"
-    """Divide mixed residuals by the number of particles or by the sum of kernel values."""
+    """What the mixed residuals are divided by: n, the number of particles, or rowsum, the sum of a
+    particle's kernel values."""
     repulsion: float = 1.0
     """Weight of the term that pushes particles apart."""
     repulsion_scale: RepulsionScale = "sigma"
-    """Scale the repulsion by sigma_t, as the score asks for, or by one, as Eq. 8 prints."""
+    """Further factor of the repulsion: sigma, which is sigma_t and follows from the scale of the
+    score, or one, as Eq. 8 prints it."""
     max_batch: int | None = None
-    """Largest number of model evaluations, or of images to encode or decode, in one call."""
+    """Largest number of model evaluations, or of images to encode or decode, in one call; None
+    means no limit."""
 
     def __post_init__(self) -> None:
         check_t_range(self.t_range)
@@ -66,23 +73,26 @@ class EditSettings:
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """How rendered views are distilled from a text-to-image prior (CSD Eq. 8)."""
+    """How the gradient of rendered views is computed with a text-to-image prior (CSD Eq. 8)."""
 
     text_scale: float = 20.0
-    """Classifier-free guidance; the paper takes 20 with DeepFloyd IF (Appendix C.2)."""
+    """Scale of classifier-free guidance; the paper takes 20 with DeepFloyd IF (Appendix C.2)."""
     t_range: tuple[float, float] = (0.02, 0.98)
-    """First and last timestep, as fractions of the prior's schedule; DreamFusion's."""
+    """Lowest and highest timestep that is drawn, as fractions of the prior's schedule (0 is clean);
+    the default is DreamFusion's."""
     noise: Noise = "shared"
-    """One noise for all particles (Eq. 8) or one for each."""
+    """shared: one noise for all particles (Eq. 8); independent: one for each."""
     kernel: KernelDistance = "lpips"
-    """Distance of the kernel: LPIPS between rendered views, as in the paper, or squared L2."""
+    """Distance of the kernel: lpips between rendered views, as in the paper, or l2 between
+    pixels."""
     normalize: Normalize = "n"
-    """Divide mixed residuals by the number of particles or by the sum of kernel values."""
+    """What the mixed residuals are divided by: n, the number of particles, or rowsum, the sum of a
+    particle's kernel values."""
     repulsion: float = 1.0
-    """Weight of the term that pushes particles apart. In many dimensions the plain scale moves
-    little: several objects want 5 and more."""
+    """Weight of the term that pushes particles apart. At 1 it has little effect on large renders;
+    use 5 or more to keep several objects apart."""
     max_batch: int | None = None
-    """Largest number of model evaluations in one call."""
+    """Largest number of model evaluations in one call; None means no limit."""
 
     def __post_init__(self) -> None:
         check_t_range(self.t_range)
@@ -100,7 +110,7 @@ def _check_counts(settings: EditSettings | DistillSettings, *names: str) -> None
 
 
 def _check_choices(settings: EditSettings | DistillSettings) -> None:
-    """Check the fields that take one of a few words."""
+    """Check the fields whose type is a Literal."""
     for name, hint in get_type_hints(type(settings)).items():
         value, choices = getattr(settings, name), get_args(hint)
         if get_origin(hint) is Literal and value not in choices:

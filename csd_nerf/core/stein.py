@@ -24,29 +24,28 @@ def stein_direction(
     repulsion: float = 1.0,
     normalize: Normalize = "n",
 ) -> Float[Tensor, "n d"]:
-    """Average residuals by similarity and push particles apart.
+    """Average the residuals of similar particles, and push particles apart.
 
     CSD Eq. 8 without w(t), in descent form:
 
         g_i = 1/N sum_j [ k(z_j, z_i) r_j - repulsion * grad_{z_j} k(z_j, z_i) ].
 
     The paper prints + before the gradient, which in a descent step would pull particles
-    together; the authors' release pushes them apart, as does this. Eq. 9 prints the residual of
-    particle i inside the sum over j; Eq. 8, the derivation and the release have that of j. With
-    n = 1 the residual comes back, so that CSD becomes SDS.
+    together; the authors' release and this function push them apart. Eq. 9 prints r_i inside the
+    sum over j; Eq. 8, its derivation and the release have r_j. For N = 1 the result is the
+    residual itself, so that CSD becomes SDS.
 
-    The kernel may compare other points than the noisy latents. For clean latents
-    x = (z - sigma_t e) / alpha_t the chain rule makes grad_z = grad_x / alpha_t: build the kernel
-    of x and divide `repulsion` by alpha_t. The outcome is then that of noisy latents which share
-    one noise.
+    The kernel may also compare clean latents x = (z - sigma_t e) / alpha_t. By the chain rule
+    grad_z = grad_x / alpha_t, so build the kernel of x and divide `repulsion` by alpha_t. The
+    result is then that of noisy latents which share one noise e.
 
     Args:
         kernel: From `rbf_kernel`, of points of the residuals' shape.
-        residuals: Noise-estimate differences r_j, one particle a row.
-        repulsion: Factor of the kernel's gradient. 1 is the printed form. With the score
-            -e / sigma_t, only sigma_t has the prior's distribution as its fixed point.
-        normalize: "n" divides by N, as the paper does; "rowsum" by particle i's own
-            sum of k, which keeps the step's size independent of N.
+        residuals: Differences of noise estimates r_j, one particle per row.
+        repulsion: Factor of the kernel's gradient. 1 is the printed form. The score is
+            -e / sigma_t, so only the factor sigma_t makes the prior's distribution the fixed point.
+        normalize: "n" divides by N, as the paper does; "rowsum" divides by sum_j k(z_j, z_i),
+            which keeps the step's size independent of N.
 
     Raises:
         ValueError: If kernel and residuals differ in shape.
@@ -64,10 +63,10 @@ def stein_direction(
 def mixed_residuals(
     kernel: Kernel, residuals: Float[Tensor, "n d"], *, normalize: Normalize = "n"
 ) -> Float[Tensor, "n d"]:
-    """The first term of `stein_direction` alone: residuals averaged by similarity.
+    """The first term of `stein_direction` alone: 1/N sum_j k(x_j, x_i) r_j.
 
-    The residuals may live in another space than the points that the kernel compares, as latents
-    and the pixels of rendered views do.
+    The residuals may live in another space than the points that the kernel compares: for example
+    latents, while the kernel compares the pixels of rendered views.
     """
     return kernel.values @ residuals / _divisor(kernel, normalize)
 
@@ -75,7 +74,7 @@ def mixed_residuals(
 def repulsion_step(
     kernel: Kernel, *, repulsion: float, normalize: Normalize = "n"
 ) -> Float[Tensor, "n d"]:
-    """The second term of `stein_direction` alone, in the space of the points compared."""
+    """The second term of `stein_direction` alone, in the space of the kernel's points."""
     return -repulsion * kernel.gradient / _divisor(kernel, normalize)
 
 

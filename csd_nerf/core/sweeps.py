@@ -1,10 +1,10 @@
-"""Draws the particles of each iteration so that every place is updated equally often.
+"""Draws each iteration's particles in sweeps, so that everything is updated equally often.
 
-The paper draws a batch by chance. A frame, or a cell of a canvas, then has more updates than
-another; cells at a canvas's corners, which one window covers where many cover the middle, have a
-sixteenth of them at a stride of a quarter window (the artifacts of the paper's Appendix E).
-Here particles come in sweeps, each of which covers everything: a shuffled deck of frames, or
-overlapping windows laid over the canvas at random.
+The paper draws every batch at random. Some frames, or some cells of a canvas, are then updated more
+often than others. For example, at a stride of a quarter window sixteen windows cover a cell in the
+middle of a canvas, but only one covers the corner (see the artifacts in the paper's Appendix E).
+Here a sweep covers everything once: all frames in random order, or a random set of overlapping
+windows that covers the canvas.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ Drawing = Literal["balanced", "uniform"]
 
 
 def check_drawing(drawing: str) -> None:
-    """Raises ValueError if there is no such way to draw."""
+    """Check the name of a way of drawing.
+
+    Raises:
+        ValueError: If it is neither `balanced` nor `uniform`.
+    """
     if drawing not in get_args(Drawing):
         raise ValueError(
             f"drawing needs to be one of {', '.join(get_args(Drawing))}, got {drawing!r}."
@@ -31,15 +35,15 @@ def check_drawing(drawing: str) -> None:
 
 
 class Deck:
-    """Deals the particles of one sweep after another, in batches of nearly equal size.
+    """Hands out one sweep after another, in batches of nearly equal size.
 
-    All batches of a sweep can share a timestep and a noise: then all frames of a video go through
-    the same ones, and don't flicker for having been drawn at different times. A deck that deals
-    no batch counts every call as a new sweep.
+    `draw_timestep` and `draw_noise` draw once per sweep, so that all frames of a video get the same
+    timesteps and noises, which reduces flicker. If `draw` is never called, they draw anew at every
+    call.
     """
 
     def __init__(self, draw_sweep: Callable[[Randomness], Int[Tensor, "s"]]) -> None:
-        """Deal the sweeps that `draw_sweep` returns: particles in random order, none twice."""
+        """Take the function that draws a sweep: particle indices in random order, none twice."""
         self._draw_sweep = draw_sweep
         self._waiting: Int[Tensor, "w"] = torch.zeros(0, dtype=torch.long)
         self._begins_sweep = True
@@ -47,7 +51,7 @@ class Deck:
         self._noise = torch.zeros(0)
 
     def draw(self, count: int, randomness: Randomness) -> Int[Tensor, "n"]:
-        """The next batch: `count` particles, or fewer where sweeps don't divide by it."""
+        """The next batch: at most `count` particles, nearly as many in each batch of a sweep."""
         self._begins_sweep = len(self._waiting) == 0
         if self._begins_sweep:
             self._waiting = self._draw_sweep(randomness)
@@ -74,7 +78,7 @@ class Deck:
         return {"waiting": self._waiting, "timestep": timestep, "noise": self._noise}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state of a deck of the same particles."""
+        """Resume from the state of a deck of the same particles."""
         self._waiting = state["waiting"].clone()
         self._timestep = int(state["timestep"])
         self._noise = state["noise"].clone()
@@ -93,9 +97,9 @@ class AxisCover:
         starts: First cells of the grid's windows, ascending from 0.
         length: Cells of the axis.
         window: Cells of a window.
-        overlap: Smallest overlap of neighbours in cells. A grid that is too coarse for it lets
-            neighbours of the grid overlap by less.
-        wrap: Whether the axis is a circle; covers then may begin anywhere.
+        overlap: Smallest overlap of neighbours in cells. If the grid's stride is larger than
+            window - overlap, windows that are neighbours on the grid may overlap by less.
+        wrap: Whether the axis is a circle; covers may then begin at any window of the grid.
     """
 
     starts: Int[Tensor, "m"]
@@ -110,33 +114,33 @@ class AxisCover:
 
     @property
     def _reach(self) -> int:
-        """Most cells from a window's start to its neighbour's."""
+        """Largest distance in cells between the starts of neighbouring windows."""
         return max(self.window - self.overlap, self._stride)
 
     @property
     def count(self) -> int:
         """Windows in a cover."""
         m, stride = len(self.starts), self._stride
-        # From one start of the grid to the farthest other one within reach.
+        # The largest distance within reach that is a multiple of the grid's stride.
         farthest = self._reach // stride * stride
         room = max(self.overlap, stride) // 2
         step = max(farthest - room, stride)
         if self.wrap:
-            # Where the grid meets itself again a step may come out shorter.
+            # The grid's last step, back to its first window, may be shorter than the stride.
             length = self.length + (stride if self.length % stride else 0)
             return min(-(-length // step), m)
         return min(-(-(self.length - self.window) // step) + 1, m)
 
     def draw(self, randomness: Randomness, *, rows: int = 1) -> Int[Tensor, "{rows} windows"]:
-        """Draw `rows` covers; returns indices into `starts`.
+        """Draw `rows` covers as indices into `starts`.
 
-        On a circle all of them begin with the same, randomly drawn window.
+        On a circle all of them begin with the same random window.
         """
         m = len(self.starts)
         first = int(randomness.choice(m, 1)) if self.wrap else 0
         starts = self.starts.roll(-first)
         if self.wrap:
-            # Once round, and back to where it began.
+            # Once round the circle: the first start is repeated at the end, at `length`.
             starts = torch.cat([starts, starts[:1]]) - starts[0]
             starts = starts + self.length * (starts < 0)
             starts[-1] = self.length
@@ -144,15 +148,16 @@ class AxisCover:
         allowed, onward = self._ways(starts, steps)
         paths = [torch.zeros(rows, dtype=torch.long)]
         for ways in reversed(onward[:-1]):
-            # In proportion to the number of ways that lead on: all covers are equally likely.
+            # Each step is weighted by the number of covers that it leads to: all are equally
+            # likely.
             paths.append(randomness.pick(allowed[paths[-1]] * ways))
         return (torch.stack(paths, dim=1)[:, : self.count] + first) % m
 
     def expected(self, weights: Float[Tensor, "m window"]) -> Float[Tensor, "length"]:
-        """The expected weight of each cell: its sum over a cover's windows, averaged over covers.
+        """Expected weight of each cell: summed over the windows of a cover, averaged over covers.
 
         Args:
-            weights: Weights of each window's own cells.
+            weights: Weight of each window of the grid at each of its cells.
         """
         m = len(self.starts)
         if self.wrap:
@@ -191,10 +196,10 @@ class AxisCover:
 def fade(
     starts: Int[Tensor, "b"], *, length: int, window: int, taper: int, wrap: bool = False
 ) -> Float[Tensor, "b {window}"]:
-    """Weights of a window's cells along one axis: a linear ramp up from each end.
+    """Fade weights of windows along one axis: they rise linearly from both ends of a window.
 
     The ramp has `taper` cells, so that the weights of two windows that overlap by `taper` add up to
-    one. There is no ramp at an end that lies at the end of the axis. A taper of 0 gives ones.
+    one. A window's end that lies at the end of the axis has no ramp. A taper of 0 gives ones.
     """
     cells = torch.arange(window)
     ramp = ((cells + 0.5) / taper).clamp(max=1) if taper else torch.ones(window)

@@ -1,10 +1,10 @@
-"""One large latent that is edited through the windows cut out of it.
+"""One large latent that is edited through overlapping windows.
 
 Where the windows of a batch overlap, their steps are averaged (Section 3.3 of the paper). Two
-things go beyond the paper. A window's step fades in from its edges, because a model that pads with
-zeros errs most there; without fading every window leaves its outline. And steps are scaled by cell,
-so that all cells move equally far on average, however often windows cover them. `taper=0` and
-`drawing="uniform"` give the paper's way.
+things are added. First, a window's step fades in from its edges: the model pads with zeros, so its
+errors are largest there, and without fading the windows' outlines become visible. Second, each
+cell's step is scaled so that all cells move equally far on average, although some are covered by
+more windows than others. `taper=0` and `drawing="uniform"` restore the paper's method.
 """
 
 from __future__ import annotations
@@ -28,36 +28,39 @@ class WindowCanvas:
     """A `Canvas` of overlapping windows.
 
     Raises:
-        ValueError: If windows don't fit, or the taper is not from 0 to half a window.
+        ValueError: If the windows don't fit in the canvas, the stride leaves gaps, the taper is not
+            from 0 to half a window, or the way of drawing is unknown.
     """
 
     latent: Float[Tensor, "c H W"]
-    """Clean latent; `descend` changes it in place. It may lie on another device than the prior."""
+    """Clean latent being edited; `descend` changes it in place. It may be on another device than
+    the prior."""
     source: Float[Tensor, "c H W"]
     """Clean latent of the source."""
     image_rows: Rows
-    """Rows by which the model sees the source, each (k H W); a window gets its part."""
+    """Conditions from the source image by name, each of shape (k, H, W). A window gets its crop."""
     window: tuple[int, int]
     """Height and width of a window in cells."""
     stride: int
     """Cells between neighbouring windows of the grid that windows are drawn from."""
     batch_size: int
-    """Most windows an iteration."""
+    """Largest number of windows per iteration."""
     wrap: bool = False
     """Whether the left and right edges meet."""
     drawing: Drawing = "balanced"
-    """balanced: in sweeps of windows that cover the canvas; a sweep has one timestep and, if noise
-    is shared, one field of noise. uniform: windows by chance, as in the paper."""
+    """balanced: sweep after sweep of windows that cover the canvas; a sweep has one timestep and,
+    if noise is shared, one noise field. uniform: random windows in every batch, as in the paper."""
     taper: int | None = None
-    """Cells over which a window's step fades in; None means the stride, half a window at most."""
+    """Cells over which a window's step fades in; None means the stride, but at most half the
+    window's shorter edge."""
     editable: Float[Tensor, "H W"] | None = None
-    """Factor of each cell's step; None means one."""
+    """Factor of each cell's step, such as 0 for cells to keep; None means 1 everywhere."""
     device: torch.device | None = None
     """Device of the particles that `read` returns; None means the latent's."""
     positions: Int[Tensor, "m 2"] = field(init=False)
     """Every window's (row, column)."""
     updates: Float[Tensor, "H W"] = field(init=False)
-    """How often each cell was updated, each update counted by the weight of its step."""
+    """Number of updates of each cell; an update counts by its weight, which may be below 1."""
 
     def __post_init__(self) -> None:
         """Lay out the windows."""
@@ -92,13 +95,13 @@ class WindowCanvas:
 
     @property
     def batches_per_sweep(self) -> int:
-        """Iterations that go over everything once; 1 where windows are drawn by chance."""
+        """Iterations per sweep; 1 for uniform drawing."""
         if self.drawing == "uniform":
             return 1
         return -(-self._axes[0].count * self._axes[1].count // self.batch_size)
 
     def iterations_for(self, updates: int) -> int:
-        """Iterations, in whole sweeps, that update a cell this often on average."""
+        """Iterations that update a cell `updates` times on average, rounded to whole sweeps."""
         if self.drawing == "balanced":
             return self.batches_per_sweep * max(1, round(updates / self._updates_per_sweep))
         windows = min(self.batch_size, self.size)
@@ -106,24 +109,24 @@ class WindowCanvas:
         return math.ceil(updates * self.updates.numel() / (windows * cells))
 
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
-        """The next windows of the sweep, or any by chance."""
+        """The next windows of the sweep, or random ones; at most `batch_size`."""
         if self.drawing == "uniform":
             return randomness.choice(self.size, min(self.batch_size, self.size))
         return self._deck.draw(self.batch_size, randomness)
 
     def _draw_sweep(self, randomness: Randomness) -> Int[Tensor, "s"]:
-        """Windows that cover the canvas: rows of them, each row cut in its own places."""
+        """Windows that cover the canvas: in rows, each of which has columns of its own."""
         rows = self._axes[0].draw(randomness)[0]
         columns = self._axes[1].draw(randomness, rows=len(rows))
         sweep = (rows[:, None] * len(self._axes[1].starts) + columns).flatten()
         return sweep[randomness.choice(len(sweep), len(sweep))]
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
-        """A timestep for each batch, or for each sweep."""
+        """A new timestep for every batch, or with balanced drawing for every sweep."""
         return self._deck.draw_timestep(randomness, low, high)
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
-        """These windows of the latent, the source and the condition."""
+        """These windows of the latent, of the source and of the conditions."""
 
         def cut(whole: Float[Tensor, "k H W"]) -> Float[Tensor, "n k h w"]:
             windows = cut_windows(whole, self.positions[index], self.window)
@@ -135,21 +138,25 @@ class WindowCanvas:
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
     ) -> Float[Tensor, "n c h w"]:
-        """One field of noise, of which overlapping windows see the same, or one for each."""
+        """Crops of one noise field, so that overlapping windows agree, or independent noise."""
         channels = len(self.latent)
         if not shared:
             noise = randomness.normal((len(index), channels, *self.window))
             return noise.to(self.device, non_blocking=True)
         cells, place = self._cells(index)
         if self.drawing == "uniform":
-            # The field is new at every batch, and needed where the windows lie only.
+            # The field is new for every batch, so only the cells under the windows need noise.
             noise = randomness.normal((channels, len(cells)))
         else:
             noise = self._deck.draw_noise(randomness, (channels, self.updates.numel()))[:, cells]
         return noise[:, place].transpose(0, 1).to(self.device, non_blocking=True)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
-        """Subtract a step; a cell under several windows takes their weighted mean."""
+        """Subtract the windows' steps, averaged where windows overlap.
+
+        With the fade weights w of the windows over a cell, the cell moves by
+        sum(w step) / max(1, sum w), times its evenness and `editable`.
+        """
         cells, place = self._cells(index)
         weights = self._weights(index)
         count = torch.zeros(len(cells)).index_add_(0, place.flatten(), weights.flatten())
@@ -168,22 +175,22 @@ class WindowCanvas:
         self.latent.view(len(self.latent), -1).index_add_(1, cells, total * factor, alpha=-1)
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on; the tensors are the canvas's own, not copies."""
+        """What `restore` needs to resume; the tensors are the canvas's own, not copies."""
         return {"latent": self.latent, "updates": self.updates, **self._deck.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state of a canvas of the same layout."""
+        """Resume from the state of a canvas of the same layout."""
         self.latent.copy_(state["latent"])
         self.updates.copy_(state["updates"])
         self._deck.restore(state)
 
     def _cells(self, index: Int[Tensor, "n"]) -> tuple[Int[Tensor, "cells"], Int[Tensor, "n h w"]]:
-        """The cells that these windows cover, and which of them each window's are."""
+        """The cells under these windows, and the place of each window's cells among them."""
         cells = window_cells(self.positions[index], self.window, self._canvas[1])
         return torch.unique(cells, return_inverse=True)
 
     def _weights(self, index: Int[Tensor, "n"]) -> Float[Tensor, "n h w"]:
-        """How much of its step a window takes at each of its cells."""
+        """The fade weight of each window at each of its cells."""
         down, across = (self._fade(self.positions[index, axis], axis) for axis in range(2))
         return down[:, :, None] * across[:, None, :]
 

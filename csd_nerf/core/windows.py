@@ -1,8 +1,8 @@
 """Overlapping windows over a 2D canvas.
 
-A position is the (row, column) of a window's top left cell. The canvas is a latent of any number
-of channels; what is cut out of it are particles. Columns count modulo the canvas's width, so that
-a window may run across the edges of a canvas that wraps.
+A position is the (row, column) of a window's top left cell. The canvas is a latent with any number
+of channels; the windows cut out of it are the particles. Columns are taken modulo the canvas's
+width, so that a window may cross the left and right edges of a canvas that wraps.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ def window_positions(
 ) -> Int[Tensor, "m 2"]:
     """Positions of windows that cover the whole canvas, row by row.
 
-    Positions are `stride` cells apart; the last window of each row and column is flush with the
-    canvas's edge, nearer to its neighbour where the stride doesn't divide the rest.
+    Positions are `stride` cells apart. The last window of each row and column ends at the canvas's
+    edge; it may lie closer than `stride` to the one before.
 
     Args:
         canvas: Height and width in cells.
         window: Height and width in cells.
-        stride: Distance of neighbours in cells.
-        wrap: Whether the canvas's left and right edges meet: then windows start all along its
-            width and run across.
+        stride: Distance between neighbours in cells.
+        wrap: Whether the canvas's left and right edges meet, as in a 360 degree panorama. If so,
+            windows start every `stride` columns over the whole width.
 
     Raises:
-        ValueError: If a window is larger than the canvas, or a stride leaves gaps.
+        ValueError: If the window is larger than the canvas, or the stride than the window's
+            shorter edge, which would leave gaps.
     """
     if any(w < 1 or w > c for c, w in zip(canvas, window, strict=True)):
         raise ValueError(f"A window needs to fit in the canvas {canvas}, got {window}.")
@@ -49,7 +50,7 @@ def window_positions(
 def window_cells(
     positions: Int[Tensor, "b 2"], window: tuple[int, int], width: int
 ) -> Int[Tensor, "b h w"]:
-    """Index of every window's cells in the flattened canvas of this width."""
+    """Indices of each window's cells in the flattened canvas, which has this width in cells."""
     rows = positions[:, :1] + torch.arange(window[0], device=positions.device)
     columns = positions[:, 1:] + torch.arange(window[1], device=positions.device)
     return rows[:, :, None] * width + columns[:, None, :] % width
@@ -58,7 +59,7 @@ def window_cells(
 def cut_windows(
     canvas: Float[Tensor, "c H W"], positions: Int[Tensor, "b 2"], window: tuple[int, int]
 ) -> Float[Tensor, "b c h w"]:
-    """The windows at these positions."""
+    """Cut out the windows at these positions."""
     cells = window_cells(positions.to(canvas.device, non_blocking=True), window, canvas.shape[-1])
     return canvas.flatten(1)[:, cells].transpose(0, 1)
 
@@ -66,7 +67,7 @@ def cut_windows(
 def coverage(
     positions: Int[Tensor, "b 2"], window: tuple[int, int], canvas: tuple[int, int]
 ) -> Int[Tensor, "H W"]:
-    """How many of the windows cover each cell."""
+    """Number of windows that cover each cell."""
     cells = window_cells(positions, window, canvas[1]).flatten()
     count = torch.zeros(canvas[0] * canvas[1], dtype=torch.long, device=positions.device)
     return count.index_add_(0, cells, torch.ones_like(cells)).view(canvas)
@@ -75,7 +76,7 @@ def coverage(
 def window_means(
     field: Float[Tensor, "k H W"], positions: Int[Tensor, "m 2"], window: tuple[int, int]
 ) -> Float[Tensor, "m k"]:
-    """Mean of a field over each window: for masks, the share of the window that they cover."""
+    """Mean of k fields over each window; for a mask, the share of the window that it covers."""
     cells = window_cells(positions.to(field.device), window, field.shape[-1])
     # A window at a time: masks of large canvases times their windows would not fit in memory.
     return torch.stack([field.flatten(1)[:, part.flatten()].mean(1) for part in cells])

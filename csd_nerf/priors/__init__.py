@@ -1,4 +1,4 @@
-"""2D diffusion priors: one interface, and what stands behind it.
+"""2D diffusion priors: their common interface, and the loading of models.
 
 Importing this package loads neither diffusers nor transformers; `load` does.
 """
@@ -45,12 +45,14 @@ def load(
             bundled `tiny` and `tiny-text`, which run on a CPU), a hub id, or a folder.
         device: Where the model runs.
         dtype: Precision of the model, as a torch dtype or a key of `DTYPES`.
-        kind: `edit` for models that edit an image by an instruction, `text` for models that make
-            images from descriptions.
-        variant: Which weight files: `fp16` stands for `*.fp16.safetensors`.
-        vae_slicing: Encode and decode one image at a time; saves memory, same result.
-        vae_tiling: Encode and decode large images in overlapping tiles; saves memory, and
-            changes the result slightly where tiles meet.
+        kind: The kind that the caller needs: `edit`, a model that edits an image by an instruction,
+            or `text`, a model that makes images from descriptions.
+        variant: Which weight files to load, such as `fp16` for `*.fp16.safetensors`; None means
+            those without a variant in their name.
+        vae_slicing: Encode and decode one image at a time, which saves memory; the result is the
+            same.
+        vae_tiling: Encode and decode large images in overlapping tiles, which saves memory; the
+            result changes slightly where tiles meet.
 
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is

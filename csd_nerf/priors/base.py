@@ -1,15 +1,15 @@
-"""What every diffusion prior offers, whatever its model, space and parameterisation.
+"""The interface of every diffusion prior, whatever its model, space and parameterisation.
 
 Conventions:
     image01: RGB in [0, 1], shape (n, 3, height, width), float32.
     latent: the space in which the prior diffuses, float32, scaled so that
         z_t = alpha_t x + sigma_t e with alpha_t^2 + sigma_t^2 = 1.
-    timestep: what the model is told of the noise, from 0 (clean) to T (noise); see `Schedule`.
-    rows: named inputs of the model beside the noisy latent; see `csd_nerf.core.rows`.
+    timestep: the noise level, from 0 (clean) to T (noise); see `Schedule`.
+    rows: named inputs of the model other than noisy latent and timestep; see `csd_nerf.core.rows`.
 
-A prior computes without an autograd graph (`encode` is the exception where its docstring says
-so), in its own dtype and on its own device. Tensors come in as float32 on any device and go out as
-float32 on the device that they came from.
+A prior computes in its own dtype and on its own device, without an autograd graph (except in
+`encode`, as described there). Input tensors are float32 on any device; results are float32 on the
+device of the input.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from csd_nerf.core.schedules import Schedule
 
 @dataclass(frozen=True)
 class Branch:
-    """One guidance branch for n particles: what the model is shown.
+    """The inputs of one guidance branch (one noise estimate) for n particles.
 
     Attributes:
         noisy: Noisy latents z_t.
-        rows: The rows of `Prior.encode_text`, and of `Prior.encode_source` if the model is to see
-            the source image. Without them it sees none: the family has its own null for that.
-        particles: Particles for which the branch is evaluated, on the CPU; None means all. The
-            estimates of the others are zero.
+        rows: The rows of `Prior.encode_text`, and those of `Prior.encode_source` to condition on
+            the source image. Without the latter the family's null condition is used.
+        particles: Indices of the particles for which the branch is evaluated, on the CPU; None
+            means all. The estimates of the others are zero.
     """
 
     noisy: Float[Tensor, "n c h w"]
@@ -45,18 +45,17 @@ class Branch:
 
     @property
     def evaluations(self) -> int:
-        """Model evaluations that the branch takes."""
+        """Number of model evaluations that the branch takes."""
         return len(self.noisy if self.particles is None else self.particles)
 
 
 @runtime_checkable
 class Prior(Protocol):
-    """A 2D diffusion model, as the editor and distillation see it.
+    """A 2D diffusion model with its encoders, as the editor and distillation use it.
 
-    Two laws tie its parts together. Decoding an encoded image gives the image, as far as the
-    model's autoencoder allows. And for z = alpha_t x + sigma_t e, `predict` estimates e, whatever
-    the model itself returns: a perfect model of a single image x0 returns (z - alpha_t x0) /
-    sigma_t.
+    An implementation must obey two laws. `decode(encode(image))` is the image, up to the error of
+    the autoencoder. For z = alpha_t x + sigma_t e, `predict` estimates e, whatever the model itself
+    returns: for a perfect model of a single image x0 it is (z - alpha_t x0) / sigma_t.
 
     Example:
         A prior in pixel space that knows one image, mid-grey, whatever the text::
@@ -94,12 +93,12 @@ class Prior(Protocol):
                     sigma = self.schedule.sigma(timestep)[:, None, None, None]
                     return torch.stack([branch.noisy / sigma for branch in branches])
 
-        Families on diffusers inherit all but the particulars from
+        Priors made of diffusers models inherit most of this from
         `csd_nerf.priors.family.DiffusersPrior`.
     """
 
     name: str
-    """What it was loaded as."""
+    """The name or path under which it was loaded, for messages."""
     device: torch.device
     schedule: Schedule
     latent_channels: int
@@ -110,13 +109,13 @@ class Prior(Protocol):
     size_multiple: int
     """Heights and widths in pixels must be multiples of this."""
     source_rows: tuple[str, ...]
-    """Names of the rows by which it sees a source image; empty for a text-to-image model."""
+    """Names of the rows that `encode_source` returns; empty for a text-to-image model."""
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """Images to clean latents (the mode of the encoder's distribution).
+        """Encode images to clean latents (the mode of the encoder's distribution).
 
-        Differentiable with respect to the images: where autograd is on and they need a gradient,
-        the graph is kept. The model's weights never need one.
+        Differentiable with respect to the images: the autograd graph is kept if autograd is on and
+        the images require a gradient. The model's weights require none.
 
         Raises:
             ValueError: If an edge is not a multiple of `size_multiple`.
@@ -124,41 +123,43 @@ class Prior(Protocol):
         ...
 
     def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Clean latents to images, clamped to [0, 1]."""
+        """Decode clean latents to images, clamped to [0, 1]."""
         ...
 
     def encode_source(
         self, image01: Float[Tensor, "n 3 H W"]
     ) -> tuple[Float[Tensor, "n c h w"], Rows]:
-        """Clean latents of source images, and the rows `source_rows` by which the model sees them.
+        """Encode source images to clean latents and to the rows named in `source_rows`.
 
-        Both take one pass of the encoder.
+        The encoder runs once for both. The rows condition the model on the source images.
         """
         ...
 
     def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> AbstractContextManager[None]:
-        """A context in which images to encode are tiles of one large picture.
+        """A context in which `encode` and `encode_source` treat images as tiles of one picture.
 
-        Encoders normalise by statistics of the whole picture. Inside the context they use those
-        of the given sample of tiles instead, the same for every tile, so that encoded tiles fit
+        An encoder's group norms take statistics over the whole input. Inside the context they use
+        the statistics of the sample, which are the same for every tile, so that encoded tiles fit
         together.
+
+        Args:
+            sample01: Some tiles of the picture.
         """
         ...
 
     def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> AbstractContextManager[None]:
-        """The same for latents to decode."""
+        """The same for `decode`, with some tiles of the latent as the sample."""
         ...
 
     def encode_text(
         self, prompts: Sequence[str], image01: Float[Tensor, "n 3 H W"] | None = None
     ) -> Rows:
-        """Prompts to named rows, one a prompt, float32 on the prior's device; "" is the empty text.
+        """Encode prompts to named rows, one per prompt, float32 on the prior's device.
 
-        Rows are opaque to all but the prior. They may be mixed linearly, and are handed back in a
-        branch.
+        Only the prior interprets them; callers may mix them linearly, and put them into a `Branch`.
 
         Args:
-            prompts: The texts.
+            prompts: The texts; "" is the empty text.
             image01: Source images, for models whose text encoder sees them; others ignore it.
 
         Raises:
@@ -177,14 +178,14 @@ class Prior(Protocol):
         *,
         max_batch: int | None = None,
     ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates of k branches for the same n particles, evaluated as one batch.
+        """Estimate the noise by k branches for the same n particles, in one batch.
 
-        An autocast context around the call has no effect on it.
+        An autocast context around the call has no effect on the result.
 
         Args:
             branches: What to evaluate; all hold n particles.
-            timestep: One timestep a particle.
-            max_batch: Largest number of model evaluations a call; None means all at once.
-                Splitting changes memory, not the result.
+            timestep: One timestep per particle.
+            max_batch: Largest number of evaluations in one call of the model; None means no limit.
+                A limit saves memory, and does not change the result.
         """
         ...

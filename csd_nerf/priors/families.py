@@ -1,8 +1,8 @@
-"""The families of models that a prior can be, and the files that each consists of.
+"""The families of models that can be loaded as a prior, and the files that each needs.
 
 A folder or repository in diffusers' layout names its pipeline's class in `model_index.json`. That
-class decides the family. To add a family, write a class below `DiffusersPrior` in a file of its
-own, and add its line to `FAMILIES`.
+class decides the family. To add a family, write a subclass of `DiffusersPrior` in a new file, and
+add a line to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, Literal
 from csd_nerf.priors.base import Prior
 
 Kind = Literal["edit", "text"]
-"""Editing models see an image and an instruction, text-to-image models a description alone."""
+"""`edit`: editing models, conditioned on an image and an instruction; `text`: text-to-image models,
+conditioned on a description alone."""
 
 INDEX = "model_index.json"
 """The file at a folder's top that names its pipeline's class."""
@@ -30,13 +31,15 @@ class UnknownFamilyError(ValueError):
 
 @dataclass(frozen=True)
 class Component:
-    """One subfolder of a model, by its files; `weights` are names without variant and suffix."""
+    """The files of one subfolder of a model."""
 
     config: str = "config.json"
+    """Name of the configuration file."""
     weights: Mapping[str, str] | None = None
-    """File name by format; None for a component without weights."""
+    """Name of the weight file by format (its suffix), without variant and suffix; None for a
+    component without weights."""
     either: tuple[tuple[str, ...], ...] = ()
-    """Groups of further files; at least one group has to be there completely."""
+    """Alternative groups of further files; all files of at least one group are needed."""
 
 
 DIFFUSERS_MODEL = Component(
@@ -54,13 +57,13 @@ T5_TOKENIZER = Component(
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of a family before any of its code is imported."""
+    """A family of models, described without importing its code."""
 
     loader: str
-    """`module:class`; the class has `from_folder`, see `StableDiffusion.from_folder`."""
+    """`module:class` of the prior; the class has a method like `StableDiffusion.from_folder`."""
     kind: Kind
     components: Mapping[str, Component]
-    """By subfolder."""
+    """Components by the name of their subfolder."""
 
     def load(self, folder: Path, **options: Any) -> Prior:
         """Load a complete folder; the options are those of `csd_nerf.priors.load`."""
@@ -91,7 +94,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "IFPipeline": Family("csd_nerf.priors.deepfloyd_if:DeepFloydIF", "text", _PIXELS),
 }
-"""Families by the class that `model_index.json` names."""
+"""Families by the name of the pipeline's class in `model_index.json`."""
 
 
 def family_of(index: Path) -> Family:
@@ -113,7 +116,7 @@ def family_of(index: Path) -> Family:
 
 
 def files_of(folder: Path) -> set[str]:
-    """The files of a folder that can matter, as paths relative to it."""
+    """`model_index.json` and the files in subfolders, as paths relative to the folder."""
     paths = [*folder.glob("*/*"), folder / INDEX]
     return {path.relative_to(folder).as_posix() for path in paths if path.exists()}
 
@@ -121,15 +124,15 @@ def files_of(folder: Path) -> set[str]:
 def missing_files(
     family: Family, files: Collection[str], *, variant: str | None = None
 ) -> list[str]:
-    """Name what is lacking of a family's components.
+    """List the files that a folder or repository lacks to be a complete model of a family.
 
     Args:
-        family: The model's.
-        files: What a folder or repository has, as paths relative to it.
-        variant: Which weight files are wanted; None means those without a variant's name.
+        family: Family of the model.
+        files: The files that are there, as relative paths.
+        variant: Which weight files are wanted; None means those without a variant in their name.
 
     Returns:
-        Relative paths; empty if nothing is lacking.
+        Relative paths (or a phrase for missing shards); empty if the model is complete.
     """
     missing = []
     for place, component in family.components.items():
@@ -147,8 +150,8 @@ def missing_files(
     return missing
 
 
-def lack(family: Family, files: Collection[str], *, variant: str | None) -> str:
-    """Say in words which files are missing, and which variants there are; empty if none is."""
+def describe_missing(family: Family, files: Collection[str], *, variant: str | None) -> str:
+    """Describe the missing files and the variants that are there; empty if nothing is missing."""
     missing = missing_files(family, files, variant=variant)
     parts = [path.split(".") for path in files if path.startswith("unet/")]
     variants = {part[1] for part in parts if part[2:] == ["safetensors"]} - {variant}
@@ -157,7 +160,7 @@ def lack(family: Family, files: Collection[str], *, variant: str | None) -> str:
 
 
 def needed_files(family: Family, files: Collection[str], *, variant: str | None) -> list[str]:
-    """The part of a complete repository that loading one variant reads."""
+    """The files of a complete repository that are needed to load one variant."""
     needed = {INDEX}
     for place, component in family.components.items():
         needed.add(f"{place}/{component.config}")
@@ -179,7 +182,7 @@ def _weight_names(stems: Mapping[str, str], variant: str | None) -> list[str]:
 def _weights(
     files: Collection[str], place: str, stems: Mapping[str, str], variant: str | None
 ) -> list[str] | None:
-    """A component's weights in the form that loading prefers: one file, or index and shards."""
+    """A component's weight files as the loader would choose them: one file, or index and shards."""
     suffix = f".{variant}" if variant else ""
     for form, stem in stems.items():
         whole = f"{place}/{stem}{suffix}.{form}"
@@ -197,7 +200,7 @@ def _weights(
 
 
 def _is_whole(weights: list[str]) -> bool:
-    """Whether an index's shards are all there, by the number that their names tell."""
+    """Whether all shards of an index are there; their names hold their total number."""
     index, *shards = weights
     if not index.endswith(".json"):
         return True

@@ -1,7 +1,8 @@
-"""What families of priors share: branches become one batch, and its output comes back by branch.
+"""Base class of the families of priors: evaluates guidance branches in batches.
 
-A family is a class below `DiffusersPrior`. It supplies its encoders, what its model is called with
-(`shown` and `run`) and what its output means (`noise_of`); `predict` gathers, splits and puts back.
+A family is a subclass of `DiffusersPrior`. It defines its encoders, the inputs of its model
+(`shown`), the call of the model (`run`), and the conversion of the output to noise (`noise_of`).
+`predict` is common to all: it gathers branches into batches, and returns the estimates by branch.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class DiffusersPrior(ABC):
     """Base of the families of priors; subclasses are `Prior`s.
 
     Attributes:
-        name: What the prior was loaded as.
+        name: The name or path under which the prior was loaded.
         device: Where its model runs.
-        schedule: The model's.
+        schedule: The noise schedule of the model.
     """
 
     text_rows: tuple[str, ...] = ("text",)
@@ -41,27 +42,27 @@ class DiffusersPrior(ABC):
 
     @abstractmethod
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """Images to clean latents; see `Prior.encode`."""
+        """Encode images to clean latents; see `Prior.encode`."""
 
     @torch.no_grad()
     def encode_source(
         self, image01: Float[Tensor, "n 3 H W"]
     ) -> tuple[Float[Tensor, "n c h w"], Rows]:
-        """Clean latents; a family whose model sees source images adds the rows for it."""
+        """Encode source images; families of editing models override this to return rows too."""
         return self.encode(image01), {}
 
     def encoding_tiles(
         self,
         sample01: Float[Tensor, "n 3 H W"],  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """Nothing, unless a family's encoder derives something from whole pictures."""
+        """Does nothing; families whose encoder uses statistics of the whole input override it."""
         return nullcontext()
 
     def decoding_tiles(
         self,
         sample: Float[Tensor, "n c h w"],  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """Nothing, unless a family's decoder derives something from whole pictures."""
+        """Does nothing; families whose decoder uses statistics of the whole input override it."""
         return nullcontext()
 
     @abstractmethod
@@ -75,8 +76,8 @@ class DiffusersPrior(ABC):
 
         Args:
             noisy: Noisy latents, on any device.
-            timestep: One a row.
-            rows: What `shown` returned for these rows; one row each.
+            timestep: One per noisy latent.
+            rows: The rows that `shown` returned, one per noisy latent.
 
         Returns:
             The model's raw output, float32.
@@ -89,15 +90,15 @@ class DiffusersPrior(ABC):
         noisy: Float[Tensor, "b c h w"],
         timestep: Real[Tensor, "b"],
     ) -> Float[Tensor, "b c h w"]:
-        """The noise that the model's raw output stands for."""
+        """Convert the model's raw output to an estimate of the noise e."""
 
     def shown(self, branch: Branch) -> dict[str, Tensor]:
-        """All rows that the model needs for a branch, with the family's nulls for those left out.
+        """All rows that the model needs for a branch; null conditions fill in for missing rows.
 
         Branches whose rows have the same names and sizes are evaluated in one batch.
 
         Raises:
-            ValueError: If the model has no such rows.
+            ValueError: If the branch has rows that the model doesn't take.
         """
         known = (*self.text_rows, *self.source_rows)
         if unknown := set(branch.rows) - {*known}:
@@ -115,15 +116,15 @@ class DiffusersPrior(ABC):
         *,
         max_batch: int | None = None,
     ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates of k branches for the same n particles; see `Prior.predict`.
+        """Estimate the noise by k branches for the same n particles; see `Prior.predict`.
 
         Args:
             branches: What to evaluate; all hold n particles.
-            timestep: One timestep a particle; samplers may visit fractions of one.
-            max_batch: Largest number of model evaluations a call; None means all at once.
+            timestep: One timestep per particle; samplers may use fractional ones.
+            max_batch: Largest number of evaluations in one call of the model; None means no limit.
 
         Raises:
-            ValueError: If there is no branch, a branch's rows are neither one nor n, or
+            ValueError: If there is no branch, a tensor of a branch has neither one row nor n, or
                 max_batch is not positive.
         """
         if not branches or (max_batch is not None and max_batch < 1):
@@ -153,7 +154,7 @@ class DiffusersPrior(ABC):
         steps = torch.cat([part.timestep for part in group])
         rows = {name: torch.cat([part.rows[name] for part in group]) for name in group[0].rows}
         size = max_batch or len(noisy)
-        # The model takes each row's own timestep, so that rows may be split anywhere.
+        # Each row has its own timestep, so the batch may be split anywhere.
         outputs = [
             self.run(
                 noisy[first : first + size],
@@ -167,11 +168,12 @@ class DiffusersPrior(ABC):
 
 @dataclass(frozen=True)
 class _Part:
-    """The evaluations that one branch takes, a row each."""
+    """The evaluations of one branch, one row each."""
 
     branch: int
+    """Number of the branch."""
     at: slice | Int[Tensor, "m"]
-    """Their particles; a slice copies nothing."""
+    """Indices of their particles; a slice where all are evaluated, since it copies nothing."""
     noisy: Float[Tensor, "m c h w"]
     timestep: Real[Tensor, "m"]
     rows: dict[str, Tensor]
@@ -194,5 +196,5 @@ class _Part:
 
     @property
     def sizes(self) -> tuple[tuple[str, torch.Size], ...]:
-        """Names and sizes of the rows, without their number."""
+        """Names of the tensors with their shapes, without the first axis."""
         return tuple(sorted((name, tensor.shape[1:]) for name, tensor in self.rows.items()))

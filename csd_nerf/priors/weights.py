@@ -1,8 +1,8 @@
-"""Where a prior's weights are, and how a run learns at its start that they can't be had.
+"""Finds a prior's weights, or downloads them, so that a run fails at its start if they are missing.
 
-A name is one of the short names below, a Hugging Face hub id, or a local folder in the layout of
-one of the `FAMILIES`. Everything comes from that one repository or folder; a safety checker is
-neither needed nor fetched.
+A prior is named by one of the short names below, a Hugging Face hub id, or a local folder in the
+layout of one of the `FAMILIES`. All its files come from that one repository or folder; safety
+checkers are neither needed nor fetched.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from csd_nerf.priors.families import (
     INDEX,
     Family,
     Kind,
+    describe_missing,
     family_of,
     files_of,
-    lack,
     needed_files,
 )
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
@@ -48,30 +48,32 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class WeightsNotFoundError(OSError):
-    """A prior's weights can't be had; the message is one line that says how to get them."""
+    """A prior's weights are missing, or of the wrong kind; the one-line message says what to do."""
 
 
 def is_bundled(name_or_path: str | Path) -> bool:
-    """Whether a name is that of a model which is installed with the package."""
+    """Whether this is the name of a model that is installed with the package."""
     return str(name_or_path) in BUNDLED_MODELS
 
 
 def fetch(
     name_or_path: str | Path, *, variant: str | None = None, kind: Kind = "edit"
 ) -> tuple[Path, Family]:
-    """The folder that holds a prior's weights, and its family.
+    """Return the folder that holds a prior's weights, and the prior's family.
 
-    Weights are downloaded to the hub's cache if they are not there yet. An unreachable hub is
-    asked once, with a short time limit.
+    Weights that are not in the hub's cache yet are downloaded. If the hub can't be reached, this
+    fails after one request with a short time limit.
 
     Args:
         name_or_path: A short name, hub id or folder.
-        variant: Which weight files: `fp16` stands for `*.fp16.safetensors`.
-        kind: What the prior is needed for.
+        variant: Which weight files, such as `fp16` for `*.fp16.safetensors`; None means those
+            without a variant in their name.
+        kind: The kind of prior that the caller needs.
 
     Raises:
-        WeightsNotFoundError: If the weights are not there and can't be fetched.
-        ValueError: If the model's family is not known here, or of the other kind.
+        WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
+            of the other kind.
+        ValueError: If the model's family is unknown.
     """
     name = str(name_or_path)
     if known := {**HUB_MODELS, **BUNDLED_MODELS}.get(name):
@@ -86,7 +88,7 @@ def fetch(
 
 
 def _hub_id(name_or_path: str | Path) -> str | None:
-    """The hub repository that a name stands for; None for local folders."""
+    """The hub repository of a name; None for local folders."""
     name = str(name_or_path)
     if name in HUB_MODELS:
         return HUB_MODELS[name][0]
@@ -105,7 +107,7 @@ def _require_kind(name: str, family: Family, kind: Kind) -> None:
 
 
 def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -> Family:
-    """The family of a folder that has all it needs."""
+    """Check that a folder holds a complete model of this kind; returns its family."""
     if not folder.is_dir():
         what = f"the folder {folder} does not exist"
     elif not (folder / INDEX).is_file():
@@ -113,7 +115,7 @@ def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -
     else:
         family = family_of(folder / INDEX)
         _require_kind(name, family, kind)
-        missing = lack(family, files_of(folder), variant=variant)
+        missing = describe_missing(family, files_of(folder), variant=variant)
         if not missing:
             return family
         what = f"the folder {folder} lacks {missing}"
@@ -130,7 +132,7 @@ def _cached_folder(repo: str, variant: str | None) -> Path | None:
     index = cached_file(repo, INDEX)
     if index is None:
         return None
-    missing = lack(family_of(index), files_of(index.parent), variant=variant)
+    missing = describe_missing(family_of(index), files_of(index.parent), variant=variant)
     return None if missing else index.parent
 
 
@@ -141,7 +143,7 @@ def _download(repo: str, variant: str | None, kind: Kind) -> Path:
         if INDEX in files:
             family = family_of(download(repo, [INDEX]) / INDEX)
             _require_kind(repo, family, kind)
-            missing = lack(family, files, variant=variant)
+            missing = describe_missing(family, files, variant=variant)
             if not missing:
                 return download(repo, needed_files(family, files, variant=variant))
     except HubError as error:
@@ -152,11 +154,12 @@ def _download(repo: str, variant: str | None, kind: Kind) -> Path:
 def _not_found(
     name: str, what: str, kind: Kind, repo: str | None = None, *, licence: bool = False
 ) -> WeightsNotFoundError:
-    """Say what is missing and how to get it, or the suggested model where `repo` is None."""
+    """The error for missing weights; without `repo` it suggests a model on the hub."""
     repo = repo or HUB_MODELS[_SUGGESTED[kind]][0]
     fetch_it = f'hf download {repo} --include "*/*" --include {INDEX}'
     if kind == "text":
-        # Repositories of text-to-image models hold every weight twice, as old files and as new.
+        # Repositories of text-to-image models hold their weights twice, as .bin and as
+        # .safetensors.
         fetch_it += ' --exclude "*.bin"'
     accept = f"accept its licence at https://huggingface.co/{repo}, run `hf auth login`, "
     return WeightsNotFoundError(
