@@ -25,7 +25,7 @@ from csd_nerf.core.schedules import add_noise, loss_weight
 from csd_nerf.core.settings import Distillation, DistillSettings
 from csd_nerf.core.stein import mixed_residuals, repulsion_step
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,13 @@ def _residual(
     of_views = {
         name: row.repeat(n // len(row), *[1] * (row.ndim - 1)) for name, row in prompt.items()
     }
-    shown = Shown({"target": noisy}, {}, replace(texts, prompts=[of_views]), torch.ones(n, 1))
+    inputs = ModelInputs(
+        {"target": noisy}, {}, replace(texts, prompts=[of_views]), torch.ones(n, 1)
+    )
     return weighted_sum(
         prior,
         generation(text_scale=settings.text_scale),
-        shown,
+        inputs,
         timestep.to(prior.device),
         drawn=noise,
         max_batch=settings.max_batch,

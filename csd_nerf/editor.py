@@ -28,7 +28,7 @@ from csd_nerf.core.schedules import Schedule, add_noise, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.stein import stein_direction
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import Shown, Texts, encode_sources, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
 
 Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 """Decodes the current latents to images in [0, 1]."""
@@ -196,11 +196,13 @@ def edit(
         latents = {"target": noisy}
         if terms.needs_source_latent:
             latents["source"] = add_noise(prior.schedule, particles.source, noise, timestep)
-        shown = Shown(latents, particles.image_rows, texts.of_particles(index), shares[index])
+        inputs = ModelInputs(
+            latents, particles.image_rows, texts.of_particles(index), shares[index]
+        )
         residual, count = weighted_sum(
             prior,
             terms,
-            shown,
+            inputs,
             timestep.to(prior.device, non_blocking=True),
             drawn=noise,
             max_batch=settings.max_batch,

@@ -52,8 +52,8 @@ class ToyFlow(DiffusersPrior):
     def free_text_encoder(self):
         pass
 
-    def shown(self, branch):
-        return {"condition": torch.zeros_like(branch.noisy), **super().shown(branch)}
+    def model_rows(self, branch):
+        return {"condition": torch.zeros_like(branch.noisy), **super().model_rows(branch)}
 
     def run(self, noisy, timestep, rows):
         """The model itself works in its own scale, y = n z."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from csd_nerf.core.residuals import text_guidance
 from csd_nerf.core.schedules import Schedule
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
 from csd_nerf.priors.solvers import per_image, solve, solver_over, standard_normal
 
 _SOLVERS = ("ddpm", "ddim")
@@ -84,8 +84,8 @@ def sample_text(
 
     def estimate(noisy: Float[Tensor, "n c h w"], step: Real[Tensor, ""]) -> Tensor:
         timestep = per_image(step, len(noisy)).to(noisy.device)
-        shown = Shown({"target": noisy}, {}, encoded, torch.ones(len(noisy), 1))
-        return weighted_sum(prior, terms, shown, timestep, max_batch=max_batch)[0]
+        inputs = ModelInputs({"target": noisy}, {}, encoded, torch.ones(len(noisy), 1))
+        return weighted_sum(prior, terms, inputs, timestep, max_batch=max_batch)[0]
 
     latent = noise.to(prior.device, torch.float32) * scheduler.init_noise_sigma
     return prior.decode(solve(scheduler, latent, estimate, done=0, generator=generator))

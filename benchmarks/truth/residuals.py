@@ -16,7 +16,7 @@ from csd_nerf.core.residuals import EDIT_RESIDUALS, ResidualName
 from csd_nerf.core.schedules import add_noise
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
 
 LEVELS = (0.1, 0.3, 0.5, 0.75)
 """Timesteps, as fractions of the prior's schedule."""
@@ -74,10 +74,10 @@ def residuals_at_truth(
             "target": add_noise(prior.schedule, truth.expand_as(noise), noise, timestep),
             "source": add_noise(prior.schedule, source.expand_as(noise), noise, timestep),
         }
-        shown = Shown(noisy, image_rows, texts, torch.ones(draws, 1))
+        inputs = ModelInputs(noisy, image_rows, texts, torch.ones(draws, 1))
         for name, row in rows.items():
             terms = EDIT_RESIDUALS[name](image_scale=image_scale, text_scale=text_scale)
-            values, _ = weighted_sum(prior, terms, shown, timestep.to(prior.device), drawn=noise)
+            values, _ = weighted_sum(prior, terms, inputs, timestep.to(prior.device), drawn=noise)
             mean = values.mean(dim=0)
             row[f"bias_{level}"] = float(mean.square().mean().sqrt())
             row[f"deviation_{level}"] = float((values - mean).square().mean().sqrt())

@@ -1,13 +1,13 @@
 """Other decoders for Stable Diffusion's latents, which flicker less than its own.
 
-Frames that are edited together still flicker where the autoencoder renders like things unlike
-(the paper's Appendix E). `consistency` is OpenAI's decoder of DALL-E 3, a diffusion model of two
-steps, which gets the same noise for every frame here. `temporal` is the decoder of Stable Video
-Diffusion, which sees neighbouring frames: long films are decoded in windows of time that overlap,
-and over the overlap one window fades into the next.
+Jointly edited frames still flicker where the autoencoder decodes similar latents differently (the
+paper's Appendix E). `consistency` is OpenAI's decoder of DALL-E 3, a diffusion model with two
+steps; every frame gets the same noise. `temporal` is the decoder of Stable Video Diffusion, which
+decodes neighbouring frames together: long films are decoded in overlapping windows of frames, with
+a cross-fade over each overlap.
 
-Latents are in the prior's scale, that is VAE latents times the scaling factor, which is read from
-the decoder's configuration. diffusers is imported late.
+Latents are in the prior's scale: VAE latents times the scaling factor in the decoder's
+configuration. diffusers is imported late.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from csd_nerf.priors.weights import WeightsNotFoundError
 Kind = Literal["consistency", "temporal"]
 
 LATENT_CHANNELS = 4
-"""Of Stable Diffusion's latents, which these decoders were made for."""
+"""Channels of Stable Diffusion's latents, which these decoders take."""
 
 _PUBLISHED = {
     "consistency": ("openai/consistency-decoder", ""),
     "temporal": ("stabilityai/stable-video-diffusion-img2vid", "vae/"),
 }
-"""Hub repository, and the place in it."""
+"""Hub repository, and the path of the decoder's folder in it."""
 _CONFIG = "config.json"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _NOISE_SEED = 0
@@ -44,12 +44,12 @@ class Decoder(Protocol):
     """Turns the latents of consecutive frames into images."""
 
     def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "m 3 H W"]]:
-        """Images in [0, 1] in order, a few at a time; latents may lie on any device."""
+        """Decode to images in [0, 1], in order, a few at a time; latents lie on any device."""
         ...
 
 
 def decode(decoder: Decoder, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-    """All images at once, in [0, 1]."""
+    """Decode all latents at once to images in [0, 1]."""
     return torch.cat([*decoder.stream(latent)])
 
 
@@ -57,7 +57,7 @@ def check_latents(kind: str, channels: int) -> None:
     """Check that a decoder can read latents of this many channels.
 
     Raises:
-        ValueError: If they aren't Stable Diffusion's.
+        ValueError: If the number isn't that of Stable Diffusion's latents.
     """
     if channels != LATENT_CHANNELS:
         raise ValueError(
@@ -67,12 +67,12 @@ def check_latents(kind: str, channels: int) -> None:
 
 
 def fetch_decoder(kind: Kind, weights: str | None = None) -> Path:
-    """Return the folder with a decoder's configuration and weights, fetched if need be.
+    """Return the folder with a decoder's configuration and weights, downloaded if needed.
 
     Args:
-        kind: Which one.
-        weights: A hub id or a folder; the files lie in it as in the published model's repository,
-            or at its top. None means the published one.
+        kind: Which decoder.
+        weights: A hub id, with the files at the same path as in the published repository, or a
+            folder, with the files at that path or at its top. None means the published model.
 
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched.
@@ -98,10 +98,10 @@ def load_decoder(
     """Load a decoder.
 
     Args:
-        kind: Which one.
+        kind: Which decoder.
         weights: As for `fetch_decoder`.
         device: Where it runs.
-        dtype: In which precision.
+        dtype: Its precision.
 
     Raises:
         ValueError: If its latents aren't Stable Diffusion's.
@@ -125,9 +125,9 @@ def load_decoder(
 
 @dataclass(frozen=True)
 class ConsistencyDecoder:
-    """Decodes every frame for itself, from the same noise.
+    """Decodes every frame independently, from the same noise.
 
-    One at a time: it works at full resolution, and a frame keeps a GPU busy.
+    Frames are decoded one at a time, since one is enough to keep a GPU busy at full resolution.
     """
 
     vae: Any
@@ -149,14 +149,14 @@ class TemporalDecoder:
     vae: Any
     """A diffusers AutoencoderKLTemporalDecoder."""
     window: int = 8
-    """Frames that are decoded at once."""
+    """Frames that are decoded together."""
     overlap: int = 2
-    """Frames at least that neighbouring windows share."""
+    """Smallest number of frames that neighbouring windows share."""
 
     def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "m 3 H W"]]:
-        """Images in [0, 1], as the windows come."""
+        """Images in [0, 1], window by window."""
         check_latents("temporal", latent.shape[1])
-        # The last window ends with the last frame, and may share more with the one before.
+        # The last window ends with the last frame, so it may overlap its predecessor by more.
         last = max(len(latent) - self.window, 0)
         starts = [*range(0, last, self.window - self.overlap), last]
         shared = None
@@ -186,7 +186,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _cached_folder(repo: str, place: str) -> Path | None:
-    """The folder in the hub's cache if it is complete; never touches the network."""
+    """The folder in the hub's cache if it is complete; doesn't use the network."""
     config = cached_file(repo, f"{place}{_CONFIG}")
     return config.parent if config is not None and _is_complete(config.parent) else None
 

@@ -1,7 +1,7 @@
-"""DeepFloyd IF's first stage on diffusers: text to small images, diffused as pixels.
+"""DeepFloyd IF's first stage on diffusers: a text-to-image model in pixels.
 
 Its latents are the pixels themselves, 2 * image01 - 1. The U-Net may return its learned variance
-as three more channels, which are dropped: distillation and `sample_text` need the noise alone.
+as three more channels, which are dropped because only the noise estimate is used.
 
 This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
 """
@@ -20,7 +20,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors.texts import TextEncoder, t5_states
-from csd_nerf.priors.unet import UNetPrior, halvings, load_part, load_schedule
+from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_part, load_schedule
 from csd_nerf.priors.vae import check_size
 
 _CHANNELS = 3
@@ -49,15 +49,15 @@ class DeepFloydIF(UNetPrior):
         """Wrap models that are already on their device and in their precision.
 
         Args:
-            name: What the prior was loaded as.
+            name: The name or path under which the prior was loaded.
             unet: The denoiser of RGB pixels.
             text_encoder: Its last hidden states condition the U-Net.
-            tokenizer: The text encoder's.
+            tokenizer: Tokenizer of the text encoder.
             schedule: Training schedule of the U-Net.
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If the parts are not those of a pixel-space model.
+            ValueError: If the U-Net doesn't take three channels.
         """
         if unet.config["in_channels"] != _CHANNELS:
             raise ValueError(
@@ -67,7 +67,7 @@ class DeepFloydIF(UNetPrior):
         texts = TextEncoder(name, text_encoder, tokenizer, t5_states)
         super().__init__(name, unet, texts, schedule, prediction_type)
         self.preferred_size: int = unet.config["sample_size"]
-        self.size_multiple = halvings(unet)
+        self.size_multiple = downsampling_factor(unet)
 
     @classmethod
     def from_folder(
@@ -82,15 +82,16 @@ class DeepFloydIF(UNetPrior):
     ) -> DeepFloydIF:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`.
 
-        Options of an autoencoder, which it has none of, are ignored.
+        The options of an autoencoder are ignored, since there is none.
 
         Raises:
-            ImportError: If the tokenizer comes as a SentencePiece model, and that is not installed.
+            ImportError: If the tokenizer is a SentencePiece model, and sentencepiece is not
+                installed.
         """
         tokenizer = _load_tokenizer(folder / "tokenizer")
         unet = load_part(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
-        # The precision is set while loading: T5 keeps some layers in float32, without which half
-        # precision overflows, and the whole in float32 would need twice the memory.
+        # The precision is set while loading: transformers then keeps some layers of T5 in float32,
+        # which would overflow in half precision. Loading all in float32 takes twice the memory.
         text_encoder: Any = T5EncoderModel.from_pretrained(
             folder / "text_encoder", variant=variant, torch_dtype=dtype
         )
@@ -105,7 +106,7 @@ class DeepFloydIF(UNetPrior):
         )
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-        """Images to pixels in [-1, 1]; the gradient with respect to the images is 2.
+        """Scale images from [0, 1] to [-1, 1]; differentiable.
 
         Raises:
             ValueError: If an edge is not a multiple of `size_multiple`.
@@ -115,7 +116,7 @@ class DeepFloydIF(UNetPrior):
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-        """Pixels in [-1, 1] to images, clamped to [0, 1]."""
+        """Scale pixels from [-1, 1] to images in [0, 1], clamped."""
         return (latent / 2 + 0.5).clamp(0, 1)
 
 

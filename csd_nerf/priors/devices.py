@@ -1,4 +1,4 @@
-"""Where models run."""
+"""Names of devices."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 
 
 def find_device(name: str | None, *, bundled: bool = False) -> torch.device:
-    """The device of a name.
+    """Return the device with a name.
 
     Args:
-        name: Such as cpu or cuda:0; None means a GPU if there is one.
-        bundled: Whether a bundled prior is to run, for which None means the CPU.
+        name: For example cpu or cuda:0. None means a GPU if there is one, else the CPU.
+        bundled: Whether the prior is a bundled one, for which None always means the CPU.
 
     Raises:
-        ValueError: If it isn't a device's name, or not there.
+        ValueError: If the name is not a device's, or there is no such GPU.
     """
     name = name or ("cuda" if torch.cuda.is_available() and not bundled else "cpu")
     try:

@@ -1,8 +1,9 @@
 """Base class of the families of priors: evaluates guidance branches in batches.
 
 A family is a subclass of `DiffusersPrior`. It defines its encoders, the inputs of its model
-(`shown`), the call of the model (`run`), and the conversion of the output to noise (`noise_of`).
-`predict` is common to all: it gathers branches into batches, and returns the estimates by branch.
+(`model_rows`), the call of the model (`run`), and the conversion of the output to noise
+(`noise_of`). `predict` is common to all: it gathers branches into batches, and returns the
+estimates by branch.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class DiffusersPrior(ABC):
         Args:
             noisy: Noisy latents, on any device.
             timestep: One per noisy latent.
-            rows: The rows that `shown` returned, one per noisy latent.
+            rows: The rows that `model_rows` returned, one per noisy latent.
 
         Returns:
             The model's raw output, float32.
@@ -92,7 +93,7 @@ class DiffusersPrior(ABC):
     ) -> Float[Tensor, "b c h w"]:
         """Convert the model's raw output to an estimate of the noise e."""
 
-    def shown(self, branch: Branch) -> dict[str, Tensor]:
+    def model_rows(self, branch: Branch) -> dict[str, Tensor]:
         """All rows that the model needs for a branch; null conditions fill in for missing rows.
 
         Branches whose rows have the same names and sizes are evaluated in one batch.
@@ -133,7 +134,8 @@ class DiffusersPrior(ABC):
                 f"{len(branches)} branches and max_batch {max_batch}."
             )
         parts = [
-            _Part.of(k, branch, self.shown(branch), timestep) for k, branch in enumerate(branches)
+            _Part.of(k, branch, self.model_rows(branch), timestep)
+            for k, branch in enumerate(branches)
         ]
         estimates = branches[0].noisy.new_zeros(len(branches), *branches[0].noisy.shape)
         groups: dict[object, list[_Part]] = {}

@@ -1,9 +1,9 @@
-"""Group normalisation of tiles as if they were one picture.
+"""Group normalisation of tiles with common statistics, as if they were one picture.
 
-A group norm takes mean and variance over a whole picture. Run on tiles, each by its own, it makes
-a smooth tile as contrasty as a busy one: the tiles of one picture don't fit together, and dark
-ones come out wrong. Here the statistics are those of a sample of the tiles, pooled, and the same
-for all of them.
+A group norm takes mean and variance over its whole input. If each tile of a picture is normalised
+by its own statistics, a smooth tile gets as much contrast as a detailed one: the tiles don't fit
+together, and dark ones get wrong colours. Here all tiles are normalised by the pooled statistics of
+a sample of the tiles.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 Statistics = dict[nn.GroupNorm, tuple[Tensor, Tensor]]
-"""Mean and variance of each group, by layer."""
+"""Mean and variance of each group, by group-norm layer."""
 
 
 def pooled_statistics(model: nn.Module, run: Callable[[], object]) -> Statistics:
-    """Statistics of every group norm over the whole batch of a forward pass.
+    """Measure the statistics of every group norm over the whole batch of a forward pass.
 
-    A layer sees what the layers before it make of the batch with their own pooled statistics, so
-    that the result is exact for the batch.
+    During this pass each layer already normalises by its pooled statistics, so that the statistics
+    of the layers after it are exact too.
 
     Args:
-        model: Whose group norms count.
-        run: Runs the model once, on all tiles of the sample.
+        model: The model whose group norms are measured.
+        run: Function that runs the model once, on all tiles of the sample as one batch.
     """
     statistics: Statistics = {}
 
@@ -46,7 +46,7 @@ def pooled_statistics(model: nn.Module, run: Callable[[], object]) -> Statistics
 
 @contextmanager
 def normalised_by(statistics: Statistics) -> Iterator[None]:
-    """Within it, these layers normalise by these statistics, whatever their input."""
+    """A context in which these layers normalise by these statistics instead of their input's."""
 
     def apply(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
         return _normalise(norm, inputs[0], *statistics[norm])
@@ -62,7 +62,7 @@ def _group_norms(model: nn.Module) -> list[nn.GroupNorm]:
 
 
 def _normalise(norm: nn.GroupNorm, batch: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """A group norm's output, by given statistics, in the batch's precision."""
+    """A group norm's output with given statistics, in the batch's precision."""
     shape = (1, -1, *[1] * (batch.ndim - 2))
     per_group = norm.num_channels // norm.num_groups
     scale = (variance + norm.eps).rsqrt().repeat_interleave(per_group)

@@ -1,4 +1,4 @@
-"""A prior that halves its batches when the memory runs out."""
+"""A prior that halves its batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from csd_nerf.priors.estimates import encode_sources
 _Result = TypeVar("_Result")
 
 _CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "not enough memory")
-"""What torch's RuntimeError says when the CPU's memory has run out."""
+"""Parts of torch's RuntimeError when the CPU's memory runs out."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device or of the CPU has run out."""
+    """Whether an error means that the memory of a GPU or of the CPU has run out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR)
 
 
 def out_of_memory(what: str, device: torch.device) -> MemoryError:
-    """The error to raise when nothing smaller is left to try; names what helps."""
+    """The error to raise when even the smallest batch doesn't fit; names remedies."""
     return MemoryError(
         f"The memory must hold {what}, got too little on {device}; lower the size or the batch, "
         "or compute in half precision."
@@ -39,8 +39,8 @@ def out_of_memory(what: str, device: torch.device) -> MemoryError:
 class HalvingPrior:
     """Wraps a prior: a call that runs out of memory is repeated in batches of half the size.
 
-    What fitted is remembered for each kind of call. Splitting changes memory and, within
-    rounding, not the result.
+    The size that fitted is remembered for each kind of call. Splitting changes the result by no
+    more than rounding.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class HalvingPrior:
         """Wrap a prior.
 
         Args:
-            prior: Does the work.
-            max_batch: Most images or model evaluations a call to begin with; None means no limit.
-            tell: Takes a line for the user when a batch had to be made smaller.
+            prior: The prior to wrap.
+            max_batch: Largest number of images or evaluations in one call, before any halving; None
+                means no limit.
+            tell: Called with a line for the user when batches become smaller.
         """
         self.name = prior.name
         self.device = prior.device
@@ -71,7 +72,7 @@ class HalvingPrior:
         self._fitting: dict[str, int] = {}
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes that only the wrapped prior has."""
+        """Look up other attributes in the wrapped prior."""
         return getattr(self._prior, name)
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
@@ -93,11 +94,11 @@ class HalvingPrior:
         return self._fit("images to encode", call, len(image01))
 
     def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> AbstractContextManager[Any]:
-        """As the prior does, with less of the sample where memory runs out."""
+        """As the prior does; if memory runs out, with fewer tiles in the sample."""
         return self._enter(self._prior.encoding_tiles, sample01)
 
     def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> AbstractContextManager[Any]:
-        """As the prior does, with less of the sample where memory runs out."""
+        """As the prior does; if memory runs out, with fewer tiles in the sample."""
         return self._enter(self._prior.decoding_tiles, sample)
 
     def encode_text(
@@ -117,7 +118,7 @@ class HalvingPrior:
         *,
         max_batch: int | None = None,
     ) -> Float[Tensor, "k n c h w"]:
-        """As the prior does; `max_batch` is where the halving starts."""
+        """As the prior does; halving starts at `max_batch`."""
 
         def call(size: int) -> Float[Tensor, "k n c h w"]:
             return self._prior.predict(branches, timestep, max_batch=size)
@@ -148,13 +149,13 @@ class HalvingPrior:
     def _fit(
         self, what: str, call: Callable[[int], _Result], count: int, limit: int | None = None
     ) -> _Result:
-        """Call with the largest size that is known to fit, then with halves of it.
+        """Call with the largest size that may fit; halve it while memory runs out.
 
         Args:
-            what: Names the kind of call, in words.
-            call: Takes the largest number a part may have.
-            count: Number in the whole.
-            limit: The caller's own limit.
+            what: The kind of call, as a phrase for messages.
+            call: Function of the largest size of a batch.
+            count: Total number of items.
+            limit: The caller's limit on the size of a batch.
         """
         limits = (limit, self._max_batch, self._fitting.get(what))
         first = size = min([count, *(number for number in limits if number is not None)])
@@ -173,7 +174,7 @@ class HalvingPrior:
 
 
 def _attempt(call: Callable[[int], _Result], size: int) -> _Result | None:
-    """Return None if the memory ran out; here, so that the failed call's tensors are let go."""
+    """Call; None if memory ran out. A function of its own, so that failed tensors are freed."""
     try:
         return call(size)
     except (RuntimeError, MemoryError) as error:

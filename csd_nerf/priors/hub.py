@@ -13,14 +13,14 @@ _TIMEOUT_SECONDS = 10.0
 
 
 class HubError(OSError):
-    """The hub does not give a repository; the message says why, in words that go into a line."""
+    """Files can't be had from the hub; the message is a clause for the caller's sentence."""
 
     needs_licence = False
-    """Whether the repository's licence has to be accepted first."""
+    """Whether the user must accept the repository's licence first."""
 
 
 def cached_file(repo: str, name: str) -> Path | None:
-    """A file in the hub's cache; None if it is not there. Never touches the network."""
+    """Path of a file in the hub's cache, or None if it is not there; doesn't use the network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -32,20 +32,21 @@ def cached_file(repo: str, name: str) -> Path | None:
 
 
 def list_files(repo: str) -> list[str]:
-    """The files of a repository, by one request with a short time limit.
+    """List the files of a repository, with a time limit of ten seconds for the request.
 
     Raises:
-        HubError: If the hub can't be reached, or does not give the repository to this user.
+        HubError: If the hub can't be reached, or refuses the repository to this user.
     """
     from huggingface_hub import HfApi
 
     try:
         info: Any = HfApi().model_info(repo, timeout=_TIMEOUT_SECONDS)
         if info.gated:
-            # The list is given to everyone, the files only to those who accepted the licence.
+            # Everyone may list the files, but only those who accepted the licence may download
+            # them.
             HfApi().auth_check(repo)
-    # The hub client's transport, and so its errors, differ between releases; whichever it is,
-    # the weights can't be had.
+    # The types of the client's errors differ between its releases; each means that the weights
+    # can't be had.
     except Exception as error:
         kind = type(error).__name__
         failure = HubError(
@@ -57,12 +58,12 @@ def list_files(repo: str) -> list[str]:
 
 
 def download(repo: str, files: Sequence[str]) -> Path:
-    """Download some files of a repository to the hub's cache; returns the repository's folder.
+    """Download files of a repository to the hub's cache; returns the repository's folder there.
 
-    Call `list_files` first: offline the download itself would retry for long.
+    Call `list_files` first: without a network this function would retry for a long time.
 
     Raises:
-        HubError: If it fails.
+        HubError: If the download fails.
     """
     from huggingface_hub import snapshot_download
 

@@ -1,9 +1,9 @@
 """InstructPix2Pix models on diffusers: images edited by instructions.
 
-The U-Net sees the noisy latent and, as further channels, the latent of the source image. The two
+The input channels of the U-Net are the noisy latent and the latent of the source image. The two
 differ in scale: noisy latents are VAE modes times the VAE's scaling factor, the condition is the
 raw VAE mode, since that is what InstructPix2Pix (Brooks et al. 2023) was trained on. (The authors'
-release of CSD conditions on a scaled sample.) A missing condition is zeros.
+release of CSD conditions on a scaled sample.) Without a source image the condition is zeros.
 
 This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
 """
@@ -29,13 +29,13 @@ class InstructPix2Pix(StableDiffusion):
     def encode_source(
         self, image01: Float[Tensor, "n 3 H W"]
     ) -> tuple[Float[Tensor, "n c h w"], Rows]:
-        """Clean latents, and as `condition` the unscaled VAE modes, by one pass of the encoder."""
+        """Encode to clean latents, and to the unscaled VAE modes as the rows `condition`."""
         mode = self._mode(image01)
         return scale_mode(self._vae, mode), {"condition": mode}
 
-    def shown(self, branch: Branch) -> dict[str, Tensor]:
-        """The branch's rows; a missing condition is zeros."""
-        rows = super().shown(branch)
+    def model_rows(self, branch: Branch) -> dict[str, Tensor]:
+        """The branch's rows; a missing `condition` becomes zeros."""
+        rows = super().model_rows(branch)
         if "condition" not in rows:
             rows["condition"] = torch.zeros_like(branch.noisy)
         return rows

@@ -1,6 +1,6 @@
-"""The network of LPIPS (Zhang et al. 2018), built when it is first needed.
+"""The LPIPS network (Zhang et al. 2018), and its features for the kernel of text-to-3D.
 
-This module imports neither lpips nor torchvision before a function needs them.
+lpips and torchvision are imported late.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Net = Literal["alex", "vgg"]
 
 
 def weights_path(net: Net = "alex") -> Path:
-    """Where torch keeps torchvision's weights once they were fetched."""
+    """Path at which torch caches the backbone's weights (torchvision's, of ImageNet)."""
     from torchvision.models import AlexNet_Weights, VGG16_Weights
 
     url = (AlexNet_Weights if net == "alex" else VGG16_Weights).IMAGENET1K_V1.url
@@ -26,10 +26,10 @@ def weights_path(net: Net = "alex") -> Path:
 
 
 def lpips_network(net: Net = "alex") -> Any:
-    """Build the lpips package's network without gradients, fetching its weights if needed.
+    """Build the lpips package's network with frozen weights, which are downloaded if needed.
 
     Raises:
-        FileNotFoundError: If they can't be had.
+        FileNotFoundError: If the weights are not there and can't be downloaded.
     """
     import lpips
 
@@ -49,17 +49,17 @@ def lpips_network(net: Net = "alex") -> Any:
 
 
 def lpips_features(network: Any) -> Callable[[Float[Tensor, "n d"]], Float[Tensor, "n f"]]:
-    """LPIPS as the squared distance of weighted features, so that a view's are computed once.
+    """Features whose squared L2 distance is LPIPS, so that each view is embedded only once.
 
-    LPIPS sums, over layers, the mean over pixels of weighted squared differences between features
-    that have unit length; with the roots of the weights in the features it is their squared
-    distance.
+    LPIPS(x, y) = sum over layers and channels of w mean over pixels of (f(x) - f(y))^2, where f are
+    the backbone's features with unit length at each pixel. The features returned are
+    sqrt(w / pixels) f of all layers, flattened and concatenated.
 
     Args:
         network: From `lpips_network`.
 
     Returns:
-        A differentiable map of flattened square RGB images in [0, 1] to features.
+        A differentiable function from flattened, square RGB images in [0, 1] to features.
     """
     from lpips import normalize_tensor
 
@@ -69,7 +69,7 @@ def lpips_features(network: Any) -> Callable[[Float[Tensor, "n d"]], Float[Tenso
         layers = network.net.forward(scaled)
         parts = []
         for layer, linear in zip(layers, network.lins, strict=True):
-            # The published weights are not negative.
+            # The published weights are not negative; clamping makes the root safe.
             weight = linear.model[-1].weight.clamp(min=0)[0, :, 0, 0]
             pixels = layer.shape[-2] * layer.shape[-1]
             scale = (weight / pixels).sqrt()[:, None, None]

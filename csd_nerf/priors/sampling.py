@@ -1,7 +1,8 @@
-"""Ordinary InstructPix2Pix sampling on top of a prior: the baselines of the paper.
+"""Ordinary InstructPix2Pix sampling with a prior: the baselines of the paper.
 
-They edit every image alone, or a large canvas by windows whose estimates are averaged.
-The solver steps are diffusers' own; see `csd_nerf.priors.solvers`.
+`sample_edit` edits each image independently. `sample_windows` edits one large canvas in overlapping
+windows, whose noise estimates are averaged. The steps of the solvers are those of diffusers; see
+`csd_nerf.priors.solvers`.
 
 This module imports diffusers; import it late.
 """
@@ -20,11 +21,11 @@ from csd_nerf.core.residuals import Terms, edit_guidance
 from csd_nerf.core.rows import Rows
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import Shown, Texts, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
 from csd_nerf.priors.solvers import make_solver, per_image, solve, standard_normal
 
-WINDOWS_A_CALL = 16
-"""Windows that are cut out together where no `max_batch` says less."""
+WINDOWS_PER_CALL = 16
+"""Windows that are evaluated together if `max_batch` is None."""
 
 
 @torch.no_grad()
@@ -45,30 +46,32 @@ def sample_edit(
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
 ) -> Float[Tensor, "n 3 H W"]:
-    """Edit images by instruction, each for itself, as InstructPix2Pix does (Brooks et al. 2023).
+    """Edit images by instruction, each independently, as InstructPix2Pix (Brooks et al. 2023).
 
-    The estimate is CSD Eq. 3 at every step. diffusers' pipeline gives the same image from the
-    same noise while text_scale > 1 and image_scale >= 1; below that it drops guidance, which this
-    function does not.
+    The noise estimate of every step is CSD Eq. 3. From the same noise, diffusers' pipeline gives
+    the same image if text_scale > 1 and image_scale >= 1. With lower scales it turns guidance off;
+    this function doesn't.
 
     Args:
         prior: An editing prior.
         image01: Source images, with edges that are multiples of the prior's `size_multiple`.
-        prompt: One instruction for all images, or one an image.
-        negative_prompt: Takes the place of the empty text.
+        prompt: One instruction for all images, or one per image.
+        negative_prompt: Replaces the empty text.
         text_scale: w_y; how strongly the instruction is followed.
         image_scale: w_s; how closely the source image is kept.
-        steps: Length of the whole schedule; a strength below 1 does the last part of it.
-        solver: `ddim` without added noise, or `euler-ancestral`, the published model's own.
-            The latter visits fractional timesteps, so that the prior must take them.
-        strength: Where to start: 1 from pure noise, lower from the noised start image, with
-            this share of the steps left to do.
-        level: The other way to say where: all of the steps are taken within this share of the
-            prior's timesteps, below 1 from the noised start image. Instruct-NeRF2NeRF draws it.
-        start01: The start image of a strength or level below 1; None means the source.
-        noise: Unit Gaussian noise to start from; drawn from the generator if None.
-        generator: Source of this and of the solver's noise; torch's global one if None.
-        max_batch: Largest number of model evaluations a call; None means all at once.
+        steps: Number of steps of the whole schedule; a strength below 1 takes only the last of
+            them.
+        solver: `ddim` without added noise, or `euler-ancestral`, the published model's default.
+            The latter uses fractional timesteps, which the prior must accept.
+        strength: Share of the steps to take, in (0, 1]. At 1 sampling starts from pure noise,
+            below 1 from the start image with noise added.
+        level: Share of the prior's timesteps, counted from the clean end, over which all steps are
+            spaced. Below 1 sampling starts from the start image with noise added.
+            (Instruct-NeRF2NeRF draws this level at random.)
+        start01: Start images for a strength or level below 1; None means the source images.
+        noise: Unit Gaussian noise for the start; drawn from the generator if None.
+        generator: Source of this noise and the solver's; None means torch's global generator.
+        max_batch: Largest number of evaluations in one call of the model; None means no limit.
 
     Raises:
         ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1], or
@@ -115,10 +118,10 @@ def sample_latents(
 ) -> Float[Tensor, "n c h w"]:
     """Do what `sample_edit` does between encoding and decoding, on the prior's device.
 
-    `image_rows` come from `Prior.encode_source`. To resume a run, give as `done` the number of
-    steps done and the latents after them, and a generator in the state that it had then.
+    `image_rows` come from `Prior.encode_source`. To resume a run, pass as `done` the number of
+    steps done and the latents after them, and a generator in the state it had then.
     `after_step` is called after each step with the number of steps done and the latents. All other
-    arguments are as for `sample_edit`.
+    arguments are as for `sample_edit`; sampling always starts from the given noise.
     """
     scheduler = make_solver(prior.schedule, solver, steps=steps)
     guidance = _Guidance.encode(
@@ -164,24 +167,24 @@ def sample_windows(
 
     Args:
         prior: An editing prior.
-        image_rows: What the model is shown of the source, each (k H W), on any device.
+        image_rows: Conditions from the source by name, each of shape (k, H, W), on any device.
         prompts: The instructions.
         shares: Share of each instruction in each window. If a row sums to less than one, the rest
-            of the weight goes to the estimate that sees the source image and no instruction.
-        positions: Windows' top left cells; together they cover the canvas.
+            of the weight goes to the estimate conditioned on the source image only.
+        positions: Top left cells of the windows, which must cover the canvas.
         window: Height and width of a window in cells.
-        negative_prompt: Takes the place of the empty text.
+        negative_prompt: Replaces the empty text.
         text_scale: w_y; how strongly the instructions are followed.
         image_scale: w_s; how closely the source image is kept.
-        steps: Length of the schedule.
+        steps: Number of steps.
         solver: As for `sample_edit`.
-        noise: Unit Gaussian noise to start from; the canvas lies on its device.
-        generator: Source of the solver's noise; torch's global one if None.
-        max_batch: Largest number of model evaluations a call, and of windows held at once; None
-            means `WINDOWS_A_CALL` windows.
-        done: Steps done and the canvas then, to go on with a run; the generator then needs its
-            state of that moment too.
-        after_step: Called with the steps done and the canvas as it is.
+        noise: Unit Gaussian noise to start from; the canvas is kept on its device.
+        generator: Source of the solver's noise; None means torch's global generator.
+        max_batch: Largest number of evaluations in one call of the model, and of windows cut out at
+            once; None means no limit and `WINDOWS_PER_CALL`.
+        done: To resume a run: the number of steps done and the canvas after them; the generator
+            must have the state it had then.
+        after_step: Called after each step with the number of steps done and the canvas.
 
     Raises:
         ValueError: If the solver is unknown or steps is not positive.
@@ -200,7 +203,7 @@ def sample_windows(
 
     def estimate(noisy: Float[Tensor, "1 c H W"], step: Real[Tensor, ""]) -> Tensor:
         total = torch.zeros_like(noisy[0])
-        for part in torch.arange(len(positions)).split(max_batch or WINDOWS_A_CALL):
+        for part in torch.arange(len(positions)).split(max_batch or WINDOWS_PER_CALL):
 
             def cut(
                 whole: Float[Tensor, "k H W"], part: Int[Tensor, "n"] = part
@@ -222,7 +225,7 @@ def sample_windows(
 
 @dataclass(frozen=True)
 class _Guidance:
-    """CSD Eq. 3 with composed instructions (Appendix C.1), as `solve` asks for it."""
+    """The noise estimate of CSD Eq. 3 with composed instructions (Appendix C.1), for `solve`."""
 
     prior: Prior
     terms: Terms
@@ -240,7 +243,7 @@ class _Guidance:
         image_scale: float,
         max_batch: int | None,
     ) -> _Guidance:
-        """Guidance by encoded prompts."""
+        """Encode the negative prompt, and combine it with encoded prompts."""
         terms = edit_guidance("target", image_scale=image_scale, text_scale=text_scale)
         texts = Texts(prompts, prior.encode_text([negative_prompt]))
         return cls(prior, terms, texts, max_batch)
@@ -252,9 +255,9 @@ class _Guidance:
         image_rows: Rows,
         shares: Float[Tensor, "n prompts"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """The guided noise; without shares there is one prompt, or one an image."""
+        """The guided noise; without shares there is a single prompt."""
         if shares is None:
             shares = torch.ones(len(noisy), 1)
-        shown = Shown({"target": noisy}, image_rows, self.texts, shares)
+        inputs = ModelInputs({"target": noisy}, image_rows, self.texts, shares)
         timestep = per_image(step, len(noisy)).to(noisy.device)
-        return weighted_sum(self.prior, self.terms, shown, timestep, max_batch=self.max_batch)[0]
+        return weighted_sum(self.prior, self.terms, inputs, timestep, max_batch=self.max_batch)[0]

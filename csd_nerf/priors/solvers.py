@@ -1,8 +1,8 @@
-"""diffusers' solvers over a prior's noise schedule, stepping on noise estimates.
+"""diffusers' solvers, set up for a prior's noise schedule and for noise estimates.
 
-A solver may work in another scale than the prior's z_t = alpha_t x + sigma_t e, Euler's for one in
-x + (sigma_t / alpha_t) e; its `scale_model_input` leads back to z_t. Noise estimates are the same
-in both, whatever the model predicts.
+A solver's latent may have another scale than the prior's z_t = alpha_t x + sigma_t e: Euler's is
+z_t / alpha_t = x + (sigma_t / alpha_t) e. The solver's `scale_model_input` converts it to z_t.
+Noise estimates are the same in both scales.
 
 This module imports diffusers; import it late.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from csd_nerf.core.schedules import DiscreteSchedule, Schedule
 
-# Timesteps are spaced as Stable Diffusion's own configurations of these solvers space them.
+# The timestep spacings are those of Stable Diffusion's own configurations of these solvers.
 _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (
         DDIMScheduler,
@@ -46,15 +46,17 @@ def make_solver(
     """Build a solver of diffusers.
 
     Args:
-        schedule: The prior's.
+        schedule: Schedule of the prior.
         solver: `ddim` or `euler-ancestral`.
-        steps: Length of the whole schedule.
-        strength: Share of it that will be done.
-        level: Share of the prior's timesteps over which the steps are spaced, from the clean end.
+        steps: Number of steps of the whole schedule.
+        strength: Share of the steps that the caller will take; it is only checked here.
+        level: Share of the prior's timesteps, counted from the clean end, over which the steps are
+            spaced.
 
     Raises:
-        ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1], or
-            level leaves fewer timesteps than steps or more than there are.
+        ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1],
+            level is more than 1, or level leaves fewer timesteps than steps. Also if the
+            schedule is not a `DiscreteSchedule`.
     """
     if steps < 1 or not 0 < strength <= 1:
         raise ValueError(
@@ -76,10 +78,15 @@ def make_solver(
 
 
 def solver_over(schedule: Schedule, solver_class: Any, options: dict[str, Any]) -> Any:
-    """A solver that steps on noise estimates over a prior's schedule.
+    """Build a diffusers scheduler for a prior's schedule, which takes noise estimates.
+
+    Args:
+        schedule: Schedule of the prior.
+        solver_class: Class of the diffusers scheduler.
+        options: Further arguments of the class.
 
     Raises:
-        ValueError: If the schedule is no table of discrete timesteps.
+        ValueError: If the schedule is not a `DiscreteSchedule`.
     """
     if not isinstance(schedule, DiscreteSchedule):
         raise ValueError(
@@ -105,15 +112,15 @@ def solve(
     generator: torch.Generator | None,
     after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """Take the solver's steps.
+    """Take all remaining steps of a solver; returns the latent after the last.
 
     Args:
-        scheduler: What `make_solver` returns.
-        latent: Where to start, in the solver's scale.
-        estimate: The noise in z_t at a timestep.
-        done: Steps that are done already.
+        scheduler: From `make_solver`.
+        latent: The latent to start from, in the solver's scale.
+        estimate: Function of z_t and the timestep that estimates the noise.
+        done: Number of steps to skip, because they are done already.
         generator: Source of the solver's noise.
-        after_step: Called with the steps done and the latents as they are.
+        after_step: Called after each step with the number of steps done and the latent.
     """
     for number, step in enumerate(scheduler.timesteps[done:], done + 1):
         noise = estimate(scheduler.scale_model_input(latent, step), step)
@@ -130,6 +137,6 @@ def standard_normal(shape: tuple[int, ...], generator: torch.Generator | None) -
 
 
 def per_image(step: Real[Tensor, ""], n: int) -> Real[Tensor, "n"]:
-    """One timestep an image; as integers where the solver's float is a whole number."""
+    """Repeat a timestep for n images; converts it to an integer if it is a whole number."""
     whole = step.round()
     return (whole.long() if bool(whole == step) else step).expand(n)

@@ -1,4 +1,4 @@
-"""Stable Diffusion models on diffusers: text to images, diffused as an autoencoder's latents.
+"""Stable Diffusion models on diffusers: text-to-image models in the latents of an autoencoder.
 
 This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
 """
@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
 from csd_nerf.priors.texts import TextEncoder, clip_states
-from csd_nerf.priors.unet import UNetPrior, halvings, load_part, load_schedule
+from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_part, load_schedule
 from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
 
 
@@ -44,11 +44,11 @@ class StableDiffusion(UNetPrior):
         """Wrap models that are already on their device and in their precision.
 
         Args:
-            name: What the prior was loaded as.
-            vae: Pixels to latents and back.
-            unet: The denoiser; takes latents, and each of `source_rows`, as channels.
+            name: The name or path under which the prior was loaded.
+            vae: The autoencoder.
+            unet: The denoiser; its input channels are the latent and each of `source_rows`.
             text_encoder: Its last hidden states condition the U-Net.
-            tokenizer: The text encoder's.
+            tokenizer: Tokenizer of the text encoder.
             schedule: Training schedule of the U-Net.
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
@@ -68,7 +68,7 @@ class StableDiffusion(UNetPrior):
         self.latent_channels = channels
         self.cell_size = cell_size_of(vae)
         self.preferred_size: int = unet.config["sample_size"] * self.cell_size
-        self.size_multiple = self.cell_size * halvings(unet)
+        self.size_multiple = self.cell_size * downsampling_factor(unet)
         self._vae = vae.eval().requires_grad_(False)
 
     @classmethod
@@ -103,7 +103,7 @@ class StableDiffusion(UNetPrior):
         )
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        """Images to clean latents: VAE modes in the U-Net's scale, with the encoder's graph.
+        """Encode images to VAE modes in the U-Net's scale; keeps the autograd graph.
 
         Raises:
             ValueError: If an edge is not a multiple of `size_multiple`.
@@ -112,25 +112,25 @@ class StableDiffusion(UNetPrior):
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Clean latents to images, clamped to [0, 1]."""
+        """Decode clean latents to images, clamped to [0, 1]."""
         return decode_latent(self._vae, latent)
 
     @contextmanager
     def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> Iterator[None]:
-        """Within it, group norms of the encoder take their statistics from this sample."""
+        """A context in which the encoder's group norms use the statistics of this sample."""
         with self._pooled(self._vae.encoder, lambda: self._mode(sample01)):
             yield
 
     @contextmanager
     def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> Iterator[None]:
-        """Within it, group norms of the decoder take their statistics from this sample."""
+        """A context in which the decoder's group norms use the statistics of this sample."""
         with self._pooled(self._vae.decoder, lambda: self.decode(sample)):
             yield
 
     @contextmanager
     @torch.no_grad()
     def _pooled(self, model: torch.nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
-        # Slices of the sample would have statistics of their own.
+        # With slicing, each image of the sample would be a batch with its own statistics.
         sliced, self._vae.use_slicing = self._vae.use_slicing, False
         try:
             statistics = pooled_statistics(model, run)

@@ -1,6 +1,6 @@
-"""Prompts to the hidden states of a model's text encoder.
+"""Encodes prompts to hidden states of CLIP or T5.
 
-A prompt that is too long is cut, with a warning that says what was lost.
+A prompt that is too long is truncated; a warning quotes the part cut off.
 
 This module imports transformers; import it late.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 T5_TOKENS = 77
-"""Length to which DeepFloyd IF pads its texts; T5 itself sets no limit."""
+"""Number of tokens to which DeepFloyd IF pads and truncates texts; T5 itself has no limit."""
 
 
 def clip_states(
@@ -26,10 +26,10 @@ def clip_states(
     """CLIP's last hidden states, padded to its full length, in the encoder's precision.
 
     Args:
-        encoder: On the device where the states will be.
-        tokenizer: The encoder's.
-        prompts: A row each; "" is the empty prompt.
-        name: The prior's, for the warning.
+        encoder: The text encoder; states are returned on its device.
+        tokenizer: Tokenizer of the encoder.
+        prompts: The texts, which give one row each; "" is the empty prompt.
+        name: Name of the prior, for the warning.
 
     Raises:
         ValueError: If there is no prompt, or prompts is one string.
@@ -45,9 +45,9 @@ def clip_states(
 def t5_states(
     encoder: T5EncoderModel, tokenizer: T5Tokenizer, prompts: Sequence[str], *, name: str
 ) -> Float[Tensor, "r tokens width"]:
-    """T5's last hidden states as DeepFloyd IF takes them; arguments and errors as above.
+    """T5's last hidden states as DeepFloyd IF uses them; arguments and errors as `clip_states`.
 
-    Texts are lower-cased, stripped and padded to `T5_TOKENS`; padding is not attended to.
+    Texts are lower-cased, stripped, and padded to `T5_TOKENS` tokens; padding is masked.
     """
     if not isinstance(prompts, str):
         prompts = [prompt.lower().strip() for prompt in prompts]
@@ -56,7 +56,7 @@ def t5_states(
 
 
 class TextEncoder:
-    """A text encoder with its tokenizer, which can be dropped from memory."""
+    """A text encoder with its tokenizer; the encoder can be dropped from memory."""
 
     def __init__(
         self, name: str, model: Any, tokenizer: Any, states: Callable[..., Tensor]
@@ -64,19 +64,20 @@ class TextEncoder:
         """Take a model that is on its device already.
 
         Args:
-            name: The prior's.
+            name: Name of the prior, for messages.
             model: The encoder.
             tokenizer: Its tokenizer.
-            states: `clip_states` or `t5_states`.
+            states: The function that encodes: `clip_states` or `t5_states`.
         """
         self._name, self._tokenizer, self._states = name, tokenizer, states
         self._model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
-        """Hidden states of prompts, float32.
+        """Encode prompts to hidden states, float32, one row per prompt.
 
         Raises:
+            ValueError: If there is no prompt, or prompts is one string.
             RuntimeError: After `free`.
         """
         if self._model is None:
@@ -107,7 +108,7 @@ def _tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) ->
 
 
 def _warn_of_cuts(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> None:
-    # Some places are taken by tokens that begin or end every prompt: CLIP's two, T5's one.
+    # Special tokens take some of the places: CLIP has two (begin and end), T5 one (end).
     room = limit - tokenizer.num_special_tokens_to_add()
     ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
     for prompt, tokens in zip(prompts, ids, strict=True):

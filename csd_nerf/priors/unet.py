@@ -1,4 +1,4 @@
-"""What the families around a diffusers U-Net share: how it is called and what it returns.
+"""Base class of priors made of a diffusers U-Net, and helpers to load their parts.
 
 Symbols: z_t = alpha_t x + sigma_t e. A model predicts e itself, or v = alpha_t e - sigma_t x; then
 e = alpha_t v + sigma_t z_t.
@@ -39,14 +39,15 @@ class UNetPrior(DiffusersPrior):
         """Take a U-Net that is on its device and in its precision already.
 
         Args:
-            name: What the prior was loaded as.
+            name: The name or path under which the prior was loaded.
             unet: The denoiser.
             texts: Its text encoder.
             schedule: Its training schedule.
-            prediction_type: What it returns, `epsilon` or `v_prediction`.
+            prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If it returns something else, or isn't for square images of one size.
+            ValueError: If `prediction_type` is another, or the U-Net's sample size is not one
+                integer (the edge of square images).
         """
         if prediction_type not in _PREDICTION_TYPES:
             raise ValueError(
@@ -68,9 +69,9 @@ class UNetPrior(DiffusersPrior):
         prompts: Sequence[str],
         image01: Float[Tensor, "n 3 H W"] | None = None,  # noqa: ARG002
     ) -> dict[str, Float[Tensor, "r tokens width"]]:
-        """Prompts to the text encoder's last hidden states, as `text`.
+        """Encode prompts to the text encoder's last hidden states, as the rows `text`.
 
-        A prompt that is too long is cut, with a warning that says what was lost.
+        A prompt that is too long is truncated; a warning quotes the part cut off.
 
         Raises:
             ValueError: If there is no prompt, or prompts is one string.
@@ -84,13 +85,13 @@ class UNetPrior(DiffusersPrior):
 
     @property
     def unet(self) -> UNet2DConditionModel:
-        """The denoiser, to be compiled, laid out or measured; its weights stay as they are."""
+        """The denoiser, for callers that compile or profile it; its weights are frozen."""
         return self._unet
 
     def run(
         self, noisy: Float[Tensor, "b c h w"], timestep: Real[Tensor, "b"], rows: dict[str, Tensor]
     ) -> Float[Tensor, "b _ h w"]:
-        """The U-Net's raw output as float32; rows but `text` are further channels of its input."""
+        """Call the U-Net; the rows of `source_rows` are concatenated to its input as channels."""
         channels = [noisy, *(rows[name].to(noisy) for name in self.source_rows)]
         unet = self._unet
         shown = (torch.cat(channels, dim=1), rows["text"])
@@ -106,7 +107,7 @@ class UNetPrior(DiffusersPrior):
         noisy: Float[Tensor, "b c h w"],
         timestep: Real[Tensor, "b"],
     ) -> Float[Tensor, "b c h w"]:
-        """The estimate of e; channels beyond the latent's, as a learned variance, are dropped."""
+        """Convert to an estimate of e; channels of a learned variance are dropped."""
         output = output[:, : noisy.shape[1]]
         if self._prediction_type == "epsilon":
             return output
@@ -115,13 +116,13 @@ class UNetPrior(DiffusersPrior):
         return alpha.view(-1, 1, 1, 1) * output + sigma.view(-1, 1, 1, 1) * noisy
 
 
-def halvings(unet: UNet2DConditionModel) -> int:
-    """Latent edges must be multiples of this: every level but the last halves them."""
+def downsampling_factor(unet: UNet2DConditionModel) -> int:
+    """Factor between the first and the last level; latent edges must be multiples of it."""
     return 2 ** (len(unet.config["down_block_types"]) - 1)
 
 
 def load_part(model: Any, folder: Path, *, dtype: torch.dtype | None, variant: str | None) -> Any:
-    """Load one of diffusers' models from its folder; its annotations hide the type, hence Any."""
+    """Load a diffusers model from its folder; `Any` since diffusers annotates no precise type."""
     return model.from_pretrained(
         folder,
         variant=variant,
@@ -132,9 +133,10 @@ def load_part(model: Any, folder: Path, *, dtype: torch.dtype | None, variant: s
 
 
 def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
-    """The training schedule and the prediction type of a pipeline's folder.
+    """Read the training schedule and the prediction type from a pipeline's folder.
 
-    Whatever scheduler the folder names, its configuration holds the training schedule.
+    The configuration of every diffusers scheduler holds the training schedule, so the class of the
+    scheduler doesn't matter.
     """
     scheduler: Any = DDPMScheduler.from_pretrained(folder / "scheduler")
     return DiscreteSchedule(scheduler.alphas_cumprod), scheduler.config["prediction_type"]

@@ -1,7 +1,7 @@
-"""Pixels to the latents of an autoencoder and back, in the scale of a U-Net.
+"""Converts images to the latents of an autoencoder and back, in the scale of its U-Net.
 
-latent = (mode - shift) * scale, with both read from the autoencoder's configuration. Nothing here
-turns autograd off.
+latent = (mode - shift) * scale, with shift and scale from the autoencoder's configuration. These
+functions keep the autograd graph.
 
 This module imports diffusers; import it late.
 """
@@ -19,7 +19,11 @@ def cell_size_of(vae: AutoencoderKL) -> int:
 
 
 def check_size(name: str, image01: Float[Tensor, "n 3 H W"], multiple: int) -> None:
-    """Raises ValueError if an edge is not a multiple of what the model can take."""
+    """Check the size of images.
+
+    Raises:
+        ValueError: If a height or width is not a multiple of `multiple` pixels.
+    """
     height, width = image01.shape[-2:]
     if height % multiple or width % multiple:
         raise ValueError(
@@ -36,12 +40,12 @@ def encode_mode(vae: AutoencoderKL, image01: Float[Tensor, "n 3 H W"]) -> Float[
 
 
 def scale_mode(vae: AutoencoderKL, mode: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """An unscaled mode in the U-Net's scale."""
+    """Convert an unscaled mode to the U-Net's scale."""
     return (mode - _shift(vae)) * vae.config["scaling_factor"]
 
 
 def decode_latent(vae: AutoencoderKL, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-    """Latents in the U-Net's scale to images, clamped to [0, 1], on the latent's device."""
+    """Decode latents in the U-Net's scale to images in [0, 1], on the latent's device."""
     unscaled = latent / vae.config["scaling_factor"] + _shift(vae)
     pixels = vae.decode(unscaled.to(vae.device, vae.dtype), return_dict=False)[0]
     return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)

@@ -128,7 +128,7 @@ def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -
 
 
 def _cached_folder(repo: str, variant: str | None) -> Path | None:
-    """The snapshot in the hub's cache if it is complete; never touches the network."""
+    """The snapshot in the hub's cache if it is complete; doesn't use the network."""
     index = cached_file(repo, INDEX)
     if index is None:
         return None

@@ -8,7 +8,7 @@ from sure_prior import SurePrior
 from torch import Tensor
 
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, generation
-from csd_nerf.priors.estimates import Shown, Texts, encode_sources, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
 
 SHARES = torch.tensor([[0.5, 0.5], [0.25, 0.0], [0.0, 0.0], [1.0, 0.0]])
 N = len(SHARES)
@@ -97,8 +97,8 @@ RESIDUALS = {
 def test_every_residual_with_composed_instructions_is_the_sum_over_particles(name, own_texts):
     model, terms = Model(), RESIDUALS[name]
     image01 = torch.full((N, 3, 2, 2), 0.25) if own_texts else None
-    shown = Shown(NOISY, {"condition": CONDITION}, texts_of(model, image01), SHARES)
-    found, count = weighted_sum(model, terms, shown, TIMESTEP, drawn=DRAWN, max_batch=7)
+    inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(model, image01), SHARES)
+    found, count = weighted_sum(model, terms, inputs, TIMESTEP, drawn=DRAWN, max_batch=7)
     words = {said: value + 0.25 * own_texts for said, value in WORDS.items()}
     expected = by_definition(terms, words)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
@@ -109,11 +109,11 @@ def test_every_residual_with_composed_instructions_is_the_sum_over_particles(nam
 def test_an_estimate_is_evaluated_only_where_it_has_a_weight():
     """fog in three particles, night in one, null and image everywhere, the source twice."""
     model = Model()
-    shown = Shown(NOISY, {"condition": CONDITION}, texts_of(model), SHARES)
-    _, count = weighted_sum(model, RESIDUALS["csd"], shown, TIMESTEP)
+    inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(model), SHARES)
+    _, count = weighted_sum(model, RESIDUALS["csd"], inputs, TIMESTEP)
     assert count == (4 + 4 + 3 + 1) + 2 * 4
     # Of the prompts' estimates DDS gives the rest to the source's text, which sees the target.
-    _, count = weighted_sum(model, RESIDUALS["dds"], shown, TIMESTEP)
+    _, count = weighted_sum(model, RESIDUALS["dds"], inputs, TIMESTEP)
     assert count == (4 + 2 + 3 + 1) + 2 * 4
 
 

@@ -153,7 +153,7 @@ def test_no_branch_and_no_room_are_refused(toy, branches, count, max_batch, got)
 
 def test_an_autocast_around_a_prediction_changes_no_bit(toy, branches):
     plain = toy.predict(branches, TIMESTEP)
-    rows = toy.shown(branches[2])
+    rows = toy.model_rows(branches[2])
     with torch.autocast("cpu", torch.bfloat16):
         within = toy.predict(branches, TIMESTEP)
         bare = toy.run(branches[2].noisy, TIMESTEP, rows)
