@@ -29,7 +29,7 @@ from benchmarks.paper.tiny import tiny_items
 from csd_nerf import priors
 from csd_nerf.adapters.options import EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.panorama import edit_panorama
-from csd_nerf.adapters.run_files import FREE
+from csd_nerf.adapters.run_files import NEUTRAL_SETTINGS
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.priors.base import Prior
@@ -110,8 +110,8 @@ class _Editor:
         values = options.values()
         timed = self._setup.experiment.timed
         decides = {
-            "options": plain(dataclasses.asdict(options), leave_out=FREE),
-            "values": plain(values, leave_out=FREE),
+            "options": plain(dataclasses.asdict(options), leave_out=NEUTRAL_SETTINGS),
+            "values": plain(values, leave_out=NEUTRAL_SETTINGS),
             "weights": weights_digest(values.prior),
             "source": source,
             # Where only pictures count the device doesn't decide; it does where time counts.

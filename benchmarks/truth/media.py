@@ -18,7 +18,7 @@ from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome, measured
 from benchmarks.truth.residuals import residuals_at_truth
-from csd_nerf.adapters.run_files import FREE
+from csd_nerf.adapters.run_files import NEUTRAL_SETTINGS
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column, Row
@@ -135,7 +135,10 @@ class MediaDomain:
         options = self.options(job)
         values = {**dataclasses.asdict(options), **dataclasses.asdict(options.values())}
         prompt = given.edit.instructions[0]
-        return {"options": plain({**values, "prompt": prompt}, leave_out=FREE), **contents}
+        return {
+            "options": plain({**values, "prompt": prompt}, leave_out=NEUTRAL_SETTINGS),
+            **contents,
+        }
 
     def measure(self, job: Job, given: Input, folder: Path) -> Outcome:
         """Run a method on an input, and measure the result against the truth."""

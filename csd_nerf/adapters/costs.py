@@ -1,4 +1,4 @@
-"""What a run costs: memory and evaluations of the prior; how evenly updates are spread."""
+"""Measures of a run: evaluations of the prior, memory, and how evenly updates are spread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csd_nerf.priors.base import Branch, Prior
 
 
 class CountedPrior:
-    """A prior that counts its evaluations: one for each particle and guidance branch."""
+    """Wraps a prior and counts its evaluations: one per particle and guidance branch."""
 
     def __init__(self, prior: Prior, evaluations: int = 0) -> None:
         self._prior = prior
@@ -27,13 +27,13 @@ class CountedPrior:
     def predict(
         self, branches: Sequence[Branch], timestep: Real[Tensor, "n"], **options: Any
     ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates of the prior."""
+        """As the prior does; counts the evaluations."""
         self.evaluations += sum(branch.evaluations for branch in branches)
         return self._prior.predict(branches, timestep, **options)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that this process has held so far, in MiB."""
+    """Peak memory of this process so far, in MiB: `process` and, on CUDA, `gpu`."""
     # Linux counts KiB, macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
@@ -42,8 +42,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {name: round(mib, 1) for name, mib in peak.items()}
 
 
-def spread(updates: Float[Tensor, "*places"]) -> dict[str, Any]:
-    """How evenly updates are spread over the cells of a canvas, or the frames of a video."""
+def update_statistics(updates: Float[Tensor, "*places"]) -> dict[str, Any]:
+    """Statistics of the number of updates over the cells of a canvas or the frames of a video."""
     counts, edges = torch.histogram(updates.double(), bins=10)
     return {
         "mean": float(updates.mean()),

@@ -1,4 +1,4 @@
-"""What editing a panorama and editing a video have in common."""
+"""The common part of editing a panorama and editing a video."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from csd_nerf.priors.base import Prior
 
 
 class EditSession:
-    """One edit from beginning to end: prior, options, randomness, costs and notices.
+    """One edit: its prior, options, randomness, costs and notices.
 
     Attributes:
-        options: How to edit.
-        values: The options' values, those of the preset filled in.
-        reporter: What is told of progress, and keeps states.
+        options: The user's options.
+        values: Final values of the options, from `EditOptions.values`.
+        reporter: Gets progress, states and notices.
         generator: The source of all randomness, seeded by the options.
     """
 
@@ -45,16 +45,16 @@ class EditSession:
 
     @property
     def prior(self) -> Prior:
-        """The prior, whose evaluations are counted."""
+        """The prior; its evaluations are counted."""
         return cast(Prior, self._counted)
 
     def note(self, text: str) -> None:
-        """Tell the user, and keep it for the facts."""
+        """Give the user a notice, and keep it for the facts."""
         self._notices.append(text)
         self.reporter.note(text)
 
     def note_cut_prompts(self, prompts: Sequence[str]) -> None:
-        """Tell the user if the prior cuts a prompt that is too long."""
+        """Notify the user of prompts that are too long for the prior, and of what is cut off."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.prior.encode_text(prompts)
@@ -63,16 +63,16 @@ class EditSession:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the time of what runs inside."""
+        """Measure the time that the block takes, under this name."""
         began = perf_counter()
         with warnings.catch_warnings():
-            # `note_cut_prompts` has told it.
+            # `note_cut_prompts` has reported this already.
             warnings.filterwarnings("ignore", message="The prompt .* is cut off")
             yield
         self._seconds[name] = perf_counter() - began
 
     def restored(self) -> State | None:
-        """The state of an interrupted run, whose randomness and counts are taken up here."""
+        """The state of an interrupted run; also restores the generator and the counts."""
         saved = self.reporter.restored()
         if saved is not None:
             self.generator.set_state(saved["generator"])
@@ -80,7 +80,7 @@ class EditSession:
         return saved
 
     def state(self, **parts: Any) -> State:
-        """What `restored` gives back: these parts, the randomness and the counts."""
+        """A state for the reporter: these parts, the generator's state and the counts."""
         kept = {"generator": self.generator.get_state(), "evaluations": self._counted.evaluations}
         return {**parts, **kept}
 
@@ -92,13 +92,13 @@ class EditSession:
         prompt_weights: Float[Tensor, "size k"] | None = None,
         preview: Callable[[], UInt8[Tensor, "h w 3"]],
     ) -> int:
-        """Edit a canvas in place by CSD-Edit or one of its ablations; returns the iterations.
+        """Edit a canvas in place by CSD-Edit or an ablation; returns the number of iterations.
 
         Args:
-            canvas: What is edited.
+            canvas: The canvas to edit.
             prompts: The instructions.
             prompt_weights: Share of each instruction in each particle.
-            preview: Decodes some of the canvas as it is.
+            preview: Decodes a part of the current canvas.
         """
         settings = self._settings(canvas)
         done = 0
@@ -131,7 +131,7 @@ class EditSession:
         options, values = self.options, self.values
         iterations = options.iterations or canvas.iterations_for(values.updates)
         sweep = canvas.batches_per_sweep
-        # Subclasses of EditOptions declare their methods.
+        # `method` is declared in the subclasses of EditOptions.
         method = getattr(options, "method")  # noqa: B009
         return EditSettings(
             iterations=iterations,
@@ -151,7 +151,7 @@ class EditSession:
         )
 
     def sampling(self) -> dict[str, Any]:
-        """Arguments of `priors.sampling` that the options decide."""
+        """The arguments of functions in `priors.sampling` that come from the options."""
         values = self.values
         return {
             "negative_prompt": self.options.negative_prompt,
@@ -164,7 +164,7 @@ class EditSession:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What the edit cost and what the user was told, for a JSON file."""
+        """Costs and notices of the edit, for a JSON file."""
         return {
             "evaluations": self._counted.evaluations,
             "seconds": {name: round(seconds, 2) for name, seconds in self._seconds.items()},

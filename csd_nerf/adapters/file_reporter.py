@@ -1,4 +1,4 @@
-"""The reporter of the command line: a bar on stderr, and files beside the output."""
+"""The reporter of the command line: a progress bar on stderr, and files beside the output."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from csd_nerf.media.images import write_image
 
 
 class FileReporter:
-    """Shows a bar, and saves state and preview, while one input is edited.
+    """Shows a progress bar, and saves state and preview, while one input is edited.
 
-    As a context manager it lets Ctrl-C wait for the end of the unit of work, so that its state
-    is saved; a second Ctrl-C doesn't wait.
+    Use it as a context manager. Within it, the first Ctrl-C stops the run at the end of the current
+    unit of work, after its state is saved; a second Ctrl-C stops at once. In a stage that saves no
+    state the first stops at once.
     """
 
     def __init__(
@@ -37,15 +38,15 @@ class FileReporter:
         """Prepare; writes nothing yet.
 
         Args:
-            files: Where state and preview go.
-            resuming: Whether the run goes on from the state that lies there.
+            files: Paths of state and preview.
+            resuming: Whether to resume from the saved state.
             save_every: Units of work between saved states; 0 saves none.
             preview_every: Units of work between previews; 0 makes none.
-            label: Comes before what is shown, where several inputs are edited.
+            label: Prefix of all output, to tell several inputs apart.
         """
         self.resuming = resuming
         self.notices: list[str] = []
-        """What the user was told."""
+        """The notices that the user was given."""
         self._files = files
         self._save_every = save_every
         self._preview_every = preview_every
@@ -71,14 +72,14 @@ class FileReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give Ctrl-C back and end the bar."""
+        """Restore the handler of Ctrl-C, and close the bar."""
         signal.signal(signal.SIGINT, self._handler_before)
         if self._bar is not None:
             self._bar.close()
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, with what it goes on from."""
+        """Seconds that the run has taken, including the interrupted run that it resumes."""
         return self._earlier_seconds + monotonic() - self._began
 
     def restored(self) -> State | None:
@@ -108,10 +109,10 @@ class FileReporter:
         state: Callable[[], State] | None = None,
         preview: Callable[[], UInt8[Tensor, "h w 3"]] | None = None,
     ) -> None:
-        """Move the bar, save and show when it is time; stop here if the user asked for it.
+        """Move the bar; save state and preview when due.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C, when the state is saved.
+            KeyboardInterrupt: If Ctrl-C was pressed, after the state is saved.
         """
         bar = self._bar
         assert bar is not None, "begin comes before tick"
@@ -127,13 +128,13 @@ class FileReporter:
             write_image(self._files.preview, preview())
 
     def note(self, text: str) -> None:
-        """Print a line that starts with note:, once, and keep it for the record."""
+        """Print a notice once, as a line that starts with `note:`, and keep it for the record."""
         if text not in self.notices:
             self.notices.append(text)
             tqdm.write(f"note: {self._label}{text}", file=sys.stderr)
 
     def _interrupted(self, *_: object) -> None:
-        """Answer SIGINT: within an iteration the latents and the generator don't fit together."""
+        """Handle SIGINT; a run can't be resumed from the middle of an iteration."""
         if not self._stoppable or self._stop:
             raise KeyboardInterrupt
         self._stop = True

@@ -1,4 +1,4 @@
-"""Frames to latents and back, a few at a time."""
+"""Encodes frames to latents and decodes them, a few at a time."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PREVIEW_FRAMES = 4
 def encode_frames(
     prior: Prior, source: FrameSource, *, size: tuple[int, int], batch: int, reporter: Reporter
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Tensor]]:
-    """Read all frames once; returns latents and image rows, in the CPU's memory.
+    """Read and encode all frames; returns latents and image rows, in the CPU's memory.
 
     Args:
-        prior: Encodes them.
+        prior: The prior that encodes.
         source: The frames.
-        size: Height and width to which they are resized first.
-        batch: Frames at a time.
-        reporter: Told of progress.
+        size: Height and width in pixels to which frames are resized first.
+        batch: Number of frames encoded together.
+        reporter: Gets the progress.
 
     Raises:
-        ValueError: If there are more or fewer frames than the source says.
+        ValueError: If the number of frames isn't `source.count`.
     """
     wholes: dict[str, Tensor] = {}
     done = 0
@@ -65,7 +65,7 @@ def decode_frames(
     size: tuple[int, int],
     reporter: Reporter,
 ) -> None:
-    """Decode frames in order, resize each to this height and width, and hand it to `write`."""
+    """Decode frames in order, resize each to `size` (height, width), and pass it to `write`."""
     done = 0
     reporter.begin("decode", len(latent))
     for image01 in decoder.stream(latent):
@@ -77,20 +77,19 @@ def decode_frames(
 
 @dataclass(frozen=True)
 class PriorDecoder:
-    """A prior's own decoder."""
+    """The `Decoder` that uses a prior's own autoencoder."""
 
     prior: Prior
-    """Decodes."""
     batch: int
-    """Frames at a time."""
+    """Number of frames decoded together."""
 
     def stream(self, latent: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "m 3 H W"]]:
-        """Images in order, a batch at a time."""
+        """Decode to images in [0, 1], in order, a batch at a time."""
         yield from (self.prior.decode(part) for part in latent.split(self.batch))
 
 
 def preview_frames(prior: Prior, latent: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "H W 3"]:
-    """A few frames, evenly chosen, side by side."""
+    """Decode `PREVIEW_FRAMES` evenly spaced frames and put them side by side."""
     count = min(PREVIEW_FRAMES, len(latent))
     chosen = torch.linspace(0, len(latent) - 1, count).round().long()
     return torch.cat([*to_bytes(prior.decode(latent[chosen]))], dim=1)

@@ -1,4 +1,4 @@
-"""The size at which a picture is edited, and the windows that go over it."""
+"""Chooses the size at which a picture is edited, and its windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csd_nerf.priors.base import Prior
 
 @dataclass(frozen=True)
 class Layout:
-    """How a panorama is edited: at which size, through which windows."""
+    """The size at which a panorama is edited, and its windows."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -23,12 +23,12 @@ class Layout:
     stride: int
     """Cells between neighbouring windows."""
     wrap: bool
-    """Whether windows run across the left and right edges."""
+    """Whether the left and right edges meet, so that windows cross them."""
     notices: list[str]
-    """What the user should know."""
+    """Notices for the user."""
 
     def facts(self) -> dict[str, Any]:
-        """For a JSON file; sizes are widths and heights."""
+        """The sizes for a JSON file, as (width, height)."""
         return {
             "work_size": [*reversed(self.size)],
             "canvas_cells": [*reversed(self.grid)],
@@ -38,14 +38,15 @@ class Layout:
 
 
 def plan_layout(prior: Prior, size: tuple[int, int], options: PanoramaOptions) -> Layout:
-    """Choose the size at which to edit: the input's or `--size`, rounded to the prior's grid.
+    """Choose the size at which to edit and the windows.
 
-    A picture that is smaller than a window is enlarged. The method ip2p-downsize edits the whole
-    picture as one window, with the area of the prior's training images, or less by `--size`.
+    The size is the input's or `options.size`, rounded to multiples of `prior.size_multiple`; a
+    picture smaller than a window is enlarged. The method ip2p-downsize edits the whole picture as
+    one window. Its area is that of the prior's training images, or less if `options.size` asks.
 
     Args:
         prior: The diffusion model.
-        size: Height and width of the input.
+        size: Height and width of the input in pixels.
         options: Only `method`, `size`, `stride` and `wrap` are used.
     """
     edge, whole = prior.preferred_size, options.method == "ip2p-downsize"

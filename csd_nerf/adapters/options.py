@@ -1,8 +1,8 @@
 """The options of `csd-nerf panorama` and `csd-nerf video`, and the presets behind them.
 
-This module imports nothing heavy: the command line reads it before anything else is loaded.
-An option that is None takes its value from the preset and the method; see `EditOptions.values`.
-The docstrings of fields are the command's help, which keeps their line breaks.
+This module imports nothing heavy, since the command line needs it for its help. An option that is
+None takes its value from the preset and the method; see `EditOptions.values`. The docstrings of
+fields are the command's help, which keeps their line breaks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
-"""Errors whose message is a line for the user; any other is a fault of ours."""
+"""Exceptions that are reported to the user as one line; all others are bugs."""
 
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
@@ -25,7 +25,7 @@ Decoder = Literal["vae", "consistency", "temporal"]
 
 @dataclass(frozen=True)
 class Values:
-    """What decides a run's pictures and its memory, after the preset has filled the gaps."""
+    """The options that depend on the preset and the method, with their final values."""
 
     prior: str
     dtype: str
@@ -48,7 +48,7 @@ class Values:
 
 
 def _unset(metavar: str, default: str = "the preset's") -> Any:
-    """How the help shows an option whose None stands for a value found later."""
+    """The help of an option whose default, None, is replaced by another value later."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
@@ -71,7 +71,7 @@ _FULL = {
 }
 _SMALL = {**_FULL, "dtype": "float16", "max_batch": 10}
 _RELEASE = {**_FULL, "noise": "independent", "drawing": "uniform", "taper": 0}
-# Best of a handful tried on validation inputs with the bundled prior.
+# The best of a few settings tried on validation inputs with the bundled prior.
 _TINY = {
     **_FULL,
     "prior": "tiny",
@@ -79,7 +79,7 @@ _TINY = {
     "decays": 6,
     "normalize": "rowsum",
     "t_range": (0.02, 0.8),
-    # With one noise for all nothing is left that particles must be kept apart by.
+    # Particles that share one noise need no repulsion.
     "repulsion": 0.0,
     "text_scale": 1.25,
     "image_scale": 1.0,
@@ -98,27 +98,27 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class EditOptions:
-    """What panoramas and videos have in common."""
+    """The options that panoramas and videos have in common."""
 
     prompt: str = ""
     """The instruction, such as "turn it into a watercolour"."""
     negative_prompt: str = ""
-    """What to keep away from; takes the place of the empty text."""
+    """What the result should not show; replaces the empty text in guidance."""
     source_prompt: Annotated[str | None, _unset("TEXT", "not given")] = None
-    """What the input shows, such as "a photo of a man"; --residual dds needs it."""
+    """Description of the input, such as "a photo of a man"; needed by --residual dds only."""
     residual: Literal["csd", "dds"] = "csd"
-    """What drives the methods csd and csd-no-stein. csd: an editing model and an instruction.
-    dds: Delta Denoising Score with a text-to-image model such as stable-diffusion, where --prompt
+    """Residual of the methods csd and csd-no-stein. csd: CSD-Edit, with an editing model.
+    dds: Delta Denoising Score, with a text-to-image model such as stable-diffusion; --prompt then
     describes the result and --source-prompt the input."""
     preset: Preset = "full"
-    """Values of all options whose default is the preset's.
-    full: InstructPix2Pix on a GPU of 24 GB. small: the same in half precision, for 12 GB.
-    release: full as the authors' release draws: windows and frames by chance, a noise for each.
-    tiny: the bundled prior, on a CPU."""
+    """Sets all options whose default is given as "the preset's".
+    full: InstructPix2Pix on a GPU with 24 GB. small: the same in half precision, for 12 GB.
+    release: full, but with random windows or frames and independent noise, as in the authors'
+    release. tiny: the bundled prior, on a CPU."""
     prior: Annotated[str | None, _unset("NAME|FOLDER")] = None
-    """instruct-pix2pix, tiny, another model's hub id, or a local folder."""
+    """Diffusion model: instruct-pix2pix, tiny, stable-diffusion (for dds), a hub id or a folder."""
     prior_variant: Annotated[str | None, _unset("NAME", "the plain files")] = None
-    """Which weight files: fp16 stands for *.fp16.safetensors."""
+    """Variant of the weight files, such as fp16 for *.fp16.safetensors."""
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None
     """Where the prior runs, such as cuda:0 or cpu."""
     dtype: Annotated[
@@ -126,43 +126,46 @@ class EditOptions:
     ] = None
     """Precision of the prior."""
     max_batch: Annotated[int | None, _unset("INT")] = None
-    """Most model evaluations a call: lower saves memory, same result.
-    Halved by itself where the memory runs out."""
+    """Most model evaluations in one call; lower saves memory, with the same result.
+    It is halved automatically if memory runs out."""
     seed: int = 0
-    """Equal seeds give equal pixels on the CPU."""
+    """Random seed; on the CPU the same seed gives the same pixels."""
     size: Annotated[int | None, _unset("INT", "the input's")] = None
     """Longer edge in pixels at which the edit is computed; the result has the input's size."""
     batch: Annotated[int | None, _unset("INT")] = None
-    """Windows or frames an iteration."""
+    """Windows or frames per iteration."""
     iterations: Annotated[int | None, _unset("INT", "as many as --updates needs")] = None
     """Number of iterations."""
     updates: Annotated[int | None, _unset("INT")] = None
-    """How often each cell or frame is updated on average."""
+    """Mean number of updates of each latent cell or frame."""
     learning_rate: Annotated[float | None, _unset("FLOAT", "the preset's for the method")] = None
-    """Step size in latent units."""
+    """Step size in latent units, before decay."""
     decay: Annotated[float | None, _unset("FLOAT")] = None
-    """Factor of the learning rate at each decay."""
+    """Factor by which the learning rate is multiplied at each decay."""
     decays: Annotated[int | None, _unset("INT")] = None
-    """Number of decays in a run."""
+    """Number of decays of the learning rate, evenly spaced over the run."""
     text_scale: Annotated[float | None, _unset("FLOAT")] = None
-    """w_y: how strongly the instruction is followed."""
+    """w_y of Eq. 3: how strongly the instruction is followed."""
     image_scale: Annotated[float | None, _unset("FLOAT")] = None
-    """w_s: how closely the source is kept."""
+    """w_s of Eq. 3: how closely the source is kept."""
     t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
-    """First and last timestep, as fractions of the prior's schedule."""
+    """Lowest and highest timestep that is drawn, as fractions of the prior's schedule."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
         _unset("{shared,independent}", "shared; independent for ip2p"),
     ] = None
-    """One noise for all (a field, for windows), or one for each window or frame."""
+    """shared: one noise for all frames, or one noise field under all windows.
+    independent: a noise for each window or frame."""
     kernel_on: Literal["noisy", "clean"] = "noisy"
-    """Whether the kernel compares noisy or clean latents."""
+    """Latents that the kernel compares: noisy (z_t) or clean (x)."""
     normalize: Annotated[Literal["n", "rowsum"] | None, _unset("{n,rowsum}")] = None
-    """Divide mixed residuals by their number or by the kernel's sum."""
+    """What mixed residuals are divided by. n: the number of particles.
+    rowsum: the sum of a particle's kernel values."""
     repulsion: Annotated[float | None, _unset("FLOAT")] = None
     """Weight of the term that pushes particles apart."""
     drawing: Annotated[Literal["balanced", "uniform"] | None, _unset("{balanced,uniform}")] = None
-    """Draw so that all places get equally many updates, or by chance, as the paper does."""
+    """balanced: sweep after sweep over all windows or frames, so that updates are even.
+    uniform: random windows or frames in every batch, as in the paper."""
     steps: Annotated[int | None, _unset("INT")] = None
     """Sampling steps of the ip2p methods."""
     solver: Annotated[
@@ -170,17 +173,17 @@ class EditOptions:
     ] = None
     """Sampler of the ip2p methods."""
     resume: bool = False
-    """Go on from the state that an interrupted run left beside its output.
-    What is finished is left as it is."""
+    """Continue an interrupted run from the state beside its output.
+    Finished outputs are kept."""
     save_every: int = 50
-    """Iterations between saved states; 0 saves none."""
+    """Iterations between saved states; 0 turns saving off."""
     preview_every: int = 50
-    """Iterations between preview pictures beside the output; 0 makes none."""
+    """Iterations between preview pictures beside the output; 0 turns previews off."""
     overwrite: bool = False
-    """Replace outputs that exist."""
+    """Replace existing outputs."""
 
     def values(self) -> Values:
-        """The preset's values, those of the method over them, and the given ones over both."""
+        """Final values: given options first, then those of the method, then those of the preset."""
         method: str = getattr(self, "method")  # noqa: B009
         chosen = {**_PRESETS[self.preset], **self._by_method(method)}
         names = [field.name for field in dataclasses.fields(Values)]
@@ -188,6 +191,7 @@ class EditOptions:
         return Values(**{**chosen, **given})
 
     def _by_method(self, method: str) -> dict[str, Any]:
+        """Values of the preset that depend on the method."""
         raise NotImplementedError
 
     def check_prompt(self) -> None:
@@ -202,7 +206,7 @@ class EditOptions:
             )
 
     def __post_init__(self) -> None:
-        """Check the ranges that can be checked without a prior."""
+        """Check all that can be checked without a prior."""
         for name in ("batch", "iterations", "updates", "decays", "steps", "size", "max_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -237,22 +241,23 @@ class PanoramaOptions(EditOptions):
     """How a panorama is edited."""
 
     method: PanoramaMethod = "csd"
-    """csd: windows share their scores. csd-no-stein: each window by itself.
-    sds: the noise as baseline, no sharing. ip2p-downsize: InstructPix2Pix on the shrunken image.
-    ip2p-windows: InstructPix2Pix on all windows, averaged at every step, as MultiDiffusion does."""
+    """csd: windows share their scores. csd-no-stein: each window follows its own score.
+    sds: the same with SDS, which subtracts the drawn noise. ip2p-downsize: InstructPix2Pix on the
+    shrunken image. ip2p-windows: InstructPix2Pix on all windows, averaged at every step, as in
+    MultiDiffusion."""
     region: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PROMPT@PLACE")
     ] = ()
-    """An instruction for a part: "PROMPT@x0,y0,x1,y1" in pixels or percent (10%).
-    Or "PROMPT@mask.png": a picture of the input's size, white where it holds.
-    What no region covers takes --prompt, or stays as it is without one."""
+    """An instruction for a part of the picture: "PROMPT@x0,y0,x1,y1" in pixels or percent (10%),
+    or "PROMPT@mask.png" with a picture of the input's size that is white inside the part.
+    The rest follows --prompt; without --prompt it is not edited."""
     stride: Annotated[int | None, _unset("INT", "a quarter of a window")] = None
     """Latent cells between neighbouring windows."""
     taper: Annotated[int | None, _unset("INT", "the stride")] = None
     """Latent cells over which a window's step fades in from its edge.
-    0: the paper's plain average."""
+    0: no fading, as in the paper."""
     wrap: bool = False
-    """The image is equirectangular: its left and right edges meet."""
+    """For 360 degree panoramas: the left and right edges of the image meet."""
 
     def check_prompt(self) -> None:
         """Check that there is an instruction, at least for a region.
@@ -271,8 +276,9 @@ class PanoramaOptions(EditOptions):
             if method == "sds":
                 return {"learning_rate": 1.5, "updates": 20, "text_scale": 1.0}
             return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
-        # The release's rate and image scale; the paper's 200 iterations of 4 windows update a
-        # cell of 1920x512 about 213 times. Without mixing a step at batch 4 is 2.5 times as long.
+        # The release's rate and image scale. The paper's 200 iterations of 4 windows update a cell
+        # of a 1920x512 picture about 213 times. Without mixing, steps at batch 4 are 2.5 times as
+        # long, so the rate is lower.
         rate = 2.0 if method == "csd" else 0.8
         sampled = method.startswith("ip2p")
         return {
@@ -287,14 +293,14 @@ class VideoOptions(EditOptions):
     """How a video is edited."""
 
     method: VideoMethod = "csd"
-    """csd: frames share their scores. csd-no-stein: each frame by itself.
-    sds: the noise as baseline, no sharing. ip2p: InstructPix2Pix on each frame."""
+    """csd: frames share their scores. csd-no-stein: each frame follows its own score.
+    sds: the same with SDS, which subtracts the drawn noise. ip2p: InstructPix2Pix on each frame."""
     frames: Annotated[str, tyro.conf.arg(metavar="INT|all")] = "all"
-    """Number of frames, sampled evenly (the paper takes 24), or all."""
+    """Number of evenly spaced frames to edit (the paper takes 24), or all."""
     square: bool = False
-    """Squash frames to squares for the edit, as the paper does; else they keep their aspect."""
+    """Edit frames resized to squares, as the paper does; otherwise they keep their aspect ratio."""
     decoder: Decoder = "vae"
-    """What turns latents into frames.
+    """Decoder of the edited latents. vae: the prior's own.
     consistency, temporal: diffusers' decoders for Stable Diffusion latents, which flicker less."""
     decoder_weights: Annotated[str | None, _unset("NAME|FOLDER", "the published one")] = None
     """Hub id or folder of the consistency or temporal decoder."""
@@ -308,7 +314,7 @@ class VideoOptions(EditOptions):
                 return {"learning_rate": 1.0, "updates": 20, "batch": 8, "text_scale": 1.0}
             sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
             return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
-        # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the rest is ours.
+        # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.
         values = {
             "learning_rate": 1.0 if method == "csd" else 0.25,
             "updates": 100,
@@ -327,7 +333,7 @@ _Inputs = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """What is read and written; comes before the options."""
+    """Inputs and output, which the command line takes before the options."""
 
     inputs: _Inputs
     output: Path
@@ -335,16 +341,16 @@ class _Files:
 
 @dataclass(frozen=True, kw_only=True)
 class PanoramaCommand(PanoramaOptions, _Files):
-    """Edit pictures of any size by an instruction, such as panoramas, also of 360 degrees."""
+    """Edit pictures of any size by an instruction, such as panoramas of up to 360 degrees."""
 
     inputs: _Inputs
-    """One picture or more."""
+    """One or more pictures."""
     output: Path
     """Picture to make: .png, .jpg or .webp.
-    For several inputs a folder; the results are named like them."""
+    For several inputs, a folder, in which results are named like their inputs."""
 
     def run(self, command: list[str]) -> int:
-        """Edit; the exit code. `command` is the command line, for the records."""
+        """Run; returns the exit code. `command` is the command line, for the records."""
         from csd_nerf.adapters.run import run_panoramas
 
         options = _part(self, PanoramaOptions)
@@ -356,13 +362,13 @@ class VideoCommand(VideoOptions, _Files):
     """Edit videos by an instruction; frame rate and sound are kept."""
 
     inputs: _Inputs
-    """One video file or folder of frames, or more."""
+    """One or more video files or folders of frames."""
     output: Path
     """Video to make: .mp4, .mov, .mkv or .webm; or a folder for frames.
-    For several inputs a folder; the results are named like them."""
+    For several inputs, a folder, in which results are named like their inputs."""
 
     def run(self, command: list[str]) -> int:
-        """Edit; the exit code. `command` is the command line, for the records."""
+        """Run; returns the exit code. `command` is the command line, for the records."""
         from csd_nerf.adapters.run import run_videos
 
         options = _part(self, VideoOptions)

@@ -1,8 +1,8 @@
-"""Edit a picture of any size through the windows of a prior.
+"""Edits a picture of any size through overlapping windows of the prior's size.
 
-The picture is resized to what the prior's grid needs and encoded by tiles; its latent is edited,
-decoded by tiles and resized back. The paper's method and those that it compares with differ only
-in how the latent is edited.
+The picture is resized to a multiple of the prior's grid and encoded in tiles. Its latent is edited,
+decoded in tiles, and resized back. The paper's method and its baselines differ only in how the
+latent is edited.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.costs import spread
+from csd_nerf.adapters.costs import update_statistics
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.layout import Layout, plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
@@ -29,9 +29,9 @@ from csd_nerf.media.pixels import resize
 from csd_nerf.priors.base import Prior
 
 PREVIEW_SIZE = 512
-"""Longer edge of a preview in pixels, at most."""
-MOST_ON_DEVICE = 2**26
-"""Numbers in a latent above which canvases stay in the CPU's memory."""
+"""Largest length in pixels of a preview's longer edge."""
+MAX_NUMEL_ON_DEVICE = 2**26
+"""Canvases whose latent has more elements than this stay in the CPU's memory."""
 SAMPLED = ("ip2p-downsize", "ip2p-windows")
 """Methods that sample instead of optimising."""
 
@@ -41,9 +41,9 @@ class PanoramaResult:
     """An edited picture."""
 
     image: UInt8[Tensor, "H W 3"]
-    """As large as the input."""
+    """The result, at the size of the input."""
     facts: dict[str, Any]
-    """What was done and what it cost, for a JSON file; sizes are widths and heights."""
+    """Facts about the edit and its costs, for a JSON file; sizes are (width, height)."""
 
 
 def edit_panorama(
@@ -58,8 +58,8 @@ def edit_panorama(
     Args:
         prior: The diffusion model.
         image: The input, of any size.
-        options: How to edit. Those about files and the prior have no effect here.
-        reporter: What is told of progress, and keeps what an interrupted run needs to go on.
+        options: The options; those about files and the prior's loading are ignored.
+        reporter: Gets the progress and saves the state.
 
     Raises:
         ValueError: If there is no instruction, or an option doesn't fit the picture.
@@ -91,7 +91,7 @@ def edit_panorama(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is known before there are latents."""
+    """Everything that is decided before the picture is encoded."""
 
     session: EditSession
     layout: Layout
@@ -103,7 +103,7 @@ class _Plan:
 
     @property
     def tiling(self) -> dict[str, Any]:
-        """How the autoencoder goes over the picture."""
+        """The arguments of `encode_tiled` and `decode_tiled`."""
         max_batch = self.session.values.max_batch
         return {"wrap": self.layout.wrap, "tile": self.layout.window, "max_batch": max_batch}
 
@@ -112,7 +112,7 @@ def _encode(plan: _Plan, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "
     picture = resize(image, plan.layout.size, wrap=plan.layout.wrap)
     told = _row_reporter(plan.session.reporter, "encode")
     latent, image_rows = encode_tiled(plan.prior, picture, after_row=told, **plan.tiling)
-    fits = latent.numel() <= MOST_ON_DEVICE
+    fits = latent.numel() <= MAX_NUMEL_ON_DEVICE
     place = plan.prior.device if fits else torch.device("cpu")
     return latent.to(place), {name: rows.to(place) for name, rows in image_rows.items()}
 
@@ -129,7 +129,7 @@ def _decode(
 
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:
-    """Decode a shrunken latent: a large one would take longer than the iterations in between."""
+    """Decode a shrunken latent; a large one would take longer than the iterations themselves."""
     shrink = max(latent.shape[1:]) * plan.prior.cell_size / PREVIEW_SIZE
     if shrink > 1:
         size = tuple(max(1, round(edge / shrink)) for edge in latent.shape[1:])
@@ -164,7 +164,7 @@ def _optimise(
     return canvas.latent, {
         "windows": canvas.size,
         "iterations": iterations,
-        "updates_per_cell": spread(canvas.updates),
+        "updates_per_cell": update_statistics(canvas.updates),
     }
 
 
@@ -184,7 +184,7 @@ def _sample(
         noise = torch.randn(noise.shape, generator=session.generator).to(source)
 
     def after_step(now: int, latent: Float[Tensor, "c h w"]) -> None:
-        # No preview: until the last steps there is little but noise to see.
+        # No preview: until the last steps it would show little but noise.
         session.reporter.tick(now, state=lambda: session.state(latent=latent))
 
     steps = session.values.steps
@@ -205,7 +205,7 @@ def _sample(
 
 
 def _row_reporter(reporter: Reporter, label: str) -> Callable[[int, int], None]:
-    """A function that reports how many rows of tiles are done."""
+    """Returns a callback that reports the number of finished rows of tiles."""
 
     def after_row(done: int, total: int) -> None:
         if done == 1:

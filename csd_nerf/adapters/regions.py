@@ -1,8 +1,8 @@
 """Instructions for parts of a picture: "PROMPT@x0,y0,x1,y1" or "PROMPT@mask.png".
 
 The mask of an instruction holds its weight in each latent cell: the fraction of the cell's area
-that its region covers. Where k regions overlap, each has 1/k of that. If the weights of a cell sum
-to less than one, the rest of it is not edited.
+that its region covers. Where k regions overlap, each weight is divided by k. If the weights of a
+cell sum to less than one, the cell is edited only by this share.
 """
 
 from __future__ import annotations
@@ -20,46 +20,47 @@ from csd_nerf.media.images import read_image
 
 _FORM = '"PROMPT@x0,y0,x1,y1" (pixels or percent) or "PROMPT@mask.png"'
 _ROUNDING = 1e-4
-"""Smaller weights count as none: they would cost evaluations and show nothing."""
+"""Smaller weights are set to zero: they would cost evaluations without a visible effect."""
 _ROWS = 64
 """Rows of pixels that are blended at a time."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """An instruction and where it holds."""
+    """An instruction and the part of the picture that it applies to."""
 
     prompt: str
     """The instruction."""
     where: tuple[str, str, str, str] | Path
-    """x0, y0, x1, y1 in pixels or percent, or a mask: a picture of the same size, white inside."""
+    """x0, y0, x1, y1 in pixels or percent, or the file of a mask: a picture of the same size, white
+    inside the region."""
 
 
 @dataclass(frozen=True)
 class PromptMap:
-    """Which instruction holds where."""
+    """The instructions and the cells that each applies to."""
 
     prompts: list[str]
     """The instructions."""
     masks: Float[Tensor, "k h w"]
-    """Weight of each in every latent cell."""
+    """Weight of each instruction in every latent cell, in [0, 1]."""
 
     @property
     def editable(self) -> Float[Tensor, "h w"]:
-        """Weight of all instructions together in each cell."""
+        """Sum of the weights of all instructions in each cell, at most 1."""
         return self.masks.sum(0).clamp(max=1)
 
     @property
     def leaves_parts_alone(self) -> bool:
-        """Whether the instructions don't cover some cells, or not all of a cell."""
+        """Whether any cell is not, or not fully, covered by instructions."""
         return bool((self.editable < 1 - _ROUNDING).any())
 
 
 def parse_region(text: str) -> Region:
-    """Read a region; the last @ separates the instruction from the place.
+    """Parse a region; the last @ separates the instruction from the place.
 
     Raises:
-        ValueError: If it has another form.
+        ValueError: If the text has another form.
     """
     prompt, at, where = (part.strip() for part in text.rpartition("@"))
     if not at or not prompt or not where:
@@ -87,14 +88,15 @@ def map_prompts(
         grid: Height and width of the latent grid in cells.
 
     Raises:
-        ValueError: If a place doesn't fit the picture.
-        FileNotFoundError: If a mask is missing.
+        ValueError: If a rectangle is empty or not within the picture, or a mask has another size
+            or is all black.
+        FileNotFoundError: If a mask's file is missing.
     """
     total = torch.zeros(size)
     for region in regions:
         total += region_mask(region, size=size)
     total.clamp_(min=1)
-    # Masks in pixels are made twice: all at once would need much memory.
+    # Each mask in pixels is made twice: keeping all of them would need much memory.
     masks = [area_means(region_mask(region, size=size).div_(total), grid) for region in regions]
     prompts = [region.prompt for region in regions]
     if prompt.strip():
@@ -108,8 +110,9 @@ def region_mask(region: Region, *, size: tuple[int, int]) -> Float[Tensor, "H W"
     """The fraction of each pixel that a region covers.
 
     Raises:
-        ValueError: If the place doesn't fit a picture of this size.
-        FileNotFoundError: If the mask is missing.
+        ValueError: If the rectangle is empty or not within the picture, or the mask has another
+            size or is all black.
+        FileNotFoundError: If the mask's file is missing.
     """
     if isinstance(region.where, Path):
         return _read_mask(region.where, size=size)
@@ -133,7 +136,7 @@ def region_mask(region: Region, *, size: tuple[int, int]) -> Float[Tensor, "H W"
 def area_means(
     mask: Float[Tensor, "H W"], grid: tuple[int, int]
 ) -> Float[Tensor, "{grid[0]} {grid[1]}"]:
-    """Mean of a mask over each cell; the edges of cells may lie within pixels."""
+    """Mean of a mask over each cell of a grid; cells need not be a whole number of pixels."""
     down, across = (
         _covered(torch.arange(length), torch.arange(length) + 1, length=length, cells=cells)
         for length, cells in zip(mask.shape, grid, strict=True)
@@ -148,12 +151,14 @@ def restore_original(
     *,
     wrap: bool = False,
 ) -> UInt8[Tensor, "H W 3"]:
-    """Put the original's pixels back where no instruction holds, fading within one latent cell.
+    """Blend the original's pixels back in where no instruction applies.
+
+    Weights are interpolated linearly between the centres of latent cells.
 
     Args:
         original: The input.
         edited: Its edit.
-        editable: Weight of all instructions in each latent cell, `PromptMap.editable`.
+        editable: Sum of the instructions' weights in each latent cell, `PromptMap.editable`.
         wrap: Whether the left and right edges meet.
     """
     height, width = original.shape[:2]
@@ -198,7 +203,7 @@ def _pixels(text: str, edge: int) -> float:
 
 
 def _covered(low: Tensor, high: Tensor, *, length: int, cells: int) -> Float[Tensor, "n {cells}"]:
-    """Fraction of each cell that each interval covers, along an axis of `length` pixels."""
+    """Fraction of each cell that is covered by each interval, along an axis of `length` pixels."""
     edges = torch.arange(cells + 1, dtype=torch.float64) * length / cells
     top = torch.minimum(high[:, None], edges[1:])
     covered = (top - torch.maximum(low[:, None], edges[:-1])).clamp(min=0)
@@ -206,7 +211,7 @@ def _covered(low: Tensor, high: Tensor, *, length: int, cells: int) -> Float[Ten
 
 
 def _neighbours(length: int, cells: int, *, wrap: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells between whose centres each pixel lies, and the weight of the second for it."""
+    """For each pixel, the two cells between whose centres it lies, and the second's weight."""
     place = (torch.arange(length) + 0.5) * cells / length - 0.5
     before = place.floor().long()
     if wrap:

@@ -1,8 +1,8 @@
-"""What an adapter reports to while it works.
+"""The interface by which an adapter reports progress and saves its state.
 
-An adapter calls a `Reporter` and knows nothing of files or screens. It asks once for what an
-interrupted run left, and reports after every unit of work. The command line's is
-`file_reporter.FileReporter`.
+An adapter reports to a `Reporter` after every unit of work (such as an iteration), and asks it once
+for the state of an interrupted run. The reporter decides about files and screens. The command line
+uses `file_reporter.FileReporter`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 State = dict[str, Any]
-"""Tensors, numbers, strings, lists, tuples and dicts of them, as `torch.load(weights_only=True)`
-reads them."""
+"""Tensors, numbers, strings, and lists, tuples and dicts of these: what
+`torch.load(weights_only=True)` reads."""
 
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Shows the progress of one run, and keeps what it needs to go on after an interruption."""
+    """Shows the progress of one run, and saves the state from which it can be resumed."""
 
     def restored(self) -> State | None:
-        """The state that an interrupted run saved last, with "done" added; None if none."""
+        """The last state of an interrupted run, plus "done" (units done); None if there is none."""
         ...
 
     def begin(self, label: str, total: int, *, done: int = 0) -> None:
-        """Start a stage of `total` units of work, of which `done` are done already."""
+        """Start a stage of `total` units of work, of which `done` were done by an earlier run."""
         ...
 
     def tick(
@@ -37,26 +37,26 @@ class Reporter(Protocol):
         state: Callable[[], State] | None = None,
         preview: Callable[[], UInt8[Tensor, "h w 3"]] | None = None,
     ) -> None:
-        """Report the units done, after each of them.
+        """Report progress; called after each unit of work.
 
         Args:
-            done: Units of the stage that are done.
-            state: Returns what the run needs to go on from here; called only when it is saved.
-                Only one stage of a run may give it.
-            preview: Returns a picture of the result so far; called only when it is shown.
+            done: Number of units of the stage that are done.
+            state: Returns the state to resume from; called only when it is saved. Only one stage of
+                a run may pass it.
+            preview: Returns a picture of the current result; called only when it is shown.
         """
         ...
 
     def note(self, text: str) -> None:
-        """Tell the user something worth knowing, such as that the input was enlarged."""
+        """Give the user a notice, such as that the input was enlarged."""
         ...
 
 
 class SilentReporter:
-    """For use as a library: nothing is saved, shown or told."""
+    """A `Reporter` that does nothing, for use as a library."""
 
     def restored(self) -> State | None:
-        """Nothing."""
+        """There is no state."""
         return None
 
     def begin(self, label: str, total: int, *, done: int = 0) -> None:

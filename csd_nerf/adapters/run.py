@@ -1,7 +1,7 @@
-"""From files to files: what `csd-nerf panorama` and `csd-nerf video` run.
+"""Runs `csd-nerf panorama` and `csd-nerf video`, from input files to output files.
 
-All inputs, outputs and options are checked before the prior is loaded, once for all. If one of
-several inputs fails, the user is told, and the others are edited.
+All inputs, outputs and options are checked before the prior is loaded. The prior is loaded once for
+all inputs. If one input fails, a line is printed, and the others are edited.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
 
 _INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, by the convention of shells."""
 
 _Edit = Callable[[priors.Prior, FileReporter], dict[str, Any]]
 """Edits one input, writes its output and returns the facts."""
@@ -42,16 +42,16 @@ def run_panoramas(
 
     Args:
         inputs: Picture files.
-        output: The file to make, or the folder for several.
-        options: How.
+        output: The file to make, or for several inputs the folder.
+        options: The options of the edit.
         command: The command line, for the records.
 
     Returns:
         The exit code: 0, or 1 if an input failed, or 130 after Ctrl-C.
 
     Raises:
-        ValueError: If an option, or the outputs together, can't be right.
-        OSError: If the outputs' folder can't be written to, or the prior can't be had.
+        ValueError: If an option is wrong, or two inputs would have the same output.
+        OSError: If the prior's weights can't be had.
     """
     options.check_prompt()
     regions = [parse_region(text) for text in options.region]
@@ -128,7 +128,7 @@ def _edit_picture(
 
 @dataclass(frozen=True)
 class _Task:
-    """An input that is to be edited."""
+    """An input to edit."""
 
     files: RunFiles
     reporter: FileReporter
@@ -142,9 +142,9 @@ class _Call:
     options: EditOptions
     command: Sequence[str]
     prepare: Callable[[Path, Path], _Edit]
-    """Checks an input and an output, and returns what edits it."""
-    also: Sequence[Path]
-    """Further files that every input is edited with."""
+    """Checks an input and its output, and returns the function that edits it."""
+    region_masks: Sequence[Path]
+    """Files of regions' masks, which are part of every input's fingerprint."""
     failures: int = 0
 
     def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
@@ -194,7 +194,9 @@ class _Call:
     def _files(self, source: Path, output: Path, device: torch.device) -> RunFiles:
         values = dataclasses.asdict(self.options.values())
         settings = {**dataclasses.asdict(self.options), **values, "device": str(device)}
-        return RunFiles(source, output, settings, self.command, fingerprint(source, *self.also))
+        return RunFiles(
+            source, output, settings, self.command, fingerprint(source, *self.region_masks)
+        )
 
     def _load(self, device: torch.device, notices: list[str]) -> priors.Prior:
         values = self.options.values()
@@ -230,7 +232,7 @@ class _Call:
 
     @contextmanager
     def _telling(self, source: Path, state: Path | None = None) -> Iterator[None]:
-        """Print a mistake in one line and count it, so that the other inputs run."""
+        """Print an error as one line and count it, so that the other inputs are still edited."""
         try:
             yield
         except MISTAKES as error:
@@ -245,7 +247,7 @@ class _Call:
 
 @contextmanager
 def _naming(*options: str) -> Iterator[None]:
-    """Add to a mistake that is told inside which options mend it."""
+    """Add the names of the options that help to the message of an error."""
     try:
         yield
     except MISTAKES as error:
@@ -257,14 +259,14 @@ def _named(*options: str) -> str:
 
 
 def _with_suffix_of(source: Path, suffixes: Sequence[str], other: str) -> str:
-    """The input's name, with another suffix where results can't be written under its own."""
+    """The input's name; its suffix is replaced by `other` if results can't have it."""
     return source.name if source.suffix.lower() in suffixes else f"{source.stem}{other}"
 
 
 def _outputs(
     inputs: Sequence[Path], output: Path, result_name: Callable[[Path], str]
 ) -> list[Path]:
-    """Where the result of each input goes."""
+    """The output of each input."""
     if not inputs:
         raise ValueError("A run needs one input or more, got none.")
     outputs = [output]

@@ -1,7 +1,7 @@
 """The files beside an output: state of an interrupted run, record of a finished one, preview.
 
-State and record hold the run's settings and a fingerprint of its input. A later run goes on from
-them only if it would have made the same.
+State and record hold the run's settings and a fingerprint of its input. A later run may resume from
+them only if its settings and its input are the same.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from csd_nerf.adapters.reporter import State
 from csd_nerf.media.files import write_json, written_whole
 
-FREE = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
-"""Settings that may differ between a run and the one that goes on from it."""
+NEUTRAL_SETTINGS = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
+"""Settings that don't change the result, so that a resumed run may change them."""
 
 Found = Literal["nothing", "state", "result"]
-"""What a run goes on from; after a result nothing is left to do."""
+"""What an earlier run left: nothing, the state of an interrupted run, or a finished result."""
 
 _PACKAGES = ("csd_nerf", "torch", "diffusers", "transformers", "av", "numpy")
 _FIELDS = {"settings", "fingerprint", "seconds", "done", "state"}
@@ -41,37 +41,37 @@ class RunFiles:
     output: Path
     """File or folder to make."""
     settings: dict[str, Any]
-    """All options with their values filled in; JSON has a form for each."""
+    """All options with their final values, in types that JSON has."""
     command: Sequence[str]
-    """The command line."""
+    """The words of the command line."""
     fingerprint: str
-    """Of the input's contents; see `fingerprint`."""
+    """Hash of the input, from the function `fingerprint`."""
 
     @property
     def state(self) -> Path:
-        """State of an interrupted run."""
+        """File with the state of an interrupted run."""
         return self.output.with_name(f"{self.output.name}.state.pt")
 
     @property
     def record(self) -> Path:
-        """Settings and facts of a finished run."""
+        """JSON file with the settings and facts of a finished run."""
         return self.output.with_name(f"{self.output.name}.json")
 
     @property
     def preview(self) -> Path:
-        """How a run's result looks so far."""
+        """Picture of the current result."""
         return self.output.with_name(f"{self.output.stem}.preview.png")
 
     def look(self, *, resume: bool, overwrite: bool) -> Found:
-        """Find what a run can go on from; writes nothing.
+        """Find what an earlier run left to resume from; writes nothing.
 
         Args:
-            resume: Go on from the state of an interrupted run, keep what a finished one made.
-            overwrite: Replace what lies there, if `resume` can't use it.
+            resume: Resume an interrupted run, or keep the result of a finished one.
+            overwrite: Replace existing files, unless `resume` can use them.
 
         Raises:
-            FileExistsError: If something lies there and neither option was given.
-            ValueError: If what is to be resumed is of another run, or damaged.
+            FileExistsError: If files exist and the options don't allow to use or replace them.
+            ValueError: If the files to resume from are damaged or of another run.
         """
         if resume:
             try:
@@ -99,7 +99,7 @@ class RunFiles:
         return "nothing"
 
     def save_state(self, state: State, *, done: int, seconds: float) -> None:
-        """Write a state; until it is whole on the disk the earlier one stays.
+        """Write a state atomically, in place of the earlier one.
 
         Raises:
             OSError: If it can't be written.
@@ -122,20 +122,20 @@ class RunFiles:
             ) from error
 
     def load_state(self, *, mmap: bool = False) -> tuple[State, float]:
-        """Read the state of an interrupted run and the seconds that it took.
+        """Read the state of an interrupted run, and the seconds that it ran.
 
         Args:
             mmap: Leave the tensors in the file until they are used.
 
         Raises:
-            ValueError: If the file isn't whole, or belongs to another run.
+            ValueError: If the file is damaged or belongs to another run.
         """
         try:
             saved = torch.load(self.state, map_location="cpu", weights_only=True, mmap=mmap)
             if not isinstance(saved, dict) or set(saved) != _FIELDS:
                 raise ValueError("other contents")
             settings = json.loads(saved["settings"])
-        # What torch raises for a damaged file depends on where the damage is.
+        # The exception of torch for a damaged file depends on where the damage is.
         except Exception as error:
             if isinstance(error, (MemoryError, PermissionError)):
                 raise
@@ -150,9 +150,9 @@ class RunFiles:
         """Write the record of a finished run, then remove its state and its preview.
 
         Args:
-            facts: What the adapter found out; JSON has a form for it.
-            notices: What the user was told.
-            seconds: How long it took.
+            facts: The adapter's facts, in types that JSON has.
+            notices: The notices that the user was given.
+            seconds: Duration of the run.
         """
         record = {
             "output": str(self.output),
@@ -171,7 +171,7 @@ class RunFiles:
         self.preview.unlink(missing_ok=True)
 
     def _check_record(self) -> None:
-        """Check that a finished run's record is of such a run."""
+        """Check that the record of a finished run has the settings and the input of this run."""
         try:
             record = json.loads(self.record.read_text())
             settings, recorded = record["settings"], record["input"]["fingerprint"]
@@ -183,9 +183,13 @@ class RunFiles:
         self._check_same(settings, recorded, self.record)
 
     def _check_same(self, settings: dict[str, Any], fingerprint: str, path: Path) -> None:
-        """Check that what `path` holds is of such a run; else name the options that differ."""
+        """Raise if settings or input differ from this run's; the message names the options."""
         now = json.loads(json.dumps(self.settings))
-        names = [n for n in {**now, **settings} if n not in FREE and now.get(n) != settings.get(n)]
+        names = [
+            n
+            for n in {**now, **settings}
+            if n not in NEUTRAL_SETTINGS and now.get(n) != settings.get(n)
+        ]
         told = ", ".join(
             f"--{name.replace('_', '-')} {json.dumps(now.get(name))} instead of "
             f"{json.dumps(settings.get(name))}"
@@ -212,7 +216,7 @@ def versions(packages: Sequence[str]) -> dict[str, str | None]:
 
 
 def fingerprint(*paths: Path) -> str:
-    """SHA-256 of the contents of files, and of the names, sizes and times of folders' files."""
+    """SHA-256 of the contents of files, and of the names, sizes and times of files in folders."""
     digest = hashlib.sha256()
     for path in paths:
         if path.is_dir():
@@ -227,5 +231,5 @@ def fingerprint(*paths: Path) -> str:
 
 
 def _holds_something(output: Path) -> bool:
-    """Whether something lies at the output that a run would replace."""
+    """Whether the output is an existing file or a folder that is not empty."""
     return any(output.iterdir()) if output.is_dir() else output.exists()

@@ -1,10 +1,10 @@
-"""Large pictures through a prior's autoencoder, tile by tile.
+"""Encodes and decodes large pictures in overlapping tiles.
 
-Neighbouring tiles overlap. At its edge a tile is wrong, because convolutions pad it with zeros:
-this margin is left out where tiles meet, and over the rest of the overlap one tile fades linearly
-into the next. Normalisation layers use the statistics of a sample of tiles for all of them, so that
-they fit together (`Prior.encoding_tiles`). Memory holds the picture in 8 bits, its latent, a few
-tiles and one row of them.
+Near its edges an encoded or decoded tile is wrong, because convolutions pad with zeros. So a margin
+is discarded where tiles meet; over the rest of the overlap, one tile fades linearly into the next.
+Normalisation layers use the statistics of a sample of tiles for all tiles, so that they fit
+together (`Prior.encoding_tiles`). In memory are only the picture in 8 bits, its latent, a few tiles
+and one row of them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
 
 ENCODE_MARGIN = 3
-"""Cells at a tile's edge that are wrong when it is encoded. With this margin the bundled prior's
+"""Width in cells of the margin that is discarded when encoding. With it, the bundled prior's
 latents of a photograph jump by 0.01 between tiles, without it by 0.15."""
 DECODE_MARGIN = 1
-"""The same when it is decoded, where the padding matters less, and more overlap costs more."""
-TILES_A_CALL = 4
-"""Most tiles a call: an autoencoder needs far more memory for a picture than a U-Net does."""
+"""The same when decoding, where padding has less effect and overlap costs more time."""
+TILES_PER_CALL = 4
+"""Largest number of tiles per call; an autoencoder needs far more memory per image than a U-Net."""
 SAMPLE_PIXELS = 2**20
-"""Pixels of the sample of tiles whose statistics are used for all, about."""
+"""Approximate number of pixels in the sample of tiles that gives the statistics."""
 
 
 _LATENT = "latent"
@@ -45,19 +45,19 @@ def encode_tiled(
     max_batch: int | None = None,
     after_row: Callable[[int, int], None] | None = None,
 ) -> tuple[Float[Tensor, "c h w"], dict[str, Tensor]]:
-    """Encode a picture to its clean latent and to what the model is shown of it, on the CPU.
+    """Encode a picture to its clean latent and its conditions, on the CPU.
 
-    Of the model's rows for source images only maps of the latent's size can be tiled; each comes
-    out as (k h w).
+    The conditions are the rows of `Prior.encode_source`, each of shape (k, h, w). They must be maps
+    of the latent's size.
 
     Args:
         prior: The diffusion model.
-        image: Edges in multiples of `prior.size_multiple`.
-        wrap: Whether the left and right edges meet; then tiles run across them.
+        image: A picture whose height and width are multiples of `prior.size_multiple`.
+        wrap: Whether the left and right edges meet; tiles then cross them.
         tile: Height and width of a tile in latent cells; None means the prior's preferred size.
             A picture no larger than a tile, without wrap, is encoded as a whole.
-        max_batch: Most tiles a call; never more than `TILES_A_CALL`.
-        after_row: Called with the number of rows of tiles that are done, and their total.
+        max_batch: Largest number of tiles per call; `TILES_PER_CALL` if None or more than that.
+        after_row: Called after each row of tiles with the number of rows done and their total.
     """
     scale = prior.cell_size
     canvas = (image.shape[0] // scale, image.shape[1] // scale)
@@ -96,7 +96,7 @@ def decode_tiled(
     max_batch: int | None = None,
     after_row: Callable[[int, int], None] | None = None,
 ) -> UInt8[Tensor, "H W 3"]:
-    """Decode a clean latent to a picture, on the CPU; arguments as for `encode_tiled`."""
+    """Decode a clean latent to a picture on the CPU; arguments as for `encode_tiled`."""
     scale = prior.cell_size
     canvas = (latent.shape[1], latent.shape[2])
     tiles = _Tiles.over(prior, canvas, tile, DECODE_MARGIN, wrap)
@@ -104,7 +104,7 @@ def decode_tiled(
     height, width = (scale * edge for edge in tiles.canvas)
     image = torch.empty(height, width, 3, dtype=torch.uint8)
     strip = torch.zeros(3, scale * tiles.window[0], width)
-    # The next row of tiles still adds to what the strip holds from here on.
+    # From these rows of pixels on, the next row of tiles still adds to the strip.
     ends = [*(scale * tiles.rows[1:]).tolist(), height]
     sample = cut_windows(latent, tiles.sample(scale), tiles.window)
     with prior.decoding_tiles(sample) if tiles.several else nullcontext():
@@ -126,7 +126,7 @@ def decode_tiled(
 
 @dataclass(frozen=True)
 class _Tiles:
-    """How tiles lie over a canvas; everything in cells."""
+    """The layout of tiles on a canvas; all lengths are in cells."""
 
     canvas: tuple[int, int]
     window: tuple[int, int]
@@ -152,9 +152,9 @@ class _Tiles:
         return cls(canvas, window, rows, columns, margin, wrap)
 
     def weights(self, scale: int) -> tuple[Float[Tensor, "r h"], Float[Tensor, "q w"]]:
-        """Weights along every row and column of tiles, `scale` of them a cell.
+        """Blending weights of every row and column of tiles, at `scale` values per cell.
 
-        The weights of all tiles sum to one everywhere.
+        A tile's weight is the product of both; the weights of all tiles sum to one everywhere.
         """
         down, across = (
             _ramps(starts, window, length, margin=self.margin, scale=scale, wrap=wrap)
@@ -170,31 +170,31 @@ class _Tiles:
         return len(self.rows) * len(self.columns) > 1
 
     def sample(self, scale: int) -> Int[Tensor, "m 2"]:
-        """Positions of a sample of tiles, spread over the canvas, of about `SAMPLE_PIXELS`."""
+        """Positions of a sample of tiles spread over the canvas, with about `SAMPLE_PIXELS`."""
         positions = window_positions(self.canvas, self.window, stride=min(self.window))
         pixels = self.window[0] * self.window[1] * scale**2
-        count = min(max(TILES_A_CALL, SAMPLE_PIXELS // pixels), len(positions))
+        count = min(max(TILES_PER_CALL, SAMPLE_PIXELS // pixels), len(positions))
         return positions[torch.linspace(0, len(positions) - 1, count).round().long()]
 
     def calls(self, max_batch: int | None) -> Iterator[tuple[int, slice]]:
-        """The tiles of each call: a row of tiles, and some of its columns."""
-        count = min(max_batch or TILES_A_CALL, TILES_A_CALL)
+        """The tiles of each call of the prior: the number of a row, and a slice of its columns."""
+        count = min(max_batch or TILES_PER_CALL, TILES_PER_CALL)
         for row in range(len(self.rows)):
             for first in range(0, len(self.columns), count):
                 yield row, slice(first, min(first + count, len(self.columns)))
 
 
 def _overlap(window: int, margin: int) -> tuple[int, int]:
-    """How two tiles overlap: cells that are left out at their edges, and cells of fading.
+    """The overlap of two tiles in cells: those discarded at both edges, and those of the fade.
 
-    Their sum is a quarter of a tile, or more if the margins need it, and half a tile at most.
+    Together they are a quarter of a tile, or up to half a tile if the margins need it.
     """
     fade = max(1, window // 8, window // 4 - 2 * margin)
     return min(2 * margin, max(0, window // 2 - fade)), fade
 
 
 def _first_cells(length: int, window: int, margin: int, *, wrap: bool) -> Int[Tensor, "m"]:
-    """First cell of each tile along an axis. The last tile ends with it, unless the axis wraps."""
+    """First cell of each tile along an axis; the last tile ends at its end, unless it wraps."""
     stride = max(1, window - sum(_overlap(window, margin)))
     if wrap:
         return torch.arange(0, length, stride)
@@ -204,7 +204,7 @@ def _first_cells(length: int, window: int, margin: int, *, wrap: bool) -> Int[Te
 def _ramps(
     starts: Int[Tensor, "m"], window: int, length: int, *, margin: int, scale: int, wrap: bool
 ) -> Float[Tensor, "m {window*scale}"]:
-    """Weights along each tile of an axis. Tiles don't fade at the ends of the axis itself."""
+    """Blending weights of each tile along an axis; tiles don't fade at the ends of the axis."""
     left_out, fade = _overlap(window, margin)
     places = torch.arange(window * scale)
     rise = ((places + 0.5 - scale * left_out / 2) / (scale * fade)).clamp(0, 1)
@@ -212,19 +212,19 @@ def _ramps(
     high = (starts[:, None] == length - window) & (not wrap)
     ramps = torch.where(low, 1.0, rise) * torch.where(high, 1.0, rise.flip(0))
     at = _along(starts * scale, window * scale, length * scale)
-    # Tiles that overlap by more than planned share the weight.
+    # Tiles that overlap by more than planned: normalise the sum to one.
     total = torch.zeros(length * scale).index_add_(0, at.flatten(), ramps.flatten())
     return ramps / total[at]
 
 
 def _along(starts: Int[Tensor, "m"], window: int, length: int) -> Int[Tensor, "m {window}"]:
-    """Indices of windows along an axis, which may wrap."""
+    """Indices of each window's elements along an axis, modulo its length."""
     return (starts[:, None] + torch.arange(window)) % length
 
 
 def _add(
     strip: Float[Tensor, "c h W"], parts: Float[Tensor, "b c h w"], at: Int[Tensor, "b w"]
 ) -> None:
-    """Add parts to a strip as high as they are, in place."""
+    """Add parts to a strip of the same height, in place, at these columns."""
     for part, columns in zip(parts, at, strict=True):
         strip.index_add_(2, columns, part)

@@ -1,9 +1,9 @@
-"""Edit the frames of a video together.
+"""Edits the frames of a video jointly.
 
-Frames are read once, resized to the size at which the prior works, and encoded; only latents are
-kept, in the CPU's memory. The paper's method and those that it compares with differ only in how
-the latents are edited. At the end they are decoded and resized to the input's size, frame by frame,
-so that memory is bounded by the batch and by the latents, whatever the frames' size.
+Frames are read once, resized to the prior's size, and encoded; only their latents are kept, in the
+CPU's memory. The paper's method and its baselines differ only in how the latents are edited. At the
+end, frames are decoded and resized to the input's size one by one. So the memory needed depends on
+the batch and the latents, not on the size of the frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.costs import spread
+from csd_nerf.adapters.costs import update_statistics
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.frame_latents import (
     PriorDecoder,
@@ -51,11 +51,11 @@ def edit_video(
         prior: The diffusion model.
         source: The frames.
         output: A video file or a folder for pictures, as `frame_writer` takes it.
-        options: How to edit. Those about files and the prior have no effect here.
-        reporter: What is told of progress, and keeps what an interrupted run needs to go on.
+        options: The options; those about files and the prior's loading are ignored.
+        reporter: Gets the progress and saves the state.
 
     Returns:
-        What was done and what it cost, for a JSON file; sizes are widths and heights.
+        Facts about the edit and its costs, for a JSON file; sizes are (width, height).
 
     Raises:
         ValueError: If there is no instruction, or the decoder doesn't fit the prior.
@@ -80,7 +80,7 @@ def edit_frames(
     *,
     reporter: Reporter = SILENT,
 ) -> tuple[UInt8[Tensor, "n H W 3"], dict[str, Any]]:
-    """Edit frames in memory; as `edit_video` otherwise."""
+    """Edit frames in memory; returns the edited frames and the facts of `edit_video`."""
     size = (frames.shape[1], frames.shape[2])
     source = FrameSource(size, len(frames), lambda: iter(frames))
     plan = _plan(prior, source, options, reporter)
@@ -93,15 +93,15 @@ def edit_frames(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is known before there are latents."""
+    """Everything that is decided before frames are read."""
 
     session: EditSession
     options: VideoOptions
     source: FrameSource
     size: tuple[int, int]
-    """Height and width of the frames that the prior sees."""
+    """Height and width in pixels at which frames are edited."""
     batch: int
-    """Frames at a time."""
+    """Number of frames processed together."""
 
     @property
     def prior(self) -> Prior:
@@ -109,7 +109,7 @@ class _Plan:
 
 
 def _plan(prior: Prior, source: FrameSource, options: VideoOptions, reporter: Reporter) -> _Plan:
-    """Check what can be checked before frames are read."""
+    """Check all that can be checked before frames are read."""
     options.check_prompt()
     if options.decoder != "vae":
         check_latents(options.decoder, prior.latent_channels)
@@ -129,10 +129,9 @@ def _plan(prior: Prior, source: FrameSource, options: VideoOptions, reporter: Re
 
 
 def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tuple[int, int]:
-    """Height and width for the edit: the aspect of the frames, or a square.
+    """Height and width at which to edit, with the aspect ratio of the frames or square.
 
-    The area is that of the pictures which the prior was trained on, unless `--size` gives the
-    longer edge.
+    The area is that of the prior's training images, unless `options.size` gives the longer edge.
     """
     shape = (1, 1) if options.square else size
     if options.size is not None:
@@ -174,14 +173,14 @@ def _optimise(
     return stack.latent, {
         "batch": plan.batch,
         "iterations": iterations,
-        "updates_per_frame": spread(stack.updates.double()),
+        "updates_per_frame": update_statistics(stack.updates.double()),
     }
 
 
 def _sample(
     plan: _Plan, source: Float[Tensor, "n c h w"], image_rows: Rows
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
-    """InstructPix2Pix on every frame, from noise of its own or one for all; a few at a time."""
+    """InstructPix2Pix on every frame, a batch at a time, from independent or shared noise."""
     from csd_nerf.priors.sampling import sample_latents
 
     session = plan.session

@@ -1,1 +1,1 @@
-"""Pictures and films: read and written here, for everyone."""
+"""Reading and writing of pictures and films, for all commands and methods."""

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writing of files and folders: they appear complete, or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what was written there takes its place at the end.
+    """Yield a temporary path beside `path`; when the block ends, rename the file there to `path`.
 
-    The temporary name keeps the suffix, and is the same every time, so that what a killed run
-    left is replaced by the next one. If the block fails, nothing is left.
+    The temporary path keeps the suffix. It is the same every time, so that the next run replaces
+    what a killed run left. If the block fails, the temporary file is removed and `path` unchanged.
     """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield temporary
-        # Without this a crash of the machine could leave the name on an empty file.
+        # Without this, a crash of the machine could leave an empty file under the final name.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -30,29 +30,29 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text that ends with a line break, added if it lacks one."""
+    """Write a text atomically, with exactly one line break at its end."""
     with written_whole(path) as temporary:
         temporary.write_text(text.rstrip() + "\n", "utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON; what JSON has no form for, such as paths, becomes a string."""
+    """Write a value atomically as JSON; types that JSON lacks, such as paths, become strings."""
     write_text(path, json.dumps(value, indent=1, default=str))
 
 
 @contextmanager
 def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`, whose place it takes at the end.
+    """Yield a temporary folder beside `folder`; when the block ends, move its files to `folder`.
 
-    If the block fails, nothing of it is left, and an earlier folder stays as it was.
+    If the block fails, the temporary folder is removed, and an existing `folder` is unchanged.
 
     Args:
-        folder: What is to be made.
-        replacing: Which files of an earlier folder go, as a pattern for their names; the others
-            stay. None means that the earlier folder goes as a whole.
+        folder: The folder to make.
+        replacing: Glob pattern for the files of an existing folder that are deleted; others stay.
+            None means that an existing folder is replaced as a whole.
     """
     temporary = folder.with_name(f".{folder.name}.part")
-    # What a killed run left.
+    # A killed run may have left it.
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -70,10 +70,10 @@ def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Itera
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder that `path` is to lie in, and try to write there.
+    """Make the parent folder of `path`, and check that files can be written there.
 
     Raises:
-        OSError: If that isn't possible; one line that names the path.
+        OSError: If not; the message is one line that names the path.
     """
     probe = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

@@ -1,6 +1,6 @@
-"""Films of frames, with the sound of another film, by PyAV.
+"""Writes films, with the sound of another film, by PyAV.
 
-Colours are written as BT.709, and the file says so. PyAV is imported late.
+Colours are encoded and tagged as BT.709. PyAV is imported late.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Format:
-    """How films are encoded in one kind of file."""
+    """How films are encoded in one container format."""
 
     video: str
-    """The encoder of pictures."""
+    """Video encoder."""
     options: dict[str, str]
-    """Its options."""
+    """Options of the video encoder."""
     audio: str
-    """The encoder of sound that can't be copied."""
+    """Encoder for sound that is not copied."""
     copied: tuple[str, ...]
-    """Codecs of sound that are copied as they are. Muxers accept more than players can play."""
+    """Codecs whose sound is copied without encoding. (Muxers accept further ones, but players may
+    not play them.)"""
 
 
-# One thread: how many there are changes what an encoder writes. x264's fast arithmetic changes it
-# from one run to the next (in the macroblock tree).
+# Reproducible files: an encoder's output depends on its number of threads, and with x264's fast
+# arithmetic (in the macroblock tree) it differs from run to run.
 _H264 = (
     "libx264",
     {"crf": "16", "threads": "1", "x264-params": "cpu-independent=1"},
@@ -55,16 +56,16 @@ _FORMATS = {
 }
 
 FILM_SUFFIXES = tuple(_FORMATS)
-"""Names under which films can be written."""
+"""Suffixes of the films that can be written."""
 
 _BT709 = 1
 """AVCOL_SPC_BT709."""
 _LIMITED_RANGE = 1
 """AVCOL_RANGE_MPEG."""
 _ALIGNED = 64
-"""Pixels of which rows are a multiple when odd ones are converted."""
+"""Rows of odd length are padded to a multiple of this number of pixels for the conversion."""
 _OPUS_RATE = 48000
-"""The highest of the few sample rates that Opus has."""
+"""The highest sample rate of Opus in Hz; it has only a few."""
 
 
 @contextmanager
@@ -76,18 +77,18 @@ def film_writer(
     sound_from: Path | None = None,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Iterator[Callable[[UInt8[Tensor, "H W 3"]], None]]:
-    """Give a function that appends a frame to a new film.
+    """Yield a function that appends a frame to a new film.
 
-    H.264, or VP9 in WebM, which allows no H.264. Chroma has half the resolution, as players want
-    it, unless a side is odd: only full resolution holds that.
+    The codec is H.264, or VP9 in WebM, which doesn't allow H.264. Chroma is subsampled (4:2:0),
+    which all players show, unless the height or width is odd: then it is 4:4:4.
 
     Args:
-        path: Where to; ends in one of `FILM_SUFFIXES`.
-        size: Height and width of the frames.
-        fps: Frames a second.
-        sound_from: A film whose first sound track is copied as it is, or encoded anew if the
-            format can't hold it. It stays in step with that film's pictures.
-        note: Told what the user should know of the film.
+        path: File to write; ends in one of `FILM_SUFFIXES`.
+        size: Height and width of the frames in pixels.
+        fps: Frames per second.
+        sound_from: A film whose first sound track is copied, or encoded anew if the format can't
+            hold it. Sound and pictures stay synchronous.
+        note: Called with each notice for the user.
     """
     import av
 
@@ -95,7 +96,7 @@ def film_writer(
     odd = size[0] % 2 == 1 or size[1] % 2 == 1
     if odd:
         note("sides of odd length need colours at full resolution, which some players can't show")
-    # Bit-exact: no random numbers and no versions of libraries in the file.
+    # Bit-exact: the file holds no random numbers and no library versions.
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(kind.video, rate=fps, options=kind.options)
         stream.height, stream.width = size
@@ -135,7 +136,7 @@ def _picture(frame: UInt8[Tensor, "H W 3"], layout: str) -> VideoFrame:
     width = pixels.shape[1]
     if width % 2 == 0:
         return converted(pixels)
-    # FFmpeg's scaler reads beyond the end of odd rows: equal frames would come out differently.
+    # FFmpeg's scaler reads beyond the end of odd rows, so that equal frames could differ.
     padded = np.pad(pixels, ((0, 0), (0, -width % _ALIGNED), (0, 0)), mode="edge")
     planes: Any = converted(padded).to_ndarray()[:, :, :width]
     picture = VideoFrame.from_ndarray(np.ascontiguousarray(planes), layout)
@@ -155,7 +156,7 @@ class _Sound:
         self._next = self._read()
 
     def mux_until(self, seconds: Fraction | None) -> None:
-        """Mux the packets that begin before this time; None: all that are left."""
+        """Mux the packets that begin up to this time in seconds; None means all that are left."""
         while (packet := self._next) is not None:
             if seconds is not None and (packet.dts or 0) * packet.time_base > seconds:
                 return
@@ -193,7 +194,7 @@ def _packets(
     track: AudioStream,
     begin: Fraction,
 ) -> Iterator[Packet]:
-    """Packets of the track for the new film; they begin `begin` seconds earlier in it."""
+    """Packets of the track for the new film, shifted to be `begin` seconds earlier."""
     if track.codec_context.codec.canonical_name in kind.copied:
         return _copied(container, track, target.add_stream_from_template(track), begin)
     rate = _OPUS_RATE if kind.audio == "libopus" else track.rate

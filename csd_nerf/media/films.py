@@ -1,10 +1,10 @@
-"""Video files: the frames of a film, upright and lazily, by PyAV.
+"""Reads video files by PyAV: frames are decoded lazily and turned upright.
 
-The frames are counted by decoding the film once, since the numbers in containers are often wrong.
-So a damaged file is found before work is spent on it.
+Frames are counted by decoding the film once, since the counts in containers are often wrong. This
+also finds a damaged file before work is spent on it.
 
-A film that doesn't name its colour matrix is read as BT.709 if it has 720 lines or more, and as
-BT.601 if it has fewer, as players do.
+A film without a colour matrix in its metadata is read as BT.709 if it has 720 lines or more, else
+as BT.601, as players do.
 
 PyAV is imported late.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 FRAME_RATE = Fraction(24)
-"""Frames a second of what has no rate."""
+"""Frames per second of films whose rate is unknown."""
 
 _DECODER_THREADS = 4
 _HD_LINES = 720
@@ -38,14 +38,14 @@ _UNSPECIFIED = 2
 
 @dataclass(frozen=True)
 class Film:
-    """What a video file holds."""
+    """Properties of a video file."""
 
     count: int
     """Number of frames."""
     size: tuple[int, int]
-    """Upright height and width."""
+    """Height and width in pixels, after rotation."""
     fps: Fraction
-    """Frames a second, on average."""
+    """Mean number of frames per second."""
     has_sound: bool
     """Whether there is a sound track."""
 
@@ -54,7 +54,8 @@ def inspect_film(path: Path) -> Film:
     """Decode a film once to learn its size and its number of frames.
 
     Raises:
-        ValueError: If it is no film, isn't whole, has no frame, or its frames differ in size.
+        ValueError: If the file is not a film or damaged, has no frame, or its frames differ in
+            size.
     """
     size = None
     count = 0
@@ -75,10 +76,10 @@ def inspect_film(path: Path) -> Film:
 
 
 def read_film(path: Path, indices: Iterable[int]) -> Iterator[UInt8[Tensor, "H W 3"]]:
-    """The frames of these rising indices, one at a time.
+    """Read the frames with these indices, which must ascend, one at a time.
 
     Raises:
-        ValueError: If the film isn't whole up to the last of them.
+        ValueError: If the film is damaged before the last of them.
     """
     wanted = iter(indices)
     index = next(wanted, None)
@@ -92,10 +93,10 @@ def read_film(path: Path, indices: Iterable[int]) -> Iterator[UInt8[Tensor, "H W
 
 @contextmanager
 def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A container and the stream of its moving pictures.
+    """Open a film; yields the container and its video stream.
 
     Raises:
-        ValueError: If there are no moving pictures.
+        ValueError: If the file can't be read or has no video stream.
     """
     import av
 
@@ -121,14 +122,14 @@ def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def sound_track(container: InputContainer) -> AudioStream | None:
-    """The first sound track of a kind that FFmpeg knows."""
+    """The first sound track with a codec that FFmpeg knows; None if there is none."""
     return next((track for track in container.streams.audio if track.codec_context), None)
 
 
 def _moving_pictures(container: InputContainer) -> VideoStream | None:
     from av.stream import Disposition
 
-    # FFmpeg reads single pictures too, and text files as animations.
+    # FFmpeg also opens single pictures, and text files as animations.
     if container.format.name.endswith("_pipe") or container.format.name in ("image2", "tty"):
         return None
     films = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
@@ -146,7 +147,7 @@ def _decoded(path: Path) -> Iterator[VideoFrame]:
                 for frame in packet.decode():
                     frames += 1
                     yield frame
-            # This family of formats has an index of its packets; decoders may pass over a cut one.
+            # MP4 and its relatives have an index of packets; decoders may skip a truncated packet.
             cut = container.format.name.startswith("mov,") and packets < stream.frames
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
@@ -160,19 +161,19 @@ def _decoded(path: Path) -> Iterator[VideoFrame]:
 
 
 def _upright(frame: VideoFrame) -> np.ndarray:
-    """RGB pixels, turned by the frame's rotation."""
+    """RGB pixels of a frame, turned by its rotation."""
     from av.video.reformatter import Colorspace
 
     matrix = None
     if frame.colorspace == _UNSPECIFIED:
         matrix = Colorspace.ITU709 if frame.height >= _HD_LINES else Colorspace.ITU601
     rgb = frame.reformat(format="rgb24", src_colorspace=matrix, interpolation=scaler_flags())
-    # The rotation is counter-clockwise, as NumPy's.
+    # Like NumPy's rot90, PyAV counts the rotation counter-clockwise.
     return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90)))
 
 
 def scaler_flags() -> int:
-    """How FFmpeg converts colours: there and back 2 dB nearer to the original than by default."""
+    """FFmpeg's flags for converting colours; a round trip loses 2 dB less than by default."""
     from av.video.reformatter import Interpolation
 
     return (

@@ -1,4 +1,4 @@
-"""Frames in and out: a video file or a folder of pictures, one frame at a time."""
+"""Reads and writes frames one at a time, in a video file or a folder of pictures."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes of the files in a folder that are frames."""
 
 _WRITTEN = "[0-9]" * 5 + ".png"
-"""Names of the frames that we write into folders."""
+"""Glob pattern of the frames that we write into folders."""
 
 
 @dataclass(frozen=True)
 class FrameSource:
-    """Frames of one size that can be iterated over again and again."""
+    """Frames of one size; every iteration reads them anew, one at a time."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
     count: int
-    """How many frames an iteration gives."""
+    """Number of frames."""
     read: Callable[[], Iterator[Frame]]
-    """Starts an iteration."""
+    """Returns a new iterator over the frames."""
     fps: Fraction | None = None
-    """Frames a second. Fewer frames than a film's take as long as the film. None: not known."""
+    """Frames per second; lower than the film's where only some of its frames are read, so that the
+    duration stays. None if unknown."""
     path: Path | None = None
-    """Where they come from."""
+    """The video file or folder; None for frames in memory."""
     sound: Path | None = None
-    """The film that holds the sound; None: silent."""
+    """The film that holds the sound; None if there is none."""
     notices: tuple[str, ...] = ()
-    """What the user should know, such as that pictures were converted."""
+    """Notices for the user, such as that pictures were converted."""
 
     def __iter__(self) -> Iterator[Frame]:
         return self.read()
@@ -54,13 +55,13 @@ def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
 
     Args:
         path: The video, or a folder whose pictures are taken in natural order (2 before 10).
-        frames: `all`, or how many are taken, evenly, the first and the last among them. A video
-            keeps its duration, so that the sound fits: its frame rate falls as its frames do.
+        frames: `all`, or a number of evenly spaced frames, with the first and the last. A video
+            keeps its duration, so that the sound fits: its frame rate is lowered.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name.
-        ValueError: If `frames` is no number, or the input isn't whole or has no frames of one
-            size.
+        FileNotFoundError: If the path does not exist.
+        ValueError: If `frames` is neither `all` nor a positive number, the input is damaged or
+            has no frames, or the frames differ in size.
     """
     wanted = _wanted(frames)
     if path.is_dir():
@@ -76,7 +77,7 @@ def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
         film.size,
         len(taken),
         lambda: read_film(path, taken),
-        # Containers hold fractions of 32 bits.
+        # Containers store the rate as a fraction of 32-bit integers.
         fps=(film.fps * len(taken) / film.count).limit_denominator(100_000),
         path=path,
         sound=path if film.has_sound else None,
@@ -93,7 +94,7 @@ def _wanted(frames: str) -> int | None:
 
 
 def _chosen(total: int, wanted: int | None) -> list[int]:
-    """Indices of the frames that are taken, rising."""
+    """Indices of the frames to read, ascending."""
     if wanted is None or wanted >= total:
         return list(range(total))
     last = max(1, wanted - 1)
@@ -139,16 +140,16 @@ def _is_picture(path: Path) -> bool:
 
 
 def natural_order(name: str) -> list[str | int]:
-    """Sort key by which 2 comes before 10; every second part of it is a number."""
+    """Sort key for names with numbers: 2 comes before 10."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def check_frames_output(output: Path) -> None:
-    """Check that frames can be written under this name.
+    """Check that frames can be written to this path.
 
     Raises:
-        ValueError: If it is neither a video of a format that we write nor a folder.
+        ValueError: If it is neither a folder (no suffix) nor a video with one of `FILM_SUFFIXES`.
     """
     folder = output.is_dir() or not (output.suffix or output.exists())
     if not (folder or _is_film(output)):
@@ -171,18 +172,18 @@ def frame_writer(
     sound_from: Path | None = None,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Iterator[Callable[[Frame], None]]:
-    """Give a function that appends a frame to a video or to a folder of PNG pictures.
+    """Yield a function that appends a frame to a video or to a folder of PNG pictures.
 
-    They are written under a temporary name and take the output's at the end; if the block fails,
-    nothing is left. A folder that exists already is kept: frames that an earlier run wrote into
-    it go, other files stay.
+    The frames are written to a temporary path, which is renamed to `output` when the block ends;
+    if the block fails, nothing is left. In a folder that exists already, frames of an earlier run
+    are deleted and other files kept.
 
     Args:
-        output: A name that `check_frames_output` accepts.
-        size: Height and width of the frames.
-        fps: Frames a second of a video; None means `FRAME_RATE`.
-        sound_from: A film whose sound goes into the video; a folder can't hold it.
-        note: Told what could not be carried over.
+        output: A path that `check_frames_output` accepts.
+        size: Height and width of the frames in pixels.
+        fps: Frames per second of a video; None means `FRAME_RATE`.
+        sound_from: A film whose sound is copied to the video; a folder has no sound.
+        note: Called with each notice for the user.
     """
     check_frames_output(output)
     if not _is_film(output):
@@ -207,7 +208,7 @@ def _folder_writer(output: Path) -> Iterator[Callable[[Frame], None]]:
 
         def write(frame: Frame) -> None:
             nonlocal count
-            # Compressing harder takes longer than many an edit.
+            # Stronger compression can take longer than the edit.
             write_image(temporary / f"{count:05}.png", frame, compress_level=1)
             count += 1
 

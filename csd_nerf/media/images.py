@@ -1,7 +1,7 @@
-"""Pictures from files and into files.
+"""Reads and writes picture files.
 
-Whatever a file holds, it becomes RGB of 8 bits a channel, upright. Notices say what had to be
-changed for that. Embedded colour profiles are not applied.
+Every picture is converted to upright RGB with 8 bits per channel; notices tell the user what was
+converted. Embedded colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from csd_nerf.media.files import written_whole
 
 MAX_PIXELS = 2**30
-"""Larger pictures are refused; 32768 x 32768 is allowed."""
+"""Largest number of pixels of a picture that is read, such as 32768 x 32768."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PICTURE_SUFFIXES = tuple(_FORMATS)
-"""Names under which pictures can be written."""
+"""Suffixes of the pictures that can be written."""
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
@@ -48,17 +48,17 @@ _NAMES = {
 def read_image(
     path: Path, *, keep_alpha: bool = False, upright: bool = True
 ) -> tuple[UInt8[Tensor, "H W c"], list[str]]:
-    """Read a picture with 8 bits a channel; say in notices what had to be changed.
+    """Read a picture with 8 bits per channel; returns it with notices of what was converted.
 
     Args:
         path: The file.
-        keep_alpha: Give RGBA where a picture has transparency; else it is put over white, so
-            that all pictures are RGB.
-        upright: Turn it as its EXIF orientation says.
+        keep_alpha: Return RGBA if the picture has transparency. Otherwise transparent pictures are
+            composited over white, so that all pictures are RGB.
+        upright: Turn the picture as its EXIF orientation says.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If it isn't a picture that can be read whole.
+        ValueError: If it is not a picture, is damaged, or has more than `MAX_PIXELS`.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -79,27 +79,27 @@ def read_image(
 
 
 def image_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
-    """Height and width as `read_image` gives them, from the head of the file alone.
+    """Height and width of the picture that `read_image` would return, from the file's header.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If it isn't a picture that can be read whole.
+        ValueError: If it is not a picture.
     """
     try:
         with _no_pixel_limit(), Image.open(path) as image:
             lying = upright and image.getexif().get(_ORIENTATION) in _LYING
             return image.size if lying else (image.height, image.width)
     except OSError:
-        # It says better what is wrong with the picture.
+        # read_image raises a better message.
         image = read_image(path, upright=upright)[0]
         return (image.shape[0], image.shape[1])
 
 
 def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> None:
-    """Check that pictures of this height and width can be written under this name.
+    """Check that a picture of this height and width can be written to this path.
 
     Raises:
-        ValueError: If the suffix names no format of ours, or the format can't hold the size.
+        ValueError: If the suffix is not in `PICTURE_SUFFIXES`, or the format can't hold the size.
     """
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
@@ -115,12 +115,12 @@ def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> No
 
 
 def write_image(path: Path, image: UInt8[Tensor, "H W 3"], *, compress_level: int = 4) -> None:
-    """Write a picture in the format that the suffix names; it is there whole or not at all.
+    """Write a picture atomically, in the format of the path's suffix.
 
     Args:
-        path: Where to.
+        path: File to write.
         image: The picture.
-        compress_level: How hard a PNG is compressed, 0 to 9; its pixels stay the same.
+        compress_level: Level of a PNG's lossless compression, 0 to 9.
 
     Raises:
         ValueError: As `check_picture_path` does.
@@ -133,7 +133,7 @@ def write_image(path: Path, image: UInt8[Tensor, "H W 3"], *, compress_level: in
 
 
 class _PixelLimit:
-    """Pillow's limit of pixels, lifted while pictures are read; several threads may read."""
+    """State of `_no_pixel_limit`: how many threads read, and Pillow's own limit."""
 
     lock = threading.Lock()
     readers = 0
@@ -142,7 +142,7 @@ class _PixelLimit:
 
 @contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lift Pillow's limit, which is meant for pictures from strangers; ours is `MAX_PIXELS`."""
+    """Lift Pillow's limit of pixels, a protection of servers; ours is `MAX_PIXELS`."""
     with _PixelLimit.lock:
         if _PixelLimit.readers == 0:
             _PixelLimit.before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -169,18 +169,18 @@ def _open(path: Path) -> Image.Image:
 
 
 def _load(image: Image.Image, path: Path) -> list[str]:
-    """Load the pixels; notices of what only the opened file knows."""
+    """Load the pixels; returns the notices that need the opened file."""
     try:
         notices = [*_notices_of_file(image)]
         image.load()
         return notices
-    # Decoders fail in their own ways on broken files: OSError, SyntaxError, struct.error, ...
+    # On damaged files decoders raise OSError, SyntaxError, struct.error and others.
     except Exception as error:
         _raise_broken(path, error)
 
 
 def _raise_broken(path: Path, error: Exception) -> NoReturn:
-    """End in one line, unless the fault isn't the file's."""
+    """Raise a one-line ValueError, unless the file is not at fault."""
     if isinstance(error, (MemoryError, PermissionError)):
         raise error
     raise ValueError(
@@ -190,7 +190,7 @@ def _raise_broken(path: Path, error: Exception) -> NoReturn:
 
 
 def _notices_of_file(image: Image.Image) -> Iterator[str]:
-    # Phones put further pictures behind a JPEG's own (MPO); nobody means those.
+    # Phones append further pictures to a JPEG (MPO), which are ignored without a notice.
     if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
         yield f"only the first of its {count} frames is used"
     if any(";16" in str(part[3]) for part in getattr(image, "tile", [])):
@@ -215,7 +215,7 @@ def _rgb(image: Image.Image, path: Path, notices: list[str], *, keep_alpha: bool
 
 
 def _from_16_bits(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:
-    """Grey of 16 bits; Pillow's own conversion would clip it to white instead of scaling."""
+    """Convert 16-bit grey; Pillow's own conversion would clip it to white instead of scaling."""
     grey = np.asarray(image)
     if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
         raise ValueError(

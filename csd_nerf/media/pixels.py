@@ -1,7 +1,7 @@
-"""Pixels: 8 bits and [0, 1], channels last and first, and other sizes.
+"""Conversion between 8-bit and [0, 1] images, and resizing.
 
-Pictures of 8 bits have their channels last, as files and Pillow do. Those in [0, 1], whose names
-end in `01`, have them first, as models do.
+8-bit images have their channels last, as in files and Pillow. Images in [0, 1], whose names end in
+`01`, have their channels first, as in models.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Filter = Literal["lanczos", "bilinear", "box"]
 
 
 def to_bytes(image01: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n h w c"]:
-    """Round to 8 bits; what lies outside of [0, 1] is clipped."""
+    """Convert images in [0, 1] to 8 bits, rounded; values outside are clipped."""
     return (255 * image01.clamp(0, 1)).round().byte().movedim(-3, -1)
 
 
 def to_01(pixels: UInt8[Tensor, "*n h w c"]) -> Float[Tensor, "*n c h w"]:
-    """8 bits to [0, 1]."""
+    """Convert 8-bit images to [0, 1]."""
     return pixels.movedim(-1, -3).float() / 255
 
 
@@ -36,18 +36,18 @@ def resize(
     by: Filter = "lanczos",
     wrap: bool = False,
 ) -> UInt8[Tensor, "{size[0]} {size[1]} c"]:
-    """Resize 8 bits by one of Pillow's filters, which widens where a picture shrinks.
+    """Resize an 8-bit image by one of Pillow's filters, which prevent aliasing.
 
     Args:
         image: RGB or RGBA.
-        size: Height and width to make.
+        size: Height and width of the result.
         by: The filter.
-        wrap: Whether the left and right edges meet, so that the filter looks across them.
+        wrap: Whether the left and right edges meet, so that the filter reaches across them.
     """
     height, width = image.shape[:2]
     if (height, width) == size:
         return image
-    # Lanczos' filter, the widest, reaches 3 pixels of the smaller picture.
+    # The widest filter, Lanczos, reaches 3 pixels of the smaller picture.
     beyond = math.ceil(3 * max(1, width / size[1])) + 1 if wrap else 0
     columns = torch.arange(-beyond, width + beyond) % width
     picture = Image.fromarray((image[:, columns] if wrap else image).numpy())
@@ -57,7 +57,7 @@ def resize(
 
 
 def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[Tensor, "n 3 _ _"]:
-    """Resize images in [0, 1] on their device: bicubic, without aliasing, clipped to [0, 1]."""
+    """Resize images in [0, 1] on their device, bicubic with antialiasing and clipped to [0, 1]."""
     if tuple(image01.shape[-2:]) == size:
         return image01
     resized = functional.interpolate(image01, size, mode="bicubic", antialias=True)

@@ -17,17 +17,17 @@ from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import to_bytes
 
 LABEL_HEIGHT = 18
-"""Pixels above a picture for its label."""
+"""Height in pixels of the label above a picture."""
 
 
 def enlarge(image01: Float[Tensor, "n 3 h w"], *, edge: int = 256) -> Float[Tensor, "n 3 H W"]:
-    """Repeat pixels a whole number of times, so that the longer edge comes near `edge`."""
+    """Enlarge by repeating pixels, so that the longer edge is about `edge` pixels."""
     factor = max(1, round(edge / max(image01.shape[2:])))
     return image01.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
 
 
 def label_columns(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> Float[Tensor, "n 3 H W"]:
-    """Set pictures of one size side by side, each under its name."""
+    """Put pictures of one size side by side, each labelled with its name."""
     return torch.cat([_labelled(name, images) for name, images in pictures.items()], dim=3)
 
 
@@ -40,18 +40,18 @@ def _labelled(name: str, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 
 
 
 def contact_sheet(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> UInt8[Tensor, "H W 3"]:
-    """A row for each of n images, a column for each name."""
+    """A grid of pictures: one row per image, one labelled column per name."""
     rows = label_columns(pictures)
     return to_bytes(torch.cat([rows[0], *(row[:, LABEL_HEIGHT:] for row in rows[1:])], dim=1))
 
 
 def save_contact_sheet(path: Path, pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> None:
-    """Write a `contact_sheet`."""
+    """Write the `contact_sheet` of pictures to a file."""
     write_image(path, contact_sheet(pictures))
 
 
 def save_video(path: Path, frames01: Float[Tensor, "n 3 h w"], *, fps: int = 24) -> None:
-    """Write a film that all players show: of odd sizes the last row or column is left out."""
+    """Write a film; the last row or column of an odd size is left out, for players' sake."""
     height, width = (edge // 2 * 2 for edge in frames01.shape[2:])
     with frame_writer(path, size=(height, width), fps=Fraction(fps)) as write:
         for frame01 in frames01:

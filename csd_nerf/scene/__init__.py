@@ -1,1 +1,1 @@
-"""The editing stage of a 3D scene, whatever represents the scene."""
+"""The editing stage of a 3D scene, independent of how the scene is represented."""

@@ -1,4 +1,4 @@
-"""What the user asks of the editing stage at a training step."""
+"""The user's requests to the editing stage."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from csd_nerf.core.settings import EditSettings
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What the user asks for at one training step.
+    """The user's request at one training step.
 
     Attributes:
         prompt: The instruction.
-        negative_prompt: Takes the place of the empty text.
-        source_prompt: What the photographs show.
-        settings: How views are edited.
-        edit_now: Edit a round before this step, whether one is due or not.
-        paused: Leave out rounds that are due.
-        reset: Put the photographs back in place of all edited images.
+        negative_prompt: Replaces the empty text.
+        source_prompt: Description of the photographs, for the residual dds.
+        settings: Options of the optimisation of the views.
+        edit_now: Do an editing round before this step, even if none is due.
+        paused: Skip rounds that are due.
+        reset: Replace all edited images by the photographs.
     """
 
     prompt: str
@@ -33,27 +33,27 @@ class EditRequest:
 
 @runtime_checkable
 class Controls(Protocol):
-    """Where the editing stage reads what the user wants."""
+    """Source of the user's requests to the editing stage."""
 
     def read(self, *, editing: bool) -> EditRequest:
         """Read the request of this training step; called once before every step.
 
-        A button that was pressed appears in one request only.
+        A press of a button must appear in one request only.
 
         Args:
-            editing: Whether the editing stage has begun. Before, `edit_now` is False, and a
-                button pressed for it stays pressed.
+            editing: Whether the editing stage has begun. Before that, `edit_now` must be False, and
+                a press of its button is kept until the stage begins.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FixedControls:
-    """Asks for the same at every step."""
+    """Controls that return the same request at every step."""
 
     request: EditRequest
 
     def read(self, *, editing: bool) -> EditRequest:
-        """Return the one request."""
+        """Return the request."""
         del editing
         return self.request

@@ -1,4 +1,4 @@
-"""Which step begins editing, when rounds are due, and which views they take."""
+"""Decides when the editing stage begins, when rounds are due, and which views they edit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The training steps of one run, counted on from a loaded checkpoint.
+    """The training steps of one run; their numbers continue those of a loaded checkpoint.
 
     Attributes:
-        first_edit: The first step of the editing stage; the first round comes before it.
-        end: The step after the last one.
+        first_edit: The first step of the editing stage; the first round is done before it.
+        end: The number after the last step's.
     """
 
     first_edit: int
     end: int
 
     def round_is_due(self, step: int, *, edit_every: int) -> bool:
-        """Whether a round comes before this step: the first one does, and then every n-th."""
+        """Whether a round is due before this step: before `first_edit`, then periodically."""
         return step >= self.first_edit and (step - self.first_edit) % edit_every == 0
 
 
@@ -33,14 +33,15 @@ def plan_steps(
     source_steps: int,
     edit_steps: int,
 ) -> StepPlan:
-    """Plan a fresh run, one that edits a trained scene, or a resumed one.
+    """Plan a new run, a run that edits a trained scene, or a resumed run.
 
     Args:
         first_step: The first step of this run: 0, or the one after the loaded checkpoint's.
-        first_edit: Where editing began according to the loaded checkpoint; None if it had not.
-        source_is_trained: Whether the loaded scene needs no training before it is edited.
-        source_steps: Steps of the source stage, including those of the loaded checkpoint.
-        edit_steps: Steps of the editing stage, likewise.
+        first_edit: The first step of the editing stage according to the loaded checkpoint; None if
+            editing had not begun.
+        source_is_trained: Whether the loaded scene can be edited without further training.
+        source_steps: Steps of training before editing, including those of the loaded checkpoint.
+        edit_steps: Steps of the editing stage, including those of the loaded checkpoint.
     """
     if first_edit is None:
         first_edit = first_step if source_is_trained else max(first_step, source_steps)
@@ -52,17 +53,17 @@ def draw_views(
 ) -> tuple[list[int], list[int]]:
     """Draw the views of the next round, without replacement.
 
-    Every view has its turn before any has a second one. If fewer than `count` are waiting, all of
-    these are taken, and the rest comes from a new random order of all views.
+    Every view is drawn once before any is drawn again. If fewer than `count` views are waiting,
+    all of them are drawn, and the others come from a new random order of all views.
 
     Args:
-        waiting: Views that have not had their turn yet, in the order in which they come.
-        count: Views a round; if there are fewer, all of them.
+        waiting: Views that have not been drawn in the current order, in this order.
+        count: Views per round; at most `total` are drawn.
         total: Number of views.
-        generator: Draws the new order; on the CPU.
+        generator: Source of new orders, on the CPU.
 
     Returns:
-        The views of the round, and those that wait after it.
+        The views of the round, and the views that wait after it.
     """
     count = min(count, total)
     chosen, left = list(waiting[:count]), list(waiting[count:])

@@ -1,4 +1,4 @@
-"""What the editing stage needs of a 3D scene, whatever represents it.
+"""The interface between the editing stage and a 3D scene.
 
 Images are RGB. `image01` is float32 in [0, 1], channels first; edited images are 8-bit, channels
 last. Sizes are (height, width) in pixels.
@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SceneRender:
-    """A view as the scene shows it now.
+    """A rendered view.
 
     Attributes:
         image01: Colours.
-        depth: Distance from the camera along each pixel's ray, in the scene's units.
+        depth: Distance from the camera centre along each pixel's ray, in the scene's units.
     """
 
     image01: Float[Tensor, "3 h w"]
@@ -31,15 +31,15 @@ class SceneRender:
 class Scene(Protocol):
     """A scene that is trained on photographs, which edited images can replace.
 
-    The training loop is the caller's. The `EditingStage` stands beside it: before every training
-    step it may look at the scene and hand it new images to train on.
+    The caller runs the training loop. Before every training step it calls the `EditingStage`, which
+    may render views of the scene and give it edited images to train on.
 
-    Views are numbered 0 to num_views - 1. The number of a view means the same photograph in every
-    method and in every resumed run.
+    Views are numbered 0 to num_views - 1. A number must denote the same photograph in all methods
+    of this class and in every resumed run.
 
     Example:
-        A scene that is nothing but one image a view, and the loop around it. A training step
-        brings each image halfway to what it is trained on.
+        A scene that consists of one image per view, and its training loop. A training step moves
+        each image halfway to its training image.
 
         ```python
         import torch
@@ -111,56 +111,56 @@ class Scene(Protocol):
         ...
 
     def name(self, view: int) -> str:
-        """A name by which a person finds the photograph, such as its file's."""
+        """Name of the photograph for people, such as its file name."""
         ...
 
     def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
-        """The photograph in full size, never its edit; views may differ in size."""
+        """The original photograph, never its edit, in full size; views may differ in size."""
         ...
 
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
-        """Render a training view at another size than the photograph's.
+        """Render a training view at a size that may differ from the photograph's.
 
-        The render shows what the photograph shows: focal lengths and principal point scale with
-        width and height, and the pose is the one that training uses for the photograph.
-        Rendering has no autograd graph and leaves the scene as it is.
+        The render must show what the photograph shows: scale focal length and principal point in x
+        with the width and in y with the height, and use the pose that training uses for the
+        photograph. Rendering builds no autograd graph and doesn't change the scene.
         """
         ...
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
-        """Train on these images in place of the photographs, from the next step on.
+        """From the next step on, train on these images in place of the photographs.
 
-        Views that are not named keep the image that they have.
+        Views that are not in `images` keep their current training image.
 
         Raises:
-            ValueError: If an image has not its photograph's size.
+            ValueError: If the size of an image isn't its photograph's.
         """
         ...
 
     def reset_images(self) -> None:
-        """Train on the photographs again, in all views."""
+        """From the next step on, train on the photographs of all views again."""
         ...
 
     def begin_editing(self, *, is_resumed: bool) -> None:
-        """Change what training needs to change: losses, how rays are drawn, densification.
+        """Prepare training for the editing stage: change losses, ray sampling or densification.
 
-        Called once in a process, before the first step of the editing stage.
+        Called once per process, before the first step in the editing stage.
 
         Args:
-            is_resumed: Whether the run was loaded from a checkpoint within the editing stage.
-                Otherwise the source was trained up to here: this is the moment to keep a copy of
-                it and to start the optimizers afresh.
+            is_resumed: Whether the run was loaded from a checkpoint within the editing stage. If
+                not, the scene has just been trained on the photographs: this is the moment to save
+                a copy of it and to reset the optimizers.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside the trained parameters.
+        """The state to save in a checkpoint beside the trained parameters.
 
-        These are the edited images, and counters on which training depends. Tensors, numbers,
-        strings, lists and dicts only, so that `torch.load(..., weights_only=True)` reads it.
+        It holds the edited images and all counters that training depends on, as tensors, numbers,
+        strings, lists and dicts, so that `torch.load(..., weights_only=True)` can read it.
         """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave: training then goes on as if it had never stopped."""
+        """Restore a state of `state_dict`, so that training continues as if never interrupted."""
         ...

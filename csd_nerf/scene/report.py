@@ -1,4 +1,4 @@
-"""What an editing round leaves for people to look at."""
+"""Reports of editing rounds: metrics, contact sheet and JSON file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from csd_nerf.scene.updates import Update
 
 @dataclasses.dataclass(frozen=True)
 class RoundReport:
-    """A round that was done.
+    """A finished editing round.
 
     Attributes:
-        index: Number of rounds before it.
-        step: The training step that it came before.
-        request: What was asked for.
-        update: How the views were edited.
+        index: Number of the round, counted from 0.
+        step: The training step after the round.
+        request: The user's request.
+        update: The method that edited the views.
         edits: The edited views.
         names: The views' names, in the same order.
         metrics: From `round_metrics`.
-        wants_picture: Whether people should get a contact sheet of it. It is False for most of
+        wants_picture: Whether to show and save a contact sheet. It is False for most of
             Instruct-NeRF2NeRF's many rounds of one view.
     """
 
@@ -46,10 +46,10 @@ class RoundReport:
     def save(self, folder: Path) -> Path:
         """Save a contact sheet, round_INDEX.png, and a JSON file of the same name.
 
-        The JSON file says what was asked for, and holds the metrics.
+        The JSON file holds the request and the metrics.
 
         Returns:
-            The contact sheet's file.
+            Path of the contact sheet.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"round_{self.index:03d}.png"
@@ -69,7 +69,7 @@ class RoundReport:
 
 
 def sheet_columns(edits: Mapping[int, ViewEdit]) -> dict[str, Float[Tensor, "n 3 h w"]]:
-    """Source, start and edit of every view, resampled to the first view's size."""
+    """The columns of a contact sheet: source, start and edit of every view, at one size."""
     size = next(iter(edits.values())).source01.shape[-2:]
 
     def column(name: str) -> Float[Tensor, "n 3 h w"]:
@@ -87,18 +87,18 @@ def _fitted(image01: Float[Tensor, "1 3 _ _"], size: torch.Size) -> Float[Tensor
 def round_metrics(
     edits: Mapping[int, ViewEdit], *, seconds: float, evaluations: int, evaluations_before: int
 ) -> dict[str, float]:
-    """Summarise a round.
+    """Compute the metrics of a round.
 
     Args:
         edits: The edited views.
         seconds: Wall-clock time of the round.
-        evaluations: Model evaluations of the round.
-        evaluations_before: Those of all rounds before it.
+        evaluations: Number of model evaluations of the round.
+        evaluations_before: Number of model evaluations of all rounds before it.
 
     Returns:
-        `change_from_source` and `change_from_start`, mean absolute differences of the edits in
-        [0, 1]; `views`, `seconds`, `evaluations`, and `evaluations_so_far`, which includes this
-        round's.
+        `change_from_source` and `change_from_start` (mean absolute differences between edits and
+        sources or starts, in [0, 1]), `views`, `seconds`, `evaluations`, and `evaluations_so_far`,
+        which includes this round's.
     """
     from_source = [(edit.edited01 - edit.source01).abs().mean() for edit in edits.values()]
     from_start = [(edit.edited01 - edit.start01).abs().mean() for edit in edits.values()]

@@ -1,7 +1,7 @@
 """One editing round: from photographs and renders to edited photographs.
 
-Sizes are (height, width) in pixels. Images are channels first; the finished ones, which a scene is
-trained on, are 8-bit and channels last.
+Sizes are (height, width) in pixels. Images in [0, 1] have their channels first. Finished images,
+on which the scene is trained, have 8 bits and their channels last.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ViewEdit:
 
     Attributes:
         source01: The photograph at the size at which it was edited.
-        start01: Where the edit started: a render of the scene, or the photograph.
+        start01: The image that the edit started from: a render of the scene, or the photograph.
         edited01: The result at that size.
-        image: The result at the photograph's size, which the scene is trained on.
+        image: The result at the photograph's size, on which the scene is trained.
     """
 
     source01: Float[Tensor, "3 h w"]
@@ -40,7 +40,7 @@ class ViewEdit:
 
 @dataclass(frozen=True)
 class Round:
-    """The edits of a round by view, and the model evaluations that they took."""
+    """The edits of a round by view, and their number of model evaluations."""
 
     edits: dict[int, ViewEdit]
     evaluations: int
@@ -51,11 +51,11 @@ def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int,
 
     Args:
         size: Size of the image.
-        edge: The area wanted is that of a square with this edge.
-        multiple: Height and width are multiples of this.
+        edge: Edge in pixels of a square with the wanted area.
+        multiple: Height and width of the result are multiples of this.
 
     Returns:
-        About the area wanted, in about the image's aspect ratio.
+        A size with about the wanted area and the image's aspect ratio.
     """
     scale = edge / math.sqrt(size[0] * size[1])
     height, width = (max(round(pixels * scale / multiple), 1) * multiple for pixels in size)
@@ -68,14 +68,14 @@ def finish_image(
     *,
     round_trip01: Float[Tensor, "3 h w"] | None,
 ) -> UInt8[Tensor, "H W 3"]:
-    """Bring an edit back to its photograph's size and to 8 bits.
+    """Resize an edit to its photograph's size, and convert it to 8 bits.
 
     Args:
         edited01: The edit at the prior's size.
         photograph01: The photograph in full size.
-        round_trip01: The photograph after the prior's encoder and decoder, at the edit's size.
-            With it only the difference, edited01 - round_trip01, is enlarged and added to the
-            photograph, which keeps its fine detail. None enlarges the edit itself.
+        round_trip01: The photograph after the prior's encoder and decoder, at the edit's size. If
+            given, the difference edited01 - round_trip01 is resized and added to the photograph,
+            which keeps its fine detail. If None, the edit itself is resized.
     """
     size = (photograph01.shape[1], photograph01.shape[2])
     if round_trip01 is None:
@@ -100,18 +100,18 @@ def edit_views(
 ) -> Round:
     """Edit the views of a round.
 
-    Views are edited together if their edits have the same size: csd shares scores among them.
+    Views of the same edit size are edited in one batch; csd shares scores only within a batch.
 
     Args:
         prior: The editing model.
-        photographs01: The photographs in full size, by view: source and image condition.
-        starts01: Where the edits start, by view, at the size at which they are edited. ip2p uses
-            only the size.
-        request: What is wanted.
-        update: How to edit.
-        denoising_steps: Sampling steps a view of in2n and ip2p.
-        keep_detail: Whether the photographs keep their fine detail, see `finish_image`.
-        generator: On the CPU.
+        photographs01: The photographs in full size, by view; resized, they are the source images.
+        starts01: The images to start from, by view, at the size at which to edit. Of these ip2p
+            uses only the size.
+        request: The user's request.
+        update: The method; see `edit_by`.
+        denoising_steps: Sampling steps per view, for in2n and ip2p.
+        keep_detail: Whether the photographs keep their fine detail; see `finish_image`.
+        generator: Source of randomness, on the CPU.
         progress: Label of a progress bar on stderr for csd; None means no bar.
     """
     edits: dict[int, ViewEdit] = {}
@@ -142,7 +142,7 @@ def edit_views(
 
 
 def _same_size(images: Mapping[int, Tensor]) -> list[list[int]]:
-    """Views by the size of their images."""
+    """Group views by the size of their images."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for view, image in images.items():
         groups.setdefault(tuple(image.shape), []).append(view)

@@ -1,4 +1,4 @@
-"""The editing stage: between training steps, views are edited and handed back to the scene."""
+"""The editing stage: edits views of a scene in rounds between training steps."""
 
 from __future__ import annotations
 
@@ -23,48 +23,50 @@ from csd_nerf.scene.rounds import Round, edit_views, prior_size
 from csd_nerf.scene.updates import Update
 
 PICTURE_EVERY = 100
-"""Training steps between two contact sheets of Instruct-NeRF2NeRF's many small rounds."""
+"""Least number of training steps between two contact sheets of Instruct-NeRF2NeRF's many rounds."""
 
 
 @dataclass
 class StageOptions:
-    """What is edited, when and how."""
+    """Options of the editing stage: what is edited, when and how."""
 
     prompt: str = ""
     """The instruction, such as "turn it into a sepia photograph"."""
     negative_prompt: str = ""
-    """What the edit should keep away from; takes the place of the empty text."""
+    """What the result should not show; replaces the empty text in guidance."""
     source_prompt: str = ""
-    """What the photographs show, such as "a photo of a man". The residual dds needs it; `prompt`
-    then describes the result."""
+    """Description of the photographs, such as "a photo of a man". Only the residual dds needs it;
+    the prompt then describes the result."""
     source_steps: int = 30000
-    """Steps of training on the photographs before editing. A loaded run of another method counts
-    as trained."""
+    """Steps of training on the photographs before editing begins. If a run of another method is
+    loaded, editing begins at once."""
     edit_steps: int = 15000
     """Steps of training after editing has begun."""
     edit_every: int = 2000
-    """Training steps between two editing rounds; the first comes at once."""
+    """Training steps between two editing rounds; the first is done as the editing stage begins."""
     edit_views: int = 16
-    """Views that are edited together in a round."""
+    """Number of views that are edited in a round."""
     update: Update = "csd"
-    """How a round edits its views. csd: together, by Collaborative Score Distillation. in2n: each
-    render of the scene is noised and denoised by itself, as in Instruct-NeRF2NeRF, whose paper
-    takes edit_views = 1 and edit_every = 10. ip2p: each by InstructPix2Pix from pure noise. The
-    last two use only text_scale, image_scale and max_batch of `edit`."""
+    """How a round edits its views. csd: jointly, by Collaborative Score Distillation. in2n: each
+    view independently, by adding noise to its render and denoising it, as in Instruct-NeRF2NeRF
+    (whose paper takes edit_views = 1 and edit_every = 10). ip2p: each view independently, by
+    InstructPix2Pix from pure noise. Of the options of `edit`, in2n and ip2p use only text_scale,
+    image_scale and max_batch."""
     denoising_steps: int = 20
-    """Sampling steps a view of in2n and ip2p."""
+    """Sampling steps per view, for in2n and ip2p."""
     edit: EditSettings = field(default_factory=EditSettings)
-    """How a round optimises its views."""
+    """Options of the optimisation in a round."""
     edit_size: int | None = None
-    """Views are edited at about the area of a square with this edge in pixels; None takes the size
-    that the prior was trained on."""
+    """Edge in pixels of a square whose area edited views have, at their own aspect ratio; None
+    takes the size that the prior was trained on."""
     start: Literal["render", "original"] = "render"
-    """Whether a round of csd starts from renders of the scene as it is, or from the photographs;
-    in2n always starts from renders, ip2p from neither."""
+    """What a round of csd starts from: render, the current renders of the scene, or original, the
+    photographs. in2n always starts from renders, ip2p from noise."""
     keep_detail: bool = False
-    """Whether photographs keep their fine detail: only the change is enlarged and added to them."""
+    """Keep the photographs' fine detail: only the change made by the edit is resized and added to
+    them."""
     seed: int = 0
-    """Seed of the rounds: the order of the views and the noise."""
+    """Seed of the rounds' randomness: the order of the views and the noise."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -75,21 +77,22 @@ class StageOptions:
             raise ValueError(f"source_steps can't be negative, got {self.source_steps}.")
 
     def request(self) -> EditRequest:
-        """What is asked for as long as the user changes nothing."""
+        """The request of a user who changes nothing."""
         return EditRequest(self.prompt, self.negative_prompt, self.source_prompt, self.edit)
 
 
 @dataclass
 class StageState:
-    """Where the editing stage stands.
+    """Progress of the editing stage.
 
     Attributes:
-        first_edit: The step at which it began; None before.
-        rounds: Rounds done.
-        last_round: The step before which the last round came; None before the first.
-        waiting: Views that have not had their turn yet, in the order in which they come.
-        evaluations: Model evaluations of all rounds.
-        last_picture: The step before which the last round came that wanted a contact sheet.
+        first_edit: The first step of the editing stage; None before it begins.
+        rounds: Number of rounds done.
+        last_round: The step that followed the last round; None before the first round.
+        waiting: Views that have not been drawn in the current order, in this order.
+        evaluations: Number of model evaluations of all rounds.
+        last_picture: The step that followed the last round with a contact sheet; None if there was
+            none.
     """
 
     first_edit: int | None = None
@@ -103,13 +106,13 @@ class StageState:
 class EditingStage:
     """Edits a scene's images round by round, while the caller trains the scene.
 
-    `Scene` shows the loop around it. Call `load_state_dict` first if a run is resumed, then
-    `plan_run` once, and `before_step` before every training step, outside of autocast: half
-    precision is too coarse for the kernel.
+    To resume a run, call `load_state_dict` first. Then call `plan_run` once, and `before_step`
+    before every training step. Call it outside of autocast: half precision is too coarse for the
+    kernel. The docstring of `Scene` has an example.
 
     Attributes:
-        plan: When editing begins and when training ends.
-        state: Where the stage stands.
+        plan: When editing begins and when training ends; set by `plan_run`.
+        state: Progress of the stage.
     """
 
     plan: StepPlan
@@ -125,10 +128,10 @@ class EditingStage:
         """Set up a stage that has not begun.
 
         Args:
-            scene: What is edited.
-            options: What is wanted.
-            prior: Gives the editing model; first called by the first round.
-            controls: Where to read the user's wishes; None keeps to the options.
+            scene: The scene to edit.
+            options: Options of the stage.
+            prior: Returns the editing model; first called in the first round.
+            controls: Source of the user's requests; None always takes them from the options.
         """
         self._scene, self._options, self._prior = scene, options, prior
         self._controls = controls or FixedControls(options.request())
@@ -140,7 +143,7 @@ class EditingStage:
 
         Args:
             first_step: The first step of this run: 0, or the one after the loaded checkpoint's.
-            source_is_trained: Whether the scene that was loaded needs no source stage.
+            source_is_trained: Whether the loaded scene can be edited without further training.
         """
         self.plan = plan_steps(
             first_step=first_step,
@@ -152,13 +155,13 @@ class EditingStage:
         return self.plan
 
     def before_step(self, step: int) -> RoundReport | None:
-        """Do what is due before a training step.
+        """Do everything that is due before a training step.
 
-        This puts photographs back if the user asks for it, lets the scene begin the editing stage
-        when its time has come, and edits a round if one is due or asked for.
+        If the user asks for a reset, the scene gets its photographs back. At the first step of the
+        editing stage, `Scene.begin_editing` is called. If a round is due or asked for, it is done.
 
         Returns:
-            The round, if there was one.
+            The report of the round; None if there was no round.
         """
         editing = step >= self.plan.first_edit
         request = self._controls.read(editing=editing)
@@ -176,11 +179,11 @@ class EditingStage:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, in types that `torch.load(weights_only=True)` reads."""
+        """The state for a checkpoint, in types that `torch.load(weights_only=True)` reads."""
         return {"stage": dataclasses.asdict(self.state), "scene": self._scene.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state of `state_dict`."""
         self.state = StageState(**state["stage"])
         self._scene.load_state_dict(state["scene"])
 
@@ -211,7 +214,7 @@ class EditingStage:
         return self._remember(done, request, step, waiting, seconds=perf_counter() - began)
 
     def _start01(self, view: int, photograph01: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
-        """Where the edit of a view starts, at the size at which it is edited."""
+        """The image that the edit of a view starts from, at the size at which it is edited."""
         prior, options = self._prior(), self._options
         size = prior_size(
             (photograph01.shape[1], photograph01.shape[2]),

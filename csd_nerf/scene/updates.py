@@ -1,4 +1,4 @@
-"""How the views of a round are edited: by CSD-Edit, or by the methods it is compared with."""
+"""The methods that edit the views of a round: CSD-Edit and its baselines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 
 Update = Literal["csd", "in2n", "ip2p"]
-"""CSD-Edit, Instruct-NeRF2NeRF's update, or InstructPix2Pix for each view by itself."""
+"""CSD-Edit, Instruct-NeRF2NeRF's update, or InstructPix2Pix on each view independently."""
 
 LEVELS = (0.02, 0.98)
 """Lowest and highest noise level that Instruct-NeRF2NeRF draws, as fractions of the schedule."""
@@ -34,21 +34,21 @@ def edit_by(
     """Edit views of one size.
 
     Args:
-        update: How. csd: all views together. in2n: Instruct-NeRF2NeRF's update (Haque et al.
-            2023), which noises each start at a level drawn from `LEVELS` and denoises it from
-            there. ip2p: from pure noise. The last two sample each view for itself by DDIM,
-            conditioned on its source.
+        update: The method. csd: CSD-Edit on all views jointly. in2n: Instruct-NeRF2NeRF's update
+            (Haque et al. 2023), which adds noise to each start at a random level within `LEVELS`
+            and denoises it. ip2p: InstructPix2Pix from pure noise. in2n and ip2p sample each view
+            independently by DDIM, conditioned on its source.
         prior: The editing model.
         source01: The photographs.
-        start01: Where the edits start; ip2p does not look at it.
-        request: What is wanted; in2n and ip2p use only `text_scale`, `image_scale` and
+        start01: The images to start from; ip2p ignores them.
+        request: The user's request; in2n and ip2p use only `text_scale`, `image_scale` and
             `max_batch` of its settings.
-        denoising_steps: Sampling steps a view of in2n and ip2p.
-        generator: On the CPU.
+        denoising_steps: Sampling steps per view, for in2n and ip2p.
+        generator: Source of randomness, on the CPU.
         progress: Label of a progress bar for csd; None means no bar.
 
     Returns:
-        The edited images, and the number of model evaluations that they took.
+        The edited images, and the number of model evaluations.
 
     Raises:
         FloatingPointError: If the result isn't finite.
@@ -111,6 +111,6 @@ def _sample(
 
 
 def _draw_level(prior: Prior, steps: int, generator: torch.Generator) -> float:
-    # Every step needs a timestep of its own.
+    # The level must leave at least one timestep per step.
     low, high = max(LEVELS[0], steps / prior.schedule.num_timesteps), LEVELS[1]
     return low + (high - low) * float(torch.rand((), generator=generator))

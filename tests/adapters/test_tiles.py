@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csd_nerf.adapters import tiles
-from csd_nerf.adapters.tiles import DECODE_MARGIN, TILES_A_CALL, decode_tiled, encode_tiled
+from csd_nerf.adapters.tiles import DECODE_MARGIN, TILES_PER_CALL, decode_tiled, encode_tiled
 from csd_nerf.core import DiscreteSchedule
 
 
@@ -173,7 +173,9 @@ def test_memory_is_that_of_a_row_of_tiles(height, monkeypatch):
     assert encoding.bytes <= max(latent.numel() * 4, 2 * row)
 
 
-@pytest.mark.parametrize(("max_batch", "most"), [(None, TILES_A_CALL), (100, TILES_A_CALL), (2, 2)])
+@pytest.mark.parametrize(
+    ("max_batch", "most"), [(None, TILES_PER_CALL), (100, TILES_PER_CALL), (2, 2)]
+)
 def test_few_tiles_go_through_at_a_time(max_batch, most):
     prior = PointwisePrior()
     rows = []

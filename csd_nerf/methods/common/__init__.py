@@ -1,1 +1,1 @@
-"""What all methods of ns-train share."""
+"""Code that all methods of ns-train share."""

@@ -1,4 +1,4 @@
-"""Checkpoints: found, read and loaded strictly, and written whole or not at all."""
+"""Checkpoints: finding, reading and strict loading, and atomic saving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from csd_nerf.methods.common.errors import MethodError
 
 OUR_STATE = "_extra_state"
-"""Where torch puts a module's extra state; checkpoints of nerfstudio's own methods have none."""
+"""Key of a module's extra state; checkpoints of nerfstudio's own methods have none."""
 
 
 def allow_nerfstudio_checkpoints() -> None:
@@ -42,10 +42,10 @@ def allow_nerfstudio_checkpoints() -> None:
 def find_checkpoint(
     *, load_dir: Path | None, load_step: int | None, load_checkpoint: Path | None
 ) -> Path | None:
-    """Find the file that nerfstudio's load options name; None if they name none.
+    """Find the checkpoint that nerfstudio's load options name; None if no option is set.
 
     Raises:
-        MethodError: If there is none.
+        MethodError: If there is no such checkpoint.
     """
     if load_dir is None:
         if load_checkpoint is not None and not load_checkpoint.is_file():
@@ -66,10 +66,10 @@ def find_checkpoint(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, without running code from it.
+    """Read a checkpoint; `weights_only`, so that no code in it runs.
 
     Raises:
-        MethodError: If it is not a checkpoint of nerfstudio's.
+        MethodError: If the file can't be read or is no checkpoint of nerfstudio.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -84,13 +84,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_strictly(
     model: Model, state: Mapping[str, Any], *, remedy: str, ignored: str | None = None
 ) -> None:
-    """Load a model from a pipeline's state; nerfstudio would ignore whatever does not fit.
+    """Load a model from a pipeline's state; nerfstudio itself would ignore misfits.
 
     Args:
         model: The model to load into.
-        state: State of a pipeline.
-        remedy: What the user can do if it does not fit.
-        ignored: Parameters whose name begins with this are left out.
+        state: State dict of a pipeline.
+        remedy: What the user can do if the state doesn't fit, for the message.
+        ignored: Prefix of parameters that are not loaded; None means that all are.
 
     Raises:
         MethodError: If a parameter is missing, unknown or of another shape.
@@ -117,15 +117,15 @@ def load_strictly(
 
 
 def save_whole(trainer: Trainer, folder: Path, *, save: Callable[[], None]) -> None:
-    """Save a checkpoint under a temporary name first, then move it into its folder.
+    """Save a checkpoint atomically: write it beside its folder, then move it there.
 
-    nerfstudio takes every file in the folder for a checkpoint, so an unfinished one is written
-    beside the folder.
+    nerfstudio takes every file in the folder for a checkpoint, so an unfinished one must not be
+    there.
 
     Args:
-        trainer: Whose `checkpoint_dir` the saving writes to.
-        folder: Where the checkpoint goes.
-        save: Nerfstudio's own `save_checkpoint` of this step.
+        trainer: The trainer; `checkpoint_dir` is changed while `save` runs.
+        folder: Final folder of the checkpoint.
+        save: Calls nerfstudio's own `save_checkpoint` for this step.
     """
     unfinished = trainer.base_dir / "unfinished_checkpoint"
     # A save that was killed may have left it.

@@ -1,4 +1,4 @@
-"""Mistakes in a command that are found before anything expensive begins."""
+"""Checks of the user's options before anything expensive begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from csd_nerf.methods.common.errors import MethodError
 
 
 def asked_prompt(config: TrainerConfig) -> str:
-    """The pipeline's prompt, or that of nerfstudio's own --prompt, which goes to the model."""
+    """The pipeline's prompt, or else the model's, which nerfstudio's own --prompt sets."""
     pipeline: Any = config.pipeline
     return pipeline.prompt or pipeline.model.prompt or ""
 
@@ -19,14 +19,14 @@ def asked_prompt(config: TrainerConfig) -> str:
 def check_run(
     config: TrainerConfig, *, method: str, world_size: int, prompt: str, wanted: str
 ) -> None:
-    """Check what all methods need.
+    """Check the options that all methods have.
 
     Args:
-        config: The run's.
-        method: Name of the method; there is a preset for a CPU, METHOD-tiny.
+        config: Configuration of the run.
+        method: Name of the method; METHOD-tiny must be its preset for a CPU.
         world_size: Number of devices.
-        prompt: What the user asked for.
-        wanted: What a prompt says, with an example.
+        prompt: The user's prompt.
+        wanted: What a prompt should say, with an example, for the message.
 
     Raises:
         MethodError: If there are several devices, no prompt, or no GPU where one is wanted.

@@ -18,15 +18,15 @@ from csd_nerf.scene.controls import EditRequest
 
 
 class ViewerControls(nn.Module):
-    """`Controls` of the editing stage whose values the user changes in the viewer.
+    """`Controls` of the editing stage that the user changes in the viewer.
 
     It is a module because nerfstudio looks for viewer elements among the attributes of modules.
-    Without a viewer the values stay as they are at first. The viewer changes them from threads of
-    its own, so a training step looks at them only once, in `read`.
+    Without a viewer the values never change. The viewer changes them from its own threads, so a
+    training step reads them only once, in `read`.
     """
 
     def __init__(self, request: EditRequest) -> None:
-        """Begin with a request; the panel shows its prompt and its scales."""
+        """Take the initial request; the panel shows its prompt and its scales."""
         super().__init__()
         self._request = request
         self._edit_now = False
@@ -47,7 +47,7 @@ class ViewerControls(nn.Module):
         self._reset = True
 
     def read(self, *, editing: bool) -> EditRequest:
-        """Read all values, and release the buttons; see `Controls`."""
+        """Read all values, and forget the presses of buttons; see `Controls`."""
         scales = {"text_scale": self.text_scale.value, "image_scale": self.image_scale.value}
         request = dataclasses.replace(
             self._request,
@@ -63,7 +63,7 @@ class ViewerControls(nn.Module):
         return request
 
     def show_picture(self, sheet: Path) -> None:
-        """Show the last round's contact sheet, if a viewer runs."""
+        """Show the contact sheet of the last round, if a viewer is running."""
         server = getattr(self.viewer_control, "viser_server", None)
         if server is None:
             return

@@ -1,4 +1,4 @@
-"""How a user's mistake ends a command: one line, no traceback."""
+"""Errors that end a command with one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from csd_nerf.priors import WeightsNotFoundError
 
 
 class MethodError(ValueError):
-    """A mistake in what the user asked for; the message is one line with the remedy."""
+    """A mistake in the user's options; the message is one line with the remedy."""
 
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Turn a user's mistake into the message itself and the exit status 1.
+    """Turn a user's mistake into a one-line message and exit status 1.
 
-    For the outermost layer of a command only: callers in Python should see the exception.
+    For the outermost layer of a command only: callers in Python should get the exception.
 
     Args:
-        command: Whose name comes before the message.
+        command: Name of the command, which begins the message.
     """
     try:
         yield

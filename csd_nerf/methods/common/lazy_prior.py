@@ -1,4 +1,4 @@
-"""Which prior a method uses, and when it is loaded."""
+"""The options of a method's prior, and its loading at first use."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from csd_nerf.priors import Kind, Prior
 
 @dataclass
 class PriorOptions:
-    """Which diffusion model is used, and how it runs."""
+    """Options of the diffusion model."""
 
     prior: str = "instruct-pix2pix"
     """Editing model: instruct-pix2pix, tiny (bundled), a hub id or a local folder."""
     prior_device: str | None = None
-    """Where the prior runs, such as cuda:1; None means where the scene trains."""
+    """Device of the prior, such as cuda:1; None means the device on which the scene is trained."""
     prior_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the prior."""
     prior_variant: str | None = None
-    """Which of the prior's weight files: fp16 stands for *.fp16.safetensors."""
+    """Variant of the weight files, such as fp16 for *.fp16.safetensors; None means the plain
+    files."""
 
 
 class LazyPrior:
-    """A prior that is loaded when it is first needed.
+    """A prior that is loaded at its first use.
 
-    Deliberately no `nn.Module`: as an attribute of the pipeline it would be saved with it.
+    It is not an `nn.Module`, which would be saved in the checkpoints of the pipeline.
     """
 
     def __init__(
@@ -40,12 +41,12 @@ class LazyPrior:
         device: torch.device | str,
         **load_options: Any,
     ) -> None:
-        """Name a prior.
+        """Choose a prior, without loading it.
 
         Args:
-            options: The prior's.
-            kind: Whether it edits images or makes them from texts.
-            device: Where it runs if the options don't say.
+            options: Options of the prior.
+            kind: `edit` or `text`; see `priors.load`.
+            device: Its device if the options name none.
             load_options: Further options of `priors.load`.
         """
         self._kind: Kind = kind
@@ -62,8 +63,8 @@ class LazyPrior:
         """Make sure that the weights are on disk, without loading them.
 
         Raises:
-            WeightsNotFoundError: If they can't be had.
-            MethodError: If the model is of no known family.
+            WeightsNotFoundError: If the weights can't be had, or the model is of the other kind.
+            MethodError: If the model's family is unknown.
         """
         try:
             priors.fetch(self._name, variant=self._variant, kind=self._kind)
@@ -71,10 +72,12 @@ class LazyPrior:
             raise MethodError(" ".join(str(error).split())) from None
 
     def get(self) -> Prior:
-        """Load the prior at the first call.
+        """Return the prior; the first call loads it.
 
         Raises:
-            MethodError: If the model is of another kind or needs a package that is not installed.
+            WeightsNotFoundError: If the weights can't be had, or the model is of the other kind.
+            MethodError: If the model's family is unknown, its parts don't fit together, or it needs
+                a package that is not installed.
         """
         if self._prior is None:
             try:
@@ -84,5 +87,5 @@ class LazyPrior:
         return self._prior
 
     def lend(self, prior: Prior) -> None:
-        """Use a prior that is loaded already, such as one that several runs share."""
+        """Use a prior that is loaded already, for example one that several runs share."""
         self._prior = prior

@@ -1,4 +1,4 @@
-"""The photographs of a scene, read as every other picture is."""
+"""Reads the photographs of a scene by `csd_nerf.media`, as all other pictures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from csd_nerf.media.pixels import resize
 
 
 class Photographs(InputDataset):
-    """nerfstudio's images, but whatever a file holds becomes RGB, or RGBA, of 8 bits a channel.
+    """nerfstudio's dataset of images, with every picture converted to 8-bit RGB or RGBA.
 
-    nerfstudio takes the numbers in a file as they are: the indices of a palette for grey, CMYK for
-    RGBA. Plain RGB and RGBA pictures come out as it reads them, to the last bit.
+    nerfstudio itself doesn't convert: it reads the indices of a palette as grey and CMYK as RGBA.
+    For plain RGB and RGBA pictures both give identical pixels.
     """
 
     def get_numpy_image(self, image_idx: int) -> UInt8[np.ndarray, "h w c"]:
-        """Read an image and scale it; RGBA where it has transparency.
+        """Read an image and resize it by `scale_factor`; RGBA if it has transparency.
 
         Raises:
             FileNotFoundError: If there is no file.
-            ValueError: If it isn't a picture that can be read whole.
+            ValueError: If it is not a picture or is damaged.
         """
         path = self._dataparser_outputs.image_filenames[image_idx]
         image, _ = read_image(path, keep_alpha=True, upright=self._is_upright(image_idx))
@@ -32,9 +32,9 @@ class Photographs(InputDataset):
         return image.numpy()
 
     def _is_upright(self, image_idx: int) -> bool:
-        """Whether the camera is that of the picture turned as its EXIF orientation says.
+        """Whether the camera belongs to the picture turned by its EXIF orientation.
 
-        It is not after tools such as COLMAP, which find poses for the pixels as they are stored.
+        It doesn't if a tool such as COLMAP found the pose from the pixels as they are stored.
         """
         path = self._dataparser_outputs.image_filenames[image_idx]
         height, width = image_size(path)

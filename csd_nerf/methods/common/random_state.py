@@ -1,6 +1,6 @@
-"""Global random states, kept in checkpoints so that a resumed run goes on exactly.
+"""Global random states, saved in checkpoints so that a resumed run gives the same result.
 
-They are made of tensors, lists and numbers: `torch.load(weights_only=True)` reads nothing else.
+They consist of tensors, lists and numbers, which `torch.load(weights_only=True)` can read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Read the global random states of Python, numpy and torch."""
+    """Get the global random states of Python, numpy and torch."""
     version, internal, gauss = random.getstate()
     _, keys, *rest = np.random.get_state()
     return {
@@ -25,7 +25,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Set what `random_state` read; those of GPUs only if there are as many as before."""
+    """Restore the states of `random_state`; those of GPUs only if their number is the same."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, *rest = state["numpy"]

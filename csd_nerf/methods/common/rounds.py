@@ -1,4 +1,4 @@
-"""An editing round, as nerfstudio shows it."""
+"""Shows an editing round in nerfstudio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csd_nerf.scene.report import RoundReport, sheet_columns
 
 
 def show_round(done: RoundReport, folder: Path, controls: ViewerControls) -> None:
-    """Hand a round's metrics and contact sheet to nerfstudio's writers, the viewer and a folder."""
+    """Send a round's metrics and contact sheet to nerfstudio's writers, the viewer and a folder."""
     writer.put_dict(name="Edit Round", scalar_dict=done.metrics, step=done.step)
     if not done.wants_picture:
         return

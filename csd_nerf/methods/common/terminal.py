@@ -1,4 +1,4 @@
-"""Steps and time left, as nerfstudio prints them."""
+"""The steps and the remaining time that nerfstudio prints."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _STAGE_BEGIN = "csd_stage_begin"
 
 
 def count_steps(*, begin: int, end: int) -> None:
-    """Print steps counted from `begin` on, and the time left until `end`."""
+    """From now on, print steps counted from `begin`, and the time left until step `end`."""
     writer.GLOBAL_BUFFER[_STAGE_BEGIN] = begin
     writer.GLOBAL_BUFFER["max_iter"] = end
 
 
 def forget_last_step() -> None:
-    """Leave the last step out of the mean time a step: an editing round was part of it."""
+    """Leave the last step out of the mean step time, because it included an editing round."""
     times = writer.GLOBAL_BUFFER["events"].get(EventName.ITER_TRAIN_TIME.value)
     if times is not None and len(times["buffer"]) > 1:
         times["buffer"].pop()
 
 
 class StageWriter(LocalWriter):
-    """nerfstudio's terminal writer, with steps counted within a stage."""
+    """nerfstudio's terminal writer, with steps counted from the beginning of a stage."""
 
     def _print_stats(self, latest_map: dict[str, Any], padding: str = " ") -> None:
         buffer = writer.GLOBAL_BUFFER
