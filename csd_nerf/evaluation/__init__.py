@@ -1,1 +1,1 @@
-"""How good an edit is, where its true result is known."""
+"""Measures of the quality of edits, and the commands that compute them."""

@@ -1,10 +1,10 @@
-"""Posed views with depth, as nerfstudio's transforms.json names them.
+"""Reads posed views with depth from a nerfstudio transforms.json.
 
-Two kinds of depth are known. Nerfstudio's `depth_file_path` (PNG or .npy) holds depth along the
-camera's axis, in whole numbers of `depth_unit`, a millimetre if nothing else is said, where the
-poses are in metres; 0 is unknown. That is how its data parser (`depth_unit_scale_factor`, 1e-3) and
-its depth losses (`is_euclidean_depth`, false) read them. Data sets of `csd-nerf synthetic` hold
-distances along the rays instead, in the poses' unit, and need no conversion.
+Two kinds of depth can be read. Files of nerfstudio's `depth_file_path` (PNG or .npy) hold depth
+along the camera's axis, in multiples of `depth_unit`; 0 means unknown. The default of `depth_unit`,
+1e-3, means millimetres if the poses are in metres. This is how nerfstudio's data parser
+(`depth_unit_scale_factor`, 1e-3) and its depth losses (`is_euclidean_depth`, false) read them. Data
+sets of `csd-nerf synthetic` hold distances along the rays instead, in the unit of the poses.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ _LENS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 
 @dataclass(frozen=True)
 class Views:
-    """Where the cameras of a capture stand, and how far each pixel is away."""
+    """Camera poses, intrinsics and depth files of a capture."""
 
     camera_to_world: Float[Tensor, "n 3 4"]
-    """OpenGL axes."""
+    """Camera-to-world matrices, OpenGL axes."""
     lens: Float[Tensor, "n 6"]
     """fx, fy, cx, cy, width, height in pixels of the original photographs."""
     depth: tuple[Path, ...]
-    """A file a view."""
+    """One depth file per view."""
     depth_unit: float | None
-    """Poses' units a step of a depth file; None: the files hold distances along the rays."""
+    """Length of one step of a depth file, in the unit of the poses. None means that the files hold
+    distances along the rays, in the unit of the poses."""
 
     def intrinsics(self, size: tuple[int, int]) -> Float[Tensor, "n 4"]:
-        """fx, fy, cx, cy for images of this height and width."""
+        """fx, fy, cx, cy in pixels for images of this height and width."""
         height, width = size
         scale = torch.tensor([width, height]) / self.lens[:, 4:]
         return self.lens[:, :4] * scale.repeat(1, 2)
@@ -55,10 +56,10 @@ class Views:
 
         Raises:
             FileNotFoundError: If the view's depth file is missing.
-            ValueError: If it can't be read.
+            ValueError: If the file can't be read.
         """
         depth = _read_depth(self.depth[view])
-        # Between pixels of different depth there is often nothing: no value is interpolated.
+        # Nearest neighbour: at the edge of an object there is no surface at a depth in between.
         depth = torch.nn.functional.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
         if self.depth_unit is None:
             return depth
@@ -67,13 +68,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Capture:
-    """The photographs of a transforms.json in the natural order of their names."""
+    """The photographs of a transforms.json, in natural order of their names."""
 
     images: tuple[Path, ...]
     views: Views | None
-    """None: cross-view consistency can't be measured."""
+    """Poses and depth; None if cross-view consistency can't be measured."""
     obstacle: str = ""
-    """Why it can't."""
+    """Reason why `views` is None."""
 
 
 def read_capture(folder: Path, *, depth_unit: float = 1e-3) -> Capture:
@@ -81,7 +82,7 @@ def read_capture(folder: Path, *, depth_unit: float = 1e-3) -> Capture:
 
     Args:
         folder: A data set of nerfstudio or of `csd-nerf synthetic`.
-        depth_unit: Poses' units a step of nerfstudio's depth files.
+        depth_unit: Length of one step of nerfstudio's depth files, in the unit of the poses.
 
     Raises:
         ValueError: If the file is damaged or names no frames.
@@ -123,7 +124,7 @@ def _depth_files(
 
 
 def _obstacle(frames: list[dict[str, Any]], *, found: bool) -> str:
-    """What keeps pixels from being put into space; empty if nothing does."""
+    """Reason why pixels can't be projected into space; empty if they can."""
     if not found:
         return "it needs a depth_file_path for every frame of the source's transforms.json"
     needed = (*_LENS, "transform_matrix")

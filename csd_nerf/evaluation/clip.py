@@ -1,7 +1,7 @@
-"""CLIP similarities of images and texts, by OpenCLIP.
+"""CLIP similarities of images and texts, with OpenCLIP's networks.
 
-All measures are cosines c(a, b) = <a, b> / (|a| |b|) of CLIP's features, in [-1, 1], higher is
-better unless a docstring says otherwise. The networks are OpenCLIP's own; it is imported late.
+All measures are means of cosines c(a, b) = <a, b> / (|a| |b|) of CLIP features, in [-1, 1]; higher
+is better. OpenCLIP is imported late.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 DEFAULT_MODEL = "ViT-bigG-14"
-"""What the paper evaluates with (Appendix B)."""
+"""The model with which the paper evaluates (Appendix B)."""
 _TAGS = {DEFAULT_MODEL: "laion2b_s39b_b160k"}
-"""Published weights, where OpenCLIP lists several and its first aren't meant."""
+"""Published weights of models for which the first that OpenCLIP lists are not the ones to use."""
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = (
     "open_clip_model.safetensors",
@@ -30,7 +30,7 @@ _WEIGHTS = (
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP model that features are taken from."""
+    """A CLIP model with its tokenizer."""
 
     name: str
     model: Any
@@ -42,27 +42,26 @@ class Clip:
     def image_features(
         self, image01: Float[Tensor, "n 3 h w"], max_batch: int = 16
     ) -> Float[Tensor, "n d"]:
-        """Features of unit length, on the CPU.
+        """Features of images, of unit length, on the CPU.
 
-        Images are shown as CLIP was trained on them: the shorter edge is resized (bicubic,
-        without aliasing) and the middle square is cut out, so that what lies at the ends of a
-        wide picture doesn't count.
+        Images are preprocessed as in CLIP's training: the shorter edge is resized (bicubic,
+        antialiased) and the central square is cropped. So the ends of a wide picture are ignored.
 
         Args:
             image01: Images in [0, 1], of any size.
-            max_batch: Most images a call.
+            max_batch: Largest number of images per call.
         """
         parts = (self.preprocess(part.to(self.device)) for part in image01.split(max_batch))
         return torch.cat([normalize(self.model.encode_image(part)).cpu() for part in parts])
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Float[Tensor, "k d"]:
-        """Features of unit length, on the CPU."""
+        """Features of texts, of unit length, on the CPU."""
         tokens = self.tokenizer(texts).to(self.device)
         return normalize(self.model.encode_text(tokens)).cpu()
 
     def preprocess(self, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
-        """Resize, cut out and normalise, as the model's own transform of PIL images does."""
+        """Resize, crop and normalise, as the model's own transform of PIL images does."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2.functional import center_crop, resize
 
@@ -81,17 +80,17 @@ class Clip:
 
 
 def load_clip(name: str = DEFAULT_MODEL, *, device: str | torch.device = "cpu") -> Clip:
-    """Load a CLIP model that was fetched before, as the diffusion models are.
+    """Load a CLIP model whose weights are on disk already; it is not downloaded.
 
     Args:
-        name: A model that OpenCLIP knows, or a folder as OpenCLIP publishes them on the hub:
-            open_clip_config.json and its weights. Of a known model's weights the first that
-            OpenCLIP lists are taken; for the default laion2b_s39b_b160k (the paper names none).
-        device: Where to.
+        name: Name of a model in OpenCLIP, or a folder in the layout of OpenCLIP's repositories on
+            the hub: open_clip_config.json and weights. For a name, the first weights that OpenCLIP
+            lists are used, for the default laion2b_s39b_b160k (the paper doesn't name its weights).
+        device: Device of the model.
 
     Raises:
-        ValueError: If OpenCLIP doesn't know the name, or the folder holds no plain CLIP.
-        FileNotFoundError: If the weights aren't there.
+        ValueError: If OpenCLIP doesn't know the name, or the folder's model isn't a plain CLIP.
+        FileNotFoundError: If the weights are not there.
     """
     if Path(name).is_dir():
         model, tokenizer = _from_folder(Path(name))
@@ -115,7 +114,7 @@ def _from_name(name: str) -> tuple[Any, Any]:
 
 
 def _require_weights(name: str, tag: str, config: dict[str, Any]) -> None:
-    """Look for the weights before anything is built: that of the default takes a minute."""
+    """Check that the weights are there before building the model, which can take a minute."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, file = config.get("hf_hub", "").rpartition("/")
@@ -173,10 +172,10 @@ def directional_similarity(
     source_text: Float[Tensor, "1 d"],
     edited_text: Float[Tensor, "1 d"],
 ) -> float:
-    """Whether images changed as their captions did: mean c(edited_i - source_i, t' - t).
+    """CLIP directional similarity: mean c(edited_i - source_i, edited_text - source_text).
 
-    Gal et al. 2022 (StyleGAN-NADA); the paper's CLIP directional similarity. An image that didn't
-    change counts 0.
+    It measures whether images changed in the direction of their captions (Gal et al. 2022,
+    StyleGAN-NADA). An unchanged image counts as 0.
 
     Args:
         source: Features of the sources, of unit length.
@@ -188,12 +187,12 @@ def directional_similarity(
 
 
 def image_consistency(edited: Float[Tensor, "n d"]) -> float:
-    """How alike consecutive frames or views are: mean c(edited_i, edited_(i+1)).
+    """Similarity of consecutive frames or views: mean c(edited_i, edited_(i+1)).
 
     The paper's CLIP image consistency (Section 4.2).
 
     Raises:
-        ValueError: If there are less than two.
+        ValueError: If there are fewer than two images.
     """
     if len(edited) < 2:
         raise ValueError(f"CLIP image consistency needs at least 2 images, got {len(edited)}.")
@@ -201,13 +200,13 @@ def image_consistency(edited: Float[Tensor, "n d"]) -> float:
 
 
 def image_similarity(source: Float[Tensor, "n d"], edited: Float[Tensor, "n d"]) -> float:
-    """How much of the source an edit keeps: mean c(source_i, edited_i) (Section 4.1).
+    """Similarity of edits and sources: mean c(source_i, edited_i) (Section 4.1).
 
-    1 also for an edit that changes nothing: read it beside the directional similarity.
+    It is 1 for an edit that changes nothing, so read it together with the directional similarity.
     """
     return float(torch.cosine_similarity(source, edited).mean())
 
 
 def text_similarity(edited: Float[Tensor, "n d"], text: Float[Tensor, "1 d"]) -> float:
-    """How well images fit a text: mean c(edited_i, text) (Hessel et al. 2021, without scale)."""
+    """Similarity of images and a text: mean c(edited_i, text) (Hessel et al. 2021, unscaled)."""
     return float(torch.cosine_similarity(edited, text).mean())

@@ -1,4 +1,4 @@
-"""An edited scene against the true edit, on views that were held out from training."""
+"""Compares an edited scene with the true edit, on views held out from training."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
 
 FRAMES_BETWEEN_VIEWS = 5
-"""Frames of the video from one held-out view to the next."""
+"""Number of frames of the video from one held-out view to the next."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out views of a run: photographs, true edits, and renders of both scenes."""
+    """Held-out views of a run: photographs, true edits, renders before and after the edit."""
 
     photograph01: Float[Tensor, "n 3 h w"]
     truth01: Float[Tensor, "n 3 h w"]
@@ -47,16 +47,16 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     Args:
         load_config: The run's config.yml.
         output: Folder for before_after.mp4, contact_sheet.png and metrics.json.
-        edit: Name or wording of a known edit. A look is applied to the held-out photographs
-            themselves; other edits need the data set's own `edited` folder. None means the
-            run's prompt.
+        edit: Name or wording of a known edit; None means the run's prompt. A look is applied to
+            the held-out photographs; other edits need the data set's `edited` folder.
 
     Returns:
-        What metrics.json holds: `psnr_source` and `psnr_edited` in dB (held-out views against
-        the true edit), their difference `psnr_gain`; `cross_view_source` and `cross_view_edited`,
-        the cross-view error of neighbouring frames of the video by each scene's own depth, see
-        `cross_view_error`, with the share of pixels that it compares in `cross_view_seen_source`
-        and `cross_view_seen_edited`; and the settings.
+        The contents of metrics.json: `psnr_source` and `psnr_edited` (held-out renders before and
+        after the edit against the true edit, in dB) and their difference `psnr_gain`;
+        `psnr_source_to_photograph` (in dB); `cross_view_source` and `cross_view_edited`, the
+        `cross_view_error` of neighbouring frames of the video by each scene's own depth, and
+        `cross_view_seen_source` and `cross_view_seen_edited`, the share of pixels compared; and the
+        settings.
 
     Raises:
         ValueError: If the true edit is not known.
@@ -117,7 +117,7 @@ def _require_edited_run(config: TrainerConfig) -> TrainerConfig:
 
 
 def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], list[Path]]:
-    """Cameras and photographs of the evaluation split, at the size that the run works at."""
+    """Cameras, photographs and file names of the evaluation split, at the run's image size."""
     dataset = pipeline.datamanager.eval_dataset
     rows = [dataset.get_image_float32(i)[..., :3] for i in range(len(dataset))]
     sizes = sorted({tuple(row.shape[:2]) for row in rows})
@@ -131,12 +131,12 @@ def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], l
 def true_edit(
     edit: Edit, photograph01: Float[Tensor, "n 3 h w"], names: Sequence[Path], *, data: Path
 ) -> Float[Tensor, "n 3 h w"]:
-    """True edits of views: the data set's own, or a look applied to the photographs.
+    """True edits of views: those in the data set, or a look applied to the photographs.
 
     Args:
-        edit: What was asked for.
+        edit: The edit.
         photograph01: The unedited views.
-        names: Their files; the data set's own edits are called the same.
+        names: Their files; the data set's edits have the same names.
         data: The data set's folder, or its transforms.json.
 
     Raises:
@@ -159,7 +159,7 @@ def _read(path: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:
 
 
 def _load_source(pipeline: Any, folder: Path) -> Path:
-    """Put the run's unedited scene into the pipeline."""
+    """Load the run's unedited scene into the pipeline; returns the checkpoint's path."""
     checkpoints = sorted(folder.glob("step-*.ckpt"))
     if not checkpoints:
         raise FileNotFoundError(
@@ -176,7 +176,8 @@ def _agreement(
 ) -> dict[str, float | None]:
     """Cross-view error of renders, and the share of pixels that it compares.
 
-    The video's cameras are taken, for they are near each other, and free of lens distortion.
+    The renders are those of the video, whose cameras are close to each other and have no lens
+    distortion.
     """
     lens = torch.cat([path.fx, path.fy, path.cx, path.cy], dim=1).cpu()
     result = cross_view_error(image01, distance, path.camera_to_worlds.cpu(), lens)

@@ -1,4 +1,4 @@
-"""An edit beside its source and its truth: whole, and frame by frame, as measures see it."""
+"""The arguments of measures: an edit with its source and its truth, whole or by frames."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from csd_nerf.synthetic.edits import Edit
 
 @dataclass(frozen=True)
 class CrossView:
-    """Cross-view errors of neighbouring views, see `cross_view_error`.
+    """Cross-view errors of neighbouring views; see `cross_view_error`.
 
     Attributes:
-        source: Mean error of the source over the compared pixels; NaN if none was compared.
-        edited: The same of the edit.
-        seen: Share of the pixels that were compared.
+        source: Mean error of the source over all compared pixels; NaN if none was compared.
+        edited: Mean error of the edit over the same pixels.
+        seen: Share of the pixels that were compared, in [0, 1].
     """
 
     source: float
@@ -37,29 +37,30 @@ class CrossView:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One edit and what it is measured against; what several measures share is computed once."""
+    """One edit with its references; values that several measures need are computed once."""
 
     source: ImageSequence
     edited: ImageSequence
     networks: Networks
     truth: ImageSequence | Edit | None = None
-    """The true edit: frames, or a look to be applied to the source."""
+    """The true edit: frames, or a look to apply to the source; None if not known."""
     captions: tuple[str, str] | None = None
-    """What the source shows, and what the edit should show."""
+    """Descriptions of the source and of the wanted edit; None if not given."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """From the record beside the edit, see `read_facts`."""
+    """Facts in the record beside the edit; see `read_facts`."""
     device: str = "cpu"
+    """Device to which samples are moved."""
 
     @property
     def truth_size(self) -> tuple[int, int] | None:
-        """Height and width of the true edit; a look has those of the source."""
+        """Height and width of the true edit; for a look those of the source, without truth None."""
         if self.truth is None:
             return None
         return self.source.size if isinstance(self.truth, Edit) else self.truth.size
 
     @cached_property
     def borders(self) -> tuple[Borders, int] | None:
-        """Borders of the windows of an edited picture, see `find_borders`."""
+        """Borders of the windows of a single edited picture; see `find_borders`."""
         return find_borders(dict(self.facts)) if self.edited.count == 1 else None
 
     @property
@@ -81,7 +82,7 @@ class Comparison:
 
     @cached_property
     def cross_view(self) -> CrossView:
-        """Agreement of neighbours in the order of the names; two views at a time are held."""
+        """Cross-view errors of neighbours in the order of names; two views at a time in memory."""
         views, size = self.source.views, self.source.size
         assert views is not None
         lens = views.intrinsics(size)
@@ -109,13 +110,16 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The same frame, or two consecutive frames, of all that is compared; sizes may differ."""
+    """The same frame, or pair of consecutive frames, of source, edit and truth.
+
+    Sizes may differ.
+    """
 
     comparison: Comparison
     source01: Float[Tensor, "n 3 source_h source_w"]
     edited01: Float[Tensor, "n 3 edited_h edited_w"]
     known01: Float[Tensor, "n 3 truth_h truth_w"] | None
-    """The true edit, if it is known."""
+    """The true edit; None if it is not known."""
 
     @property
     def truth01(self) -> Float[Tensor, "n 3 truth_h truth_w"]:
@@ -125,7 +129,7 @@ class Sample:
 
     @cached_property
     def at_work_size(self) -> Sample:
-        """The same at the size at which it was edited, where the edit's record tells it."""
+        """The sample resized to the size of the edit; unchanged if the record doesn't hold it."""
         facts, truth = dict(self.comparison.facts), self.comparison.truth
         if "work_size" not in facts:
             return self
@@ -136,7 +140,7 @@ class Sample:
         return Sample(self.comparison, source01, edited01, known01)
 
     def and_next(self, following: Sample) -> Sample:
-        """Two consecutive frames as one sample."""
+        """Concatenate this sample and the following one to a pair."""
         known01 = None
         if self.known01 is not None and following.known01 is not None:
             known01 = torch.cat([self.known01, following.known01])
@@ -149,7 +153,7 @@ class Sample:
 
 
 def samples(comparison: Comparison) -> Iterator[Sample]:
-    """The frames of a comparison, one at a time, on its device."""
+    """Samples of all frames of a comparison, one at a time, on its device."""
     truth, device = comparison.truth, comparison.device
     truths = truth if isinstance(truth, ImageSequence) else itertools.repeat(None)
     for source01, edited01, truth01 in zip(

@@ -1,8 +1,7 @@
-"""How well an edit agrees with itself: across windows, at the border, from frame to frame.
+"""Measures of an edit's consistency: across windows, at the border, from frame to frame.
 
-All measures take images in [0, 1]. e = edited - truth is the error; where the truth isn't known
-for a picture, a look applied to the original serves. Differences are absolute, averaged over
-channels and places, and lie in [0, 1] for images and in [0, 2] for errors.
+All images are in [0, 1]. e = edited - truth is the error. |x| is the absolute value, and a mean is
+taken over channels and pixels.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Borders:
-    """Where windows begin and end, without the image's own edges.
+    """Rows and columns at which windows begin or end, without the image's edges.
 
-    A border at k lies between pixel k - 1 and pixel k.
+    A border at k lies between the pixels k - 1 and k.
     """
 
     rows: tuple[int, ...]
@@ -41,7 +40,8 @@ def window_borders(
         window: Height and width in cells.
         canvas: Height and width in cells.
         cell_size: Pixels along a cell's edge.
-        wrap: Columns run round; then a border may lie at 0, between the last column and the first.
+        wrap: Whether the left and right edges meet; a border may then lie at 0, between the last
+            and the first column.
     """
 
     def lines(starts: Iterable[int], extent: int, length: int, around: bool) -> tuple[int, ...]:
@@ -62,21 +62,22 @@ def seam_step(
     *,
     period: int = 1,
 ) -> float:
-    """How much more the error jumps across windows' borders than elsewhere.
+    """How much more the error jumps across borders of windows than elsewhere.
 
-    For columns: mean |e(x) - e(x - 1)| over the borders x, minus the same over all other x that
-    are multiples of `period`; rows likewise; the mean of both. An axis on which there is no
-    border, or nothing else, doesn't count.
+    For columns it is the mean of |e(x) - e(x - 1)| over the borders x, minus the mean over all
+    other x that are multiples of `period`. The result is the mean over columns and rows. An axis
+    without borders, or without other places, is left out.
 
     Args:
         edited01: The edit.
         truth01: The true edit.
-        borders: Where windows begin and end.
-        period: Pixels along a latent cell's edge: jumps are then compared with those between
-            other cells, so that the autoencoder's grid doesn't count as a seam.
+        borders: Borders of the windows, in pixels.
+        period: Distance in pixels of the places to compare with. With the edge of a latent cell,
+            jumps at borders are compared with jumps between other cells, so that the autoencoder's
+            grid doesn't count as a seam.
 
     Returns:
-        0 without seams; positive where windows can be told apart; smaller is better.
+        About 0 without seams, positive with visible seams; smaller is better.
 
     Raises:
         ValueError: If no axis has both borders and other places.
@@ -98,7 +99,7 @@ def seam_step(
 def _excess(
     error: Float[Tensor, "3 H W"], borders: tuple[int, ...], period: int, *, axis: int
 ) -> float | None:
-    """Mean jump at the borders minus that elsewhere; None where either is empty."""
+    """Mean jump at the borders minus mean jump elsewhere; None if there are no such places."""
     other = 3 - axis
     jumps = (error - error.roll(1, dims=axis)).abs().mean(dim=(0, other))
     elsewhere = [k for k in range(period, len(jumps), period) if k not in borders]
@@ -109,10 +110,10 @@ def _excess(
 
 @dataclass(frozen=True)
 class BorderPsnr:
-    """PSNR to the truth in dB by place; higher is nearer."""
+    """PSNR to the truth in dB in parts of the image; higher is better."""
 
     corners: float
-    """Within the margin of two edges that meet."""
+    """Within the margin of two adjacent edges."""
     border: float
     """Within the margin of any edge, corners included."""
     interior: float
@@ -131,9 +132,9 @@ def border_psnr(
     Args:
         edited01: The edit.
         truth01: The true edit.
-        margin: Pixels from an edge that count as border.
-        wrap: Left and right edges meet, so that they are no edges; there are no corners then,
-            and `corners` is that of the border.
+        margin: Width of the border in pixels.
+        wrap: Whether the left and right edges meet. They then don't count as edges, and since there
+            are no corners, `corners` is equal to `border`.
 
     Raises:
         ValueError: If the margin leaves no interior.
@@ -163,25 +164,26 @@ def _psnr_where(squared: Float[Tensor, "H W"], mask: Bool[Tensor, "H W"]) -> flo
 
 
 def flicker(edited01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
-    """Mean |D edited - D truth| with D the difference of consecutive frames.
+    """Mean |D edited - D truth|, where D is the difference of consecutive frames.
 
-    0 means that the edit changes from frame to frame exactly as the truth does, even where it is
-    wrong all along; smaller is better.
+    0 means that the edit changes from frame to frame exactly as the truth does; an error that is
+    the same in all frames doesn't count. Smaller is better.
 
     Raises:
-        ValueError: If there are less than two frames.
+        ValueError: If there are fewer than two frames.
     """
     return float((_changes(edited01) - _changes(truth01)).abs().mean())
 
 
 def extra_change(edited01: Float[Tensor, "n 3 h w"], source01: Float[Tensor, "n 3 h w"]) -> float:
-    """Mean |D edited| - mean |D source|: consecutive frames' difference beyond the original's.
+    """Mean |D edited| - mean |D source|, where D is the difference of consecutive frames.
 
-    Needs no truth, but a look that raises contrast makes it positive without any flicker and one
-    that lowers contrast hides flicker: read it beside the same measure of the true edit.
+    It needs no truth. But an edit that raises contrast makes it positive without any flicker, and
+    an edit that lowers contrast hides flicker. So compare it with the same measure of the true
+    edit.
 
     Raises:
-        ValueError: If there are less than two frames.
+        ValueError: If there are fewer than two frames.
     """
     return float(_changes(edited01).abs().mean() - _changes(source01).abs().mean())
 

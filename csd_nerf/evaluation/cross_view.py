@@ -1,8 +1,9 @@
-"""Whether views of one scene show the same colours at the same places, by their depth and poses.
+"""Measures whether views of a scene have the same colours at the same points of space.
 
-Cameras: OpenGL and nerfstudio axes (x right, y up, looking along -z), pinhole, without distortion.
-Image coordinates: x right, y down, in pixels; the centre of the first pixel is at (0.5, 0.5).
-Distances are Euclidean, from the camera's centre along the pixel's ray.
+Views are warped onto each other by depth and pose. Cameras have OpenGL axes as in nerfstudio (x
+right, y up, looking along -z) and are pinholes without distortion. Image coordinates are in pixels,
+x right and y down; the centre of the first pixel is at (0.5, 0.5). Distances are Euclidean, from
+the camera's centre along the pixel's ray.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _PIXELS_AT_ONCE = 2**20
-"""Bounds the memory of a batch of pairs."""
+"""Pixels of the pairs that are warped together; bounds the memory."""
 
 
 @dataclass(frozen=True)
 class CrossViewError:
-    """How far views of one scene disagree.
+    """Disagreement between views of one scene.
 
     Attributes:
-        error: Mean absolute difference of colour over the pixels that two views see and over the
-            channels, in [0, 1], lower is better; NaN if no pixel is seen twice.
-        seen: Share of all pixels of the pairs, in [0, 1], that were compared.
+        error: Mean absolute difference of colours, over channels and over all pixels that both
+            views of a pair see; in [0, 1], lower is better. NaN if there is no such pixel.
+        seen: Share of the pairs' pixels that were compared, in [0, 1].
     """
 
     error: float
@@ -43,23 +44,24 @@ def cross_view_error(
 ) -> CrossViewError:
     """Warp views onto each other by depth and pose, and compare their colours.
 
-    Each pixel p of a view i is put into space at its distance and projected into the other view j
-    of its pair, to the place q at the distance r from j's camera. It counts as seen by both if
-    |d_j(q) - r| <= tolerance r, with d_j the distance of j; its error is |c_i(p) - c_j(q)|. Both
-    views of a pair are warped, so their order doesn't matter. Values between pixels are bilinear:
-    fine texture leaves some error even where nothing disagrees, which the same measure of the
-    unedited views shows, and so do reflections. This is the warping error of Lai et al.,
-    "Learning Blind Video Temporal Consistency" (2018), with the scene's geometry in place of
-    optical flow and absolute in place of squared differences.
+    Each pixel p of a view i is projected, by its distance, into the other view j of its pair, to
+    the image point q at the distance r from j's camera. Both views see the point if
+    |d_j(q) - r| <= tolerance r, where d_j are the distances of j; the error is then
+    |c_i(p) - c_j(q)|. Both views of a pair are warped, so their order doesn't matter.
+
+    Values between pixels are interpolated bilinearly. So fine texture, and also reflections, give
+    some error even in consistent views; compare with the same measure of the unedited views. This
+    is the warping error of Lai et al., "Learning Blind Video Temporal Consistency" (2018), with the
+    scene's geometry instead of optical flow and absolute instead of squared differences.
 
     Args:
         image01: Views, in [0, 1].
-        distance: Distance of what each pixel shows, in the poses' unit. Pixels where it is
-            infinite, NaN or not positive, such as the sky, are never compared.
-        camera_to_world: Rotation and position of each view.
+        distance: Distance of each pixel's surface along its ray, in the unit of the poses. Pixels
+            with infinite, NaN or non-positive distance, such as the sky, are not compared.
+        camera_to_world: Rotation and position of each view's camera.
         intrinsics: fx, fy, cx, cy of each view in pixels.
-        pairs: Which views are compared; None means each view with the next one.
-        tolerance: Largest relative difference of distances at one place.
+        pairs: The pairs of views to compare; None means each view with the next one.
+        tolerance: Largest relative difference of distances for pixels that show the same point.
 
     Raises:
         ValueError: If there is no pair, or a pair isn't of two different views.
@@ -99,9 +101,9 @@ def _checked(pairs: Sequence[tuple[int, int]], views: int) -> Int[Tensor, "p 2"]
 def ray_lengths(
     height: int, width: int, intrinsics: Float[Tensor, "n 4"]
 ) -> Float[Tensor, "n h w"]:
-    """Distance from the camera to the plane z = -1 through each pixel's centre.
+    """Distance from the camera to the plane z = -1 along each pixel's ray.
 
-    A depth along the camera's axis times this is the distance along the pixel's ray.
+    It converts depth along the camera's axis to distance along the ray: distance = depth * this.
     """
     return _directions(height, width, intrinsics).norm(dim=-1)
 
@@ -109,7 +111,7 @@ def ray_lengths(
 def _directions(
     height: int, width: int, intrinsics: Float[Tensor, "n 4"]
 ) -> Float[Tensor, "n h w 3"]:
-    """Rays through the pixels' centres in camera axes, up to the plane z = -1."""
+    """Vectors in camera axes from the camera to the plane z = -1, through the pixels' centres."""
     fx, fy, cx, cy = (value[:, None, None] for value in intrinsics.unbind(1))
     at = {"dtype": intrinsics.dtype, "device": intrinsics.device}
     x = (torch.arange(width, **at) + 0.5 - cx) / fx
@@ -123,7 +125,7 @@ def _points(
     camera_to_world: Float[Tensor, "b 3 4"],
     intrinsics: Float[Tensor, "b 4"],
 ) -> Float[Tensor, "b h w 3"]:
-    """Where the pixels lie in the world."""
+    """World coordinates of the pixels' surface points."""
     height, width = distance.shape[1:]
     rays = torch.nn.functional.normalize(_directions(height, width, intrinsics), dim=-1)
     local = distance[..., None] * rays
@@ -136,7 +138,7 @@ def _project(
     camera_to_world: Float[Tensor, "b 3 4"],
     intrinsics: Float[Tensor, "b 4"],
 ) -> tuple[Float[Tensor, "b h w 2"], Float[Tensor, "b h w"]]:
-    """Image coordinates of points, and their distance; NaN behind the camera."""
+    """Image coordinates of world points (NaN behind the camera), and distances to the camera."""
     rotation, position = camera_to_world[..., :3], camera_to_world[:, None, None, :, 3]
     local = torch.einsum("bji,bhwj->bhwi", rotation, points - position)
     depth = torch.where(local[..., 2] < 0, -local[..., 2], torch.nan)

@@ -1,4 +1,4 @@
-"""The demonstration: a sample scene, its edit by `ns-train csd-edit-tiny`, before and after."""
+"""The demonstration: makes a sample scene, edits it by `ns-train csd-edit-tiny`, measures it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from csd_nerf.synthetic.options import SceneSettings
 
 
 def run_demo(settings: DemoSettings) -> None:
-    """Make a scene, train and edit it with the real command, and measure the result.
+    """Make a scene, train and edit it with `ns-train`, and measure the result.
 
     Args:
-        settings: What to make; its `output` is a folder that is made anew: before_after.mp4,
-            contact_sheet.png, metrics.json, the data set and nerfstudio's run.
+        settings: The settings. The folder `output` gets before_after.mp4, contact_sheet.png,
+            metrics.json, the data set and nerfstudio's run; earlier ones are replaced.
 
     Raises:
         ValueError: If the edit is unknown.
@@ -64,6 +64,6 @@ def _train(output: Path, prompt: str, options: Sequence[str]) -> Path:
 
 
 def _copy_rounds(run: Path, output: Path) -> None:
-    """Bring the contact sheets of the editing rounds to where the other pictures are."""
+    """Copy the contact sheets of the editing rounds to the output folder."""
     for index, sheet in enumerate(sorted(run.rglob("round*.png"))):
         shutil.copy(sheet, output / f"round_{index + 1}.png")

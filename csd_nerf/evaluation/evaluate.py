@@ -1,4 +1,4 @@
-"""What `csd-nerf evaluate` runs: several edits of one source, measured side by side."""
+"""Runs `csd-nerf evaluate`: measures one or more edits of one source."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from csd_nerf.synthetic.edits import Edit, find_edit
 
 _PACKAGES = ("csd_nerf", "torch", "torchvision", "scikit-image", "lpips", "open_clip_torch")
 _DIGITS = 5
-"""Of the values in the files."""
+"""Decimal places of the values in the JSON file."""
 
 
 def run_evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> str:
-    """Measure edits and write the JSON file, and beside it .csv, .md, .tex and .png.
+    """Measure edits, and write the results as .json, .csv, .md, .tex and .png.
 
     Args:
-        settings: What to measure. The plot shows the measures that say which edit is better.
-        note: Told, in a line each, what is left out for weights that are missing or for sizes
-            that differ.
+        settings: The settings. The plot (.png) shows the measures with a better direction.
+        note: Called with one line for each network that can't be loaded, and for each difference of
+            sizes, because of which measures are left out.
 
     Returns:
         The table in markdown.
@@ -71,9 +71,9 @@ def evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> dict
     """Measure edits; see `run_evaluate`.
 
     Returns:
-        `settings`, `versions`, and `runs`: for each edit's name its path, number of frames, size
-        (width, height), the `values` by the keys of `MEASURES`, and in `left_out` the measures
-        that could not be made, with the reasons.
+        `settings`, `versions`, and `runs`. `runs` holds for each edit's name its path `edited`, the
+        number of `frames`, `size` (width, height), `values` by the keys of `MEASURES`, and
+        `left_out`, the reasons by the keys of the measures that were left out.
     """
     find_device(settings.device)
     networks = Networks(
@@ -105,9 +105,10 @@ def evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> dict
 
 
 def _comparisons(settings: EvaluateSettings, networks: Networks) -> list[Comparison]:
-    """Open all inputs and check that they have as many frames.
+    """Open all inputs, and check that source, edits and truth have the same number of frames.
 
-    An edit of some frames of a video, as its record tells, is compared with these.
+    If the record of an edit says that only some frames of a video were edited, the same frames of
+    the source are taken.
     """
 
     @functools.cache

@@ -13,21 +13,21 @@ from torch import Tensor
 from csd_nerf.media.pixels import to_bytes
 
 Features = Callable[[Tensor], Tensor]
-"""Images in [0, 1], n x 3 x h x w, to features, n x d."""
+"""Function from images in [0, 1], (n, 3, h, w), to features, (n, d)."""
 
 
 def frechet_distance(features: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the means and covariances.
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the features' means and covariances.
 
-    0 for equal sets, lower is better. With few images the covariances have low rank, and the
-    distance is biased upwards: compare only distances of equally many images.
+    It is 0 for equal sets; lower is better. With few images the covariances have low rank, and the
+    distance is biased upwards, so compare only distances for the same number of images.
 
     Args:
-        features: Of one set.
-        other: Of the other.
+        features: Features of one set of images.
+        other: Features of the other set.
 
     Raises:
-        ValueError: If a set has less than two.
+        ValueError: If a set has fewer than two images.
     """
     if min(len(features), len(other)) < 2:
         raise ValueError(
@@ -35,8 +35,8 @@ def frechet_distance(features: Float[Tensor, "n d"], other: Float[Tensor, "m d"]
         )
     first, second = features.double(), other.double()
     shift = (first.mean(0) - second.mean(0)).square().sum()
-    # With centred rows X and Y, C1 = X'X and C2 = Y'Y up to their counts, and tr (C1 C2)^(1/2) is
-    # the sum of the singular values of X Y', which are few where images are.
+    # With centred, scaled rows X and Y, C1 = X'X and C2 = Y'Y. Then tr (C1 C2)^(1/2) is the sum of
+    # the singular values of X Y', which is a small matrix if there are few images.
     x = (first - first.mean(0)) / (len(first) - 1) ** 0.5
     y = (second - second.mean(0)) / (len(second) - 1) ** 0.5
     mixed = torch.linalg.svdvals(x @ y.T).sum()
@@ -44,15 +44,15 @@ def frechet_distance(features: Float[Tensor, "n d"], other: Float[Tensor, "m d"]
 
 
 def load_inception(weights: Path | None = None, device: str | torch.device = "cpu") -> Features:
-    """Inception-v3's 2048 pooled features, by torch-fidelity's copy of the published network.
+    """Load Inception-v3 with its 2048 pooled features, in torch-fidelity's port.
 
     Args:
-        weights: Its weights; None takes torch's cache, or fetches them.
-        device: Where to.
+        weights: File with the weights; None takes torch's cache, or downloads them.
+        device: Device of the network.
 
     Raises:
-        FileNotFoundError: If the weights can't be had.
-        ValueError: If the file holds others.
+        FileNotFoundError: If the weights are not there and can't be downloaded.
+        ValueError: If the file holds other weights.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import (
         URL_INCEPTION_V3,

@@ -1,4 +1,4 @@
-"""What is measured: pictures, videos, folders of frames and captures, a frame at a time."""
+"""Opens the inputs of measures: pictures, videos, folders of frames and captures."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from csd_nerf.media.pixels import resize, to_01, to_bytes
 
 @dataclass(frozen=True, eq=False)
 class ImageSequence:
-    """Pictures or frames of one size, in [0, 1]; every iteration reads them anew."""
+    """Pictures or frames of one size, in [0, 1]; every iteration reads them anew, one by one."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
     count: int
     """Number of frames."""
     read: Callable[[], Iterable[Float[Tensor, "1 3 h w"]]]
-    """Starts an iteration."""
+    """Returns a new iterable over the frames."""
     path: Path | None = None
-    """Where they come from."""
+    """File or folder that was opened; None for images in memory."""
     views: Views | None = None
-    """Poses and depths of a capture's frames."""
+    """Poses and depths of a capture's frames; None if not known."""
     obstacle: str = "it needs a source that is a folder with a transforms.json and depth"
-    """Why there are no views."""
+    """Reason why `views` is None."""
 
     @classmethod
     def of(cls, image01: Float[Tensor, "n 3 h w"]) -> ImageSequence:
-        """Frames that are in memory."""
+        """Wrap images in memory."""
         return cls((image01.shape[2], image01.shape[3]), len(image01), lambda: image01.split(1))
 
     def __iter__(self) -> Iterator[Float[Tensor, "1 3 h w"]]:
@@ -55,13 +55,13 @@ def open_input(path: Path, *, frames: str = "all", depth_unit: float = 1e-3) -> 
     """Open a picture, a video, a folder of pictures or a folder with a transforms.json.
 
     Args:
-        path: What to open; the pictures of a folder come in natural order.
-        frames: Which frames of a video or folder, see `open_frames`.
+        path: File or folder to open; the pictures of a folder are in natural order.
+        frames: Which frames of a video or folder; see `open_frames`.
         depth_unit: See `read_capture`.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name.
-        ValueError: If it can't be read.
+        FileNotFoundError: If the path does not exist.
+        ValueError: If the input can't be read.
     """
     if path.suffix.lower() in FRAME_SUFFIXES and not path.is_dir():
         return _pictures(path, (path,))
@@ -81,12 +81,15 @@ def _pictures(path: Path, images: tuple[Path, ...], **known: Any) -> ImageSequen
 
 
 def read_01(path: Path) -> Float[Tensor, "1 3 h w"]:
-    """A picture as a batch of one image in [0, 1]."""
+    """Read a picture as a batch of one image in [0, 1]."""
     return to_01(read_image(path)[0])[None]
 
 
 def read_facts(edited: Path) -> dict[str, Any]:
-    """What the record beside a result of `csd-nerf panorama` or `video` says; else nothing.
+    """Read the facts in the record of `csd-nerf panorama` or `video` beside a result.
+
+    Returns:
+        The facts; empty if there is no record.
 
     Raises:
         ValueError: If the record is damaged.
@@ -104,9 +107,9 @@ def read_facts(edited: Path) -> dict[str, Any]:
 
 
 def find_borders(facts: dict[str, Any]) -> tuple[Borders, int] | None:
-    """Borders of a picture's windows at the size of the edit, and the pixels of a cell's edge.
+    """Borders of a picture's windows, and the pixels along a cell's edge, at the size of the edit.
 
-    None if there are no borders: no windows are known, or one window is the whole picture.
+    None if the facts hold no windows, or if one window is the whole picture.
     """
     if "canvas_cells" not in facts or facts["window_cells"] == facts["canvas_cells"]:
         return None
@@ -119,7 +122,7 @@ def find_borders(facts: dict[str, Any]) -> tuple[Borders, int] | None:
 def at_work_size(
     image01: Float[Tensor, "1 3 H W"], facts: dict[str, Any]
 ) -> Float[Tensor, "1 3 h w"]:
-    """An image at the size at which it was edited; as it is if that isn't known."""
+    """Resize an image to the size at which it was edited; unchanged if that is not known."""
     if "work_size" not in facts:
         return image01
     width, height = facts["work_size"]

@@ -1,6 +1,6 @@
-"""The one list of measures, which every table reads, and the pass over the frames that takes them.
+"""The list of all measures, and the function that computes them in one pass over the frames.
 
-A new measure is one more entry of `MEASURES`.
+Every table reads this list. To add a measure, add an entry to `MEASURES`.
 """
 
 from __future__ import annotations
@@ -39,22 +39,23 @@ Image01 = Float[Tensor, "n 3 h w"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Column):
-    """One number that is measured of an edit, and the column that shows it.
+    """A number that is measured of an edit, and its column in tables.
 
-    `function` is called only where a comparison meets all `needs`. It must return the same value
-    for the same images, whatever else is measured, and change nothing that it is given.
+    `function` is called only if a comparison meets all `needs`. It must be deterministic, must not
+    depend on which other measures are computed, and must not change its argument.
 
-    - `over="frame"`: called with a `Sample` of each frame; the value is the mean over the frames.
-      A sample holds `source01`, `edited01` and, for a measure that needs `TRUTH`, `truth01`: RGB
-      images in [0, 1] of shape (1, 3, height, width). Heights and widths are equal only where
-      `needs` says so (`TRUTH_LIKE_EDIT` and its like).
-    - `over="pair"`: called with a `Sample` of each two consecutive frames, (2, 3, height, width);
-      the value is the mean over the pairs. Needs `TWO_FRAMES`.
-    - `over="edit"`: called once with the whole `Comparison`, for what needs all frames.
+    - `over="frame"`: it is called with a `Sample` for each frame; the value is the mean over
+      frames. A sample holds `source01`, `edited01` and, if `needs` contains `TRUTH`, `truth01`: RGB
+      images in [0, 1] of shape (1, 3, height, width). Their sizes may differ, unless `needs`
+      contains `TRUTH_LIKE_EDIT`, `TRUTH_LIKE_SOURCE` or `SOURCE_LIKE_EDIT`.
+    - `over="pair"`: it is called with a `Sample` for each two consecutive frames, with images of
+      shape (2, 3, height, width); the value is the mean over pairs. `needs` must contain
+      `TWO_FRAMES`.
+    - `over="edit"`: it is called once with the whole `Comparison`, for measures of all frames.
 
-    Where a value isn't defined `function` returns infinity or NaN, and `undefined` tells why. A
-    function of samples may raise ValueError if images are too small for it; the message is then
-    the reason why the measure is left out.
+    If the value is not defined, `function` returns infinity or NaN; the measure is then left out
+    for the reason `undefined`. A function of samples may raise ValueError if images are too small;
+    the message is then the reason.
 
     Example:
         How much the edit changes each pixel:
@@ -77,15 +78,16 @@ class Measure(Column):
     """
 
     function: Callable[[Any], float]
-    """Of a `Sample`, or with over="edit" of a `Comparison`."""
+    """Computes the value from a `Sample`, or with over="edit" from a `Comparison`."""
     needs: tuple[Need, ...] = ()
-    """In the order in which they are looked at; the first that isn't met is the reason told."""
+    """Conditions of the measure, checked in this order; the first that fails is the reason
+    reported."""
     over: Literal["frame", "pair", "edit"] = "frame"
-    """What `function` is called with."""
+    """Whether `function` is called per frame, per pair of consecutive frames, or once."""
     work_size: bool = False
-    """Samples come at the size at which the edit was computed, if its record tells it."""
+    """Resize samples to the size at which the edit was computed, if the edit's record holds it."""
     undefined: str = "it has no finite value"
-    """Why the measure is left out where its value is infinite or NaN."""
+    """Reason that is reported if the value is infinite or NaN."""
 
 
 def _to_truth(
@@ -98,7 +100,7 @@ def _to_truth(
     needs: tuple[Need, ...] = (),
     **options: Any,
 ) -> tuple[Measure, Measure]:
-    """How near the source, and the edit, are to the truth; the first judges nothing."""
+    """Two measures: of the source against the truth, as a reference, and of the edit."""
     source = Measure(
         f"{key}_source",
         f"{heading} of the source{unit}",
@@ -255,12 +257,12 @@ MEASURES: tuple[Measure, ...] = (
         function=lambda of: of.networks.fid(of.edited),
     ),
 )
-"""Every measure, in the order of the columns. PSNR, SSIM and LPIPS are to the truth, `clip_source`
-is to the source; the functions' own docstrings define them."""
+"""All measures, in the order of the columns. PSNR, SSIM and LPIPS compare with the truth,
+`clip_source` with the source. The docstrings of the functions define the measures."""
 
 
 def named(*keys: str) -> tuple[Measure, ...]:
-    """The measures of these keys."""
+    """The measures with these keys."""
     by_key = {measure.key: measure for measure in MEASURES}
     return tuple(by_key[key] for key in keys)
 
@@ -268,10 +270,10 @@ def named(*keys: str) -> tuple[Measure, ...]:
 def measure(
     comparison: Comparison, measures: Sequence[Measure] = MEASURES
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Measure an edit, in one pass over its frames.
+    """Compute measures of an edit, in one pass over its frames.
 
     Returns:
-        Values by the measures' keys, and for each measure that is left out the reason.
+        The values by the measures' keys, and the reasons for measures that are left out.
 
     Raises:
         ValueError: If frames of one input differ in size, or a view's depth can't be read.
@@ -297,7 +299,7 @@ def measure(
 def _over_samples(
     comparison: Comparison, measures: Sequence[Measure], left_out: dict[str, str]
 ) -> dict[str, float]:
-    """Means over the frames or pairs; what an image is too small for joins `left_out`."""
+    """Means over frames or pairs; measures that raise ValueError are added to `left_out`."""
     found: dict[str, list[float]] = defaultdict(list)
     before: Sample | None = None
     for frame in samples(comparison) if measures else ():
@@ -317,7 +319,7 @@ def _over_samples(
 
 
 def _given(before: Sample | None, now: Sample) -> dict[tuple[str, bool], Sample]:
-    """What functions are called with at a frame, by `over` and `work_size`."""
+    """The samples at a frame for the functions of measures, by `over` and `work_size`."""
     small = now.at_work_size
     given = {("frame", False): now, ("frame", True): small}
     if before is not None:

@@ -1,4 +1,4 @@
-"""What measures need of a comparison, and why one is left out where that is missing."""
+"""Conditions that measures need, with the reasons that are reported if they are not met."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from csd_nerf.evaluation.comparison import Comparison
 from csd_nerf.evaluation.networks import Name
 
 Need = Callable[[Comparison], str | None]
-"""A condition of a measure: None where a comparison meets it, else the reason why not."""
+"""A condition on a comparison; returns None if it is met, else the reason."""
 
 
 def _met_if(condition: Callable[[Comparison], bool], otherwise: str) -> Need:
@@ -27,7 +27,7 @@ BORDERS = _met_if(
 
 
 def _views(comparison: Comparison) -> str | None:
-    """Poses and depth of the source's frames."""
+    """Needs poses and depth of the source's frames."""
     return comparison.source.obstacle if comparison.source.views is None else None
 
 
@@ -42,7 +42,7 @@ CLIP, LPIPS, INCEPTION = _network("CLIP"), _network("LPIPS"), _network("Inceptio
 
 
 def _same_size(one: str, other: str) -> Need:
-    """Equal heights and widths of two of source, edit and truth, where both are there."""
+    """Needs equal sizes of two of source, edit and truth, if both are given."""
 
     def need(comparison: Comparison) -> str | None:
         sizes = {
@@ -65,4 +65,4 @@ TRUTH_LIKE_EDIT = _same_size("truth", "edit")
 TRUTH_LIKE_SOURCE = _same_size("truth", "source")
 SOURCE_LIKE_EDIT = _same_size("source", "edit")
 SAME_SIZES = (TRUTH_LIKE_EDIT, TRUTH_LIKE_SOURCE, SOURCE_LIKE_EDIT)
-"""Needs of what compares pixels."""
+"""The needs of measures that compare pixels."""

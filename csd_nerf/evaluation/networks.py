@@ -1,4 +1,4 @@
-"""The networks that learned measures need: CLIP, LPIPS and Inception."""
+"""Networks for learned measures: CLIP, LPIPS and Inception."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from csd_nerf.evaluation.similarity import Lpips
 
 _BATCH = 16
-"""Images that a network sees at once."""
+"""Images per call of a network."""
 
 Name = Literal["CLIP", "LPIPS", "Inception"]
 
 
 class Networks:
-    """Networks that judge images, each loaded when it is first asked for.
+    """Networks for measures, each loaded at its first use.
 
-    A network that can't be had is no error: `obstacle` says why, and measures are left out.
-    Features are computed once for each input.
+    If a network's weights or package are missing, there is no error: `obstacle` returns the reason,
+    and measures that need it are left out. Features are computed once for each input.
     """
 
     def __init__(
@@ -41,17 +41,18 @@ class Networks:
         device: str = "cpu",
         note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
     ) -> None:
-        """Say what to load; nothing is loaded yet.
+        """Choose the networks; nothing is loaded yet.
 
         Args:
-            clip: An OpenCLIP model or a local folder of one; None for no CLIP.
-            reference: Folder of pictures for FID; None for no FID.
-            inception: Weights of FID's network; None means its usual download.
-            device: Where the networks run.
-            note: Told in a line of each network that can't be had.
+            clip: Name or local folder of an OpenCLIP model; None for no CLIP.
+            reference: Folder of reference pictures for FID; None for no FID.
+            inception: File with the weights of FID's network; None means torch's cache or a
+                download.
+            device: Device of the networks.
+            note: Called with one line for each network that can't be loaded.
 
         Raises:
-            ValueError: If `reference` is no folder of two pictures or more.
+            ValueError: If `reference` is not a folder with at least two pictures.
         """
         self._clip_name, self._inception, self._device, self._note = clip, inception, device, note
         self._reference = None if reference is None else _pictures(reference)
@@ -66,7 +67,7 @@ class Networks:
         self._reference_features: Tensor | None = None
 
     def obstacle(self, name: Name) -> str | None:
-        """Load a network if it isn't yet; why it can't be had, or None."""
+        """Load a network at first use; returns the reason if that fails, else None."""
         if name not in self._loaded and name not in self._missing:
             try:
                 self._loaded[name] = self._load(name)
@@ -96,29 +97,29 @@ class Networks:
 
     @property
     def clip(self) -> Clip:
-        """The CLIP model; FileNotFoundError if it can't be had."""
+        """The CLIP model; raises FileNotFoundError if it can't be loaded."""
         return self._get("CLIP")
 
     @property
     def lpips(self) -> Lpips:
-        """The LPIPS network; FileNotFoundError if it can't be had."""
+        """The LPIPS network; raises FileNotFoundError if it can't be loaded."""
         return self._get("LPIPS")
 
     def image_features(self, frames: ImageSequence) -> Float[Tensor, "n d"]:
-        """CLIP features of an input's frames."""
+        """CLIP features of an input's frames, of unit length."""
         if frames not in self._image_features:
             parts = (self.clip.image_features(part, max_batch=_BATCH) for part in _batches(frames))
             self._image_features[frames] = torch.cat([*parts])
         return self._image_features[frames]
 
     def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "k d"]:
-        """CLIP features of texts."""
+        """CLIP features of texts, of unit length."""
         if texts not in self._text_features:
             self._text_features[texts] = self.clip.text_features([*texts])
         return self._text_features[texts]
 
     def fid(self, images: Iterable[Float[Tensor, "1 3 h w"]]) -> float:
-        """Frechet inception distance of images, which may differ in size, to the reference."""
+        """Frechet inception distance between images and reference; their sizes may differ."""
         from csd_nerf.evaluation.fid import frechet_distance
 
         if self._reference_features is None:
@@ -134,7 +135,7 @@ class Networks:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order; they may differ in size."""
+    """Paths of the pictures in a folder, in natural order."""
     if not folder.is_dir():
         raise ValueError(f"--reference must be a folder of pictures, got {folder}.")
     paths = [path for path in folder.iterdir() if path.suffix.lower() in FRAME_SUFFIXES]
@@ -144,7 +145,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _batches(images: Iterable[Float[Tensor, "1 3 h w"]]) -> Iterator[Float[Tensor, "b 3 h w"]]:
-    """Neighbours of one size together."""
+    """Batches of consecutive images of one size."""
     for _, equal in itertools.groupby(images, key=lambda image: image.shape):
         while batch := [*itertools.islice(equal, _BATCH)]:
             yield torch.cat(batch)

@@ -1,7 +1,7 @@
 """The options of `csd-nerf evaluate`, `compare` and `demo`.
 
-This module imports nothing heavy: the command line reads it before anything else is loaded. The
-docstrings of fields are the commands' help.
+This module imports nothing heavy, since the command line needs it for its help. The docstrings of
+fields are the commands' help.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Measure edits of a picture, video or capture, several side by side."""
+    """Measure one or more edits of a picture, video or capture."""
 
     source: Path
-    """The unedited input: a picture, a video, a folder of frames, or one with a transforms.json,
-    whose depth then tells how well the edited views agree."""
+    """The unedited input: a picture, a video, a folder of frames, or a folder with a
+    transforms.json, whose poses and depth are used to measure how well the edited views agree."""
     edited: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]PATH...")]
-    """Edits of it."""
+    """Edits of the source, each a path or NAME=PATH."""
     output: Path
-    """JSON file to make; beside it .csv, .md, .tex and .png."""
+    """JSON file to make; files with the suffixes .csv, .md, .tex and .png are written beside it."""
     truth: Path | None = None
     """The true edit, for PSNR, SSIM, LPIPS and flicker."""
     look: str | None = None
-    """A look that is the true edit, by name or wording, such as "make it night"."""
+    """Look that gives the true edit, by name or wording, such as "make it night"."""
     source_caption: str | None = None
-    """What the input shows, for CLIP's direction."""
+    """Description of the input, for CLIP's direction."""
     edited_caption: str | None = None
-    """What the edit should show, for CLIP's direction and similarity."""
+    """Description of the wanted edit, for CLIP's direction and similarity."""
     reference: Path | None = None
-    """Folder of pictures for FID."""
+    """Folder of reference pictures for FID; not computed if not given."""
     depth_unit: float = 1e-3
-    """Units of the poses in a step of the transforms.json's depth files."""
+    """Length of one step of the depth files of transforms.json, in the unit of the poses."""
     clip: str = "ViT-bigG-14"
-    """OpenCLIP model, by name or as a local folder."""
+    """OpenCLIP model, by name or local folder."""
     inception: Path | None = None
-    """File with the weights of FID's network, instead of its download."""
+    """File with the weights of FID's Inception network; if not given they are downloaded."""
     device: str = "cpu"
-    """Where the networks run, such as cuda."""
+    """Device of the networks, such as cuda."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without reading anything."""
+        """Check all that can be checked without reading files."""
         if not self.edited:
             raise ValueError("--edited needs one result or more, as PATH or NAME=PATH, got none.")
         names = [name for name, _ in self.edits]
@@ -68,11 +68,11 @@ class EvaluateSettings:
 
     @property
     def edits(self) -> list[tuple[str, Path]]:
-        """Names and paths of the edits; without a name an edit is called like its file."""
+        """Names and paths of the edits; the default name is that of the file."""
         pairs = []
         for text in self.edited:
             name, equals, path = text.partition("=")
-            # A path may hold a = of its own.
+            # A path may contain an =.
             if not equals or not name or Path(text).exists():
                 pairs.append((Path(text).name, Path(text)))
             else:
@@ -98,11 +98,11 @@ class CompareSettings:
     output: Path
     """Folder for before_after.mp4, contact_sheet.png and metrics.json."""
     edit: str | None = None
-    """The known edit to compare with, by name or wording; the run's prompt if not given. A look
-    is applied to the held-out photographs, other edits need a data set of `csd-nerf synthetic`."""
+    """The known edit to compare with, by name or wording; if not given, the run's prompt. A look is
+    applied to the held-out photographs; other edits need a data set of `csd-nerf synthetic`."""
 
     def run(self) -> None:
-        """Compare and print the numbers."""
+        """Compare and print the metrics."""
         import json
 
         from csd_nerf.evaluation.compare import compare_scene
@@ -113,14 +113,14 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Make a sample scene, train it, edit it with csd-edit-tiny and show before and after."""
+    """Make a sample scene, train and edit it with csd-edit-tiny, and render it before and after."""
 
     output: Path = Path("outputs/demo")
-    """Folder for the video, the pictures and the numbers."""
+    """Folder for the video, the pictures and the metrics."""
     edit: str = "turn it into a sepia photo"
     """A known edit, by name or wording."""
     scene: int = 19
-    """Number of the scene within the benchmark's family of seeds."""
+    """Number of the scene within the split `benchmark`."""
     size: int = 80
     """Height and width of the scene's images in pixels."""
     train_options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()

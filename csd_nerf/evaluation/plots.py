@@ -22,14 +22,14 @@ def save_curves(
     y: str,
     log_x: bool = False,
 ) -> None:
-    """Lines through means, with bars for the deviations.
+    """Plot curves with error bars.
 
     Args:
-        path: The PNG.
-        curves: For each line's name its points: place, mean, deviation. A line of one point is
-            a marker.
-        x: What the horizontal axis shows.
-        y: What the vertical axis shows.
+        path: PNG file to write.
+        curves: The points of each curve by its name: x, mean, deviation. A curve of one point is
+            drawn as a marker.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
         log_x: Whether the horizontal axis is logarithmic.
     """
     figure = _figure(6.4, 4.2)
@@ -51,13 +51,13 @@ def save_bars(
     names: Sequence[str],
     panels: Sequence[tuple[str, Sequence[tuple[float, float]]]],
 ) -> None:
-    """A panel for each measure, a bar for each name.
+    """Plot bars: one panel per measure, one bar per name.
 
     Args:
-        path: The PNG.
-        names: What the bars stand for.
-        panels: Title, then mean and deviation for each name; a mean that is NaN leaves its bar
-            out.
+        path: PNG file to write.
+        names: Labels of the bars.
+        panels: For each panel its title, and mean and deviation for each name; a mean of NaN gives
+            no bar.
     """
     figure = _figure(max(2.4, 0.35 * len(names) + 1) * len(panels), 3.2)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -71,7 +71,7 @@ def save_bars(
 
 
 def _figure(width: float, height: float) -> Figure:
-    # Without pyplot: no window system is asked for, and nothing is kept between plots.
+    # Without pyplot, which needs a window system and keeps figures between plots.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")

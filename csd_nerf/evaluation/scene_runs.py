@@ -1,4 +1,4 @@
-"""Runs of nerfstudio's command, and renders of what they made."""
+"""Runs `ns-train` and renders trained scenes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SceneRun:
-    """One run of `ns-train`, in a folder that is known beforehand."""
+    """One run of `ns-train`, in a folder that is known in advance."""
 
     method: str
     data: Path
     runs: Path
-    """nerfstudio's folder of runs."""
+    """nerfstudio's output folder, which holds all runs."""
     experiment: str
     name: str
-    """In the place of nerfstudio's time stamp."""
+    """Name of the run, which replaces nerfstudio's time stamp."""
     options: Sequence[str] = ()
-    """Further options of ns-train."""
+    """Further command-line options of ns-train."""
 
     @property
     def folder(self) -> Path:
-        """Where nerfstudio puts the run; holds config.yml."""
+        """Folder of the run, which holds config.yml."""
         return self.runs / self.experiment / self.method / self.name
 
     @property
     def command(self) -> list[str]:
-        """The command line."""
+        """The words of the command line."""
         return [
             str(Path(sys.executable).parent / "ns-train"),
             self.method,
@@ -52,7 +52,7 @@ class SceneRun:
         ]
 
     def train(self) -> Path:
-        """Print the command and run it; the path of the run's config.yml.
+        """Print and run the command; returns the path of the run's config.yml.
 
         Raises:
             ChildProcessError: If ns-train fails.
@@ -68,7 +68,7 @@ class SceneRun:
 
 
 def path_through(cameras: Cameras, frames_between: int) -> Cameras:
-    """A path through cameras in their order, with this many frames from one to the next."""
+    """A camera path through cameras in order, with this many frames from one to the next."""
     from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 
     path = get_interpolated_camera_path(cameras.to("cpu"), frames_between, order_poses=False)
@@ -81,10 +81,10 @@ def path_through(cameras: Cameras, frames_between: int) -> Cameras:
 def render_cameras(
     pipeline: Any, cameras: Cameras, label: str = "path"
 ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
-    """Colours in [0, 1], and distances along the pixels' rays in the scene's units."""
+    """Render cameras: colours in [0, 1], and distances along the rays in the scene's units."""
     frames, distances = [], []
     with warnings.catch_warnings():
-        # nerfstudio indexes tensors in a way that torch warns of at every image.
+        # torch warns at every image of a way in which nerfstudio indexes tensors.
         warnings.filterwarnings("ignore", category=UserWarning, module="nerfstudio")
         for index in tqdm(range(len(cameras)), desc=f"render {label}"):
             outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])

@@ -1,4 +1,4 @@
-"""How near images are to one another: PSNR, SSIM, LPIPS."""
+"""Similarity of images: PSNR, SSIM and LPIPS."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LPIPS_EDGE = 32
 
 
 def psnr(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
-    """Peak signal-to-noise ratio in dB, -10 log10(MSE) an image, averaged over the images.
+    """Peak signal-to-noise ratio, -10 log10(MSE) per image in dB, averaged over the images.
 
-    Higher is nearer; identical images give infinity.
+    Higher is better; identical images give infinity.
     """
     error = (image01 - truth01).square().mean(dim=(1, 2, 3))
     return float((-10 * error.log10()).mean())
@@ -27,13 +27,13 @@ def psnr(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -
 def ssim(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
     """Structural similarity (Wang et al. 2004), averaged over the images, by scikit-image.
 
-    Gaussian windows of 11 pixels with sigma 1.5 in each channel, whole windows only, K1 = 0.01,
-    K2 = 0.03; in [-1, 1], higher is nearer, 1 for identical images.
+    Gaussian windows of 11 pixels with sigma 1.5 in each channel, K1 = 0.01, K2 = 0.03; only windows
+    that lie completely in the image count. In [-1, 1]; higher is better, 1 for identical images.
 
     Raises:
-        ValueError: If the images are smaller than a window.
+        ValueError: If an edge of the images is shorter than a window.
     """
-    # Not torchmetrics', which takes many seconds to import and counts mirrored edges.
+    # torchmetrics takes many seconds to import, and includes windows at mirrored edges.
     from skimage.metrics import structural_similarity
 
     if min(image01.shape[2:]) < _SSIM_WINDOW:
@@ -49,7 +49,7 @@ def ssim(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -
 
 
 class Lpips:
-    """Learned perceptual distance (Zhang et al. 2018); 0 for equal images, lower is nearer."""
+    """Learned perceptual distance (Zhang et al. 2018); lower is better, 0 for equal images."""
 
     def __init__(self, network: Any, device: torch.device) -> None:
         """Take the lpips package's network; see `load_lpips`."""
@@ -60,10 +60,10 @@ class Lpips:
     def __call__(
         self, image01: Float[Tensor, "n 3 h w"], other01: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n"]:
-        """The distance of each pair, on the CPU.
+        """Compute the distance of each pair of images in [0, 1]; returned on the CPU.
 
         Raises:
-            ValueError: If the images are too small for the network.
+            ValueError: If an edge is shorter than 32 pixels.
         """
         if min(image01.shape[2:]) < _LPIPS_EDGE:
             raise ValueError(
@@ -75,21 +75,21 @@ class Lpips:
 
 
 def load_lpips(device: str | torch.device = "cpu") -> Lpips:
-    """Build LPIPS on AlexNet, fetching torchvision's weights if needed.
+    """Build LPIPS on AlexNet; downloads torchvision's weights if needed.
 
     Raises:
-        FileNotFoundError: If the weights can't be had.
+        FileNotFoundError: If the weights are not there and can't be downloaded.
     """
     return Lpips(lpips_network("alex"), torch.device(device))
 
 
 def frame_lpips(lpips: Lpips, frames01: Float[Tensor, "n 3 h w"]) -> float:
-    """Mean LPIPS of consecutive frames or views; lower is smoother, 0 for a still.
+    """Mean LPIPS of consecutive frames or views; lower is smoother, 0 if all are equal.
 
-    The paper's LPIPS of Tables 1 to 4. It says nothing of whether the edit is right.
+    This is the LPIPS in the paper's Tables 1 to 4. It doesn't measure whether the edit is correct.
 
     Raises:
-        ValueError: If there are less than two frames.
+        ValueError: If there are fewer than two frames.
     """
     if len(frames01) < 2:
         raise ValueError(f"LPIPS between frames needs at least 2, got {len(frames01)}.")

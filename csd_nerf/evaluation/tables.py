@@ -1,4 +1,4 @@
-"""Rows of results as tables: markdown, LaTeX and CSV."""
+"""Tables of results in markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 Row = dict[str, Any]
-"""What was measured of one method on one input; a value that isn't known is missing or None."""
+"""The values of one method on one input, by key; unknown values are missing or None."""
 
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
@@ -22,27 +22,28 @@ class Column:
     """A column of a table."""
 
     key: str
-    """Of the rows' values."""
+    """Key of the column's value in a row."""
     heading: str
     scale: int = 1
-    """What values are multiplied by."""
+    """Factor by which values are multiplied."""
     digits: int = 1
-    """Behind the point."""
+    """Decimal places."""
     better: Literal["higher", "lower"] | None = None
-    """Which mean is set in bold; None where the column doesn't judge."""
+    """Whether the highest or the lowest mean is the best, which is set in bold; None for
+    neither."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Mean and sample standard deviation of each method's rows, a method a line.
+    """A table with one line per method: mean and sample standard deviation over its rows.
 
     Attributes:
-        rows: What was measured.
-        names: The methods in the order of the lines.
-        columns: What is shown.
-        by: Key of a row's method.
-        count: Head of the column with the number of rows; None leaves it out.
-        references: Methods that are shown but don't compete for the bold figure.
+        rows: The values.
+        names: The methods, in the order of the lines.
+        columns: The columns to show.
+        by: Key of the method's name in a row.
+        count: Heading of the column with the number of rows; None leaves the column out.
+        references: Methods that are shown but never set in bold.
     """
 
     rows: Sequence[Row]
@@ -53,7 +54,7 @@ class Table:
     references: Sequence[str] = ()
 
     def markdown(self) -> str:
-        """The table with its best means in bold."""
+        """The table in markdown, with the best means in bold."""
         heads = [column.heading + _ARROWS[column.better] for column in self.columns]
         lines = [["method", *self._counted(self.count), *heads]]
         lines.append(["---"] * len(lines[0]))
@@ -63,7 +64,7 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def latex(self) -> str:
-        """The table for the booktabs package."""
+        """The table in LaTeX, for the package booktabs."""
         heads = [_escaped(column.heading) + _LATEX_ARROWS[column.better] for column in self.columns]
         first = ["Method", *self._counted(self.count)]
         rules = "l" + "r" * (len(first) - 1 + len(heads))
@@ -78,7 +79,7 @@ class Table:
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
     def csv(self) -> str:
-        """All rows, unrounded, a line each, with every value that any of them has."""
+        """All rows in CSV, unrounded, one line each, with the values of all keys."""
         keys = list(dict.fromkeys(key for row in self.rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, keys, lineterminator="\n")
@@ -110,7 +111,7 @@ class Table:
         return f"{mean}{between}{stdev(values):.{column.digits}f}"
 
     def _best(self, column: Column) -> str | None:
-        """The best mean as it is printed, so that equal ones are all bold."""
+        """The best mean as it is printed, so that all methods with this figure are set in bold."""
         if column.better is None:
             return None
         rivals = [self.values(name, column) for name in self.names if name not in self.references]

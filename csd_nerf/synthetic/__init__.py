@@ -1,1 +1,1 @@
-"""Procedural worlds whose correct edit is known, as images and as nerfstudio data sets."""
+"""Procedural scenes with known true edits, as images and as nerfstudio data sets."""

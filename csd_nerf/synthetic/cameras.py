@@ -27,7 +27,7 @@ class Cameras:
 
 
 def look_at(eye: Float[Tensor, "s 3"], target: Float[Tensor, "s 3"]) -> Float[Tensor, "s 3 4"]:
-    """Camera-to-world matrices of upright cameras (OpenGL axes)."""
+    """Camera-to-world matrices of upright cameras at `eye` that look at `target` (OpenGL axes)."""
     backward = torch.nn.functional.normalize(eye - target, dim=-1)
     up = torch.tensor([0.0, 0.0, 1.0]).expand_as(eye)
     right = torch.nn.functional.normalize(torch.linalg.cross(up, backward), dim=-1)
@@ -35,7 +35,7 @@ def look_at(eye: Float[Tensor, "s 3"], target: Float[Tensor, "s 3"]) -> Float[Te
 
 
 def draw_cameras(seeds: Sequence[int]) -> Cameras:
-    """One random camera a seed, looking at the scene's middle from outside the objects."""
+    """Draw one camera per seed, which looks at the scene's centre from outside the objects."""
     draws = torch.stack(
         [torch.rand(7, generator=torch.Generator().manual_seed(int(seed) + 1)) for seed in seeds]
     )
@@ -54,7 +54,15 @@ def orbit_cameras(
     focal: float = 1.0,
     target_height: float = 0.7,
 ) -> Cameras:
-    """Cameras on a sphere around the scene's middle; angles in radians."""
+    """Cameras on a sphere around the origin that look at the scene's centre; angles in radians.
+
+    Args:
+        azimuth: Angle from positive x towards positive y.
+        elevation: Angle above the horizon.
+        radius: Distance from the origin, in world units.
+        focal: Focal length in units of the image's longer edge.
+        target_height: Height of the point that the cameras look at, above the floor.
+    """
     eye = _on_sphere(azimuth, elevation, torch.full_like(azimuth, radius))
     target = torch.tensor([0.0, 0.0, target_height]).expand_as(eye)
     return Cameras(look_at(eye, target), torch.full_like(azimuth, focal))

@@ -4,10 +4,10 @@ Layout of the folder:
     transforms.json   cameras (OpenGL axes, z up), the split into train and held-out views
     images/           the source views
     edited/           the same views after the edit, under the same names
-    depth/            distance along a ray of each pixel, float32 .npy, infinite in the sky; the
-                      ray is a quarter of a pixel right of and below the centre
-    labels/           object seen by each pixel: 0 to 3 for `SHAPES`, then floor, then sky
-    edit.json         the edit, its instruction, and the settings that made the folder
+    depth/            distance along one ray of each pixel, float32 .npy, infinite in the sky; the
+                      ray is a quarter of a pixel to the right of the centre and below it
+    labels/           what each pixel shows: 0 to 3 for `SHAPES`, 4 for the floor, 5 for the sky
+    edit.json         the edit, its instruction, and the settings of the data set
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from csd_nerf.synthetic.render import Rendering, render
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, draw_scenes
 
 ELEVATION = (10.0, 42.0)
-"""Degrees between which the orbit rises and falls."""
+"""Lowest and highest elevation of the cameras in degrees."""
 RECORD = "edit.json"
-"""File that says what a data set shows, by which it is recognised as ours."""
+"""File with the settings of a data set; it marks a folder as one of ours."""
 
 
 def view_cameras(views: int) -> Cameras:
-    """Views all around a scene; the elevation swings five times on the way."""
+    """Cameras all around a scene, whose elevation rises and falls five times."""
     turn = torch.arange(views) / views
     low, high = (torch.deg2rad(torch.tensor(angle)) for angle in ELEVATION)
     elevation = low + (high - low) * (0.5 - 0.5 * torch.cos(2 * torch.pi * 5 * turn))
@@ -45,7 +45,7 @@ def view_cameras(views: int) -> Cameras:
 
 
 def render_views(scenes: Scenes, cameras: Cameras, *, size: int) -> Rendering:
-    """One scene through many cameras, a few at a time so that the rays stay in the cache."""
+    """Render one scene from many cameras, four at a time, so that rays fit the CPU's cache."""
     parts = []
     for first in range(0, len(cameras.focal), 4):
         some = slice(first, first + 4)
@@ -62,11 +62,11 @@ def render_views(scenes: Scenes, cameras: Cameras, *, size: int) -> Rendering:
 def write_dataset(
     output: Path, settings: SceneSettings, *, edit: str | None = None, overwrite: bool = False
 ) -> Path:
-    """Write a scene and, if one is named, its true edit.
+    """Write a scene and, optionally, its true edit.
 
     Args:
         output: Folder to make; written under a temporary name and renamed when complete.
-        settings: What to draw.
+        settings: The scene, and number and size of its views.
         edit: Name or wording of a known edit; None writes the source only.
         overwrite: Replace an existing folder, if it is a data set that this function wrote.
 
@@ -74,9 +74,9 @@ def write_dataset(
         The folder.
 
     Raises:
-        ValueError: If the edit is unknown, or what it names is not in the scene.
-        FileExistsError: If the folder exists and `overwrite` is not set, or it is no such data
-            set.
+        ValueError: If the edit is unknown, or changes nothing in the scene.
+        FileExistsError: If the folder exists, and `overwrite` is not set or the folder is no such
+            data set.
     """
     chosen = None if edit is None else find_edit(edit)
     output = output.absolute()

@@ -1,7 +1,7 @@
-"""Edits: an instruction, its paraphrases, and the exact change that it asks for.
+"""Known edits: for each, its instructions and the exact change.
 
-An edit changes either the scene (recolouring, floor, sky, weather) or the image of it (looks).
-Of each edit's wordings one is never used in training, so that a benchmark can ask in new words.
+An edit changes either the scene (recolouring, floor, sky, weather) or the rendered image (looks).
+One wording of each edit is never used in training, so that benchmarks can use unseen instructions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SYNONYMS = {
 }
 FOG_EXTINCTION = 0.22
 MIN_SHARE = 0.03
-"""Least share of an image that what an instruction names must cover for the edit to apply."""
+"""An edit applies only if its target covers more than this share of the image."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Edit:
     """One edit.
 
     Attributes:
-        name: Unique, also accepted on the command line.
-        kind: What sort of edit it is.
-        instructions: Wordings seen in training.
-        unseen_instruction: A wording kept for validation and benchmark.
-        target: Object slot, `FLOOR` or `SKY` that has to be in view; None needs nothing.
-        changes: Scene parameters and their new values (an object's where `target` is a slot).
+        name: Unique name, which the command line accepts.
+        kind: Kind of the edit.
+        instructions: Wordings that are used in training.
+        unseen_instruction: A wording for validation and benchmark only.
+        target: What must be in view: the slot of an object, `FLOOR` or `SKY`; None for nothing.
+        changes: Names of fields of `Scenes` with their new values (for the kind recolour, the
+            value of the target object).
     """
 
     name: str
@@ -55,11 +56,11 @@ class Edit:
     changes: tuple[tuple[str, float | int], ...] = ()
 
     def wording(self, asked: str) -> str:
-        """The instruction to give to a model: `asked`, or for a bare name the first wording."""
+        """The instruction for a model: `asked`, or the first wording if that is the name."""
         return self.instructions[0] if _plain(asked) == self.name else asked
 
     def edit_scenes(self, scenes: Scenes) -> Scenes:
-        """The scenes after the edit; a look leaves them as they are."""
+        """The scenes after the edit; a look doesn't change them."""
         fresh = {}
         for field, value in self.changes:
             values = getattr(scenes, field).clone()
@@ -75,7 +76,7 @@ class Edit:
         return LOOKS[self.name](image01) if self.kind == "look" else image01
 
     def applies(self, scenes: Scenes, rendering: Rendering) -> list[bool]:
-        """For each scene, whether what the edit names is in view and really changes."""
+        """Whether, in each scene, the edit's target is in view and the edit changes the scene."""
         flags = torch.ones(len(scenes), dtype=torch.bool)
         if self.target is not None:
             flags &= (rendering.label == self.target).float().mean(dim=(1, 2)) > MIN_SHARE
@@ -88,7 +89,7 @@ class Edit:
 def render_edit(
     edit: Edit, scenes: Scenes, cameras: Cameras, *, height: int, width: int
 ) -> Float[Tensor, "s 3 h w"]:
-    """The true edit of each scene seen by its camera."""
+    """Render the true edit of each scene from its camera."""
     edited = render(edit.edit_scenes(scenes), cameras, height=height, width=width)
     return edit.edit_image(edited.image01)
 
@@ -250,12 +251,12 @@ _LOOK_WORDS: dict[str, tuple[str, ...]] = {
         "make it look like a pencil sketch",
     ),
 }
-"""Wordings of the looks; the last of each is the unseen one."""
+"""Wordings of the looks; the last of each is the unseen instruction."""
 
 
 @lru_cache(maxsize=1)
 def all_edits() -> dict[str, Edit]:
-    """Every edit by its name."""
+    """All edits by name."""
     edits = [_recolour(shape, colour) for shape in SHAPES for colour in COLOURS]
     edits += [_floor(name) for name in FLOORS]
     edits += [_sky(name) for name in SKIES]
@@ -265,10 +266,10 @@ def all_edits() -> dict[str, Edit]:
 
 
 def find_edit(text: str) -> Edit:
-    """The edit of a name or of any of its wordings, upper and lower case alike.
+    """Find an edit by its name or any of its wordings; case is ignored.
 
     Raises:
-        ValueError: If no edit is called or worded so; the message lists the names.
+        ValueError: If there is no such edit; the message lists the names.
     """
     wanted = _plain(text)
     for edit in all_edits().values():
@@ -281,10 +282,10 @@ def find_edit(text: str) -> Edit:
 
 
 def _plain(text: str) -> str:
-    """Lower case, one space between words."""
+    """The text in lower case, with single spaces between words."""
     return " ".join(text.lower().split())
 
 
 def edits_of(kinds: Sequence[Kind]) -> list[Edit]:
-    """Every edit of some kinds."""
+    """All edits of these kinds."""
     return [edit for edit in all_edits().values() if edit.kind in kinds]

@@ -1,7 +1,7 @@
-"""Looks: closed-form image operations that serve for renderings and photographs alike.
+"""Looks: closed-form edits of images, which apply to renders and photographs alike.
 
-Each takes and returns image01 of shape (n, 3, h, w). All but `sketch` act on each pixel by itself,
-so that they commute with warps and are consistent across views by construction.
+Each look takes and returns images in [0, 1] of shape (n, 3, h, w). All looks except `sketch` act on
+each pixel independently, so that their results are consistent across views.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def luma(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
 
 
 def saturate(image01: Float[Tensor, "n 3 h w"], amount: float) -> Float[Tensor, "n 3 h w"]:
-    """Distance from grey times `amount`; 0 is grey, 1 the identity. Not clamped."""
+    """Scale the difference from grey by `amount`: 0 gives grey, 1 the identity. Not clamped."""
     return torch.lerp(luma(image01).expand_as(image01), image01, amount)
 
 
@@ -39,7 +39,7 @@ def _duotone(image01: Tensor, dark: tuple[float, ...], light: tuple[float, ...])
 
 
 def black_and_white(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Luma on all channels."""
+    """Grey: all channels are the luma."""
     return luma(image01).expand_as(image01)
 
 
@@ -49,12 +49,12 @@ def sepia(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
 
 def night(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Dark, bluish, with the colours mostly gone."""
+    """Dark and bluish, with low saturation."""
     return _scale(saturate(image01, 0.45), (0.22, 0.28, 0.46)).clamp(0, 1)
 
 
 def sunset(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Low warm light."""
+    """Warm light of a low sun."""
     return (_scale(saturate(image01, 0.75), (1.06, 0.66, 0.42)) + 0.02).clamp(0, 1)
 
 
@@ -64,12 +64,12 @@ def negative(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
 
 def vivid(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Saturated, with more contrast."""
+    """Higher saturation and contrast."""
     return (0.5 + 1.15 * (saturate(image01, 1.9) - 0.5)).clamp(0, 1)
 
 
 def faded(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Low contrast and saturation, black lifted."""
+    """Low contrast and saturation, with lifted blacks."""
     return 0.38 + 0.5 * saturate(image01, 0.5)
 
 
@@ -84,12 +84,12 @@ def darker(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
 
 def blueprint(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Cyanotype: from Prussian blue to white."""
+    """Cyanotype: a duotone from Prussian blue to white."""
     return _duotone(image01, (0.02, 0.10, 0.36), (0.88, 0.95, 1.0))
 
 
 def infrared(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """False colours of a thermal camera: blue is dark, then purple, red, orange, white."""
+    """False colours of a thermal camera, from dark to bright: blue, purple, red, orange, white."""
     stops = image01.new_tensor(
         [
             (0.05, 0.03, 0.35),
@@ -106,7 +106,7 @@ def infrared(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
 
 def sketch(image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Pencil drawing: dark lines where brightness changes, on light paper with weak tones."""
+    """Pencil drawing: dark lines at edges of brightness, on light paper with weak tones."""
     grey = luma(image01)
     padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")
     across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]

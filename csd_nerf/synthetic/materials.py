@@ -1,4 +1,4 @@
-"""The colour that a point of an object, of the floor or of the sky has before it is lit."""
+"""Colours of objects, floor and sky, before lighting."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from csd_nerf.synthetic.scenes import COLOURS, FLOORS, SKIES, Scenes
 def object_colour(
     scenes: Scenes, slot: int, point: Float[Tensor, "s r 3"]
 ) -> Float[Tensor, "s r 3"]:
-    """Colour, tint and texture of one object at points in its own frame."""
+    """Colours of one object, with tint and texture, at points in its own frame."""
     base = _table(COLOURS.values())[scenes.colour[:, slot]] + scenes.tint[:, slot]
     return base[:, None] * _texture(scenes.texture[:, slot], point)[..., None]
 
 
 def _texture(texture: Int[Tensor, "s"], p: Float[Tensor, "s r 3"]) -> Float[Tensor, "s r"]:
-    """Brightness of the texture at points in the object's frame: 1, or darker in its pattern."""
+    """Brightness of the texture at points in the object's frame: 1, or 0.62 in its dark parts."""
     around = torch.atan2(p[..., 1], p[..., 0])
     stripes = (4 * around).sin() > 0
     bands = (1.6 * torch.pi * p[..., 2]).sin() > 0
@@ -30,7 +30,7 @@ def _texture(texture: Int[Tensor, "s"], p: Float[Tensor, "s r 3"]) -> Float[Tens
 
 
 def sky_colour(scenes: Scenes, direction: Float[Tensor, "s r 3"]) -> Float[Tensor, "s r 3"]:
-    """Gradient from the horizon to the zenith; under snow the sky is pale."""
+    """Colour gradient from the horizon to the zenith; snow makes the sky pale."""
     horizon = _table(pair[0] for pair in SKIES.values())[scenes.sky][:, None]
     zenith = _table(pair[1] for pair in SKIES.values())[scenes.sky][:, None]
     height = (direction[..., 2].clamp(0, 1) / 0.5).clamp(max=1)[..., None]
@@ -40,7 +40,7 @@ def sky_colour(scenes: Scenes, direction: Float[Tensor, "s r 3"]) -> Float[Tenso
 
 
 def floor_colour(scenes: Scenes, point: Float[Tensor, "s r 3"]) -> Float[Tensor, "s r 3"]:
-    """The floor's two colours, mixed by its pattern."""
+    """The floor's two colours, mixed by its pattern, at points in the world."""
     first = _table(row[1] for row in FLOORS.values())[scenes.floor][:, None]
     second = _table(row[2] for row in FLOORS.values())[scenes.floor][:, None]
     xy = point[..., :2] / scenes.floor_scale[:, None, None]
@@ -56,7 +56,7 @@ def floor_colour(scenes: Scenes, point: Float[Tensor, "s r 3"]) -> Float[Tensor,
 
 
 def value_noise(xy: Float[Tensor, "s r 2"]) -> Float[Tensor, "s r"]:
-    """Smooth noise in [0, 1] with one random value a unit cell, bilinear between them."""
+    """Smooth noise in [0, 1], interpolated between random values at integer coordinates."""
     cell = xy.floor()
     fraction = xy - cell
     smooth = fraction.square() * (3 - 2 * fraction)

@@ -1,10 +1,10 @@
-"""Single objects before a plain background: the world of the bundled text-to-image prior.
+"""Single objects on a plain background, on which the bundled text-to-image prior is trained.
 
-An object is one of the four shapes in one of the colours, centred at the origin and unturned, so
-that its true silhouette and colour are known for every camera. Captions name colour and shape.
+An object is one of the four shapes in one of the colours, centred at the origin and not rotated. So
+its true silhouette and colour are known for every camera. Captions name colour and shape.
 
-Frames: world z up; the front is where y is negative. Azimuth is counted from there towards
-positive x, elevation up from the horizon, both in radians.
+Frames: world z is up; the front is at negative y. Azimuth is counted from the front towards
+positive x, elevation from the horizon upwards, both in radians.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from csd_nerf.synthetic.scenes import COLOURS, SHAPES
 from csd_nerf.synthetic.shapes import CUBE_HALF, intersect, outward_normal
 
 SIZE = 0.55
-"""Usual scale of the objects: a sphere's radius."""
+"""Mean scale of the objects; the radius of a sphere, in world units."""
 _NAMES = {
     "sphere": ("sphere", "ball"),
     "cube": ("cube", "box"),
@@ -29,20 +29,20 @@ _NAMES = {
 }
 _TEMPLATES = ("a {}", "a photo of a {}")
 _CENTRE = {"sphere": 1.0, "cube": CUBE_HALF, "cylinder": 1.0, "cone": 0.8}
-"""Height in a shape's own frame that lies at the origin."""
+"""Height in each shape's own frame of the point that is put at the origin."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """A batch of s objects and what surrounds them.
+    """A batch of s objects with their light and background.
 
     Attributes:
         shape: Index into `SHAPES`.
         colour01: RGB of the surface.
-        size: Scale; 1 makes a sphere of radius 1.
+        size: Scale; 1 gives a sphere of radius 1.
         light: Unit vector towards the light.
-        ambient: Share of light that comes from everywhere; 1 shows the surface's colour alone.
-        background01: RGB of the picture's bottom and of its top.
+        ambient: Share of ambient light; 1 shows the surface's colour without shading.
+        background01: RGB of the background at the bottom and at the top of the picture.
     """
 
     shape: Int[Tensor, "s"]
@@ -55,11 +55,11 @@ class Objects:
 
 @dataclass(frozen=True)
 class ObjectViews:
-    """What the cameras see.
+    """Rendered objects.
 
     Attributes:
         image01: Colours, averaged over each pixel.
-        coverage: Share of each pixel that the object covers.
+        coverage: Share of each pixel that the object covers, in [0, 1].
     """
 
     image01: Float[Tensor, "s 3 h w"]
@@ -69,24 +69,24 @@ class ObjectViews:
 def orbit(
     azimuth: Float[Tensor, "s"], elevation: Float[Tensor, "s"], *, radius: float | Tensor
 ) -> Float[Tensor, "s 3"]:
-    """Positions on a sphere around the origin; see the module's frames."""
+    """Positions on a sphere around the origin; the module's docstring defines the angles."""
     flat = elevation.cos()
     toward = [flat * azimuth.sin(), -flat * azimuth.cos(), elevation.sin()]
     return torch.stack(toward, dim=-1) * torch.as_tensor(radius).reshape(-1, 1)
 
 
 def captions(shape: str, colour: str) -> list[str]:
-    """Every wording for an object."""
+    """All captions of an object."""
     return [
         template.format(f"{colour} {name}") for template in _TEMPLATES for name in _NAMES[shape]
     ]
 
 
 def find_object(caption: str) -> tuple[str, str]:
-    """Shape and colour that a caption names.
+    """Find the shape and the colour that a caption names.
 
     Raises:
-        ValueError: If it isn't one that the bundled prior knows.
+        ValueError: If it doesn't name exactly one known shape and one known colour.
     """
     words = caption.lower().replace(",", " ").split()
     shapes = [shape for shape, names in _NAMES.items() if set(names) & set(words)]
@@ -100,7 +100,7 @@ def find_object(caption: str) -> tuple[str, str]:
 
 
 def true_object(caption: str, *, views: int = 1) -> Objects:
-    """The object that a caption means, for each of some cameras: evenly lit, on white."""
+    """The object of a caption, without shading on white, repeated for `views` cameras."""
     shape, colour = find_object(caption)
     return Objects(
         shape=torch.full((views,), SHAPES.index(shape)),
@@ -115,7 +115,7 @@ def true_object(caption: str, *, views: int = 1) -> Objects:
 def draw_views(
     count: int, generator: torch.Generator
 ) -> tuple[Objects, Cameras, list[str], Float[Tensor, "s"], Float[Tensor, "s"]]:
-    """Random objects through random cameras.
+    """Draw random objects with random cameras.
 
     Returns:
         Objects, cameras, captions, and the cameras' azimuths and elevations.
@@ -127,7 +127,7 @@ def draw_views(
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     colour = torch.randint(len(COLOURS), (count,), generator=generator)
     azimuth = uniform(-torch.pi, torch.pi, count)
-    # Evenly over the part of the sphere from a little below the horizon to the top.
+    # Uniform over the part of the sphere from 10 degrees below the horizon to the zenith.
     elevation = torch.asin(uniform(-0.17, 1.0, count))
     eye = orbit(azimuth, elevation, radius=uniform(2.3, 2.7, count))
     cameras = Cameras(look_at(eye, uniform(-0.08, 0.08, count, 3)), uniform(1.0, 1.35, count))
@@ -153,12 +153,13 @@ def draw_views(
 def _draw_backgrounds(
     colour01: Float[Tensor, "s 3"], generator: torch.Generator
 ) -> Float[Tensor, "s 2 3"]:
-    """Pale or dark gradients that an object of this colour stands out from."""
+    """Draw vertical gradients that differ from the object's colour."""
     count = len(colour01)
     grey = torch.rand(count, 8, 1, generator=generator)
     tint = 0.3 * (torch.rand(count, 8, 3, generator=generator) - 0.5)
     candidates = (grey + tint).clamp(0, 1)
-    # The first of eight that is far enough, or the farthest.
+    # The first of eight candidates that differs enough from the object, or the one that differs
+    # most.
     far = (candidates - colour01[:, None]).norm(dim=-1)
     choice = torch.where(far > 0.45, 10.0 - torch.arange(8), far).argmax(1)
     chosen = candidates[torch.arange(count), choice]
@@ -169,7 +170,7 @@ def _draw_backgrounds(
 def render_objects(
     objects: Objects, cameras: Cameras, *, size: int, supersample: int = 3
 ) -> ObjectViews:
-    """Cast rays at each object from its camera; Lambertian surfaces without shadows."""
+    """Render each object from its camera by ray casting; Lambertian, without shadows."""
     edge = size * supersample
     origin, direction = pixel_rays(cameras, height=edge, width=edge)
     depth, normal = _nearest(objects, origin, direction)
@@ -190,7 +191,7 @@ def render_objects(
 def _nearest(
     objects: Objects, origin: Float[Tensor, "s 1 3"], direction: Float[Tensor, "s r 3"]
 ) -> tuple[Float[Tensor, "s r"], Float[Tensor, "s r 3"]]:
-    """Distance to each object's surface, infinite beside it, and the unit normal there."""
+    """Distance along each ray to the object (infinite if missed), and unit normal there."""
     depth = torch.full(direction.shape[:2], torch.inf)
     normal = torch.zeros_like(direction)
     for slot, name in enumerate(SHAPES):
@@ -208,7 +209,7 @@ def _nearest(
 
 
 def _normal(slot: int, point: Float[Tensor, "s r 3"]) -> Float[Tensor, "s r 3"]:
-    """Outward normals, of the discs on which these shapes would stand on a floor too."""
+    """Outward normals, including those of the bottom discs of cylinder and cone."""
     down = (point[..., 2] < 1e-3) & torch.tensor(SHAPES[slot] in ("cylinder", "cone"))
     below = torch.tensor([0.0, 0.0, -1.0])
     return torch.where(down[..., None], below, outward_normal(slot, point))

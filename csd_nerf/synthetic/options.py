@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 HELD_OUT_EVERY = 8
-"""Every eighth view is for evaluation, as is usual for captures."""
+"""Every eighth view is held out for evaluation, as is usual for captures."""
 
 Split = Literal["train", "validation", "benchmark"]
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What decides a data set."""
+    """Settings of a data set."""
 
     scene: int = 0
-    """Number of the scene within its split."""
+    """Number of the scene within its split, counted from 0."""
     split: Split = "benchmark"
-    """Family of seeds that the scene comes from; the bundled prior was trained on `train`."""
+    """Split that the scene is taken from; the bundled prior was trained on `train`."""
     views: int = 56
     """Number of images; every eighth is held out for evaluation."""
     size: int = 96
@@ -50,7 +50,7 @@ class SyntheticSettings(SceneSettings):
     """Write a procedural scene as a nerfstudio data set, with its true edit beside it."""
 
     output: Path
-    """Folder to make."""
+    """Folder to write."""
     edit: str | None = None
     """A known edit, by name or wording, such as "make the sphere blue" or "night"."""
     overwrite: bool = False

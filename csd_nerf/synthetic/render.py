@@ -1,6 +1,6 @@
-"""A batched ray caster for `Scenes`: colour, depth, and the object seen by each pixel.
+"""A batched ray caster for `Scenes`: renders colours, depth and labels.
 
-Depth is the distance along the ray in world units (infinite in the sky).
+Depth is the distance along the ray in world units, infinite in the sky.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from csd_nerf.synthetic.scenes import SHAPES, Scenes
 from csd_nerf.synthetic.shapes import MARGIN, intersect, outward_normal
 
 FLOOR, SKY = len(SHAPES), len(SHAPES) + 1
-"""Labels of pixels that see no object; objects are labelled by their slot 0 to 3."""
+"""Labels of pixels without object; objects are labelled by their slot, 0 to 3."""
 
 _HAZE_DISTANCE = 30.0
-"""World units over which the floor fades into the horizon, so that far patterns don't alias."""
+"""Distance in world units over which the floor fades by 1/e, so that far patterns don't alias."""
 _SNOW = (0.95, 0.96, 0.98)
 _FOG = (0.80, 0.82, 0.84)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What the cameras see.
+    """Rendered views.
 
     Attributes:
         image01: Colours, averaged over each pixel.
-        depth: Distance along one of the pixel's rays; infinite in the sky. The ray is that
-            through the pixel's centre where the rays along an edge are odd in number, else
-            the one right of and below it: a quarter of a pixel off for two rays.
+        depth: Distance along one ray of each pixel; infinite in the sky. If `supersample` is odd,
+            the ray passes through the pixel's centre; if even, it is the next ray to the right
+            and below (for 2, a quarter of a pixel away in both directions).
         label: Object slot, `FLOOR` or `SKY`, on the same ray.
     """
 
@@ -45,14 +45,14 @@ class Rendering:
 def render(
     scenes: Scenes, cameras: Cameras, *, height: int, width: int, supersample: int = 2
 ) -> Rendering:
-    """Cast rays through each pixel of each scene's camera.
+    """Render each scene from its camera.
 
     Args:
         scenes: s scenes.
-        cameras: One camera a scene, above the floor and outside the objects.
-        height: Pixels.
-        width: Pixels.
-        supersample: Rays along each edge of a pixel that are averaged into its colour.
+        cameras: One camera per scene, above the floor and outside of the objects.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        supersample: Number of rays along each edge of a pixel; colours are averaged over all.
     """
     origin, direction = pixel_rays(cameras, height=height * supersample, width=width * supersample)
     return render_rays(
@@ -69,16 +69,16 @@ def render_rays(
     width: int,
     supersample: int,
 ) -> Rendering:
-    """Cast given rays, whatever projection they come from.
+    """Render given rays, which may come from any projection.
 
     Args:
         scenes: s scenes.
-        origin: Where the rays of each scene start.
+        origin: Start of the rays of each scene.
         direction: Unit vectors, row by row: `height * supersample` rows of
             `width * supersample` rays.
-        height: Pixels.
-        width: Pixels.
-        supersample: Rays along each edge of a pixel that are averaged into its colour.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        supersample: Number of rays along each edge of a pixel; colours are averaged over all.
     """
     depth, label = _nearest(scenes, origin, direction)
     colour = _shade(scenes, origin, direction, depth, label)
@@ -102,9 +102,9 @@ def _to_object(
     origin: Float[Tensor, "s #r 3"],
     direction: Float[Tensor, "s #r 3"],
 ) -> tuple[Float[Tensor, "s #r 3"], Float[Tensor, "s #r 3"]]:
-    """Rays in the frame of one object, where it has size 1 and stands on z = 0 at the origin.
+    """Transform rays to the frame of one object, where it has size 1 and stands at the origin.
 
-    Directions are scaled with it, so that distances along a ray stay those of the world.
+    Directions are scaled too, so that distances along a ray are still in world units.
     """
     cos, sin = scenes.yaw[:, slot].cos(), scenes.yaw[:, slot].sin()
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
@@ -115,7 +115,7 @@ def _to_object(
 
 
 def _to_world(vector: Float[Tensor, "s r 3"], yaw: Float[Tensor, "s"]) -> Float[Tensor, "s r 3"]:
-    """Directions from an object's frame, turned by `yaw`, to the world's; lengths stay."""
+    """Rotate directions from an object's frame to the world's; lengths don't change."""
     cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
     x, y, z = vector.unbind(-1)
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1)
@@ -139,7 +139,7 @@ def _nearest(
 def _occluded(
     scenes: Scenes, point: Float[Tensor, "s r 3"], direction: Float[Tensor, "s r 3"]
 ) -> Bool[Tensor, "s r"]:
-    """Whether any object lies on the rays."""
+    """Whether each ray meets any object."""
     blocked = torch.zeros(point.shape[:2], dtype=torch.bool)
     for slot in _slots(scenes):
         hit = intersect(slot, *_to_object(scenes, slot, point, direction))
@@ -154,7 +154,7 @@ def _shade(
     depth: Float[Tensor, "s r"],
     label: Int[Tensor, "s r"],
 ) -> Float[Tensor, "s r 3"]:
-    """What comes back along each ray: lit surfaces, the sky, and the air before them."""
+    """Colour of each ray: the lit surface or the sky, with haze and fog in front."""
     at = torch.where(depth.isfinite(), depth, 0.0)
     point = origin + at[..., None] * direction
     normal, albedo = _surface(scenes, point, direction, label)
@@ -174,7 +174,7 @@ def _surface(
     direction: Float[Tensor, "s r 3"],
     label: Int[Tensor, "s r"],
 ) -> tuple[Float[Tensor, "s r 3"], Float[Tensor, "s r 3"]]:
-    """Unit normal and colour, snow included, where rays meet the floor or an object."""
+    """Unit normal and albedo, with snow, where rays meet the floor or an object."""
     normal = torch.tensor([0.0, 0.0, 1.0]).expand_as(point)
     albedo = floor_colour(scenes, point)
     for slot in _slots(scenes):
@@ -191,7 +191,7 @@ def _surface(
 def _light(
     scenes: Scenes, point: Float[Tensor, "s r 3"], normal: Float[Tensor, "s r 3"]
 ) -> Float[Tensor, "s r"]:
-    """Light on a Lambertian surface: a sun, its shadows, and a sky that lights from above."""
+    """Irradiance of a surface: the sun with shadows, and sky light from above."""
     sun = scenes.sun[:, None].expand_as(point)
     incidence = (normal * sun).sum(-1).clamp(min=0)
     lit = ~_occluded(scenes, point + 5 * MARGIN * normal, sun)

@@ -1,9 +1,8 @@
-"""Procedural scenes as batches of parameters, and how they are drawn.
+"""Procedural scenes: their parameters, in batches, and their random generation.
 
-A scene is a floor, a sky, a sun and up to four objects of four different shapes, so that "the
-sphere" names one object. The world's unit is arbitrary (an object is about 1 high), z points up,
-the floor is z = 0. All scenes of a batch are held as one structure of arrays, which the renderer
-takes whole.
+A scene has a floor, a sky, a sun and one to three objects of different shapes, so that "the sphere"
+names a single object. The world's unit is arbitrary (an object is about 1 high); z points up and
+the floor is z = 0. A batch of scenes is a structure of arrays, with one row per scene.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ SPLIT_SEEDS: dict[Split, range] = {
     "validation": range(10_000_000, 11_000_000),
     "benchmark": range(11_000_000, 12_000_000),
 }
-"""Seeds of scenes; what is tuned on one split is never reported on another."""
+"""Seeds of the scenes of each split. Training, tuning and reported results each use their own."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,18 @@ class Scenes:
     Attributes:
         present: Which of the four objects exist.
         position: Centre of each object on the floor.
-        size: Scale of each object; 1 makes a sphere of radius 1.
+        size: Scale of each object; 1 gives a sphere of radius 1.
         yaw: Rotation of each object about z, in radians.
         colour: Index into `COLOURS`.
-        tint: Small additive RGB deviation of each object's colour, so that "red" is a family.
+        tint: Small RGB offset that is added to each object's colour, so that "red" varies.
         texture: Index into `TEXTURES`.
         floor: Index into `FLOORS`.
-        floor_scale: Size of the floor's pattern relative to its default.
+        floor_scale: Factor of the size of the floor's pattern.
         sky: Index into `SKIES`.
         sun: Unit vector towards the sun.
         sun_strength: Share of direct light; the rest is ambient.
-        fog: Extinction a world unit; 0 is clear air.
-        snow: Cover of upward-facing surfaces, 0 to 1.
+        fog: Extinction coefficient per world unit; 0 is clear air.
+        snow: Snow cover of upward-facing surfaces, from 0 to 1.
     """
 
     present: Bool[Tensor, "s 4"]
@@ -101,12 +100,12 @@ class Scenes:
         return len(self.floor)
 
     def __getitem__(self, index: int | slice) -> Scenes:
-        """The scenes of a slice, or one scene as a batch of one."""
+        """The scenes of a slice, or a single scene as a batch of one."""
         rows = slice(index, index + 1) if isinstance(index, int) else index
         return Scenes(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
     def repeat(self, times: int) -> Scenes:
-        """Each scene `times` times in a row, to see it through several cameras."""
+        """Repeat each scene `times` times in a row, to render it from several cameras."""
         return Scenes(
             **{
                 f.name: getattr(self, f.name).repeat_interleave(times, dim=0)
@@ -126,7 +125,7 @@ class Scenes:
 
 
 def draw_scenes(seeds: Sequence[int]) -> Scenes:
-    """One scene a seed; a scene depends on its own seed only, not on its neighbours."""
+    """Draw one scene per seed, which depends on this seed only."""
     return Scenes.cat([_draw_scene(torch.Generator().manual_seed(int(seed))) for seed in seeds])
 
 
@@ -140,7 +139,7 @@ def _draw_scene(generator: torch.Generator) -> Scenes:
     count = 1 + int(choice(3))
     present = torch.zeros(1, 4, dtype=torch.bool)
     present[0, torch.randperm(4, generator=generator)[:count]] = True
-    # Objects stand on a ring in different sectors, so that they seldom touch (1 scene in 40).
+    # Objects stand on a ring in different sectors, so that they rarely touch (in 1 of 40 scenes).
     sector = torch.randperm(4, generator=generator).float()
     angle = 2 * torch.pi * (sector + uniform(-0.2, 0.2, 4)) / 4 + uniform(0.0, 2 * torch.pi, 1)
     ring = uniform(1.0, 1.5, 4) if count > 1 else uniform(0.0, 0.3, 4)

@@ -1,7 +1,7 @@
-"""The four shapes: where a ray meets them, and their normals.
+"""The four shapes: intersections with rays, and normals.
 
-Each shape is described in its own frame, where it has size 1 and stands on z = 0 around the z
-axis. Rays need no unit direction; a distance t belongs to the point origin + t direction.
+Each shape is given in its own frame, where it has size 1 and stands on z = 0 around the z axis. A
+ray's direction need not have unit length; a distance t is that of the point origin + t direction.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from torch import Tensor
 from csd_nerf.synthetic.scenes import SHAPES
 
 CUBE_HALF, CYLINDER_RADIUS, CONE_RADIUS, HEIGHT = 0.85, 0.75, 0.95, 2.0
-"""Half the cube's edge, and radii and height of cylinder and cone; the sphere's radius is 1."""
+"""Half the cube's edge, the radii of cylinder and cone, and their height; the sphere has radius
+1."""
 MARGIN = 1e-3
-"""Hits nearer than this along a ray are the surface that the ray starts on."""
+"""Hits at a smaller distance than this are ignored: they are the surface where the ray starts."""
 _PARALLEL = 1e-9
-"""Divisors nearer to zero than this are set to it; what they give is infinite or far away."""
+"""Divisors with a smaller absolute value are set to this; the quotient is then very large."""
 
 Hit = tuple[Float[Tensor, "s r"], Bool[Tensor, "s r"]]
-"""A distance, and whether the shape is really there."""
+"""Distances, and whether the shape is really hit there."""
 
 
 def intersect(
     slot: int, origin: Float[Tensor, "s #r 3"], direction: Float[Tensor, "s #r 3"]
 ) -> Float[Tensor, "s r"]:
-    """Distance t > `MARGIN` to the first surface of the shape `SHAPES[slot]`; inf if missed.
+    """Distance t > `MARGIN` along rays to the surface of the shape `SHAPES[slot]`; inf if missed.
 
-    A ray that starts inside meets the surface from within.
+    A ray that starts inside of the shape hits its surface from within.
     """
     return _INTERSECT[SHAPES[slot]](origin, direction)
 
 
 def outward_normal(slot: int, point: Float[Tensor, "s r 3"]) -> Float[Tensor, "s r 3"]:
-    """Outward normal, not normalised, at points of the surface that can be seen.
+    """Outward normals, not normalised, at visible points of the surface.
 
-    Discs that lie on the floor are never seen and have no normal of their own here.
+    The discs at the bottom of cylinder and cone lie on the floor and are not handled.
     """
     return _NORMAL[SHAPES[slot]](point)
 
 
 def _first(*candidates: Hit) -> Float[Tensor, "s r"]:
-    """The nearest candidate in front of the ray's start."""
+    """The nearest valid candidate in front of the ray's start."""
     hits = [torch.where(ok & (t > MARGIN), t, torch.inf) for t, ok in candidates]
     return torch.stack(hits).amin(dim=0)
 
@@ -52,7 +53,7 @@ def _away_from_zero(x: Tensor) -> Tensor:
 
 
 def _roots(a: Tensor, half_b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both roots of a t² + 2 half_b t + c = 0 and whether they are real."""
+    """Both roots of a t² + 2 half_b t + c = 0, and whether they are real."""
     discriminant = half_b.square() - a * c
     root = discriminant.clamp(min=0).sqrt()
     safe = _away_from_zero(a)

@@ -1,1 +1,1 @@
-"""`ns-train csd-dreamfusion`: make an object from a sentence. Entry points are in `config`."""
+"""`ns-train csd-dreamfusion`: makes an object from a text. The entry points are in `config`."""

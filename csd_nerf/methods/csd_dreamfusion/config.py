@@ -1,4 +1,4 @@
-"""The methods that ns-train offers. Every ns command imports this module: configs only."""
+"""Configurations of csd-dreamfusion for ns-train; every ns command imports this module."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from csd_nerf.methods.csd_dreamfusion.optimization import AdanOptimizerConfig, W
 from csd_nerf.methods.csd_dreamfusion.pipeline import CSDDreamFusionPipelineConfig
 from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainerConfig
 
-# Here, because ns-render, ns-export and ns-viewer read checkpoints by themselves.
+# Called here because ns-render, ns-export and ns-viewer read checkpoints themselves.
 allow_nerfstudio_checkpoints()
 
 _NEVER = 1_000_000_000
-"""Steps between evaluations for which there is nothing to compare with."""
+"""Steps between evaluations: never, since there are no images to compare with."""
 
 
 def _optimizers(*, lr: float, warmup: int, steps: int) -> dict[str, Any]:
@@ -81,8 +81,8 @@ csd_dreamfusion_tiny = MethodSpecification(
                 num_importance_samples=0,
                 normal_step=0.06,
             ),
-            # Best of a handful tried with the bundled prior: more guidance makes colours garish,
-            # less leaves shapes round.
+            # The best of a few settings tried with the bundled prior: more guidance makes colours
+            # garish, less makes all shapes round.
             distill=DistillSettings(kernel="l2", text_scale=2.0, normalize="rowsum"),
             entropy_weight=3e-3,
             albedo_steps=150,
@@ -92,7 +92,7 @@ csd_dreamfusion_tiny = MethodSpecification(
         ),
         optimizers=_optimizers(lr=1e-2, warmup=30, steps=450),
         viewer=ViewerConfig(num_rays_per_chunk=4096),
-        # Without a viewer the command ends when training does.
+        # With a viewer the command would not end after training.
         vis="tensorboard",
     ),
     description="csd-dreamfusion on a CPU with the bundled prior: simple shapes in minutes.",

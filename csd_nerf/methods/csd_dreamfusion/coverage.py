@@ -1,27 +1,30 @@
-"""Watches how much of its bounding sphere an object covers, and stops a run that has collapsed."""
+"""Watches the coverage of each object, and stops a run whose object has collapsed.
+
+Coverage is the mean opacity of the rays that meet the object's bounding sphere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 EMPTY, FULL = 0.002, 0.97
-"""Shares of the bounding sphere's silhouette: an object that covers less than the first has
-vanished, one that covers more than the second has filled its sphere."""
+"""Limits of the coverage: an object with EMPTY or less has vanished, one with FULL or more fills
+its sphere."""
 PATIENCE = 50
-"""An object must be in one of these states for so many steps in a row before a run is stopped."""
+"""Number of steps in a row with such a coverage after which a run is stopped."""
 
 
 class CoverageWatch:
-    """Counts for each object the steps in a row at which it was empty or full."""
+    """Counts, for each object, the steps in a row at which it was empty or full."""
 
     def __init__(self, objects: int) -> None:
         self._odd_steps = [0] * objects
 
     def look(self, coverage: Sequence[float], step: int) -> None:
-        """Look at a step's coverage, a share in [0, 1] for each object.
+        """Check a step's coverage, in [0, 1] for each object.
 
         Raises:
-            FloatingPointError: If a share isn't finite, or an object has collapsed.
+            FloatingPointError: If a coverage is NaN, or an object has collapsed.
         """
         if any(share != share for share in coverage):
             raise FloatingPointError(
@@ -37,7 +40,7 @@ class CoverageWatch:
 
 
 def _collapse(share: float, step: int) -> str:
-    """What has become of an object, and what helps."""
+    """The rest of the message: what happened to an object, and the remedies."""
     what, remedy = (
         ("vanished", "lower --pipeline.opacity-weight or the learning rate")
         if share <= EMPTY

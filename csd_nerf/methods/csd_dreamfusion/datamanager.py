@@ -1,6 +1,7 @@
-"""Cameras around the object: random ones to train with, orbits to view, render and export with.
+"""Cameras around the object: random ones for training, orbits for viewer, renders and exports.
 
-Frames: world z up; azimuth 0 looks at the front, which faces negative y; angles in radians.
+Frames: world z is up. The front of the object faces negative y; a camera at azimuth 0 looks at it.
+Angles are in radians.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from csd_nerf.methods.common.errors import MethodError
 
 @dataclass
 class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
-    """nerfstudio's options of random cameras."""
+    """Options of the random cameras; further ones are nerfstudio's."""
 
     _target: type = field(default_factory=lambda: CSDDreamFusionDataManager)
     train_resolution: int = 64
-    """Edge of training views in pixels."""
+    """Edge of the square training views in pixels."""
     eval_resolution: int = 128
-    """Edge of the views for renders and exports."""
+    """Edge of the square views for renders and exports, in pixels."""
     num_eval_angles: int = 64
-    """Views on the orbits for renders and exports."""
+    """Number of views on the orbits for renders and exports."""
     train_images_per_batch: int = 4
-    """Views of an object a step; if there is one object, the views are the particles."""
+    """Views of each object per step; with a single object, the views are the particles."""
     radius_mean: float = 2.5
-    """Mean distance of the cameras; the object lies in a sphere of radius 1."""
+    """Mean distance of the cameras from the centre; the object lies in a sphere of radius 1."""
     focal_range: tuple[float, float] = (0.9, 1.35)
-    """Focal length in units of the image's edge."""
+    """Smallest and largest focal length, in units of the image's edge."""
     vertical_rotation_range: tuple[float, float] = (-90.0, 10.0)
-    """Lowest and highest value of -90 sin(elevation): -90 is straight above, 0 the horizon, 90
-    straight below. Cameras are spread evenly over this part of the sphere. The default ends 6
-    degrees below the horizon."""
+    """Range of the cameras' elevation, as the values of -90 sin(elevation): -90 is straight above,
+    0 the horizon, 90 straight below. Cameras are uniform over this part of the sphere. The default
+    reaches from straight above to 6 degrees below the horizon."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -64,11 +65,11 @@ def orbit_cameras(
     focal: float,
     size: int,
 ) -> Cameras:
-    """Cameras that look at the origin, upright.
+    """Upright cameras that look at the origin.
 
     Args:
-        azimuth: From the front towards positive x.
-        elevation: Up from the horizon, below pi/2.
+        azimuth: Angle from the front towards positive x, in radians.
+        elevation: Angle above the horizon in radians, less than pi/2 in absolute value.
         radius: Distance from the origin.
         focal: Focal length in units of the image's edge.
         size: Edge of the images in pixels.
@@ -90,13 +91,13 @@ def orbit_cameras(
 
 
 def view_angles(cameras: Cameras) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Azimuth and elevation of cameras."""
+    """Azimuth and elevation of cameras around the origin, in radians."""
     x, y, z = cameras.camera_to_worlds[:, :3, 3].unbind(-1)
     return torch.atan2(x, -y), torch.atan2(z, torch.hypot(x, y))
 
 
 class CSDDreamFusionDataManager(RandomCamerasDataManager):
-    """Random cameras for training, and cameras on three orbits for viewer, renders and exports."""
+    """Random cameras for training; cameras on three orbits for viewer, renders and exports."""
 
     config: CSDDreamFusionDataManagerConfig
     train_dataset: TrivialDataset
@@ -126,7 +127,7 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         self.train_dataset = _blank_dataset(cameras)
         self.eval_dataset = _blank_dataset(cameras)
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
-        # ns-export sets the number of rays that it wants at a time on a sampler's attribute.
+        # ns-export sets the number of rays that it wants in this attribute of a sampler.
         self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=None)
         self.eval_dataloader = RandIndicesEvalDataloader(
             input_dataset=self.eval_dataset, device=device
@@ -137,7 +138,7 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         DataManager.__init__(self)
 
     def _orbits(self) -> Cameras:
-        """Cameras on a low and a high orbit, and on one from below, so that meshes close."""
+        """Cameras on a low orbit, a high orbit, and one from below, so that meshes are closed."""
         c = self.config
         turn = torch.arange(c.num_eval_angles) / max(c.num_eval_angles, 1)
         elevation = torch.tensor([15.0, 55.0, -25.0])[torch.arange(c.num_eval_angles) % 3]
@@ -150,7 +151,7 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
         )
 
     def draw_cameras(self, count: int) -> Cameras:
-        """Random cameras on the sphere, by torch's global generator."""
+        """Draw random cameras around the object, by torch's global generator."""
         c = self.config
         cameras, _, _ = random_train_pose(
             count,
@@ -169,7 +170,8 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:  # noqa: ARG002
         """Rays of the next training views, view by view.
 
-        An exporter sets the number of rays that it wants; it gets so many, at random pixels.
+        An exporter that has set the number of rays gets this many, through random pixels of the
+        orbits' views.
         """
         self.train_count += 1
         wanted = self.train_pixel_sampler.num_rays_per_batch
@@ -195,12 +197,12 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
 
 
 def _view_by_view(bundle: RayBundle) -> RayBundle:
-    """Flatten nerfstudio's (h, w, views) so that each view's rays follow each other."""
+    """Flatten nerfstudio's (h, w, views) to rays sorted by view."""
     return bundle._apply_fn_to_fields(lambda t: t.movedim(2, 0).flatten(0, 2))
 
 
 def _blank_dataset(cameras: Cameras) -> TrivialDataset:
-    """A data set without photographs that has the attributes which exporters read."""
+    """A data set without photographs, with the attributes that exporters read."""
     dataset = TrivialDataset(cameras)
     dataset._dataparser_outputs = DataparserOutputs(
         image_filenames=[], cameras=cameras, scene_box=dataset.scene_box

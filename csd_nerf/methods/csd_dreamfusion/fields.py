@@ -1,7 +1,7 @@
-"""Fields of an object: density and colour at points within the unit sphere.
+"""Fields of an object: density and albedo at points within the unit sphere.
 
-Density is exp(raw + bias), where the bias falls linearly from the centre, so that an untrained
-field is a blob there (DreamFusion, Appendix A.2). Colour is the surface's own, unlit: albedo.
+Density is exp(raw + bias). The bias falls linearly with the distance from the centre, so that an
+untrained field is a blob there (DreamFusion, Appendix A.2). Albedo is the colour without light.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1
 
 
 class ResidualBlock(nn.Module):
-    """x + W2 silu(W1 silu(x)); starts as the identity."""
+    """x + W2 silu(W1 silu(x)), plus biases; W2 = 0 at initialisation, which gives the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 def build_mlp(*, blocks: int, width: int) -> nn.Module:
-    """The paper's coordinate MLP with residual blocks (CSD, Appendix C.2); points to 4 numbers."""
+    """The paper's coordinate MLP with residual blocks (CSD, Appendix C.2): points to 4 values."""
     encoding = NeRFEncoding(
         in_dim=3,
         num_frequencies=6,
@@ -62,7 +62,7 @@ def build_hash_grid(
     width: int,
     implementation: Literal["tcnn", "torch"],
 ) -> nn.Module:
-    """The fast choice: a hash grid and a small MLP; points to 4 numbers."""
+    """A hash grid with a small MLP, faster than `build_mlp`: points to 4 values."""
     encoding = HashEncoding(
         num_levels=levels,
         min_res=8,
@@ -82,14 +82,14 @@ def build_hash_grid(
 
 
 class ObjectField(nn.Module):
-    """Density and albedo of one object, and the colour behind it."""
+    """Density and albedo of one object, and the colour of its background."""
 
     def __init__(self, base: nn.Module, *, bias: float, bias_radius: float) -> None:
         """Wrap a network.
 
         Args:
-            base: Points in the unit cube to raw density and raw RGB.
-            bias: Added to the raw density at the centre.
+            base: Network from points in the unit cube [0, 1]^3 to raw density and raw RGB.
+            bias: Bias of the raw density at the centre.
             bias_radius: Distance from the centre at which the bias is zero.
         """
         super().__init__()
@@ -103,37 +103,37 @@ class ObjectField(nn.Module):
     def forward(
         self, points: Float[Tensor, "m 3"]
     ) -> tuple[Float[Tensor, "m"], Float[Tensor, "m 3"]]:
-        """Density and albedo in [0, 1] at points of the unit sphere around the origin."""
+        """Density, and albedo in [0, 1], at points within the unit sphere around the origin."""
         raw = self.base(0.5 * (points + 1)).float()
         bias = self._bias * (1 - points.norm(dim=-1) / self._bias_radius)
         return trunc_exp(raw[:, 0] + bias), raw[:, 1:].sigmoid()
 
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m"]:
-        """Density alone."""
+        """Density at points, without albedo."""
         return self(points)[0]
 
     def behind(self, direction: Float[Tensor, "r 3"]) -> Float[Tensor, "r 3"]:
-        """Colour in [0, 1] of the background by direction."""
+        """Colour in [0, 1] of the background in each ray's direction."""
         return self.background(self.background_encoding(direction)).sigmoid()
 
 
 def normals(density: Density, points: Float[Tensor, "m 3"], *, step: float) -> Float[Tensor, "m 3"]:
-    """Unit normals, which point against the density's gradient.
+    """Unit normals: the negative, normalised gradient of the density's logarithm.
 
-    The gradient comes from differences between the four corners of a small tetrahedron, so the
-    normals are differentiable even for fields that have no second derivatives.
+    The gradient is computed from the values at the four corners of a small tetrahedron. So normals
+    are differentiable even if the field has no second derivatives.
 
     Args:
         density: The field's density.
-        points: Where to compute normals.
-        step: Half the edge of the cube whose corners make up the tetrahedron, in world units.
-            Smaller details are smoothed away.
+        points: Points at which to compute normals.
+        step: Half the edge, in world units, of the cube that the tetrahedron's corners belong to.
+            Smaller details are smoothed.
     """
     # Half precision would round the small differences away.
     with torch.autocast(points.device.type, enabled=False):
         corners = torch.tensor(_TETRAHEDRON).to(points)
         around = points[None] + step * corners[:, None]
         values = density(around.flatten(0, 1).clamp(-1, 1)).view(4, -1)
-        # In logarithms: densities differ by orders of magnitude, their direction is the same.
+        # Logarithms, because densities differ by orders of magnitude; the direction is the same.
         gradient = torch.einsum("km,kd->md", values.clamp(min=1e-6).log(), corners)
         return -nn.functional.normalize(gradient, dim=-1, eps=1e-4)

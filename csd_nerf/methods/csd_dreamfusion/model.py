@@ -30,7 +30,7 @@ from csd_nerf.methods.csd_dreamfusion.shading import (
 )
 
 SHADED_WEIGHT = 0.2
-"""A sample is shaded if its weight is more than this many times 1 / (samples of the ray)."""
+"""A sample is shaded if its weight exceeds SHADED_WEIGHT / (number of samples of the ray)."""
 
 
 @dataclass
@@ -41,38 +41,39 @@ class CSDDreamFusionModelConfig(ModelConfig):
     enable_collider: bool = False
     """Unused: rays are clipped to the unit sphere here."""
     eval_num_rays_per_chunk: int = 8192
-    """Rays that are rendered at a time outside training."""
+    """Rays that are rendered together outside training."""
     kind: FieldKind = "mlp"
     """mlp: the paper's coordinate MLP; hash: a hash grid, which is faster."""
     blocks: int = 5
-    """Residual blocks of the MLP."""
+    """Number of residual blocks of the MLP (kind mlp)."""
     width: int = 96
-    """Hidden width."""
+    """Width of the hidden layers."""
     levels: int = 16
-    """Levels of the hash grid."""
+    """Number of levels of the hash grid (kind hash)."""
     max_res: int = 256
-    """Cells an edge of its finest level."""
+    """Cells along an edge of the hash grid's finest level."""
     log2_hashmap_size: int = 19
-    """Entries of a level, as a power of two."""
+    """Base-2 logarithm of the number of entries in each level of the hash grid."""
     implementation: Literal["tcnn", "torch"] = "tcnn"
-    """Of the hash grid; without tiny-cuda-nn nerfstudio falls back to torch."""
+    """Implementation of the hash grid; without tiny-cuda-nn nerfstudio falls back to torch."""
     density_bias: float = 5.0
-    """Added to the raw density at the centre, so that training begins with a blob there."""
+    """Bias of the raw density at the centre, so that training begins with a blob there."""
     bias_radius: float = 0.4
-    """Distance from the centre at which the bias crosses zero; beyond, it is negative."""
+    """Distance from the centre at which the bias is zero; farther away it is negative."""
     num_samples: int = 64
-    """Evenly spaced samples along a ray."""
+    """Number of evenly spaced samples along a ray."""
     num_importance_samples: int = 32
-    """Further samples where the first ones have weight; 0 for none."""
+    """Number of further samples, placed by the weights of the first ones; 0 turns them off."""
     surface_density: float = 10.0
-    """The surface is where density first reaches this value; depths, meshes and point clouds use
-    it."""
+    """Density that defines the surface, for depths, meshes and point clouds: a ray meets it where
+    the density first reaches this value."""
     normal_step: float = 0.02
-    """Step of the finite differences that give normals; the bounding sphere has radius 1."""
+    """Step of the finite differences for normals, in units of the bounding sphere's radius."""
     background: Literal["network", "white", "black"] = "network"
-    """Background of views outside training; training uses the network's or a random colour."""
+    """Background of views outside training: the learned one or a colour. Training uses the learned
+    one or a random colour."""
     shown_object: int = 0
-    """Which of several objects viewer, renders and exports show."""
+    """Number of the object that viewer, renders and exports show, counted from 0."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -84,16 +85,16 @@ class CSDDreamFusionModelConfig(ModelConfig):
 
 
 class CSDDreamFusionModel(Model):
-    """Fields of equally many objects.
+    """One or more objects, each a field of its own.
 
     Attributes:
-        fields: One for each object.
+        fields: The field of each object.
     """
 
     config: CSDDreamFusionModelConfig
 
     def __init__(self, config: CSDDreamFusionModelConfig, *, num_objects: int, **kwargs: Any):
-        """Build `num_objects` fields, each with an initialisation of its own."""
+        """Build `num_objects` fields, each with its own random initialisation."""
         self._num_objects = num_objects
         super().__init__(config=config, **kwargs)
 
@@ -121,11 +122,11 @@ class CSDDreamFusionModel(Model):
         return ObjectField(base, bias=c.density_bias, bias_radius=c.bias_radius)
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The fields with their backgrounds."""
+        """One group: the fields with their backgrounds."""
         return {"fields": list(self.fields.parameters())}
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
-        """Views of the shown object in its own colours."""
+        """Render the shown object in its albedo, with normals and a textureless view."""
         scene = self.fields[min(self.config.shown_object, len(self.fields) - 1)]
         assert isinstance(scene, ObjectField)
         colour = {"white": 1.0, "black": 0.0}.get(self.config.background)
@@ -154,16 +155,16 @@ class CSDDreamFusionModel(Model):
         Args:
             scene: The object.
             rays: Flat bundle with unit directions.
-            shading: How surfaces look.
-            light: One for each ray; None lights from the camera.
-            background01: Colour behind the object; None takes the network's.
+            shading: Shading of the surfaces.
+            light: One light per ray; None lights from the camera.
+            background01: Colour of the background; None takes the learned one.
             with_normals: Whether to compute normals, a textureless view and the orientation loss
-                for albedo shading too; the other shadings always do.
+                also for albedo shading; other shadings always do.
 
         Returns:
-            One row a ray: rgb, accumulation, depth, and hit (whether the ray meets the sphere).
-            With normals also normals (as colours in [0, 1]), textureless, and the scalar
-            orientation.
+            Per ray: rgb, accumulation, depth, and hit (whether the ray meets the unit sphere). With
+            normals also, per ray, normals (as colours in [0, 1]) and textureless, and the scalar
+            loss orientation.
         """
         count = len(rays)
         behind = scene.behind(rays.directions)
@@ -171,7 +172,7 @@ class CSDDreamFusionModel(Model):
             behind = background01.expand(count, 3)
         hit, near, far = sphere_span(rays.origins, rays.directions)
         if not bool(hit.any()):
-            # Gradients need a graph even where every ray misses.
+            # If every ray misses, pretend that all hit, so that the loss has an autograd graph.
             hit = torch.ones_like(hit)
         inside = rays[hit]
         inside.nears, inside.fars = near[hit, None], far[hit, None]
@@ -201,7 +202,7 @@ class CSDDreamFusionModel(Model):
     def _march(
         self, scene: ObjectField, rays: RayBundle
     ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "r 1"], Float[Tensor, "r k 3"], Tensor]:
-        """Samples along rays: weights, depth of the surface, points and albedos."""
+        """Sample along rays: returns weights, depth of the surface, points and albedos."""
         samples = self.sampler(rays)
         if self.config.num_importance_samples > 0:
             with torch.no_grad():
@@ -219,7 +220,7 @@ class CSDDreamFusionModel(Model):
     def _normals(
         self, scene: ObjectField, points: Float[Tensor, "r k 3"], weights: Float[Tensor, "r k"]
     ) -> tuple[Float[Tensor, "a 3"], Bool[Tensor, "r k"]]:
-        """Normals of the samples that are shaded (see `SHADED_WEIGHT`), and which these are."""
+        """Normals of the shaded samples (see `SHADED_WEIGHT`), and the mask of these samples."""
         active = weights.detach() > SHADED_WEIGHT / weights.shape[1]
         if not bool(active.any()):
             active[0, 0] = True
@@ -231,7 +232,7 @@ class CSDDreamFusionModel(Model):
         batch: dict[str, Any],  # noqa: ARG002
         metrics_dict: dict | None = None,  # noqa: ARG002
     ) -> dict[str, Tensor]:
-        """None: the pipeline, which has the prior, computes the losses."""
+        """Empty: the pipeline computes the losses, since it has the prior."""
         return {}
 
     def get_image_metrics_and_images(
@@ -239,7 +240,7 @@ class CSDDreamFusionModel(Model):
         outputs: dict[str, Tensor],
         batch: dict[str, Any],  # noqa: ARG002
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Share of the picture that the object covers, and its views."""
+        """The object's coverage of the picture in [0, 1], and its views."""
         accumulation = outputs["accumulation"]
         images = {
             "img": outputs["rgb"],
@@ -252,7 +253,7 @@ class CSDDreamFusionModel(Model):
     def get_rgba_image(
         self, outputs: dict[str, Tensor], output_name: str = "rgb"
     ) -> Float[Tensor, "*rays 4"]:
-        """Colours with the surface's opacity, so that exporters leave background and haze out."""
+        """Colours with opacity, which is 0 without a surface, so that exporters skip haze."""
         opacity = outputs["accumulation"] * (outputs["depth"] < BEYOND)
         return torch.cat([outputs[output_name], opacity], dim=-1)
 

@@ -1,4 +1,4 @@
-"""The paper's optimiser and learning rate for nerfstudio's configs."""
+"""The paper's optimizer and learning-rate schedule, as nerfstudio configs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def _adan(params: Any, **options: Any) -> Optimizer:
 class AdanOptimizerConfig(OptimizerConfig):
     """Adan (Xie et al. 2022), as implemented by pytorch-optimizer."""
 
-    # A function, since the class is imported late; not for the command line.
+    # A function, so that the class is imported late; hidden from the command line.
     _target: Annotated[Any, tyro.conf.Suppress] = field(default_factory=lambda: _adan)
     lr: float = 2e-3
     """Highest learning rate."""
     betas: tuple[float, float, float] = (0.98, 0.92, 0.99)
-    """Decays of the moments."""
+    """Decay rates of Adan's moments."""
     weight_decay: float = 0.0
-    """The weight decay to use."""
+    """Weight decay."""
 
 
 def warmup_cosine(
     step: int, *, lr: float, lr_start: float, lr_final: float, warmup: int, steps: int
 ) -> float:
-    """Learning rate: linear from `lr_start` to `lr`, then half a cosine down to `lr_final`."""
+    """Learning rate: linear from `lr_start` to `lr` over `warmup` steps, then cosine decay."""
     if step < warmup:
         return lr_start + (lr - lr_start) * step / warmup
     progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
@@ -46,7 +46,7 @@ def warmup_cosine(
 
 @dataclass
 class WarmupCosineConfig(SchedulerConfig):
-    """Warm-up and cosine decay; CSD Appendix C.2."""
+    """Warm-up and cosine decay of the learning rate; CSD Appendix C.2."""
 
     _target: type = field(default_factory=lambda: WarmupCosine)
     lr_start: float = 1e-9
@@ -54,18 +54,18 @@ class WarmupCosineConfig(SchedulerConfig):
     lr_final: float = 1e-6
     """Learning rate after the last step."""
     warmup_steps: int = 2000
-    """Steps until the learning rate has reached the optimizer's."""
+    """Steps until the learning rate reaches the optimizer's `lr`."""
     max_steps: int = 10000
-    """Steps until it has fallen to `lr_final`."""
+    """Steps, counted from the beginning, until the learning rate reaches `lr_final`."""
 
 
 class WarmupCosine(Scheduler):
-    """Builds the schedule."""
+    """nerfstudio's builder of the schedule."""
 
     config: WarmupCosineConfig
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
-        """The schedule as factors of `lr_init`."""
+        """The schedule, in factors of `lr_init`."""
         c = self.config
 
         def factor(step: int) -> float:

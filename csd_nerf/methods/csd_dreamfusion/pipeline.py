@@ -1,4 +1,4 @@
-"""A training step of csd-dreamfusion: render random views, distil the prior, regularise."""
+"""A training step of csd-dreamfusion: renders random views, distils the prior, regularises."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from csd_nerf.methods.csd_dreamfusion.shading import Light, Shading, draw_light,
 
 @dataclass
 class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
-    """What is made, how, and with which prior."""
+    """Options of the pipeline: of the object, the distillation, the prior, cameras and model."""
 
     _target: type = field(default_factory=lambda: CSDDreamFusionPipeline)
     datamanager: CSDDreamFusionDataManagerConfig = field(
@@ -45,45 +45,46 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     model: CSDDreamFusionModelConfig = field(default_factory=CSDDreamFusionModelConfig)
     """Options of the objects' fields."""
     prompt: str = ""
-    """What to make, such as "a red cube"."""
+    """Description of the object, such as "a red cube"."""
     negative_prompt: str = ""
-    """What to keep away from; takes the place of the empty text."""
+    """What the object should not show; replaces the empty text in guidance."""
     distillation: Literal["csd", "sds"] = "csd"
-    """Collaborative score distillation, or SDS (DreamFusion); with equal seeds they see equal
-    cameras, timesteps and noise."""
+    """csd: Collaborative Score Distillation; sds: SDS, as in DreamFusion. With the same seed both
+    use the same cameras, timesteps and noise."""
     distill: DistillSettings = field(default_factory=DistillSettings)
-    """How views are distilled."""
+    """Options of the distillation."""
     num_particles: int = 1
-    """Objects that are made together. With 2 or more the objects are the particles, instead of the
-    views, and `distill.repulsion` (5 or more) makes them differ."""
+    """Number of objects that are made together. With 2 or more, the particles are the objects
+    instead of the views; a `distill.repulsion` of 5 or more makes the objects differ."""
     view_template: str = "{prompt}, {view} view"
-    """How the prompt names the side from which the camera looks."""
+    """Format of the view-dependent prompt; {view} is front, side, back or overhead."""
     overhead: float = 60.0
-    """Elevation in degrees at which the view called overhead has weight 1/2 in the prompt."""
+    """Elevation in degrees at which the view overhead has weight 1/2 in the prompt."""
     shading: tuple[float, float, float] = (0.25, 0.5, 0.25)
-    """Shares of steps with albedo (colours without light), lambertian (lit), and textureless (lit
-    and white) shading."""
+    """Shares of steps with albedo (colour without light), lambertian (lit colour), and textureless
+    (lit white) shading."""
     albedo_steps: int = 1000
-    """Steps at the beginning with albedo shading alone."""
+    """Number of steps at the beginning with albedo shading only."""
     ambient: float = 0.3
-    """Share of ambient light in lit views."""
+    """Share of ambient light in lit views, in [0, 1]."""
     light_spread: float = 0.6
-    """Standard deviation of the light's direction around the camera's."""
+    """Standard deviation of the noise added to the unit vector to the camera, which gives the
+    direction of the light."""
     random_background: float = 0.5
-    """Share of steps with a random colour behind the object instead of the network's."""
+    """Share of steps with a random background colour instead of the learned background."""
     orientation_weight: float = 1e-2
-    """Weight of the loss that turns visible normals to the camera."""
+    """Weight of the loss that turns visible normals towards the camera."""
     opacity_weight: float = 1e-3
-    """Weight of sqrt(opacity^2 + 0.01), which keeps empty space empty."""
+    """Weight of the loss sqrt(opacity^2 + 0.01), which keeps empty space empty."""
     entropy_weight: float = 1e-3
-    """Weight of the entropy of opacity, which makes rays either hit or miss."""
+    """Weight of the entropy of opacity, which makes rays either opaque or transparent."""
     prior: str = "deepfloyd-if"
     """Text-to-image model: deepfloyd-if, stable-diffusion, tiny-text (bundled), a hub id or a
     local folder."""
     prior_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Precision of the prior."""
     seed: int = 0
-    """Seed of cameras, timesteps, noise, lights and backgrounds."""
+    """Random seed of cameras, timesteps, noise, lights and backgrounds."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -99,7 +100,7 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
 
 
 class CSDDreamFusionPipeline(VanillaPipeline):
-    """Trains objects by what a diffusion prior says of their renders; there are no photographs."""
+    """Trains objects with gradients of a diffusion prior on their renders, without photographs."""
 
     config: CSDDreamFusionPipelineConfig
     datamanager: CSDDreamFusionDataManager
@@ -114,7 +115,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         grad_scaler: Any = None,
     ) -> None:
         del local_rank
-        # Not VanillaPipeline's: it gives the model no number of objects.
+        # VanillaPipeline's own __init__ would not pass the number of objects to the model.
         torch.nn.Module.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
         self._prior = LazyPrior(config, kind="text", device=device)
@@ -148,12 +149,11 @@ class CSDDreamFusionPipeline(VanillaPipeline):
     def get_train_loss_dict(
         self, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """One step: render all objects through the same cameras, distil, regularise."""
+        """One training step: render all objects from the same cameras, distil, regularise."""
         seed = 2 * (1_000_003 * self.config.seed + step)
         generator = torch.Generator().manual_seed(seed)
-        # Cameras and samples along rays are drawn by the global generator: with a seed for every
-        # step a resumed run goes on as if it had never stopped, and both distillations see the
-        # same cameras.
+        # Cameras and samples along rays are drawn by the global generator. A seed per step makes a
+        # resumed run give the same result, and gives csd and sds the same cameras.
         torch.manual_seed(seed + 1)
         rays, batch = self.datamanager.next_train(step)
         cameras: Cameras = batch["cameras"]
@@ -183,9 +183,9 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         return renders[0], losses, metrics
 
     def _encoded_prompts(self) -> ViewPrompts:
-        """The prompt's embeddings; the text encoder is freed after its one use.
+        """The prompt's embeddings; the text encoder is freed after its single use.
 
-        That of DeepFloyd IF is several times larger than its U-Net.
+        DeepFloyd IF's text encoder is several times larger than its U-Net.
         """
         if self._prompts is None:
             prior, c = self._prior.get(), self.config
@@ -239,9 +239,10 @@ class CSDDreamFusionPipeline(VanillaPipeline):
     def _regularisers(
         self, opacity: Float[Tensor, "objects rays 1"], renders: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Losses that empty space, make rays hit or miss, and turn normals to the camera.
+        """The losses opacity, entropy and orientation.
 
-        They are means over rays times the pixels of a view, as the distillation loss sums pixels.
+        Each is a mean over rays, times the number of pixels of a view, because the distillation
+        loss is a sum over pixels.
         """
         c = self.config
         pixels = c.datamanager.train_resolution**2
@@ -260,7 +261,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         """Load a checkpoint, strictly.
 
         Raises:
-            MethodError: If it is of other objects.
+            MethodError: If its parameters don't fit the model.
         """
         self.model.update_to_step(step)
         load_strictly(
@@ -271,7 +272,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
 
 
 def _lpips_or_nothing(device: str | torch.device) -> Features | None:
-    """LPIPS's feature map; if its weights are missing, say so and return None (squared L2)."""
+    """LPIPS's feature map; if its weights are missing, print a notice and return None (L2)."""
     from csd_nerf.priors.lpips import lpips_features, lpips_network
 
     try:

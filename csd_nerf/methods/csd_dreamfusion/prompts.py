@@ -1,6 +1,6 @@
-"""View-dependent prompts: text embeddings interpolated by where the camera stands.
+"""View-dependent prompts: text embeddings interpolated by the camera's position.
 
-Azimuth 0 is the front; it and the elevation are in radians, elevation up from the horizon.
+Azimuth is counted from the front, elevation from the horizon upwards, both in radians.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ def view_weights(
 ) -> Float[Tensor, "n 4"]:
     """Weights of front, side, back and overhead in each camera's prompt; rows sum to one.
 
-    With azimuth the weights change linearly from front to side to back, a quarter turn each. With
-    elevation overhead replaces them linearly, from 20 degrees below `overhead` to 20 above it.
+    Front, side and back are interpolated linearly in the azimuth: front at 0, side at a quarter
+    turn, back at half a turn. The weight of overhead rises linearly in the elevation, from 0 at 20
+    degrees below `overhead` to 1 at 20 degrees above it; the other weights are reduced accordingly.
 
     Args:
-        azimuth: In radians; whole turns don't matter.
-        elevation: From -pi/2 to pi/2.
-        overhead: Elevation at which overhead has weight 1/2.
+        azimuth: In radians, modulo a whole turn.
+        elevation: In radians, from -pi/2 to pi/2.
+        overhead: Elevation in radians at which overhead has weight 1/2.
     """
     turn = ((azimuth + torch.pi) % (2 * torch.pi) - torch.pi).abs() / (torch.pi / 2)
     front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
@@ -41,10 +42,10 @@ def view_weights(
 
 @dataclass(frozen=True)
 class ViewPrompts:
-    """A prompt's encoded texts by view, and the empty text."""
+    """The encoded prompts of all views, and the empty text."""
 
     by_view: Rows
-    """A row for each of `VIEWS`."""
+    """One row for each of `VIEWS`."""
     empty: Rows
     overhead: float
 
@@ -58,20 +59,20 @@ class ViewPrompts:
         template: str,
         overhead: float,
     ) -> ViewPrompts:
-        """Encode a prompt once for all views.
+        """Encode a prompt for each of `VIEWS`.
 
         Args:
-            prior: Whose text encoder to use; it isn't needed afterwards.
-            prompt: What to make.
-            negative_prompt: Takes the place of the empty text.
-            template: How the prompt names a view; holds {prompt} and {view}.
+            prior: The prior whose text encoder to use; it isn't needed afterwards.
+            prompt: Description of the object.
+            negative_prompt: Replaces the empty text.
+            template: Format of a view's prompt, with {prompt} and {view}.
             overhead: Elevation at which the view overhead has weight 1/2, in radians.
         """
         seen = [template.format(prompt=prompt, view=view) for view in VIEWS]
         return cls(prior.encode_text(seen), prior.encode_text([negative_prompt]), overhead)
 
     def of_cameras(self, azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]) -> Texts:
-        """Each camera's text, a mixture of the views' by `view_weights`."""
+        """The text of each camera: the views' embeddings, averaged with `view_weights`."""
         weights = view_weights(azimuth, elevation, overhead=self.overhead)
         prompt = {
             name: torch.einsum("nk,k...->n...", weights.to(rows), rows)

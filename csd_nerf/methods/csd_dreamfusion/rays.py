@@ -1,4 +1,4 @@
-"""Where rays meet the unit sphere, and the object in it."""
+"""Intersections of rays with the unit sphere and with the object's surface."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 BEYOND = 10.0
-"""Depth of rays that see no object, in world units: well outside the sphere."""
+"""Depth of rays that meet no surface, in world units; well outside the sphere."""
 
 
 def sphere_span(
     origin: Float[Tensor, "r 3"], direction: Float[Tensor, "r 3"]
 ) -> tuple[Bool[Tensor, "r"], Float[Tensor, "r"], Float[Tensor, "r"]]:
-    """Which rays meet the unit sphere, and at which distances they enter and leave it."""
+    """Whether each ray meets the unit sphere, and the distances at which it enters and leaves."""
     half = (origin * direction).sum(-1)
     discriminant = half.square() - origin.square().sum(-1) + 1
     root = discriminant.clamp(min=1e-8).sqrt()
@@ -28,13 +28,13 @@ def surface_depth(
 ) -> Float[Tensor, "r"]:
     """Distance at which density first reaches a threshold on each ray; `BEYOND` if it never does.
 
-    This is the same surface for all cameras, so depth maps of several views agree, however soft
-    the object is. The mean or median of a ray's weights would depend on the camera. Between
-    samples the logarithm of density is interpolated linearly.
+    The surface is the same for all cameras, so the depth maps of several views agree, even if the
+    object is soft. (Mean or median depth by a ray's weights would depend on the camera.) Between
+    samples the logarithm of the density is interpolated linearly.
 
     Args:
-        density: At the samples, from near to far.
-        distance: The samples' distances along the ray.
+        density: Density at the samples, sorted from near to far.
+        distance: Distances of the samples along the ray.
         threshold: Density of the surface.
     """
     reached = density >= threshold

@@ -1,4 +1,4 @@
-"""Pictures of a run: previews while it trains, a turntable and a contact sheet at the end."""
+"""Pictures of a run: previews during training, turntables and contact sheets at the end."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from csd_nerf.methods.csd_dreamfusion.rays import BEYOND
 from csd_nerf.methods.csd_dreamfusion.shading import Light, shade
 
 ELEVATION = torch.pi / 6
-"""Elevation of the cameras of all views shown and measured; CSD Appendix C.2."""
+"""Elevation in radians of the cameras of all views shown and measured; CSD Appendix C.2."""
 LIGHT = (-0.9, 0.9)
-"""Azimuth relative to the camera's, and elevation of the light in lit views, in radians."""
+"""The light in lit views, in radians: its azimuth relative to the camera's, and its elevation."""
 AMBIENT = 0.4
-"""Share of ambient light in lit views."""
+"""Share of ambient light in lit views, in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectRenders:
-    """Views of one object all around it, on white."""
+    """Views all around one object, on a white background."""
 
     colour01: Float[Tensor, "n 3 h w"]
-    """Own colours, without light."""
+    """Albedo: colours without light."""
     lit01: Float[Tensor, "n 3 h w"]
-    """Lit from the upper left."""
+    """Colours lit by a light, by default from the upper left."""
     depth01: Float[Tensor, "n 3 h w"]
-    """White is near, black is far or nothing."""
+    """Depth: white is near, black is far or no surface."""
     normals01: Float[Tensor, "n 3 h w"]
+    """Normals in world axes; [-1, 1] is mapped to [0, 1]."""
     textureless01: Float[Tensor, "n 3 h w"]
-    """Grey, lit from the camera, on white."""
+    """Grey surfaces, lit from the camera."""
     coverage: Float[Tensor, "n h w"]
+    """Opacity of each pixel."""
 
 
 def render_around(
@@ -54,18 +56,18 @@ def render_around(
     light: tuple[float, float] = LIGHT,
     ambient: float = AMBIENT,
 ) -> ObjectRenders:
-    """Render an object at evenly spaced azimuths, the first its front.
+    """Render an object from evenly spaced azimuths, beginning at its front.
 
     Args:
         model: The objects.
         views: Number of azimuths.
-        size: Edge of the views in pixels.
-        shown: Which object.
-        radius: Distance of the cameras.
+        size: Edge of the square views in pixels.
+        shown: Number of the object, counted from 0.
+        radius: Distance of the cameras from the centre.
         focal: Focal length in units of the edge.
-        elevation: Of the cameras, in radians.
-        light: Azimuth relative to the camera's, and elevation of the light, in radians.
-        ambient: Share of ambient light.
+        elevation: Elevation of the cameras in radians.
+        light: The light's azimuth relative to the camera's, and its elevation, in radians.
+        ambient: Share of ambient light, in [0, 1].
     """
     azimuth = 2 * torch.pi * torch.arange(views) / views
     cameras = orbit_cameras(
@@ -99,7 +101,7 @@ def render_around(
 
 
 def _direction(azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
-    """Unit vectors from the origin."""
+    """Unit vectors from the origin in these directions."""
     return orbit_cameras(azimuth, elevation, radius=1.0, focal=1.0, size=1).camera_to_worlds[..., 3]
 
 
@@ -109,7 +111,7 @@ def _lit(
     coverage: Float[Tensor, "n 1 h w"],
     light: Light,
 ) -> Float[Tensor, "n 3 h w"]:
-    """Shade views of an object on white by their normals, each with its own light."""
+    """Shade views of an object on white by their normals, each view with its own light."""
     surface = (colour01 - (1 - coverage)).movedim(1, -1)
     normal = torch.nn.functional.normalize(2 * normals01.movedim(1, -1) - 1, dim=-1, eps=1e-4)
     pixels = surface.shape[1] * surface.shape[2]
@@ -119,7 +121,7 @@ def _lit(
 
 
 def save_preview(path: Path, model: CSDDreamFusionModel, *, size: int) -> None:
-    """Save four views around each object: a row of colours, and a row of normals below it."""
+    """Save four views around each object: a row of colours and a row of normals."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for shown in range(len(model.fields)):
@@ -137,9 +139,9 @@ def save_result(
     size: int,
     frames: int = 48,
 ) -> list[Path]:
-    """Write each object's turntable and contact sheet, and the settings beside them.
+    """Write the turntable and contact sheet of each object, and settings.json.
 
-    With several objects the settings also hold the differences between each two.
+    settings.json also holds the `object_difference` of every two objects.
 
     Returns:
         The files: each object's video and contact sheet, then settings.json.
@@ -175,11 +177,11 @@ def save_result(
 
 
 def object_difference(one: ObjectRenders, other: ObjectRenders) -> dict[str, float]:
-    """How much two objects differ, seen from the same sides.
+    """Measure how much two objects differ, rendered from the same cameras.
 
     Returns:
         `colour`: mean absolute difference of RGB over all pixels, in [0, 1]. `silhouette`: one
-        minus the intersection over union of the pixels that they cover, in [0, 1].
+        minus the intersection over union of the covered pixels (opacity above 0.5), in [0, 1].
     """
     first, second = one.coverage > 0.5, other.coverage > 0.5
     union = float((first | second).sum())

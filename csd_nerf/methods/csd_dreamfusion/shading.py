@@ -1,6 +1,6 @@
-"""How surfaces look in a training view: own colour, lit, or lit without colour.
+"""Shading of surfaces as in DreamFusion (Poole et al. 2022, 3.1).
 
-As in DreamFusion (Poole et al. 2022, 3.1).
+albedo: the colour without light. lambertian: the colour, lit. textureless: white, lit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Light:
 
     Attributes:
         toward: Unit vectors towards the lights.
-        ambient: Share of light without direction, in [0, 1].
+        ambient: Share of ambient light, in [0, 1].
     """
 
     toward: Float[Tensor, "m 3"]
@@ -31,13 +31,13 @@ class Light:
 def draw_light(
     eye: Float[Tensor, "n 3"], *, spread: float, ambient: float, generator: torch.Generator
 ) -> Light:
-    """A light near each camera: its direction plus Gaussian noise.
+    """Draw a light for each camera, in the camera's direction plus Gaussian noise.
 
     Args:
-        eye: The cameras' positions.
-        spread: Deviation of the noise, in units of a camera's distance.
-        ambient: Share of light without direction.
-        generator: On the CPU.
+        eye: Positions of the cameras.
+        spread: Standard deviation of the noise that is added to the unit vector to the camera.
+        ambient: Share of ambient light, in [0, 1].
+        generator: Source of randomness, on the CPU.
     """
     noise = torch.randn(eye.shape, generator=generator).to(eye)
     toward = torch.nn.functional.normalize(eye, dim=-1) + spread * noise
@@ -45,7 +45,7 @@ def draw_light(
 
 
 def draw_shading(shares: tuple[float, float, float], *, generator: torch.Generator) -> Shading:
-    """Albedo, lambertian or textureless, with these probabilities."""
+    """Draw a shading; `shares` are proportional to the probabilities of the three."""
     kinds: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
     index = torch.multinomial(torch.tensor(shares), 1, generator=generator)
     return kinds[int(index)]
@@ -58,9 +58,9 @@ def shade(
     light: Light,
     shading: Shading,
 ) -> Float[Tensor, "m 3"]:
-    """Colours of Lambertian surfaces: albedo (ambient + (1 - ambient) max(n . l, 0)).
+    """Colours of Lambertian surfaces: albedo * (ambient + (1 - ambient) max(n . l, 0)).
 
-    Textureless surfaces are white; albedo is neither lit nor shaded.
+    The shading textureless replaces albedo by white; the shading albedo returns it without light.
     """
     if shading == "albedo":
         return albedo
@@ -77,7 +77,7 @@ def shade_active(
     light: Light,
     shading: Shading,
 ) -> Float[Tensor, "r k 3"]:
-    """Shade the active samples; the others, which have next to no weight, stay unlit."""
+    """Shade the active samples. The others have almost no weight and stay unlit."""
     lit = shade(albedo[active], normal, light=light, shading=shading)
     unlit = torch.ones_like(albedo) if shading == "textureless" else albedo
     return unlit.index_put((active,), lit)
@@ -91,7 +91,8 @@ def normal_outputs(
 ) -> dict[str, Tensor]:
     """Rendered normals, a grey view lit from the camera, and the orientation loss.
 
-    The loss is Ref-NeRF's (Verbin et al. 2022): normals of what is seen face the camera.
+    The loss is that of Ref-NeRF (Verbin et al. 2022): the mean over rays of
+    sum_k w_k max(n_k . d, 0)^2, which penalises visible normals that face away from the camera.
     """
     whole = normal.new_zeros(*weights.shape, 3).index_put((active,), normal)
     away = (whole * directions[:, None]).sum(-1).clamp(min=0)

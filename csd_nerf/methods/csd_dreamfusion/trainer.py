@@ -1,4 +1,4 @@
-"""nerfstudio's trainer, with pictures of the object on the way and at the end."""
+"""nerfstudio's trainer, with pictures of the objects during training and at its end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from csd_nerf.methods.csd_dreamfusion.pipeline import (
 from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
 
 RESULT_FOLDER = "result"
-"""Where in a run's folder turntables and contact sheets are."""
+"""Folder of a run with turntables and contact sheets."""
 
 LEAST_SCALE = 1e-3
-"""If mixed precision scales gradients by less than this, dozens of steps have failed in a row."""
+"""Smallest scale of the gradient scaler. It falls below this only after dozens of overflows."""
 
 
 @dataclass
@@ -37,14 +37,14 @@ class CSDDreamFusionTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: CSDDreamFusionTrainer)
     steps_per_preview: int = 500
-    """Steps between two preview pictures."""
+    """Training steps between two preview pictures."""
     preview_size: int = 64
-    """Edge of a preview's views in pixels."""
+    """Edge in pixels of the views in previews."""
     result_size: int = 256
-    """Edge of the views in the turntable and the contact sheet, in pixels."""
+    """Edge in pixels of the views in turntables and contact sheets."""
 
     def set_experiment_name(self) -> None:
-        """Name a run by its prompt, for want of a data set."""
+        """Name a run by its prompt, since there is no data set to name it by."""
         if self.experiment_name is None:
             words = re.findall(r"[a-z0-9]+", asked_prompt(self).lower())
             self.experiment_name = "-".join(words)[:60] or "unnamed"
@@ -64,12 +64,12 @@ class CSDDreamFusionTrainer(Trainer):
             assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
             pipeline.prompt = asked_prompt(config)
             _check(config, world_size)
-        # ns-train has saved the config before it came here; the other commands read it.
+        # ns-train saved the config before this change; other commands read the file.
         config.save_config()
         super().__init__(config, local_rank, world_size)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Set everything up; a user's mistake ends here."""
+        """Set everything up; a user's mistake ends in one line."""
         with one_line_errors("csd-dreamfusion"):
             super().setup(test_mode)
         preview = TrainingCallback(
@@ -78,16 +78,16 @@ class CSDDreamFusionTrainer(Trainer):
             func=self._preview,
         )
         self.callbacks.append(preview)
-        # For the time left, which nerfstudio would count for a fresh run.
+        # For the printed time left, which nerfstudio would compute as for a new run.
         writer.GLOBAL_BUFFER["max_iter"] = self._start_step + self.config.max_num_iterations
 
     def train(self) -> None:
-        """Train; a failure of the run ends in one line, with pictures of how far it came."""
+        """Train; a failure ends in one line, after pictures of the objects are saved."""
         with one_line_errors("csd-dreamfusion"):
             super().train()
 
     def _load_checkpoint(self) -> None:
-        """Load the checkpoint that was named, if any; --max-num-iterations counts its steps."""
+        """Load the checkpoint that the options name; --max-num-iterations includes its steps."""
         super()._load_checkpoint()
         left = self.config.max_num_iterations - self._start_step
         if left < 1:
@@ -98,12 +98,12 @@ class CSDDreamFusionTrainer(Trainer):
         self.config = dataclasses.replace(self.config, max_num_iterations=left)
 
     def save_checkpoint(self, step: int) -> None:
-        """Save a checkpoint; it replaces the one before only when it is complete."""
+        """Save a checkpoint; it replaces the earlier one only when it is complete."""
         save = super().save_checkpoint
         save_whole(self, self.checkpoint_dir, save=lambda: save(step))
 
     def train_iteration(self, step: int) -> Any:
-        """Train one step; if it fails, write the result's pictures, but no checkpoint."""
+        """Train one step; if it fails, save the result's pictures, but no checkpoint."""
         try:
             outcome = super().train_iteration(step)
             self._check_gradients(step)
@@ -113,7 +113,7 @@ class CSDDreamFusionTrainer(Trainer):
         return outcome
 
     def _check_gradients(self, step: int) -> None:
-        """Mixed precision skips steps whose gradients overflow, and would do so for ever."""
+        """Stop if gradients always overflow; mixed precision would skip such steps for ever."""
         if self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() < LEAST_SCALE:
             raise FloatingPointError(
                 f"Gradients need to be finite, got overflow at every scale by step {step}; add "
@@ -121,7 +121,7 @@ class CSDDreamFusionTrainer(Trainer):
             )
 
     def _after_train(self) -> None:
-        """Show what came out; nerfstudio's own waits for ever where a viewer runs."""
+        """Save the result's pictures first: nerfstudio's part never ends if a viewer runs."""
         self._finish()
         super()._after_train()
 

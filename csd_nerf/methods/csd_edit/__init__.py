@@ -1,1 +1,1 @@
-"""`ns-train csd-edit`: edit a scene by a sentence. Entry points are in `config`."""
+"""`ns-train csd-edit`: edits a scene by an instruction. The entry points are in `config`."""

@@ -1,4 +1,4 @@
-"""The methods that ns-train offers. Every ns command imports this module: configs only."""
+"""Configurations of csd-edit for ns-train; every ns command imports this module."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
 
-# Here, because ns-eval, ns-render, ns-export and ns-viewer read checkpoints by themselves.
+# Called here because ns-eval, ns-render, ns-export and ns-viewer read checkpoints themselves.
 allow_nerfstudio_checkpoints()
 
 _UNLIMITED = 1_000_000_000
-"""For --max-num-iterations: the steps of the two stages end a run."""
+"""Default of --max-num-iterations: a run ends by the steps of its two stages."""
 
 
 def _optimizers(*, final_fraction: float, max_steps: int) -> dict[str, Any]:
-    """Nerfacto's optimizers; they start afresh when editing begins."""
+    """Nerfacto's optimizers; they are reset when editing begins."""
 
     def group(lr: float) -> dict[str, Any]:
         return {
@@ -77,10 +77,10 @@ def _full_images(**options: Any) -> CSDEditDataManagerConfig:
     )
 
 
-# The paper (Appendix B) gives 30,000 source steps, rounds of 16 views at once and every 2,000
-# steps, re-initialised optimizers, and Instruct-NeRF2NeRF's setup for the rest: its 15,000 steps,
-# L1 + LPIPS, and patches of 32. It gives neither learning rate nor iterations nor scales for 3D:
-# those in `EditSettings` are ours.
+# From the paper (Appendix B): 30,000 source steps; a round of 16 views when editing begins and
+# every 2,000 steps; re-initialised optimizers; the rest as in Instruct-NeRF2NeRF (15,000 steps, L1
+# + LPIPS, patches of 32). The paper gives no learning rate, iterations or scales for 3D; those in
+# `EditSettings` are ours.
 csd_edit = MethodSpecification(
     config=_full(
         "csd-edit",
@@ -123,8 +123,8 @@ def _tiny_model() -> CSDEditModelConfig:
         proposal_warmup=500,
         proposal_weights_anneal_max_num_iters=200,
         average_init_density=0.01,
-        # One colour for all views: an embedding for each would take up part of the edit while
-        # some views are edited and others are not yet.
+        # While only some views are edited, per-view appearance embeddings would absorb a part of
+        # the edit.
         use_appearance_embedding=False,
         camera_optimizer=CameraOptimizerConfig(mode="off"),
         implementation="torch",
@@ -155,13 +155,13 @@ csd_edit_tiny = MethodSpecification(
             ),
             model=_tiny_model(),
             source_steps=900,
-            # Four rounds: every view of a capture of up to 64 has its turn.
+            # Four rounds, which edit every view of a capture of up to 64.
             edit_steps=480,
             edit_every=120,
             prior="tiny",
-            # A few hundred steps leave renders blurred; the photographs are better starts.
+            # After a few hundred steps renders are blurred; photographs are better to start from.
             start="original",
-            # Best of a handful tried on validation scenes with the bundled prior.
+            # The best of a few settings tried on validation scenes with the bundled prior.
             edit=EditSettings(
                 iterations=30,
                 learning_rate=4.0,
@@ -173,7 +173,7 @@ csd_edit_tiny = MethodSpecification(
         optimizers=_optimizers(final_fraction=0.1, max_steps=1000),
         viewer=ViewerConfig(num_rays_per_chunk=4096),
         logging=logging_config(),
-        # Without a viewer the command ends when training does.
+        # With a viewer the command would not end after training.
         vis="tensorboard",
     ),
     description="csd-edit on a CPU with the bundled prior: small scenes in minutes.",

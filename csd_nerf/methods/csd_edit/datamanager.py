@@ -1,4 +1,4 @@
-"""Training images that editing rounds replace."""
+"""The training images, which editing rounds replace by edited ones."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 
 @dataclass
 class CSDEditDataManagerConfig(VanillaDataManagerConfig):
-    """nerfstudio's options for images and rays, and those of the editing stage."""
+    """Options of images and rays: nerfstudio's and those of the editing stage."""
 
     _target: type = field(default_factory=lambda: CSDEditDataManager)
     edit_patch_size: int = 32
-    """Edge in pixels of the square patches in which rays are drawn while editing; LPIPS needs
-    32 or more, 1 draws single pixels."""
+    """Edge in pixels of the square patches of rays in the editing stage. LPIPS needs 32 or more; 1
+    draws single pixels."""
     edit_num_rays_per_batch: int = 16384
-    """Rays a training step while editing; rounded down to whole patches."""
+    """Rays per training step in the editing stage, rounded down to whole patches."""
     only_edited_views: bool = False
-    """Whether the editing stage trains only on views that have been edited already."""
+    """Train only on views that have been edited already, once there are any in the editing
+    stage."""
     max_image_size: int | None = None
-    """Photographs with a longer edge, in pixels, are scaled down to this; None: none are."""
+    """Largest length of the photographs' longer edge in pixels; if one is longer, all are scaled
+    down. None means no limit."""
 
     def __post_init__(self) -> None:
-        """Check what the editing stage needs."""
+        """Check the options of the editing stage."""
         super().__post_init__()
         if self.edit_num_rays_per_batch < self.edit_patch_size**2:
             raise MethodError(
@@ -53,10 +55,10 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
 
 
 class CSDEditDataManager(VanillaDataManager[Photographs]):
-    """Trains on edited images where there are some, and on the photographs elsewhere.
+    """Gives the edited images of edited views, and the photographs of all others.
 
-    A view's number is its `image_idx`, the index of its camera. Edited images come in with 8 bits,
-    so a checkpoint can hold exactly what is trained on.
+    A view's number is its `image_idx`, the index of its camera. Edited images have 8 bits, so that
+    a checkpoint can hold them without loss.
     """
 
     config: CSDEditDataManagerConfig
@@ -79,15 +81,15 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         limit = self.config.max_image_size
         if limit is None or longest <= limit:
             return scale
-        # Half a pixel more: nerfstudio rounds sizes down, of images in one precision and of cameras
-        # in another, so a whole number could be rounded to two different sizes.
+        # nerfstudio rounds the sizes of images and cameras down, in different precisions. Half a
+        # pixel more keeps both from being rounded to different sizes.
         return scale * (limit + 0.5) / longest
 
     def setup_train(self) -> None:
-        """Cache the training images in the order of their cameras.
+        """Cache the training images, sorted by camera.
 
-        nerfstudio shuffles its cache by the global random state. In sorted order the cache of a
-        resumed run is the same.
+        nerfstudio shuffles its cache by the global random state; sorted, the cache is the same in a
+        resumed run.
         """
         super().setup_train()
         batch = self._cached
@@ -106,14 +108,14 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         return len(self.train_dataset)
 
     def photograph01(self, view: int) -> Float[Tensor, "h w c"]:
-        """Read a view's photograph, never its edit; RGB or RGBA."""
+        """Read the original photograph of a view, RGB or RGBA in [0, 1]."""
         return self.train_dataset[view]["image"]
 
     def set_edited(self, edited: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
-        """Train on edited images from now on; transparency stays the photograph's.
+        """Train on edited images from now on; transparency is that of the photographs.
 
         Raises:
-            MethodError: If an image has not its photograph's size.
+            MethodError: If the size of an image isn't its photograph's.
         """
         images = self._cached["image"]
         for view, image in edited.items():
@@ -134,7 +136,7 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         self.edited = {}
 
     def begin_editing(self) -> None:
-        """Draw patches from now on."""
+        """Draw rays in patches from now on."""
         batch = self._cached
         masks = batch.get("mask")
         self._patches = PatchSampler(
@@ -155,7 +157,7 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         return self.train_ray_generator(indices), batch
 
     def get_train_rays_per_batch(self) -> int:
-        """Rays a training step, in the current stage."""
+        """Number of rays per training step in the current stage."""
         if self._patches is None:
             return super().get_train_rays_per_batch()
         return self._patches_per_batch * self.config.edit_patch_size**2

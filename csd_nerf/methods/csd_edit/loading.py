@@ -1,4 +1,4 @@
-"""What csd-edit takes over from the run that it loads, nerfacto's or one of its own."""
+"""Reads the settings of a loaded run, of nerfacto or csd-edit, and adopts them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nerfstudio.models.nerfacto import NerfactoModelConfig
 from csd_nerf.methods.common.errors import MethodError
 
 _KEPT_FIELDS = ("_target", "prompt", "eval_num_rays_per_chunk")
-"""Settings of the model that are not taken over from a loaded run."""
+"""Settings of the model that are not adopted from a loaded run."""
 
 
 def read_run_config(checkpoint: Path) -> TrainerConfig | None:
     """Read the config.yml of the run that a checkpoint belongs to; None if it has none.
 
-    As in all of nerfstudio, reading a config.yml runs code that it names: read only your own.
+    As everywhere in nerfstudio, reading a config.yml can run code: read only files that you trust.
 
     Raises:
-        MethodError: If it can't be read.
+        MethodError: If the file can't be read, or is of another method.
     """
     import yaml
 
@@ -43,13 +43,13 @@ def read_run_config(checkpoint: Path) -> TrainerConfig | None:
 
 
 def adopt_settings(config: TrainerConfig, run: TrainerConfig) -> None:
-    """Take over what a scene was trained with: the model's settings and the dataparser's.
+    """Adopt the settings with which a scene was trained: those of model and dataparser.
 
-    A data set that the user names stays; otherwise it is the run's too.
+    The data set is adopted too, unless the user names one.
 
     Args:
-        config: Our config, changed in place.
-        run: The config of the run that is loaded.
+        config: The config of this run, changed in place.
+        run: The config of the loaded run.
     """
     for spec in dataclasses.fields(NerfactoModelConfig):
         if spec.name not in _KEPT_FIELDS:
@@ -60,6 +60,6 @@ def adopt_settings(config: TrainerConfig, run: TrainerConfig) -> None:
     if ours.data is None:
         ours.data = theirs.data
     if isinstance(theirs, type(ours)):
-        # Edited images in the checkpoint have the size at which that run read its photographs.
+        # Edited images in the checkpoint have the image size of that run.
         ours.camera_res_scale_factor = theirs.camera_res_scale_factor
         ours.max_image_size = theirs.max_image_size

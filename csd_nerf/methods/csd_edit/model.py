@@ -17,25 +17,25 @@ from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
 
 @dataclass
 class CSDEditModelConfig(NerfactoModelConfig):
-    """Nerfacto's options and those of the editing stage."""
+    """Options of the model: nerfacto's and those of the editing stage."""
 
     _target: type = field(default_factory=lambda: CSDEditModel)
     lpips_weight: float = 1.0
-    """Weight of LPIPS on patches while editing; with 0 the loss is L1 alone, and AlexNet's weights
-    are not needed."""
+    """Weight of LPIPS on patches in the editing stage. With 0 the loss is L1 alone, and AlexNet's
+    weights are not needed."""
 
 
 class CSDEditModel(NerfactoModel):
-    """Nerfacto, with L1 + LPIPS on patches in place of squared errors once editing begins.
+    """Nerfacto, with L1 + LPIPS on patches instead of squared errors in the editing stage.
 
-    The losses and the patches of 32 pixels are those of Instruct-NeRF2NeRF, whose setup the
-    paper's 3D experiments take over (CSD, Appendix B).
+    The losses and the patches of 32 pixels are those of Instruct-NeRF2NeRF, which the paper adopts
+    for its 3D experiments (CSD, Appendix B).
     """
 
     config: CSDEditModelConfig
 
     def populate_modules(self) -> None:
-        """Build nerfacto without its LPIPS, which is built when it is first needed."""
+        """Build nerfacto, but its LPIPS only at first use."""
         self.patch_size = 1
         self.perceptual = LazyPerceptualDistance()
         with _lpips_replaced(self.perceptual):
@@ -45,7 +45,7 @@ class CSDEditModel(NerfactoModel):
         """Switch to the losses of the editing stage.
 
         Args:
-            patch_size: Edge in pixels of the square patches in which rays come from now on.
+            patch_size: Edge in pixels of the square patches of rays from now on.
         """
         self.rgb_loss = torch.nn.L1Loss()
         self.patch_size = patch_size
@@ -58,7 +58,7 @@ class CSDEditModel(NerfactoModel):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict | None = None
     ) -> dict[str, Tensor]:
-        """Nerfacto's losses and, in the editing stage's training, LPIPS on the patches."""
+        """Nerfacto's losses; when training in the editing stage, also LPIPS on the patches."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.training and self.patch_size > 1 and self.uses_perceptual_loss:
             truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
@@ -85,7 +85,7 @@ class CSDEditModel(NerfactoModel):
 
 @contextmanager
 def _lpips_replaced(distance: LazyPerceptualDistance) -> Iterator[None]:
-    """Let nerfacto find `distance` where it looks for torchmetrics' LPIPS."""
+    """Within it, nerfacto gets `distance` in place of torchmetrics' LPIPS."""
     from torchmetrics.image import lpip
 
     original = lpip.LearnedPerceptualImagePatchSimilarity

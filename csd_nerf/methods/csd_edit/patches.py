@@ -1,8 +1,8 @@
-"""Square patches of pixels drawn over images of any sizes.
+"""Draws square patches of pixels from images of any sizes.
 
-nerfstudio's own sampler gives every image a share of the rays, which is less than a patch if there
-are many images, and it erodes every mask at every step. This sampler draws an image for each patch,
-and looks only once for the places that a mask allows.
+nerfstudio's own sampler divides the rays among all images, which leaves less than a patch for each
+if there are many; and it erodes every mask at every step. This sampler draws an image for each
+patch, and computes the places that a mask allows only once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from csd_nerf.methods.common.errors import MethodError
 
 
 def allowed_corners(mask: Bool[Tensor, "h w"], *, size: int) -> Int[Tensor, "m"]:
-    """Find where a patch lies wholly inside a mask.
+    """Find all places where a patch of `size` pixels lies completely inside a mask.
 
     Returns:
-        Top left corners of such patches as y * w + x, in 32 bits.
+        Top left corners of these patches as y * w + x, in int32.
     """
     height, width = mask.shape
     if min(height, width) < size:
@@ -38,7 +38,7 @@ class PatchSampler:
 
     Args:
         sizes: Height and width of each image.
-        masks: True where a pixel may be used; None without masks.
+        masks: For each image, True where a pixel may be used; None if there are no masks.
         patch_size: Edge of a patch in pixels; 1 draws single pixels.
     """
 
@@ -67,13 +67,13 @@ class PatchSampler:
         return min(self._sizes[view]) >= self.patch_size
 
     def sample(self, views: Sequence[int], *, patches: int) -> Int[Tensor, "rays 3"]:
-        """Draw patches from some of the images, each image with the same probability.
+        """Draw patches from some of the images; all of these images are equally likely.
 
-        Uses torch's global random state, as nerfstudio's samplers do.
+        Uses torch's global random state, like nerfstudio's samplers.
 
         Args:
-            views: Indices of the images to draw from. Those without room for a patch are left
-                out; if none of them has room, patches come from all images.
+            views: Indices of the images to draw from. Images without room for a patch are left out;
+                if none has room, patches are drawn from all images that have room.
             patches: Number of patches.
 
         Returns:

@@ -30,7 +30,7 @@ from csd_nerf.scene.stage import EditingStage, StageOptions
 
 @dataclass
 class CSDEditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
-    """What is edited, when, and with which prior."""
+    """Options of the pipeline: of the editing stage, the prior, the images and the model."""
 
     _target: type = field(default_factory=lambda: CSDEditPipeline)
     datamanager: CSDEditDataManagerConfig = field(default_factory=CSDEditDataManagerConfig)
@@ -38,20 +38,20 @@ class CSDEditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
     model: CSDEditModelConfig = field(default_factory=CSDEditModelConfig)
     """Options of the scene's model."""
     prior_vae_slicing: bool = False
-    """Whether the prior encodes and decodes one image at a time, to save memory."""
+    """Let the prior encode and decode one image at a time, to save memory."""
     prior_vae_tiling: bool = False
-    """Whether the prior encodes and decodes large images in tiles, to save memory."""
+    """Let the prior encode and decode large images in overlapping tiles, to save memory; changes
+    the result slightly where tiles meet."""
 
 
 class CSDEditPipeline(VanillaPipeline):
-    """Trains a nerfacto scene, and lets the editing stage work before every step.
+    """Trains a nerfacto scene, and calls the editing stage before every step.
 
-    The stage works in a callback and not within the step, which runs under autocast.
+    The stage is called in a callback, outside of the training step, which runs under autocast.
 
     Attributes:
-        stage: The editing stage. It and the next two exist only if the pipeline was set up for
-            training.
-        scene: The scene, as the stage sees it.
+        stage: The editing stage. This and the next two attributes exist only for training.
+        scene: The scene, with the interface that the stage uses.
         controls: The stage's panel in the viewer.
     """
 
@@ -76,7 +76,7 @@ class CSDEditPipeline(VanillaPipeline):
         )
         trains = test_mode == "val"
         if trains:
-            # Source training takes minutes or hours: missing weights must show before it.
+            # Missing weights must be found now, not after minutes or hours of source training.
             # Evaluation needs no prior.
             self._prior.fetch()
         super().__init__(config, str(device), test_mode, world_size, local_rank, grad_scaler)
@@ -91,7 +91,7 @@ class CSDEditPipeline(VanillaPipeline):
             )
 
     def lend_prior(self, prior: Prior) -> None:
-        """Edit with a prior that is loaded already, instead of the one that is named."""
+        """Edit with a prior that is loaded already, instead of the one that the options name."""
         self._prior.lend(prior)
 
     @property
@@ -111,12 +111,13 @@ class CSDEditPipeline(VanillaPipeline):
             func=self._before_step,
             args=[trainer],
         )
-        # Last: a round renders with the sampler that nerfacto's callbacks set for this step.
+        # Last, because a round renders with the sampler that nerfacto's callbacks set for this
+        # step.
         return [*super().get_training_callbacks(training_callback_attributes), callback]
 
     def _before_step(self, trainer: Trainer, step: int) -> None:
         if self._restored_random_state is not None:
-            # As late as possible, because setting up a run draws numbers too.
+            # As late as possible, because the set-up of a run draws random numbers too.
             restore_random_state(self._restored_random_state)
             self._restored_random_state = None
         done = self.stage.before_step(step)
@@ -126,26 +127,26 @@ class CSDEditPipeline(VanillaPipeline):
             forget_last_step()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the model, so that a resumed run goes on exactly."""
+        """The state beside the model for checkpoints; a resumed run gives the same result."""
         return {**self.stage.state_dict(), "random": random_state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_extra_state` gave."""
+        """Restore the state of `get_extra_state`."""
         if self.test_mode == "val":
             self.stage.load_state_dict(state)
             self._restored_random_state = state["random"]
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
-        """Load a checkpoint of nerfacto's or of ours, strictly.
+        """Load a checkpoint of nerfacto or csd-edit, strictly.
 
         Raises:
-            MethodError: If the scene does not fit the model.
+            MethodError: If its parameters don't fit the model.
         """
         self.model.update_to_step(step)
         load_strictly(
             self.model,
             loaded_state,
-            # Nerfacto saves LPIPS too.
+            # Nerfacto's checkpoints contain LPIPS.
             ignored="lpips.",
             remedy="set --pipeline.model as the scene was trained, or keep the run's config.yml "
             "beside its checkpoints",

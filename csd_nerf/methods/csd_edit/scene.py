@@ -1,4 +1,4 @@
-"""A nerfacto scene, as the editing stage sees it."""
+"""The `Scene` interface of the editing stage for a nerfacto model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from csd_nerf.scene.protocol import SceneRender
 
 @runtime_checkable
 class StageHost(Protocol):
-    """What a scene asks of the trainer that runs it."""
+    """What a scene requires of its trainer."""
 
     def begin_editing(self, *, is_resumed: bool) -> None:
         """Do the trainer's part of `Scene.begin_editing`."""
@@ -26,10 +26,10 @@ class StageHost(Protocol):
 
 
 class NerfactoScene:
-    """`Scene` of a nerfacto model and the images that it is trained on.
+    """The `Scene` of a nerfacto model and its training images.
 
     Attributes:
-        host: The trainer; set before training begins.
+        host: The trainer; must be set before training begins.
     """
 
     host: StageHost
@@ -47,16 +47,16 @@ class NerfactoScene:
         return Path(self._images.train_dataset.image_filenames[view]).name
 
     def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
-        """The photograph; transparent parts show the background that training puts there."""
+        """The photograph; transparent parts are blended with the training background."""
         image = self._images.photograph01(view).to(self._model.device)
         return self._model.renderer_rgb.blend_background(image).permute(2, 0, 1)
 
     @torch.no_grad()
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
-        """Render a training view through its corrected camera.
+        """Render a training view with its optimised camera pose.
 
-        nerfstudio corrects poses in training only; a render that is compared with the photograph
-        has to be taken from where training places the photograph.
+        nerfstudio applies its camera optimizer in training only. A render that is compared with the
+        photograph needs the pose that training uses for the photograph.
         """
         model, cameras = self._model, self._images.train_dataset.cameras
         camera = cameras[view : view + 1].to(model.device)
@@ -79,13 +79,13 @@ class NerfactoScene:
         self._images.reset_images()
 
     def begin_editing(self, *, is_resumed: bool) -> None:
-        """Draw rays in patches, and switch to the losses for these."""
+        """Draw rays in patches, and use the losses for patches."""
         self.host.begin_editing(is_resumed=is_resumed)
         self._images.begin_editing()
         self._model.begin_editing(patch_size=self._images.config.edit_patch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """The edited images, and when the proposal networks are trained next."""
+        """The edited images, and the counters that decide when proposal networks are trained."""
         sampler = self._model.proposal_sampler
         return {
             "edited": self._images.edited,
@@ -93,7 +93,7 @@ class NerfactoScene:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave; nerfstudio itself starts the sampler from zero."""
+        """Restore a state of `state_dict`; nerfstudio itself would reset the sampler's counters."""
         self._images.set_edited(state["edited"])
         sampler = self._model.proposal_sampler
         sampler._step = state["sampler"]["step"]
@@ -101,7 +101,7 @@ class NerfactoScene:
 
 
 def resized_camera(camera: Cameras, size: tuple[int, int]) -> Cameras:
-    """One camera, taking the same picture with another (height, width)."""
+    """The same camera for an image of another size (height, width), with the same field of view."""
     vertical, horizontal = size[0] / float(camera.height), size[1] / float(camera.width)
     return Cameras(
         camera_to_worlds=camera.camera_to_worlds,

@@ -25,16 +25,16 @@ from csd_nerf.methods.csd_edit import loading
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
 
 LPIPS_PATCH = 32
-"""Smallest edge in pixels for LPIPS: of less, AlexNet's pooling leaves nothing."""
+"""Smallest edge in pixels for LPIPS; AlexNet's pooling leaves nothing of smaller patches."""
 SOURCE_FOLDER = "source_models"
-"""Where a run keeps the checkpoint of its unedited scene."""
+"""Folder of a run with the checkpoint of its unedited scene."""
 
 
 @dataclass
 class CSDEditTrainerConfig(TrainerConfig):
     """nerfstudio's options of a run.
 
-    `--pipeline.source-steps` and `--pipeline.edit-steps` say how long a run is, including the
+    `--pipeline.source-steps` and `--pipeline.edit-steps` set the length of a run, including the
     steps of a loaded run; `--max-num-iterations` can end it earlier.
     """
 
@@ -42,7 +42,7 @@ class CSDEditTrainerConfig(TrainerConfig):
 
 
 class CSDEditTrainer(Trainer):
-    """Trains the source and then edits it, from scratch or from a checkpoint.
+    """Trains a scene and then edits it, from scratch or from a checkpoint.
 
     A user's mistake ends the process with one line, see `one_line_errors`.
     """
@@ -63,7 +63,7 @@ class CSDEditTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
 
     def _take_over_settings(self, config: CSDEditTrainerConfig) -> None:
-        """Take what the config lacks from nerfstudio's --prompt and from the loaded run."""
+        """Complete the config from nerfstudio's --prompt and from the loaded run."""
         pipeline = _pipeline_config(config)
         pipeline.prompt = asked_prompt(config)
         run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
@@ -72,26 +72,26 @@ class CSDEditTrainer(Trainer):
             if isinstance(run.pipeline, CSDEditPipelineConfig):
                 pipeline.prompt = pipeline.prompt or run.pipeline.prompt
             CONSOLE.log(f"Took over the settings of model and dataparser from {self._checkpoint}.")
-        # ns-train has saved the config before it came here; ns-eval and the others read it.
+        # ns-train saved the config before this change; ns-eval and other commands read the file.
         config.save_config()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Set everything up; a user's mistake ends here."""
+        """Set everything up; a user's mistake ends in one line."""
         with one_line_errors("csd-edit"):
             super().setup(test_mode)
         plan = self.pipeline.stage.plan
         self._count_steps(begin=plan.first_edit if self._start_step > plan.first_edit else 0)
 
     def train(self) -> None:
-        """Train; a user's mistake that shows only now ends in one line, too."""
+        """Train; a user's mistake that is found only now also ends in one line."""
         with one_line_errors("csd-edit"):
             super().train()
 
     def begin_editing(self, *, is_resumed: bool) -> None:
-        """Keep the unedited scene's checkpoint, and start the optimizers afresh.
+        """Save a checkpoint of the unedited scene, and reset the optimizers.
 
         Args:
-            is_resumed: Whether that was done before; see `Scene.begin_editing`.
+            is_resumed: Whether an earlier run did this already; see `Scene.begin_editing`.
         """
         first_edit = self.pipeline.stage.plan.first_edit
         if not is_resumed:
@@ -100,11 +100,11 @@ class CSDEditTrainer(Trainer):
         self._count_steps(begin=first_edit)
 
     def _count_steps(self, *, begin: int) -> None:
-        """Print steps counted from this one on, and the time left to this run's end."""
+        """Print steps counted from `begin`, and the time left until this run's end."""
         count_steps(begin=begin, end=self._start_step + self.config.max_num_iterations)
 
     def _load_checkpoint(self) -> None:
-        """Load the checkpoint that was named, if any, and plan the steps of this run."""
+        """Load the checkpoint that the options name, if any, and plan the steps of this run."""
         is_stock = False
         if self._checkpoint is not None:
             loaded = read_checkpoint(self._checkpoint)
@@ -126,7 +126,7 @@ class CSDEditTrainer(Trainer):
         self.config = dataclasses.replace(self.config, max_num_iterations=steps)
 
     def _keep_source(self, folder: Path) -> None:
-        """Copy the unedited scene that the loaded run has kept into this run."""
+        """Copy the loaded run's checkpoint of the unedited scene into this run."""
         kept = self.base_dir / SOURCE_FOLDER
         if folder.is_dir() and not kept.exists():
             shutil.copytree(folder, kept)
@@ -135,12 +135,13 @@ class CSDEditTrainer(Trainer):
         self.optimizers.load_optimizers(loaded["optimizers"])
         if self.config.load_scheduler:
             self.optimizers.load_schedulers(loaded["schedulers"])
-        # A checkpoint written without a GPU has none, which an enabled scaler refuses.
+        # A checkpoint written without a GPU has no state of a scaler; an enabled one would refuse
+        # it.
         if loaded["scalers"]:
             self.grad_scaler.load_state_dict(loaded["scalers"])
 
     def save_checkpoint(self, step: int) -> None:
-        """Save a checkpoint; it replaces the one before only when it is complete."""
+        """Save a checkpoint; it replaces the earlier one only when it is complete."""
         self._save_into(self.checkpoint_dir, step)
 
     def _save_into(self, folder: Path, step: int) -> None:
