@@ -1,4 +1,4 @@
-"""The `python -m benchmarks` command: experiments; imports nothing heavy before one is run."""
+"""The command `python -m benchmarks`; imports nothing heavy before an experiment runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of nerfstudio methods inside this process, through their configs."""
+"""Runs nerfstudio methods in this process, through their configs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 NEVER = 10**9
-"""A number of steps that no run reaches; nerfstudio saves at the end all the same."""
+"""A number of steps that no run reaches, for periodic actions; runs still save at their end."""
 _NOT_DECISIVE = (
     *("output_dir", "experiment_name", "timestamp", "project_name", "load_dir", "data", "prior"),
     *("logging", "viewer", "vis", "device_type", "relative_model_dir"),
 )
-"""Fields of configs that say where and what is shown; data and weights are known by digests."""
+"""Fields of configs that don't change a result. Data and weights are identified by digests."""
 
 
 def method_config(method: str) -> Any:
-    """A copy of a method's config, without what a benchmark doesn't look at."""
+    """A copy of a method's config, without viewer, profiler, output and periodic saving."""
     from nerfstudio.configs.method_configs import all_methods
 
     config: Any = copy.deepcopy(all_methods[method])
@@ -38,25 +38,25 @@ def method_config(method: str) -> Any:
 
 
 def place(config: TrainerConfig, folder: Path) -> None:
-    """Let everything that a run writes lie in a folder."""
+    """Make a run write all its files to a folder."""
     config.output_dir, config.experiment_name, config.timestamp = folder.parent, folder.name, "run"
 
 
 def config_content(config: TrainerConfig) -> Any:
-    """What of a config decides a run's result, beside its data and its prior's weights."""
+    """The part of a config that decides a run's result, beside data and weights of the prior."""
     return plain(config, leave_out=_NOT_DECISIVE)
 
 
 @contextmanager
 def quiet_trainer(config: TrainerConfig, log: Path) -> Iterator[Trainer]:
-    """A trainer that is set up, and leaves no trace in this process.
+    """Yield a trainer that is set up; afterwards, restore this process's global state.
 
-    nerfstudio's writers and profilers are global and pile up; its random numbers are the
-    process's. What it prints goes into the log.
+    nerfstudio's writers and profilers are global and accumulate, and it uses the global random
+    generators. Its output goes to the log.
 
     Args:
-        config: The run's; its seed is that of everything random but the rounds.
-        log: A file, which is replaced.
+        config: Configuration of the run. `machine.seed` seeds all randomness except the rounds'.
+        log: File for the output, which is replaced.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -1,1 +1,1 @@
-"""Experiments as sets of trials: known by what decides their result, and never run twice."""
+"""Experiments as sets of trials, which are identified by what decides their result."""

@@ -1,7 +1,7 @@
-"""Hashes by which trials are known.
+"""Hashes that identify trials.
 
 A trial's id is the SHA-256 of everything that decides its result: options, contents of inputs,
-weights, versions. What doesn't decide it (the device, where files are written) must be left out.
+weights, versions. What has no influence on it (the device, paths of outputs) must be left out.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from csd_nerf.adapters import run_files
 from csd_nerf.priors.families import Kind
 
 PACKAGES = ("csd_nerf", "torch", "numpy", "diffusers", "transformers", "nerfstudio")
-"""Packages whose version decides what an edit results in."""
+"""Packages whose versions can change the result of an edit."""
 
 
 def plain(value: Any, *, leave_out: Collection[str] = ()) -> Any:
-    """Bring a value to a form that JSON has, equal for equal values in every process.
+    """Convert a value to types that JSON has; equal values give equal results in every process.
 
-    Dataclasses become mappings, tensors and arrays the digest of their contents, classes and
-    functions their names.
+    Dataclasses become mappings, tensors and arrays become digests of their contents, classes and
+    functions become their names.
 
     Args:
         value: Numbers, texts, tensors, dataclasses such as nerfstudio's configs, and collections
             of these.
-        leave_out: Fields and keys that don't count, at any depth.
+        leave_out: Names of fields and keys to leave out, at any depth.
 
     Raises:
-        TypeError: If a value has no such form. A path has none: it doesn't say what lies there;
-            give `files_digest` of it.
+        TypeError: If a value can't be converted. Paths can't, because they don't identify the
+            contents of the file; use `files_digest` instead.
     """
     inner = functools.partial(plain, leave_out=leave_out)
     if isinstance(value, Enum):
@@ -68,7 +68,7 @@ def plain(value: Any, *, leave_out: Collection[str] = ()) -> Any:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value that `plain` takes; the order of a mapping's keys doesn't count."""
+    """SHA-256 of a value that `plain` can convert, independent of the order of keys."""
     text = json.dumps(plain(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -76,10 +76,10 @@ def digest(value: Any) -> str:
 def files_digest(path: Path) -> str:
     """SHA-256 of a file's content, or of the names and contents of all files below a folder.
 
-    A file that keeps its path, size and time of change is read once in a process.
+    A file is read only once per process, unless its size or modification time changes.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name.
+        FileNotFoundError: If the path does not exist.
     """
     if not path.exists():
         raise FileNotFoundError(f"An input must exist, got {path}.")
@@ -91,21 +91,21 @@ def files_digest(path: Path) -> str:
 def weights_digest(
     name_or_path: str | Path, *, variant: str | None = None, kind: Kind = "edit"
 ) -> str:
-    """`files_digest` of the folder of a prior's weights, which are fetched if need be.
+    """`files_digest` of the folder of a prior's weights, which are downloaded if needed.
 
     Args:
-        name_or_path: As `csd_nerf.priors.load` takes it.
-        variant: Which weight files, as for `load`.
-        kind: What the prior is needed for.
+        name_or_path: As for `csd_nerf.priors.load`.
+        variant: As for `load`.
+        kind: As for `load`.
 
     Raises:
-        WeightsNotFoundError: If the weights can't be had.
+        WeightsNotFoundError: If the weights are not there and can't be downloaded.
     """
     return files_digest(priors.fetch(name_or_path, variant=variant, kind=kind)[0])
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
-    """The installed versions of Python and of packages; None for what is not installed."""
+    """The installed versions of Python and of packages; None for a package that is missing."""
     return run_files.versions(packages)
 
 
@@ -116,7 +116,7 @@ def _content(path: Path) -> str:
 
 @functools.cache
 def _read_digest(path: Path, size: int, mtime_ns: int) -> str:
-    del size, mtime_ns  # Only the cache asks for them.
+    del size, mtime_ns  # They are keys of the cache only.
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""How the command line shows options; imports nothing heavy."""
+"""Types of command-line options; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ _Number = TypeVar("_Number", int, float)
 Preset = Annotated[
     _Number | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the preset's)")
 ]
-"""A number that comes from the method's preset unless it is given."""
+"""A number whose default, None, stands for the value of the method's preset."""

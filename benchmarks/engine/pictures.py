@@ -1,4 +1,4 @@
-"""Pictures that trials keep, as PNG files in folders."""
+"""Saves and reads the pictures of trials, as PNG files in folders."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Frames = UInt8[Tensor, "n h w 3"]
 
 
 def save_frames(folder: Path, frames: Frames) -> None:
-    """Write pictures, numbered, in place of those of an earlier call."""
+    """Write numbered pictures to a folder, in place of those of an earlier call."""
     with frame_writer(folder, size=(frames.shape[1], frames.shape[2])) as write:
         for frame in frames:
             write(frame)
 
 
 def kept_frames(folder: Path) -> Frames:
-    """All pictures of a folder, in natural order.
+    """Read all pictures of a folder, in natural order.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it holds no pictures, or pictures of several sizes.
+        ValueError: If it holds no pictures, or pictures of different sizes.
     """
     return torch.stack([*open_frames(folder)])

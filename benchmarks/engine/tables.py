@@ -1,8 +1,8 @@
-"""Paired comparisons of arms.
+"""Paired comparisons of arms (methods or variants).
 
-Inputs differ far more than methods do, so that deviations over inputs hide what methods owe to
-each other. Where two arms have the same input and seed, their difference does not contain the
-input's own difficulty.
+Results vary more between inputs than between arms, so standard deviations over inputs hide the
+differences between arms. In the difference of two arms on the same input and seed, the difficulty
+of the input cancels.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from statistics import fmean, stdev
 from csd_nerf.evaluation.tables import Column, Row
 
 PAIR = ("input", "seed")
-"""Keys by which rows of two arms belong together."""
+"""Keys whose values two rows of a pair have in common."""
 SURE = 2
-"""Standard errors from zero at which a difference is set in bold."""
+"""A difference is set in bold if it is better than zero by more than this many standard errors."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What an arm has more than another, over the pairs that both have.
+    """Paired difference between an arm and a baseline.
 
     Attributes:
-        mean: Of arm minus baseline.
-        error: Standard error of the mean, the differences' sample deviation / sqrt(pairs); None
-            with one pair.
-        pairs: Their number.
+        mean: Mean of arm minus baseline over the pairs.
+        error: Standard error of the mean: the sample standard deviation of the differences divided
+            by sqrt(pairs); None with one pair.
+        pairs: Number of pairs.
     """
 
     mean: float
@@ -45,15 +45,15 @@ def paired_difference(
     by: str = "arm",
     pair: Sequence[str] = PAIR,
 ) -> Difference | None:
-    """The mean difference of an arm to a baseline in a measure; None without pairs.
+    """Compute the paired difference of an arm to a baseline in a measure; None without pairs.
 
     Args:
-        rows: At most one for each arm and pair; those without the measure don't count.
-        arm: The one compared.
-        baseline: The one it is compared to.
-        key: Of the measure.
-        by: Key of the arms' names.
-        pair: Keys that both rows of a pair have in common.
+        rows: At most one row for each arm and pair; rows without the measure are ignored.
+        arm: Name of the arm.
+        baseline: Name of the arm to compare with.
+        key: Key of the measure.
+        by: Key of the arm's name in a row.
+        pair: Keys whose values the two rows of a pair have in common.
 
     Raises:
         ValueError: If an arm has two rows of one pair.
@@ -83,10 +83,10 @@ def paired_markdown(
     by: str = "arm",
     pair: Sequence[str] = PAIR,
 ) -> str:
-    """A table of each arm's paired differences to a baseline, mean ± standard error.
+    """A markdown table of each arm's paired differences to a baseline, mean ± standard error.
 
-    Bold: better than the baseline by more than `SURE` standard errors. Arms without a pair are
-    left out; without any the text is empty.
+    A difference is bold if the arm is better by more than `SURE` standard errors. Arms without
+    pairs are left out; if no arm has pairs, the text is empty.
     """
     heads = [f"{column.heading}{_ARROWS[column.better]}" for column in columns]
     lines = [[f"minus {baseline}", "pairs", *heads], ["---"] * (2 + len(heads))]

@@ -7,10 +7,11 @@ Example:
         trial = Trial({"input": "fox", "arm": "csd", "seed": seed}, decides)
         row = store.run(trial, lambda folder: {"psnr": edit(folder)})
 
-A finished trial is not run again; an interrupted one is run anew. More inputs, arms, seeds or
-budgets are more trials. Other options, inputs, weights or versions make other trials, so that a
-result of them is never taken for this one. To keep a result and measure it again when only the
-measures change, make two trials of it: put the id of the first into what decides the second.
+A finished trial is not run again; an interrupted trial is run from its start. To add inputs, arms,
+seeds or budgets, run further trials. A trial with other options, inputs, weights or versions has
+another id, so old results are never mistaken for new ones. If only the measures may change, make
+two trials, one for the result and one for its measures, and put the id of the first into `decides`
+of the second.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.files import check_writable, write_json
 
 RECORD = "trial.json"
-"""Written last into a trial's folder: a trial without it is not finished."""
+"""File that is written last into a trial's folder; a trial without it is not finished."""
 _ID_LENGTH = 16
 
 
@@ -37,34 +38,35 @@ class Trial:
     """One run of an experiment."""
 
     labels: Row
-    """How tables name it: `input`, `arm`, `seed` and so on. They don't decide the result."""
+    """Names in tables, such as `input`, `arm` and `seed`. They have no influence on the result."""
     decides: Mapping[str, Any]
-    """All that decides the result, as `identity.plain` takes it; versions are added."""
+    """Everything that decides the result, in types that `identity.plain` converts; versions are
+    added."""
 
     @functools.cached_property
     def id(self) -> str:
-        """Equal for trials with equal results."""
+        """Hash of everything that decides the result."""
         return digest([self.decides, versions()])[:_ID_LENGTH]
 
 
 class Store:
-    """A folder with results of trials, each in a folder of its own named by the trial's id."""
+    """A folder with the results of trials, each in a subfolder named by the trial's id."""
 
     def __init__(self, output: Path) -> None:
-        """Open a folder, which need not exist.
+        """Open a folder, which is made if it does not exist.
 
         Raises:
-            OSError: If it can't be written to.
+            OSError: If files can't be written there.
         """
         self.output = output
         check_writable(output / RECORD)
 
     def folder(self, trial: Trial | str) -> Path:
-        """Where the files of a trial lie, known by itself or by its id."""
+        """Folder of a trial, given the trial or its id."""
         return self.output / "trials" / (trial if isinstance(trial, str) else trial.id)
 
     def row(self, trial: Trial) -> Row | None:
-        """The labels, results and id of a finished trial; None for others.
+        """The labels, results and id of a finished trial; None if it is not finished.
 
         Raises:
             ValueError: If its record is damaged.
@@ -82,17 +84,17 @@ class Store:
             ) from None
 
     def run(self, trial: Trial, make: Callable[[Path], Row]) -> Row:
-        """The row of a trial, which is run unless it is finished.
+        """Run a trial unless it is finished; returns its row.
 
         Args:
-            trial: What is wanted.
-            make: Called with an empty folder for files that are kept; returns what was measured,
-                in values that JSON has.
+            trial: The trial.
+            make: Runs the trial. It is called with an empty folder for files to keep, and returns
+                the results in types that JSON has.
         """
         if (kept := self.row(trial)) is not None:
             return kept
         folder = self.folder(trial)
-        # What an interrupted run left.
+        # An interrupted run may have left files.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         row = make(folder)
@@ -107,7 +109,7 @@ class Store:
 
 
 def write_results(output: Path, settings: Any, rows: Sequence[Row]) -> None:
-    """Write results.json: what was asked for, with which versions, and the rows."""
+    """Write results.json with the settings, the versions and the rows."""
     asked = {key: value for key, value in vars(settings).items() if key != "output"}
     record = {"settings": asked, "versions": versions(), "rows": rows}
     write_json(output / "results.json", record)

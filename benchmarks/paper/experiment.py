@@ -1,4 +1,4 @@
-"""What describes an experiment of the paper, and the columns of its tables."""
+"""Types that describe an experiment of the paper, and the columns of its tables."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from csd_nerf.evaluation.tables import Column
 
 Kind = Literal["panorama", "video", "scene", "views"]
 Figures = Mapping[str, tuple[float, float | None]]
-"""Mean and deviation (None: not given) by column."""
+"""Mean and standard deviation (None if not given) by the column's key."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A method with its settings, and what the paper measured of it."""
+    """One line of a table: a method with its settings, and the paper's numbers."""
 
     name: str
     method: str | None = None
-    """Of `csd-nerf`, or of the scene benchmark; None: results come by --peer."""
+    """Method of `csd-nerf` or of the scene benchmark; None if results are given by --peer."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Options over those of the full preset."""
     tiny: Mapping[str, Any] = field(default_factory=dict)
+    """Options that replace `options` with --tiny."""
     paper: Figures = field(default_factory=dict)
+    """The paper's numbers."""
     peer: str | None = None
-    """Name of the folder of results in --peer."""
+    """NAME in --peer NAME=DIR, for methods that this package doesn't have."""
     size: tuple[int, int] | None = None
-    """Height and width to which the input is brought."""
+    """Height and width to which the input is resized; None keeps its size."""
     tiny_size: tuple[int, int] | None = None
+    """The same with --tiny."""
     curve: str | None = None
-    """In a figure: the curve that the line is a point of."""
+    """In a figure, the name of the curve that has this line as a point."""
     relative_to: str | None = None
-    """The line that ratios are to."""
+    """Name of the line by which the column of ratios divides."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,15 @@ class Experiment:
     lines: tuple[Line, ...]
     columns: tuple[Column, ...]
     ours: tuple[str, ...]
-    """What the paper leaves open, and how it is settled here."""
+    """Notes on details that the paper does not specify, and our choices."""
     prompts: tuple[tuple[str, str, str], ...] = ()
-    """Instruction and both captions, for inputs without a prompts.json."""
+    """Instructions, each with both captions, for inputs without a prompts.json."""
     ratio_of: str | None = None
-    """Key of the column that ratios are of."""
+    """Key of the column whose ratios are shown; None for no column of ratios."""
     timed: bool = False
-    """Whether the time is what counts: each method's first edit is preceded by a short one."""
+    """Whether time is measured; each method's first edit is then preceded by a short warm-up."""
     tiny_inputs: int = 2
+    """Number of synthetic inputs with --tiny."""
 
 
 RATIO = Column("ratio", "ratio", digits=2)
@@ -65,4 +70,4 @@ VIEW_COLUMNS = {
     kind: dataclasses.replace(CLIP_TEXT, key=f"clip_{shown}", heading=f"CLIP similarity, {shown}")
     for kind, shown in {"colour": "colour", "depth": "geometry"}.items()
 }
-"""How well the views of a kind fit their text."""
+"""Columns with the CLIP similarity of rendered views to their text, by kind of view."""

@@ -37,14 +37,14 @@ from csd_nerf.priors.halving import HalvingPrior
 
 
 def run_images(setup: Setup) -> list[Row]:
-    """Run what is missing, and measure all results.
+    """Run all trials that are not finished, and measure all results.
 
     Returns:
         A row for each line and input, with the measures by the columns' keys.
 
     Raises:
         FileNotFoundError: If an input or a peer's result is missing.
-        ValueError: If an input is not as it must be.
+        ValueError: If an input is invalid.
     """
     items, peers = _items(setup), setup.settings.peers
     lines = [line for line in setup.experiment.lines if line.method or line.peer in peers]
@@ -61,9 +61,9 @@ def run_images(setup: Setup) -> list[Row]:
                 edited, facts = read_peer(peers[line.peer or ""], item, like=source), {}
             else:
                 edited, facts = editor.edit(line, item, source)
-            # The truth of an input that was brought to another size isn't known.
+            # The truth of a resized input isn't known.
             truth01 = item.truth01 if line.tiny_size is None else None
-            values = setup.measured(item.task, source, edited, truth01)
+            values = setup.measure_edit(item.task, source, edited, truth01)
             rows.append({"line": line.name, "input": item.task.name, **values, **_costs(facts)})
             setup.tell(rows[-1])
     return rows
@@ -86,7 +86,7 @@ def _brought_to_size(setup: Setup, line: Line, source: Frames) -> UInt8[Tensor, 
 
 
 def line_options(setup: Setup, line: Line, prompt: str) -> PanoramaOptions | VideoOptions:
-    """The options of a line's edits: its own over the preset's."""
+    """The options of a line's edits: its own, over those of the preset."""
     settings = setup.settings
     chosen: dict[str, Any] = {"prompt": prompt, "method": line.method, "device": settings.place}
     if settings.tiny:
@@ -97,7 +97,7 @@ def line_options(setup: Setup, line: Line, prompt: str) -> PanoramaOptions | Vid
 
 
 class _Editor:
-    """Edits with one prior, which is loaded for the first edit that isn't kept."""
+    """Edits with one prior, which is loaded for the first trial that is not finished."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -105,7 +105,7 @@ class _Editor:
         self._warm: set[tuple[str | None, int]] = set()
 
     def edit(self, line: Line, item: Item, source: Frames) -> tuple[Frames, Row]:
-        """A line's result and the facts of its making."""
+        """A line's result on an input, and the facts of the edit."""
         options = line_options(self._setup, line, item.task.prompt)
         values = options.values()
         timed = self._setup.experiment.timed
@@ -114,7 +114,7 @@ class _Editor:
             "values": plain(values, leave_out=NEUTRAL_SETTINGS),
             "weights": weights_digest(values.prior),
             "source": source,
-            # Where only pictures count the device doesn't decide; it does where time counts.
+            # The device decides the time, but not the pictures.
             "timed on": self._setup.settings.place if timed else None,
         }
         trial = Trial({"line": line.name, "input": item.task.name}, decides)
@@ -124,7 +124,7 @@ class _Editor:
                 self._prior = _load_prior(options, self._setup.settings.place)
             kind = (line.method, values.batch)
             if timed and kind not in self._warm:
-                # What is done once, such as choosing kernels, is no part of an edit's time.
+                # Work that is done only once, such as choosing kernels, should not be timed.
                 _edit(self._prior, source, dataclasses.replace(options, iterations=1, steps=1))
                 self._warm.add(kind)
             return _edit(self._prior, source, options)

@@ -1,4 +1,4 @@
-"""What an experiment edits: files that the user has, or synthetic inputs with a known edit."""
+"""The inputs of experiments, read from the user's files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = (
 )
 TEXT_EXAMPLE = '{"corgi": "a photo of a corgi"}'
 FRAMES = 24
-"""Frames of a video, sampled evenly (B.2)."""
+"""Number of evenly spaced frames of a video (B.2)."""
 FRAME_EDGE = 512
 """Edge in pixels of the squares to which frames are resized (B.2)."""
 _KEYS = ("prompt", "source_caption", "edited_caption")
@@ -35,14 +35,14 @@ Frames = UInt8[Tensor, "n h w 3"]
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked for, and in which words it is judged."""
+    """An edit: its instruction, and the captions by which CLIP judges it."""
 
     name: str
     prompt: str
     source_caption: str
     edited_caption: str
     path: Path = Path()
-    """The input's file or folder, unless it is synthetic."""
+    """File or folder of the input; not used for synthetic inputs."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +52,30 @@ class Item:
     task: Task
     read: Callable[[], Frames]
     truth01: Float[Tensor, "n 3 h w"] | None = None
-    """The true edit, where it is known."""
+    """The true edit; None if it is not known."""
 
 
 def read_tasks(data: Path) -> list[Task]:
     """Read the prompts.json of a folder.
 
-    It holds an entry for each edit: its name, and `prompt`, `source_caption`, `edited_caption`.
-    The input is called like the edit unless `input` names it, so that one may have several edits.
+    It holds an entry for each edit by its name, with `prompt`, `source_caption` and
+    `edited_caption`. `input` names the input's file, so that an input can have several edits; by
+    default it has the name of the edit.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it isn't of this form.
+        FileNotFoundError: If there is no prompts.json.
+        ValueError: If it has another form.
     """
     entries = _read_prompts(data, EXAMPLE)
     return [_task(data / PROMPTS, name, entry) for name, entry in entries.items()]
 
 
 def read_texts(data: Path) -> dict[str, str]:
-    """Read the prompts.json of a folder that holds a text for each scene, by its name.
+    """Read a prompts.json that holds a text for each scene, by the scene's name.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it isn't of this form.
+        FileNotFoundError: If there is no prompts.json.
+        ValueError: If it has another form.
     """
     entries = _read_prompts(data, TEXT_EXAMPLE)
     for name, text in entries.items():
@@ -112,13 +113,13 @@ def _task(path: Path, name: str, entry: Any) -> Task:
 
 
 def video_items(data: Path) -> list[Item]:
-    """The videos of a folder, by its prompts.json."""
+    """The videos that a folder's prompts.json names."""
     found = [(task, find_input(task.path)) for task in read_tasks(data)]
     return [Item(task, lambda path=path: read_frames(path)) for task, path in found]
 
 
 def panorama_items(data: Path, experiment: Experiment) -> list[Item]:
-    """Pictures by prompts.json, or without one every picture with the paper's instructions."""
+    """The pictures in prompts.json; without the file, all pictures with the paper's prompts."""
     if (data / PROMPTS).is_file():
         tasks = read_tasks(data)
         return [_panorama_item(task, find_input(task.path)) for task in tasks]
@@ -139,7 +140,7 @@ def _panorama_item(task: Task, path: Path) -> Item:
 
 
 def find_input(path: Path) -> Path:
-    """A file or folder of this name, whatever its suffix.
+    """Find a file or folder with this name and any suffix.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -156,10 +157,10 @@ def find_input(path: Path) -> Path:
 
 
 def sorted_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order.
+    """The pictures of a folder, in natural order.
 
     Raises:
-        FileNotFoundError: If it is no folder.
+        FileNotFoundError: If there is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"A folder of pictures must exist, got {folder}.")
@@ -168,18 +169,18 @@ def sorted_pictures(folder: Path) -> list[Path]:
 
 
 def read_frames(path: Path) -> Frames:
-    """A video's frames, sampled and squashed as the paper does."""
+    """Read `FRAMES` frames of a video, resized to squares of `FRAME_EDGE`, as in the paper."""
     size = (FRAME_EDGE, FRAME_EDGE)
     frames = open_frames(path, frames=str(FRAMES))
     return resized(frames, size)
 
 
 def read_peer(folder: Path, item: Item, *, like: Frames) -> Frames:
-    """A peer's result, which must have the input's frames.
+    """Read another method's result for an input, resized to the size of `like`.
 
     Raises:
         FileNotFoundError: If the folder holds no result for the input.
-        ValueError: If it has other frames.
+        ValueError: If its number of frames is not that of `like`.
     """
     path = find_input(folder / item.task.name)
     frames = open_frames(path)
@@ -195,5 +196,5 @@ def read_peer(folder: Path, item: Item, *, like: Frames) -> Frames:
 def resized(
     frames: Iterable[Frame], size: tuple[int, int]
 ) -> UInt8[Tensor, "n {size[0]} {size[1]} 3"]:
-    """All frames at a height and width."""
+    """Resize all frames to a height and width."""
     return torch.stack([resize(frame, size) for frame in frames])

@@ -1,8 +1,7 @@
-"""The paper's experiments as data: what it gives, what it leaves open, and its numbers.
+"""The paper's experiments as data: their settings, our choices where it is silent, its numbers.
 
 Source: Kim et al., "Collaborative Score Distillation for Consistent Visual Editing" (2023),
-Sections 4.1 to 4.4, Appendices B and C. `options` holds what is set over the full preset; what the
-paper leaves open is named in `ours`. `tiny` takes the place of `options` with the bundled prior.
+Sections 4.1 to 4.4, Appendices B and C. See `benchmarks.paper.experiment` for the fields.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ STYLES = tuple(
     (f"turn into {style} style painting", "a photo", f"a {style} style painting")
     for style in _STYLES
 )
-"""The instructions of B.1; the captions are ours."""
+"""The instructions of B.1 with captions, which the paper does not give."""
 
 
 def _measured(
@@ -192,8 +191,8 @@ def _timed(method: str, size: str, seconds: float, iterations: int) -> Line:
         {**_CSD_PANORAMA, "text_scale": 7.5, "iterations": iterations}
         if optimised
         else {**_SAMPLED, "text_scale": 7.5, "stride": 16, "steps": 100},
-        # A 40th of the work, at an eighth of the size: as many windows as with the full prior.
-        # Scales other than 1, so that no branch is saved.
+        # A 40th of the iterations, at an eighth of the size: as many windows as with the full
+        # prior. Scales other than 1, so that no branch has weight zero.
         {"text_scale": 2.5, "image_scale": 1.5, "batch": 4, "iterations": iterations // 40}
         if optimised
         else {"text_scale": 2.5, "image_scale": 1.5, "steps": 100 // 40},

@@ -1,4 +1,4 @@
-"""Ours beside the paper's numbers: tables, plots and the notes that belong to them."""
+"""Reports of experiments: our numbers and the paper's in tables and plots, with notes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from csd_nerf.media.files import write_text
 
 
 def write_report(setup: Setup, rows: Sequence[Row]) -> str:
-    """Write .md, .tex, .csv and .png, called like the experiment.
+    """Write the report as .md, .tex, .csv and .png, named after the experiment.
 
     Args:
-        setup: What was run.
+        setup: The experiment and its settings.
         rows: A row for each line and input.
 
     Returns:
@@ -47,7 +47,7 @@ def write_report(setup: Setup, rows: Sequence[Row]) -> str:
 
 
 def beside_paper(experiment: Experiment, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-    """A table with two lines for each of the experiment's: ours, and what the paper measured."""
+    """A table with two lines for each line of the experiment: our numbers and the paper's."""
     paper = [
         {"line": _of_paper(line), **{key: mean for key, (mean, _) in line.paper.items()}}
         for line in experiment.lines
@@ -72,7 +72,7 @@ def _of_paper(line: Line) -> str:
 def with_ratios(
     experiment: Experiment, rows: Sequence[Row], *, name_of=lambda line: line.name
 ) -> list[Row]:
-    """Add to each row its ratio to the line that it is compared with, on the same input."""
+    """Add to each row its ratio to the row of the line `relative_to` on the same input."""
     key = experiment.ratio_of
     if key is None:
         return list(rows)
@@ -132,7 +132,7 @@ def _deviations(experiment: Experiment) -> Iterable[str]:
 
 
 def _save_curves(path: Path, setup: Setup, rows: Sequence[Row]) -> None:
-    """CLIP similarities as in the paper; without CLIP, the distance to the truth by w_y."""
+    """Plot CLIP similarities as in the paper; without CLIP, the PSNR to the truth over w_y."""
     judged = any("clip_direction" in row for row in rows)
     key = "clip_direction" if judged else PSNR.key
     if not any(key in row for row in rows):
@@ -172,7 +172,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _in_place(line: Line) -> str:
-    """What --tiny sets where a line's name tells the paper's settings; empty if it tells none."""
+    """The settings of --tiny that differ from the paper's, for the notes; empty if none do."""
     given = line.options
     changed = [f"{k} {v}" for k, v in line.tiny.items() if k in given and v != given[k]]
     if line.tiny_size is not None:

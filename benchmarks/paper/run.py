@@ -1,4 +1,4 @@
-"""What `python -m benchmarks paper` runs."""
+"""Runs `python -m benchmarks paper`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _DEFAULT_SIZE = TinySize()
 
 
 def run_paper(settings: PaperSettings, *, size: TinySize = _DEFAULT_SIZE) -> str:
-    """Run what is missing of an experiment, and write its report.
+    """Run all trials of an experiment that are not finished, and write its report.
 
     Args:
-        settings: What to run. Its output folder gets a folder for each trial, and .md, .tex, .csv
-            and .png called like the experiment.
-        size: How large the inputs and edits are that `tiny` stands for.
+        settings: The settings. Their output folder gets a folder for each trial, and .md, .tex,
+            .csv and .png files named after the experiment.
+        size: Size of the synthetic inputs and edits with `tiny`.
 
     Returns:
-        The table in markdown, ours beside the paper's numbers, with notes.
+        The table in markdown, with our numbers, the paper's numbers, and notes.
 
     Raises:
-        ValueError: If a peer is unknown, or an input isn't as it must be.
+        ValueError: If a peer is unknown, or an input is invalid.
         FileNotFoundError: If an input, a peer's result or the prior's weights are missing.
     """
     experiment = EXPERIMENTS[settings.experiment]

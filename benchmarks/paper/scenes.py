@@ -1,4 +1,4 @@
-"""The experiments on 3D scenes: every method edits one trained source."""
+"""The experiments on 3D scenes: every method edits the same trained source."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.pixels import to_bytes
 
 SOURCE_STEPS = 30_000
-"""B.3."""
+"""Training steps of the unedited scene (B.3)."""
 FRAMES_BETWEEN_VIEWS = 10
 """Frames of the rendered path from one held-out view to the next."""
-# Without a viewer the command ends with the training.
+# With a viewer the command would not end after training.
 _NO_VIEWER = ("--vis", "tensorboard")
 
 
 def run_scenes(setup: Setup) -> list[Row]:
-    """Train, edit and render what is missing, and measure all renders.
+    """Train, edit and render scenes that are not finished, and measure all renders.
 
     Returns:
         A row for each line and scene, with the measures by the columns' keys.
@@ -40,7 +40,7 @@ def run_scenes(setup: Setup) -> list[Row]:
         source, truth01 = scene.source(), scene.truth01()
         for line in setup.experiment.lines:
             edited, facts = scene.edit(line)
-            values = setup.measured(scene.task, source, edited, truth01)
+            values = setup.measure_edit(scene.task, source, edited, truth01)
             costs = {key: facts[key] for key in ("seconds", "evaluations") if key in facts}
             rows.append({"line": line.name, "input": scene.task.name, **values, **costs})
             setup.tell(rows[-1])
@@ -64,7 +64,7 @@ class CapturedScene:
     """A nerfstudio data set, trained and edited by `ns-train`."""
 
     def __init__(self, setup: Setup, task: Task) -> None:
-        """Take the task; nothing is trained yet."""
+        """Take the edit; nothing is trained yet."""
         self.task = task
         self._setup = setup
         decides = {"data": files_digest(task.path), **_rendered(source_run(task, Path()))}
@@ -77,7 +77,7 @@ class CapturedScene:
         )[0]
 
     def edit(self, line: Line) -> tuple[Frames, Row]:
-        """Renders of the scene as a line edits it."""
+        """Renders of the scene after the edit of a line."""
         task, preset = self.task, self._setup.settings.preset
         source = source_run(task, self._setup.store.folder(self._source))
         checkpoints = source.folder / "nerfstudio_models"
@@ -92,11 +92,11 @@ class CapturedScene:
         )
 
     def truth01(self) -> None:
-        """Nobody knows it."""
+        """None: the true edit of a capture is not known."""
 
 
 def _rendered(run: SceneRun) -> dict[str, Any]:
-    """What decides a run's renders, beside the data and the scene that it starts from."""
+    """What decides a run's renders, except the data and the scene that it starts from."""
     return {
         "method": run.method,
         "options": list(run.options),
@@ -111,13 +111,13 @@ def _train(run: SceneRun) -> tuple[Frames, Row]:
 
 
 def source_run(task: Task, folder: Path) -> SceneRun:
-    """How a scene is trained before it is edited: nerfacto, 30,000 steps."""
+    """The run that trains the unedited scene: nerfacto with 30,000 steps."""
     options = ["--max-num-iterations", str(SOURCE_STEPS), *_NO_VIEWER]
     return SceneRun("nerfacto", task.path, folder, "scene", "run", options)
 
 
 def edit_run(task: Task, line: Line, folder: Path, checkpoints: Path, preset: str) -> SceneRun:
-    """How a line edits a trained scene."""
+    """The run by which a line edits a trained scene."""
     options = [word for key, value in line.options.items() for word in (f"--{key}", str(value))]
     given = ["--load-dir", str(checkpoints), "--pipeline.prompt", task.prompt]
     options = [*given, *options, *_NO_VIEWER]
@@ -125,12 +125,12 @@ def edit_run(task: Task, line: Line, folder: Path, checkpoints: Path, preset: st
 
 
 def edit_method(preset: str) -> str:
-    """Name of the scene method with a preset."""
+    """Name of the nerfstudio method for a preset."""
     return "csd-edit" if preset == "full" else f"csd-edit-{preset}"
 
 
 def _prior_name(method: str) -> str:
-    """The prior that a method of nerfstudio uses by its preset."""
+    """The default prior of a nerfstudio method."""
     from nerfstudio.configs.method_configs import all_methods
 
     config: Any = all_methods[method].pipeline
@@ -138,7 +138,7 @@ def _prior_name(method: str) -> str:
 
 
 def render_path(load_config: Path) -> Frames:
-    """Render a path through a run's held-out views, in their order."""
+    """Render a path through a run's held-out views in order."""
     from nerfstudio.utils.eval_utils import eval_setup
 
     _, pipeline, _, _ = eval_setup(load_config, test_mode="test")

@@ -1,4 +1,4 @@
-"""What the user asks of an experiment; imports nothing heavy."""
+"""Settings of the paper's experiments; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 PAPER_CLIP = "ViT-bigG-14"
-"""Appendix B."""
+"""OpenCLIP model of the paper's evaluation (Appendix B)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSettings:
-    """Run a table or figure of the paper, and print ours beside its numbers.
+    """Run the experiment of a table or figure of the paper, and print our numbers beside its own.
 
-    table5 scores folders of rendered views, as text-to-3d makes them.
+    table5 measures folders of rendered views, which the command text-to-3d makes.
     """
 
     experiment: Annotated[
@@ -35,30 +35,32 @@ class PaperSettings:
         ],
         tyro.conf.Positional,
     ]
-    """1, 3, 9: videos. 2, 4: scenes. 8, 10 and the figures: panoramas. 5: text-to-3D."""
+    """Table or figure. Tables 1, 3 and 9 are on videos, 2 and 4 on scenes, 8, 10 and the figures on
+    panoramas, 5 on text-to-3D."""
     output: Path
     """Folder for results and tables; several experiments may share it.
-    What is finished there is not run again."""
+    Finished trials in it are not run again."""
     data: Path | None = None
-    """Inputs. Videos: prompts.json and the videos or folders of frames that it names.
-    Scenes: prompts.json and nerfstudio data sets. Panoramas: pictures, prompts.json if wanted.
+    """Folder of the inputs. Videos: prompts.json and the videos or folders of frames that it names.
+    Scenes: prompts.json and nerfstudio data sets. Panoramas: pictures, optionally prompts.json.
     table5: prompts.json with a text for each scene, and pictures in reference/ for FID."""
     tiny: bool = False
-    """Synthetic inputs, the bundled prior and few steps instead; no --data."""
+    """Run a small version with synthetic inputs and the bundled prior, without --data."""
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=DIR: results of a method that this package hasn't, named like the inputs.
-    FateZero, Pix2Video; for table5 csd and sds, whose DIR/SCENE/colour and DIR/SCENE/depth hold
-    12 views each."""
+    """NAME=DIR: folder with the results of a method that this package doesn't have, named like the
+    inputs. NAME is FateZero or Pix2Video; for table5 it is csd or sds, and DIR/SCENE/colour and
+    DIR/SCENE/depth hold 12 views each."""
     clip: str | None = None
-    """OpenCLIP model or local folder that judges.
-    Without it the paper's ViT-bigG-14, with --tiny none."""
+    """OpenCLIP model, by name or local folder.
+    If not given, the paper's ViT-bigG-14; with --tiny none."""
     preset: Literal["full", "small"] = "full"
-    """Of csd-nerf or ns-train csd-edit: small is half precision for a GPU of 12 GB."""
+    """Preset of csd-nerf or ns-train csd-edit; small is half precision for a GPU with 12 GB."""
     device: str | None = None
-    """Where prior and networks run; a GPU if there is one, the CPU with --tiny."""
+    """Device of prior and networks; if not given, a GPU if there is one, and the CPU with
+    --tiny."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the experiments."""
+        """Check all that can be checked without the experiments."""
         if self.tiny and self.data is not None:
             raise ValueError(f"--tiny makes its own inputs; leave out --data {self.data}.")
         if not self.tiny and self.data is None:
@@ -76,7 +78,7 @@ class PaperSettings:
         """Folders of results by the method's name.
 
         Raises:
-            ValueError: If one isn't NAME=DIR, or a name comes twice.
+            ValueError: If a value isn't NAME=DIR, or a name is given twice.
         """
         peers: dict[str, Path] = {}
         for text in self.peer:
@@ -88,18 +90,18 @@ class PaperSettings:
 
     @property
     def clip_name(self) -> str | None:
-        """The CLIP model that judges."""
+        """The CLIP model to use; None for none."""
         return self.clip or (None if self.tiny else PAPER_CLIP)
 
     @property
     def place(self) -> str:
-        """The device's name."""
+        """Name of the device."""
         import torch
 
         return self.device or ("cuda" if torch.cuda.is_available() and not self.tiny else "cpu")
 
     def run(self) -> None:
-        """Run what is missing, and print the table."""
+        """Run all trials that are not finished, and print the table."""
         from benchmarks.paper.run import run_paper
 
         print(run_paper(self))
@@ -107,17 +109,17 @@ class PaperSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TinySize:
-    """How large the experiments on synthetic inputs are."""
+    """Size of the experiments on synthetic inputs."""
 
     inputs: int | None = None
-    """None: the experiment's own number."""
+    """Number of inputs; None takes that of the experiment."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Over those of every line that edits pictures."""
+    """Options that replace those of every line that edits pictures or videos."""
     shrink: int = 1
-    """Divides the sizes of lines that have one."""
+    """Divisor of the sizes of lines that set a size."""
     source_steps: int = 400
     """Training steps of a scene before it is edited."""
     scene: Mapping[str, Any] = field(default_factory=lambda: {"updates": 10, "edit_steps": 240})
-    """Options of every line that edits a scene."""
+    """Options that replace those of every line that edits a scene."""
     view_edge: int = 64
     """Edge in pixels of the views of table5."""

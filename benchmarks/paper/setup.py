@@ -1,4 +1,4 @@
-"""One call of an experiment: what it works with, and how its results are kept and measured."""
+"""The context of an experiment's run: settings, store of trials, and measuring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FRAMES = "frames"
 
 @dataclass(frozen=True)
 class Setup:
-    """An experiment with its settings, the folder of its trials, and the networks that judge."""
+    """An experiment with its settings, the store of its trials, and networks for measures."""
 
     experiment: Experiment
     settings: PaperSettings
@@ -35,7 +35,7 @@ class Setup:
     networks: Networks
     size: TinySize
     left_out: dict[str, set[str]] = field(default_factory=dict)
-    """Heads of the columns that could not be measured, by the reason."""
+    """Headings of columns that could not be measured, by the reason."""
 
     @property
     def tiny_inputs(self) -> int:
@@ -45,7 +45,7 @@ class Setup:
     def frames_of(
         self, trial: Trial, make: Callable[[Path], tuple[Frames, Row]]
     ) -> tuple[Frames, Row]:
-        """The pictures of a trial, which is run unless it is finished, and its facts."""
+        """Run a trial unless it is finished; returns its pictures and its row."""
 
         def run(folder: Path) -> Row:
             frames, facts = make(folder)
@@ -55,14 +55,14 @@ class Setup:
         row = self.store.run(trial, run)
         return kept_frames(self.store.folder(trial) / _FRAMES), row
 
-    def measured(
+    def measure_edit(
         self,
         task: Task,
         source: Frames,
         edited: Frames,
         truth01: Float[Tensor, "n 3 h w"] | None = None,
     ) -> Row:
-        """The experiment's measures of an edit, and the PSNR where the truth is known."""
+        """Compute the experiment's measures of an edit, and the PSNR if the truth is known."""
         measures = [column for column in self.experiment.columns if isinstance(column, Measure)]
         if truth01 is not None:
             measures += named("psnr_edited")
@@ -74,10 +74,10 @@ class Setup:
             captions=(task.source_caption, task.edited_caption),
             device=self.settings.place,
         )
-        return self.taken(comparison, measures)
+        return self.measure_comparison(comparison, measures)
 
-    def taken(self, comparison: Comparison, measures: list[Measure]) -> Row:
-        """Measure, and note what is left out."""
+    def measure_comparison(self, comparison: Comparison, measures: list[Measure]) -> Row:
+        """Compute measures, and add those that are left out to `left_out`."""
         values, reasons = measure(comparison, measures)
         for item in measures:
             if item.key in reasons:
@@ -85,7 +85,7 @@ class Setup:
         return values
 
     def tell(self, row: Row) -> None:
-        """Print one line for a row."""
+        """Print a row as one line."""
         keys = ["psnr_edited", *(column.key for column in self.experiment.columns)]
         values = [f"{key} {row[key]:.3f}" for key in keys if row.get(key) is not None]
         print(f"{row['input']}, {row['line']}: {', '.join(values) or 'done'}", flush=True)

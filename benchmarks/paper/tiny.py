@@ -1,4 +1,4 @@
-"""Synthetic inputs in the place of the paper's, for `--tiny`."""
+"""Synthetic inputs that replace the paper's, for `--tiny`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from csd_nerf.media.pixels import to_01, to_bytes
 
 SPLIT = "benchmark"
 VIEWS = 12
-"""Every 30 degrees of azimuth (C.2)."""
+"""Number of views, one every 30 degrees of azimuth (C.2)."""
 ELEVATION = 30.0
-"""Degrees (C.2)."""
+"""Elevation of the views in degrees (C.2)."""
 DRAW = {"panorama": draw_panorama, "video": draw_video}
-"""Synthetic inputs of a medium by their position."""
+"""Functions that draw the synthetic input at a position."""
 _SOURCE, _TRUTH = "source", "truth"
 
 
 def tiny_items(medium: str, count: int) -> list[Item]:
-    """Pictures or videos of the held-out split, with their true edits."""
+    """The first `count` panoramas or videos of the split `SPLIT`, with their true edits."""
     items = []
     for position in range(count):
         given = DRAW[medium](position, SPLIT)
@@ -44,7 +44,7 @@ def tiny_items(medium: str, count: int) -> list[Item]:
 
 
 class TinyScene:
-    """A synthetic scene, trained and edited in this process by the benchmark's machinery."""
+    """A synthetic scene, trained and edited in this process by code of the benchmark `truth`."""
 
     def __init__(self, setup: Setup, position: int) -> None:
         """Draw the scene; nothing is trained yet."""
@@ -62,11 +62,11 @@ class TinyScene:
         return self._run(_SOURCE)[0]
 
     def edit(self, line: Line) -> tuple[Frames, Row]:
-        """Renders of the same views as a line edits the scene."""
+        """Renders of the same views after the edit of a line."""
         return self._run(line.method or "")
 
     def truth01(self) -> Float[Tensor, "n 3 h w"]:
-        """The true edit of the same views, which is kept with the source."""
+        """The true edit of the same views, which is stored with the source."""
         self.source()
         return to_01(kept_frames(self._setup.store.folder(self._trial(_SOURCE)) / _TRUTH))
 
@@ -106,7 +106,7 @@ def _tiny_prior() -> Any:
 
 
 def tiny_views(position: int, edge: int) -> dict[str, Frames]:
-    """Colour and depth of a synthetic scene from the sides that generated ones are seen from."""
+    """Colour and depth of a synthetic scene, from the cameras of generated scenes."""
     from csd_nerf.synthetic.cameras import orbit_cameras
     from csd_nerf.synthetic.dataset import render_views
     from csd_nerf.synthetic.scenes import SPLIT_SEEDS, draw_scenes
@@ -114,6 +114,6 @@ def tiny_views(position: int, edge: int) -> dict[str, Frames]:
     azimuth = torch.arange(VIEWS) * (2 * torch.pi / VIEWS)
     cameras = orbit_cameras(azimuth, torch.full_like(azimuth, math.radians(ELEVATION)))
     rendering = render_views(draw_scenes([SPLIT_SEEDS[SPLIT][position]]), cameras, size=edge)
-    # Near is white; what is infinitely far, the sky, is black.
+    # White is near; the sky, infinitely far away, is black.
     near = (rendering.depth.amin() / rendering.depth)[:, None].expand(-1, 3, -1, -1)
     return {"colour": to_bytes(rendering.image01), "depth": to_bytes(near)}

@@ -1,4 +1,4 @@
-"""Table 5: renders of text-to-3D scenes, made by `python -m benchmarks text-to-3d` or elsewhere."""
+"""Table 5: measures renders of text-to-3D, from `python -m benchmarks text-to-3d` or elsewhere."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Generated:
-    """The views of one scene by one method."""
+    """The views of one scene, made by one method."""
 
     line: str
     name: str
     text: str
     read: Callable[[str], Frames]
-    """The views of a kind, colour or depth."""
+    """Reads the views of a kind, `colour` or `depth`."""
 
 
 def reference_pictures(settings: PaperSettings, size: TinySize) -> Path | None:
-    """The folder of pictures for FID, made for --tiny; None if --data holds none."""
+    """Folder of reference pictures for FID, written for --tiny; None if --data has none."""
     if settings.data is not None:
         folder = settings.data / _REFERENCE
         return folder if folder.is_dir() else None
     folder = settings.output / _REFERENCE
-    # A scene that no line shows.
+    # A scene that no line uses.
     save_frames(folder, tiny_views(1000, size.view_edge)["colour"])
     return folder
 
@@ -46,12 +46,12 @@ def run_views(setup: Setup) -> list[Row]:
     """Measure the views of all methods.
 
     Returns:
-        A row for each method and text; FID, which is of all of a method's views, stands in the
-        first.
+        A row for each method and text. FID is that of all views of a method, and is in the method's
+        first row.
 
     Raises:
         FileNotFoundError: If a folder is missing.
-        ValueError: If a scene has another number of views than 12.
+        ValueError: If a scene has not exactly 12 views, or folders of a method are not given.
     """
     scenes = _tiny_views(setup) if setup.settings.tiny else _given_views(setup)
     rows: list[Row] = []
@@ -70,12 +70,14 @@ def run_views(setup: Setup) -> list[Row]:
 
 
 def _similarities(setup: Setup, scene: Generated) -> Row:
-    """How well the views of each kind fit the text."""
+    """CLIP similarity of the views of each kind to the text."""
     row: Row = {}
     for kind, column in VIEW_COLUMNS.items():
         frames = ImageSequence.of(to_01(scene.read(kind)))
         captions = (scene.text, scene.text)
-        row |= setup.taken(Comparison(frames, frames, setup.networks, captions=captions), [column])
+        row |= setup.measure_comparison(
+            Comparison(frames, frames, setup.networks, captions=captions), [column]
+        )
     return row
 
 
@@ -113,7 +115,7 @@ def _check_views(folder: Path) -> None:
 
 
 def _tiny_views(setup: Setup) -> list[Generated]:
-    """Views of synthetic scenes in the place of generated ones, another for each line."""
+    """Views of synthetic scenes instead of generated ones; each line gets other scenes."""
     scenes = []
     for number, line in enumerate(setup.experiment.lines):
         for position in range(setup.tiny_inputs):

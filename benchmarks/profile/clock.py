@@ -1,13 +1,13 @@
-"""Where the time of a run goes.
+"""Measures how the time of a run is divided among its parts.
 
-A run is the encoding of the images, the iterations, and the decoding. The clock cuts it into
-sections without a gap, so that their shares sum to one:
+A run consists of the encoding of the images, the iterations, and the decoding. The clock divides it
+into sections without gaps, so that their shares sum to one:
     unet: calls of the prior's `predict`.
     vae: encoding of the images and decoding of the results.
-    mixing: from the last estimate to the step: residuals, bandwidth, kernel and Stein direction.
+    mixing: everything between the estimates and the step: residuals, kernel and Stein direction.
     rest: everything else, such as text encoding, random numbers and the step itself.
-On a GPU the cuts are events in the queue of work, which are read after the run, so that the clock
-never makes the host wait; a run starts and ends with an idle GPU.
+On a GPU the sections are separated by CUDA events, which are read after the run. So the clock never
+makes the host wait. A run starts and ends with an idle GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from csd_nerf.priors.estimates import encode_sources
 SECTIONS: tuple[str, ...] = ("unet", "vae", "mixing", "rest")
 
 Loop = Callable[[Prior, ImageStack, EditSettings], None]
-"""Edits the stack in place."""
+"""Function that edits the stack in place."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class TimedEdit:
     """One run of one loop."""
 
     seconds: dict[str, float]
-    """By section."""
+    """Seconds by section."""
     evaluations: int
-    """Of the U-Net, counted where it is called."""
+    """Number of U-Net evaluations."""
     peak_mib: float
-    """GPU: most that tensors took. CPU: most that the process held, weights and all."""
+    """Peak memory in MiB: on a GPU that of all tensors, on a CPU that of the process."""
     latent: Float[Tensor, "n c h w"]
     """The edited latents."""
 
     @property
     def loop_seconds(self) -> float:
-        """Time of the iterations, without the VAE."""
+        """Seconds of the iterations, without the VAE."""
         return sum(self.seconds.values()) - self.seconds["vae"]
 
 
@@ -60,8 +60,8 @@ def timed_run(
 ) -> TimedEdit:
     """Encode, edit and decode, with the time of each section.
 
-    Images are encoded and decoded one at a time, so that what the VAE needs for a whole batch
-    doesn't hide the peak memory of the loop.
+    Images are encoded and decoded one at a time, so that the peak memory is that of the loop and
+    not of the VAE.
     """
     _forget_peak(prior.device)
     clock = SectionClock(prior.device)
@@ -80,7 +80,7 @@ def timed_run(
 
 
 class SectionClock:
-    """Time by section; each begins where the one before it ends."""
+    """Measures the time of sections; each begins where the one before it ends."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -89,11 +89,11 @@ class SectionClock:
             torch.cuda.synchronize(device)
 
     def enter(self, section: str) -> None:
-        """End the section before and begin this one."""
+        """End the current section and begin this one."""
         self._marks.append((section, self._now()))
 
     def stop(self) -> dict[str, float]:
-        """Wait for the device; seconds by section, those that were never entered being zero."""
+        """End the last section and wait for the device; returns seconds for all `SECTIONS`."""
         end = self._now()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -111,14 +111,14 @@ class SectionClock:
         return event
 
     def _between(self, began: Any, ended: Any) -> float:
-        """Seconds; events count milliseconds."""
+        """Seconds between two marks."""
         if self._device.type != "cuda":
             return ended - began
         return began.elapsed_time(ended) / 1e3
 
 
 class _ClockedPrior(CountedPrior):
-    """Counts evaluations and tells the clock of them."""
+    """Counts evaluations, and marks them on the clock."""
 
     def __init__(self, prior: Prior, clock: SectionClock) -> None:
         super().__init__(prior)
@@ -127,7 +127,7 @@ class _ClockedPrior(CountedPrior):
     def predict(
         self, branches: Sequence[Branch], timestep: Real[Tensor, "n"], **options: Any
     ) -> Float[Tensor, "k n c h w"]:
-        """Noise estimates of the prior; what follows is taken for mixing."""
+        """As the prior does; the time after it counts as mixing."""
         self._clock.enter("unet")
         estimates = super().predict(branches, timestep, **options)
         self._clock.enter("mixing")
@@ -136,7 +136,7 @@ class _ClockedPrior(CountedPrior):
 
 @dataclass
 class _ClockedStack(ImageStack):
-    """Tells the clock where mixing has ended."""
+    """An image stack that marks the end of mixing on the clock."""
 
     clock: SectionClock = field(kw_only=True)
 
@@ -147,10 +147,9 @@ class _ClockedStack(ImageStack):
 
 
 def _forget_peak(device: torch.device) -> None:
-    """Start to measure peaks anew.
+    """Reset the peak memory.
 
-    Linux alone lets a process do so for its own memory; elsewhere a peak is that of the process
-    so far.
+    On a CPU this works on Linux only; elsewhere the peak is that since the process began.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""What the machine and the model make possible: the yardsticks of the profile."""
+"""Reference figures of the profile: the cost of the model and the speed of the machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 
 
 def unet_flop(prior: InstructPix2Pix, size: int) -> float:
-    """Floating-point operations of one U-Net evaluation, counted by torch as it runs.
+    """Number of floating-point operations of one U-Net evaluation, counted by torch.
 
-    Matrix products, convolutions and attention; a multiplication with its addition counts as two.
+    It includes matrix products, convolutions and attention; a multiply-add counts as two.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +31,7 @@ def unet_flop(prior: InstructPix2Pix, size: int) -> float:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, repetitions: int = 7) -> float:
-    """Floating-point operations a second of a large square matrix product; the median's."""
+    """Floating-point operations per second of a large square matrix product, by median time."""
     edge = 8192 if device.type == "cuda" else 1024
     a = torch.randn(edge, edge, device=device).to(dtype)
     b = torch.randn(edge, edge, device=device).to(dtype)
@@ -41,14 +41,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, repetitions: int = 
         clock.enter("rest")
         torch.mm(a, b)
         elapsed = clock.stop()["rest"]
-        # The first product picks and loads the kernel.
+        # The first product includes the choice and loading of the kernel.
         if repetition:
             seconds.append(elapsed)
     return 2 * edge**3 / median(seconds)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures belong to."""
+    """Description of the machine and of torch."""
     described: dict[str, Any] = {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

@@ -1,10 +1,10 @@
-"""A CSD-Edit loop that is written without thought of cost: what the profile compares with.
+"""A CSD-Edit loop that is not optimised for speed, as the baseline of the profile.
 
-It does what the authors' release is described to do: particle after particle, three guidance
-branches for the edit and three for the source in two calls of the U-Net, sliced attention, a
-noise for each particle, and a kernel from an array of all pairwise differences. So a particle
-costs six evaluations an iteration, of which the source's third, with the instruction, is thrown
-away. The update is the editor's: given the same random numbers the two make the same edit.
+It works as the authors' release is described: one particle after another, three guidance branches
+for the target and three for the source in two calls of the U-Net, sliced attention, independent
+noise, and a kernel from an array of all pairwise differences. So a particle costs six evaluations
+per iteration, one of which (the source with the instruction) is not used. The update is that of the
+editor: with the same random numbers both loops give the same edit.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def naive_edit(
 
     Args:
         prior: The diffusion model.
-        canvas: What is edited.
+        canvas: The canvas to edit.
         prompt: The instruction.
-        settings: Number and size of the steps, scales and timesteps; what they say of noise and
-            mixing is not read.
-        randomness: Drawn from in the editor's order.
+        settings: Number and size of the steps, guidance scales and timesteps; options of noise and
+            mixing are ignored.
+        randomness: Source of random numbers, drawn in the order of the editor.
 
     Returns:
         Number of model evaluations.
@@ -83,7 +83,7 @@ def naive_edit(
 def _residual(
     target: Float[Tensor, "3 n c h w"], source: Float[Tensor, "3 n c h w"], settings: EditSettings
 ) -> Float[Tensor, "n c h w"]:
-    """Eq. 9's residual; estimates are in the order null, image, text."""
+    """The residual of CSD Eq. 9, from estimates in the order null, image, text."""
     w_s, w_y = settings.image_scale, settings.text_scale
     null, image, text = target
     guided = null + w_s * (image - null) + w_y * (text - image)
@@ -93,10 +93,10 @@ def _residual(
 def naive_direction(
     particles: Float[Tensor, "n d"], residuals: Float[Tensor, "n d"], *, repulsion: float
 ) -> Float[Tensor, "n d"]:
-    """CSD Eq. 8 without w(t), in descent form, through all n x n x d differences.
+    """CSD Eq. 8 without w(t), in descent form, from an array of all n x n x d differences.
 
-    The median heuristic is that of `csd_nerf.core.kernels.median_bandwidth`, without its floors:
-    of several particles most must differ.
+    The bandwidth is that of `csd_nerf.core.kernels.median_bandwidth` without its lower bounds, so
+    most pairs of particles must differ.
     """
     n = len(particles)
     if n == 1:
@@ -113,7 +113,7 @@ def naive_direction(
 
 @contextmanager
 def sliced_attention(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Within it, attention goes through half of its heads at a time, as diffusers slices it."""
+    """A context with diffusers' sliced attention, which computes half of the heads at a time."""
     processors = dict(unet.attn_processors)
     unet.set_attention_slice("auto")
     try:

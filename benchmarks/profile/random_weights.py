@@ -1,6 +1,6 @@
-"""Priors of a real model's shape with random weights: for measuring cost without a download.
+"""Priors with a real model's architecture and random weights, to measure cost without a download.
 
-They take as long and as much memory as the real model; their edits mean nothing.
+Time and memory are those of the real model; the edits are meaningless.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ def random_prior(
 ) -> InstructPix2Pix:
     """Build an InstructPix2Pix model with random weights.
 
-    `sd15` has the shape of timbrooks/instruct-pix2pix, which is Stable Diffusion 1.5's with four
-    more input channels: a U-Net of 859.5 million parameters, an autoencoder of 83.7 million, the
-    text encoder of CLIP ViT-L/14 of 123 million.
+    `sd15` has the architecture of timbrooks/instruct-pix2pix, which is that of Stable Diffusion 1.5
+    with four more input channels: a U-Net of 859.5 million parameters, an autoencoder of 83.7
+    million, and the text encoder of CLIP ViT-L/14 of 123 million.
 
     Args:
-        shape: Which model's.
-        device: Where it is made and stays.
+        shape: Name of the architecture.
+        device: Device of the model.
         dtype: Precision of the model.
-        seed: Of the weights; the caller's random state is left as it was.
+        seed: Seed of the weights; the global random state is not changed.
 
     Raises:
-        ValueError: If the shape is not known.
+        ValueError: If the name is unknown.
     """
     if shape not in get_args(Shape):
         raise ValueError(f"random weights need one of {', '.join(get_args(Shape))}, got {shape!r}.")
     makers = (sd15_unet, sd15_vae, lambda: CLIPTextModel(_sd15_text_config()))
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
-        # Part after part, so that no two are held in float32 at a time.
+        # One part after another, so that only one is in float32 at a time.
         unet, vae, text_encoder = (_in(dtype, make) for make in makers)
     return InstructPix2Pix(
         name=f"{shape} with random weights",
@@ -65,7 +65,7 @@ def _in(dtype: torch.dtype, make: Callable[[], torch.nn.Module]) -> Any:
 
 
 def sd15_unet() -> UNet2DConditionModel:
-    """The U-Net of Stable Diffusion 1.5 (Rombach et al. 2022) with InstructPix2Pix's input."""
+    """The U-Net of Stable Diffusion 1.5 (Rombach et al. 2022), with eight input channels."""
     # diffusers' annotations allow tuples of one element only, hence Any, here and below.
     options: dict[str, Any] = {
         "sample_size": 64,
@@ -94,7 +94,7 @@ def sd15_vae() -> AutoencoderKL:
 
 
 def byte_tokenizer(length: int) -> CLIPTokenizer:
-    """A CLIP tokenizer that has learned no merges: a token for each byte."""
+    """A CLIP tokenizer without merges: one token per byte."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), _START, _END]
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -102,7 +102,7 @@ def byte_tokenizer(length: int) -> CLIPTokenizer:
 
 
 def _sd15_text_config() -> CLIPTextConfig:
-    """CLIP ViT-L/14's text encoder; its table of 49,408 tokens is larger than what is used."""
+    """The text encoder of CLIP ViT-L/14; only a part of its 49,408 tokens is used."""
     return CLIPTextConfig(
         vocab_size=49408,
         hidden_size=768,

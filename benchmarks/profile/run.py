@@ -1,6 +1,6 @@
-"""What an edit costs and where its time goes, beside a naive loop: `python -m benchmarks profile`.
+"""Runs `python -m benchmarks profile`: the cost of an edit, compared with a naive loop.
 
-The two loops take turns, so that whatever else the machine does falls on both alike.
+The two loops run in turns, so that other load on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _COLUMNS = (
 
 
 def run_profile(settings: ProfileSettings) -> str:
-    """Measure, and write the JSON file with a table (.md) and a plot (.png) beside it.
+    """Measure, and write a JSON file with a table (.md) and a plot (.png) beside it.
 
     Args:
-        settings: What to measure, and the JSON file to make.
+        settings: The settings.
 
     Returns:
-        The table in markdown, and what it was measured on.
+        The table and a description of the machine, in markdown.
 
     Raises:
-        ValueError: If the device isn't there, or the size doesn't fit the prior.
-        WeightsNotFoundError: If the prior's weights can't be had.
+        ValueError: If there is no such device, or the size doesn't fit the prior.
+        WeightsNotFoundError: If the prior's weights are not there and can't be downloaded.
     """
     output = settings.output
     check_writable(output)
@@ -67,13 +67,13 @@ def run_profile(settings: ProfileSettings) -> str:
     if settings.channels_last:
         _lay_out(prior.unet, torch.channels_last)
     if settings.compile:
-        # A graph for each batch size: one for all sizes would be slower.
+        # One graph per batch size; a dynamic graph for all sizes would be slower.
         prior.unet.compile(dynamic=False)
     batches = []
     for n in settings.particles:
         ours, naive = measure(prior, n, size, settings)
         batches.append(_batch(n, ours, naive, settings.iterations, flop, rate))
-        print(_told(batches[-1]), file=sys.stderr, flush=True)
+        print(_speed_line(batches[-1]), file=sys.stderr, flush=True)
     record = {
         "settings": {**asdict(settings), "output": str(output), "prior": prior.name, "size": size},
         "machine": machine(prior.device),
@@ -91,10 +91,10 @@ def run_profile(settings: ProfileSettings) -> str:
 def measure(
     prior: InstructPix2Pix, particles: int, size: int, settings: ProfileSettings
 ) -> tuple[list[TimedEdit], list[TimedEdit]]:
-    """Run both loops in turns on the same random images, after one iteration each to warm up.
+    """Run both loops in turns on the same random images, after a warm-up of one iteration each.
 
     Returns:
-        Our runs and those of the naive loop.
+        The runs of the editor's loop, and those of the naive loop.
     """
     image01 = torch.rand(particles, 3, size, size, generator=torch.Generator().manual_seed(0))
     image01 = image01.to(prior.device)
@@ -130,7 +130,7 @@ def _randomness() -> SeededRandomness:
 
 @contextmanager
 def _as_released(prior: InstructPix2Pix, *, channels_last: bool) -> Iterator[None]:
-    """Within it the U-Net is neither compiled nor laid out anew, and its attention is sliced."""
+    """A context with sliced attention, without compilation and channels-last layout."""
     if channels_last:
         _lay_out(prior.unet, torch.contiguous_format)
     try:
@@ -155,7 +155,7 @@ def _load(settings: ProfileSettings) -> InstructPix2Pix:
         )
     if settings.random_weights:
         return random_prior(settings.random_weights, device=device, dtype=precision)
-    # All that can be loaded so far is of this class.
+    # All priors of the kind `edit` are of this class so far.
     return cast(
         InstructPix2Pix, priors.load(settings.prior or "tiny", device=device, dtype=precision)
     )
@@ -179,7 +179,7 @@ def _batch(
     flop: float,
     rate: float,
 ) -> dict[str, Any]:
-    """What is reported of a number of particles; times are medians over the runs."""
+    """The results for a number of particles; times are medians over the runs."""
     pairs = [b.loop_seconds / a.loop_seconds for a, b in zip(ours, naive, strict=True)]
     medians = [median(run.loop_seconds for run in runs) for runs in (ours, naive)]
     return {
@@ -216,7 +216,7 @@ def _arm(
     }
 
 
-def _told(batch: dict[str, Any]) -> str:
+def _speed_line(batch: dict[str, Any]) -> str:
     low, high = batch["ratio_range"]
     return (
         f"{batch['particles']} particles: {batch['ratio']:.2f} times as fast as the naive loop "
@@ -232,7 +232,7 @@ def _report(record: dict[str, Any]) -> str:
     where = on.get("gpu", f"{on['cpu']}, {on['threads']} of {on['cores']} cores")
     options = "".join(f", {name}" for name in ("channels_last", "compile") if settings[name])
     return (
-        f"{table}\n{chr(10).join(_told(batch) for batch in record['batches'])}\n\n"
+        f"{table}\n{chr(10).join(_speed_line(batch) for batch in record['batches'])}\n\n"
         f"{settings['prior']} at {settings['size']} pixels, {settings['dtype']}{options}: "
         f"medians of {settings['repetitions']} runs, iterations a run: {settings['iterations']}. "
         f"An evaluation has {record['unet_tflop']:.3g} TFLOP; a large matrix product runs at "

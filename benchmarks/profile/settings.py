@@ -1,4 +1,4 @@
-"""What the user asks of the cost profile; imports nothing heavy."""
+"""Settings of the cost profile; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSettings:
-    """Measure what an edit costs and where its time goes, beside a naive loop."""
+    """Measure the time and memory of an edit, compared with a naive loop."""
 
     output: Path
-    """JSON file to make; beside it .md and .png."""
+    """JSON file to make; files with the suffixes .md and .png are written beside it."""
     prior: str | None = None
-    """Name or folder of the prior; the bundled tiny one if neither this nor --random-weights."""
+    """Name or folder of the prior; tiny if neither this nor --random-weights is given."""
     random_weights: Literal["sd15"] | None = None
-    """Shape of a model with random weights, in the prior's place."""
+    """Architecture of a model with random weights, instead of a prior."""
     particles: tuple[int, ...] = (4, 16)
-    """Images that are edited together; each number is measured."""
+    """Numbers of images that are edited together; each number is measured."""
     size: int | None = None
-    """Edge of the images in pixels; the prior's own if not given."""
+    """Edge of the images in pixels; if not given, the size that the prior was trained on."""
     iterations: int = 10
-    """Iterations of a run; few of them give the VAE a larger share than a whole edit has."""
+    """Iterations per run. With few iterations the share of the VAE is larger than in a real
+    edit."""
     repetitions: int = 5
-    """Runs of each loop, in turns."""
+    """Number of runs of each loop; the loops run in turns."""
     dtype: str = "float32"
-    """Number format of the prior, such as bfloat16."""
+    """Precision of the prior, such as bfloat16."""
     device: str | None = None
-    """Such as cpu or cuda; a GPU if there is one, the CPU for the bundled prior."""
+    """Device, such as cpu or cuda; if not given, a GPU if there is one, and the CPU for tiny."""
     channels_last: bool = False
-    """Lay our U-Net's weights out with the channels last; the naive loop keeps the usual way."""
+    """Use the channels-last memory format for the editor's U-Net, but not for the naive loop's."""
     compile: bool = False
-    """Compile our U-Net; the naive loop runs without."""
+    """Compile the editor's U-Net, but not the naive loop's."""
     max_batch: int | None = None
-    """Most evaluations in one of our calls."""
+    """Largest number of evaluations in one call of the editor's U-Net; no limit if not given."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

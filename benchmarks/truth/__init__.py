@@ -1,1 +1,1 @@
-"""All methods on inputs whose true edit is known."""
+"""The benchmark with known truth: all methods on inputs whose true edit is known."""

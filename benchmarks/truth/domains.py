@@ -1,4 +1,4 @@
-"""What the benchmark asks of a domain: its methods, its inputs, and a measured result."""
+"""The interface between the benchmark and its domains (scenes, panoramas, videos)."""
 
 from __future__ import annotations
 
@@ -29,42 +29,44 @@ EDITS = (
     "infrared",
     "floor sand",
 )
-"""What is asked for, one edit an input: looks, floors, skies and fog, which the prior knows."""
+"""The edits of the inputs, one each: looks, floors, skies and fog, on which the prior was
+trained."""
 SEEDS_APART = 7
-"""Seeds between the places from which two inputs look for a scene that shows their edit."""
+"""The search for the scene of input number i begins at seed i * SEEDS_APART of its split."""
 
 
-def measured(measure: str, key: str) -> Column:
-    """The column of one of the package's measures, under the key that rows have here."""
+def column_of(measure: str, key: str) -> Column:
+    """The column of one of the package's measures, with the key that the benchmark's rows use."""
     (column,) = named(measure)
     return replace(column, key=key)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A method, and where it departs from the tiny preset."""
+    """A row of the table: a method with its deviations from the tiny preset, or a reference."""
 
     name: str
     method: str | None
-    """None for a reference: what bounds the methods rather than being one."""
+    """None for a reference, which is no method but a bound for the methods."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that differ from the preset."""
     tiles: bool = False
-    """Windows that lie side by side instead of overlapping."""
+    """Whether windows lie side by side instead of overlapping."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a method."""
+    """One run of an arm."""
 
     arm: Arm
     budget: float = 1.0
-    """U-Net evaluations, in those that csd makes by its preset."""
+    """Number of U-Net evaluations, relative to that of csd with its preset."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A result and what was measured of it."""
+    """A result with its measures."""
 
     row: Row
     """Values by the keys of the domain's columns, with `evaluations` and `seconds`."""
@@ -73,7 +75,7 @@ class Outcome:
 
 
 @runtime_checkable
-class Given(Protocol):
+class TruthInput(Protocol):
     """An input of the benchmark."""
 
     @property
@@ -83,7 +85,7 @@ class Given(Protocol):
 
     @property
     def edit(self) -> Edit:
-        """What is asked for."""
+        """The edit to make."""
         ...
 
 
@@ -91,50 +93,54 @@ class Given(Protocol):
 class Domain(Protocol):
     """Scenes, panoramas or videos.
 
-    Made with the bundled prior, the options that all arms take in place of their own, and the
+    The constructor takes the bundled prior, options that replace those of all arms, and the
     experiment's `Store`.
     """
 
     arms: ClassVar[tuple[Arm, ...]]
-    """The usual ones, references among them."""
+    """The arms that are compared by default, including references."""
     ablations: ClassVar[tuple[Arm, ...]]
-    """Departures of csd and of its peers."""
+    """Variants of csd and of other methods."""
     columns: ClassVar[tuple[Column, ...]]
-    """What is measured, without the cost."""
+    """Columns of the measures, without those of the cost."""
     consistency: ClassVar[str]
-    """Key of the column that tells how well the images agree."""
+    """Key of the column that measures consistency between images."""
 
     def draw(self, position: int, split: Split) -> Any:
-        """The input at a position of the benchmark, a `Given`; the same every time."""
+        """The input at a position of the benchmark, a `TruthInput`; must be deterministic."""
         ...
 
     def decides(self, job: Job, given: Any) -> dict[str, Any]:
-        """What decides a job's result on an input, beside the prior; see `Trial.decides`."""
+        """Everything but the prior that decides a job's result on an input; see `Trial.decides`."""
         ...
 
     def measure(self, job: Job, given: Any, folder: Path) -> Outcome:
-        """Run a job on an input, and measure the result; a folder takes what the run writes."""
+        """Run a job on an input, and measure the result; the run may write to `folder`."""
         ...
 
 
 def edit_at(position: int) -> Edit:
-    """The edit of the input at a position; after the last the first comes again."""
+    """The edit of the input at a position; `EDITS` is repeated."""
     return all_edits()[EDITS[position % len(EDITS)]]
 
 
 def chosen_arms(
     arms: Sequence[Arm], ablations: Sequence[Arm], names: Sequence[str], *, ablate: bool
 ) -> tuple[Arm, ...]:
-    """The arms of these names in the table's order, the references with them.
+    """Choose arms by name; the references are always included.
 
     Args:
-        arms: The usual ones.
-        ablations: Departures of csd.
-        names: Whom to choose; without names all usual ones, or csd and its ablations.
-        ablate: The latter.
+        arms: The default arms.
+        ablations: The variants.
+        names: Names to choose; without names, all default arms, or with `ablate` csd and all
+            variants.
+        ablate: See `names`.
+
+    Returns:
+        The arms in the order of the table.
 
     Raises:
-        ValueError: If there is no such arm.
+        ValueError: If there is no arm with one of the names.
     """
     known = {arm.name: arm for arm in (*arms, *ablations)}
     for name in names:

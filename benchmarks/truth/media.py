@@ -1,4 +1,4 @@
-"""What panoramas and videos have in common in the benchmark."""
+"""The common part of the benchmark's domains panoramas and videos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.engine.identity import plain
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
-from benchmarks.truth.domains import Arm, Job, Outcome, measured
+from benchmarks.truth.domains import Arm, Job, Outcome, column_of
 from benchmarks.truth.residuals import residuals_at_truth
 from csd_nerf.adapters.run_files import NEUTRAL_SETTINGS
 from csd_nerf.core.residuals import ResidualName
@@ -28,27 +28,27 @@ from csd_nerf.synthetic.edits import Edit
 from csd_nerf.synthetic.scenes import Split
 
 _MOST_STEPS = 50
-"""Sampling steps beyond which more change nothing, whatever the budget."""
+"""Largest number of sampling steps, whatever the budget; more don't change the result."""
 
 RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
-"""The methods that optimise, and what they subtract."""
+"""The methods that optimise, with their residuals."""
 USUAL_ARMS = (
     Arm("source", None),
     Arm("autoencoder", None),
     *(Arm(name, name) for name in RESIDUALS),
 )
-"""The references are nothing done, and the true edit encoded and decoded, which shows the
-autoencoder's own errors."""
+"""The references are the unedited source, and the true edit encoded and decoded, which shows the
+error of the autoencoder."""
 STRONG = {"text_scale": 7.5, "image_scale": 1.5, "learning_rate": 0.5}
-"""The guidance that InstructPix2Pix is used with, far from what suits the bundled prior."""
+"""The usual guidance of InstructPix2Pix, which is much stronger than the bundled prior needs."""
 ABLATIONS = (
     Arm("csd-independent-noise", "csd", {"noise": "independent"}),
     Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
     Arm("sds-independent-noise", "sds", {"noise": "independent"}),
-    # With one noise for all a kernel on clean latents is the same: all are moved alike.
+    # With shared noise, kernels on clean and on noisy latents are equivalent.
     Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
-    # The kernel's sum over the batch in place of its row sum: the step is shorter by what rows
-    # sum to, 0.2 to 0.4 for these batches.
+    # Division by n instead of the row sum makes steps shorter by the ratio of the two, 0.2 to 0.4
+    # for these batches; hence the larger rate.
     Arm("csd-divided-by-n", "csd", {"normalize": "n", "learning_rate": 5.0}),
     Arm("csd-full-repulsion", "csd", {"repulsion": 1.0}),
     Arm("csd-paper-t", "csd", {"t_range": (0.02, 0.5)}),
@@ -56,8 +56,8 @@ ABLATIONS = (
     Arm("csd-no-stein-strong", "csd-no-stein", STRONG),
     Arm("sds-strong", "sds", STRONG),
 )
-"""What csd owes to each of its settings; one departure an arm."""
-SIMILARITY = (measured("psnr_edited", "psnr"), measured("ssim_edited", "ssim"))
+"""Variants that show the effect of single settings; each changes one."""
+SIMILARITY = (column_of("psnr_edited", "psnr"), column_of("ssim_edited", "ssim"))
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,23 @@ class Input:
 
     @property
     def source01(self) -> Float[Tensor, "n 3 h w"]:
-        """The source as the methods see it, with its 8 bits."""
+        """The source in [0, 1], rounded to 8 bits, as the methods get it."""
         return to_01(self.source)
 
 
 class MediaDomain:
-    """Panoramas or videos; the subclasses say where they differ."""
+    """Base class of the domains panoramas and videos."""
 
     arms: ClassVar[tuple[Arm, ...]]
     ablations: ClassVar[tuple[Arm, ...]] = ABLATIONS
     columns: ClassVar[tuple[Column, ...]]
     consistency: ClassVar[str]
     kind: ClassVar[Callable[..., Any]]
-    """The adapter's options."""
+    """The adapter's class of options."""
 
     def __init__(self, prior: Prior, options: Mapping[str, Any], store: Store) -> None:
-        """Take a prior, and options of all arms in place of the preset's."""
-        del store  # Inputs are drawn anew; nothing beside the trials is kept.
+        """Take a prior, and options that replace those of all arms."""
+        del store  # Inputs are drawn anew every time, so none are stored.
         self._prior, self._options = prior, options
 
     def draw(self, position: int, split: Split) -> Input:
@@ -95,28 +95,29 @@ class MediaDomain:
         raise NotImplementedError
 
     def cost(self, options: Any) -> float:
-        """U-Net evaluations of one update or sampling step, a frame or for a whole panorama."""
+        """U-Net evaluations of one update or sampling step, per frame or for a whole panorama."""
         raise NotImplementedError
 
     def edit(self, given: Input, options: Any) -> tuple[Float[Tensor, "n 3 h w"], dict[str, Any]]:
-        """What a method makes of an input, and the facts that its adapter tells."""
+        """Edit an input with these options; returns the result and the adapter's facts."""
         raise NotImplementedError
 
     def consistency_measures(
         self, given: Input, edited01: Float[Tensor, "n 3 h w"], options: Any
     ) -> Row:
-        """The measures of the domain beside similarity; options are None for a reference."""
+        """The domain's measures of consistency; options are None for a reference."""
         raise NotImplementedError
 
     def departures(self, arm: Arm) -> dict[str, Any]:
-        """What an arm sets over the preset."""
+        """The options of an arm that differ from the preset."""
         return dict(arm.options)
 
     def options(self, job: Job) -> Any:
-        """The options of a job: those given over the arm's own, and both over the tiny preset's.
+        """The options of a job: the user's first, then those of the arm, then those of the preset.
 
-        All arms get as many U-Net evaluations as csd makes with the preset's number of updates,
-        times the budget: updates for those that optimise, sampling steps for the others.
+        All arms get the same number of U-Net evaluations: that of csd with the preset's number of
+        updates, times the budget. It sets the number of updates of methods that optimise, and of
+        sampling steps of the others.
         """
         given: dict[str, Any] = {**self._options, "preset": "tiny", "seed": job.seed}
         csd = self.kind(**given, method="csd")
@@ -128,7 +129,7 @@ class MediaDomain:
         return dataclasses.replace(options, steps=min(max(1, round(count)), _MOST_STEPS))
 
     def decides(self, job: Job, given: Input) -> dict[str, Any]:
-        """What decides a job's result on an input, beside the prior."""
+        """Everything but the prior that decides a job's result on an input."""
         contents = {"source": given.source, "truth": given.truth01}
         if job.arm.method is None:
             return {"reference": job.arm.name, **contents}
@@ -142,7 +143,7 @@ class MediaDomain:
 
     def measure(self, job: Job, given: Input, folder: Path) -> Outcome:
         """Run a method on an input, and measure the result against the truth."""
-        del folder  # The adapters write nothing here.
+        del folder  # The adapters write no files.
         facts: dict[str, Any] = {}
         options = None if job.arm.method is None else self.options(job)
         began = time.perf_counter()
@@ -171,12 +172,12 @@ class MediaDomain:
         return {**found}
 
     def guidance(self) -> dict[str, Any]:
-        """The scales at which `residuals` are taken."""
+        """The guidance scales at which `residuals` measures."""
         values = self.kind(**{"preset": "tiny", "method": "csd", **self._options}).values()
         return {"image_scale": values.image_scale, "text_scale": values.text_scale}
 
     def branches(self, options: Any) -> int:
-        """Estimates that one update or sampling step of one image takes."""
+        """Number of noise estimates for one update or sampling step of one image."""
         values = options.values()
         scales = {"image_scale": values.image_scale, "text_scale": values.text_scale}
         if options.method not in RESIDUALS:

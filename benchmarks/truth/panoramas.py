@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.truth.domains import SEEDS_APART, Arm, edit_at, measured
+from benchmarks.truth.domains import SEEDS_APART, Arm, column_of, edit_at
 from benchmarks.truth.media import RESIDUALS, SIMILARITY, USUAL_ARMS, Input, MediaDomain
 from benchmarks.worlds.panoramas import find_panorama, render_panorama
 from csd_nerf.adapters.layout import plan_layout
@@ -26,7 +26,7 @@ from csd_nerf.synthetic.scenes import Split
 PANORAMA_SIZE = (96, 256)
 """Height and width in pixels."""
 _MANY = 100
-"""Updates over which the cost of one is averaged."""
+"""Number of updates over which the cost of one is averaged."""
 
 
 class PanoramaDomain(MediaDomain):
@@ -34,7 +34,7 @@ class PanoramaDomain(MediaDomain):
 
     arms = (
         *USUAL_ARMS,
-        # Draws windows by chance and averages them plainly.
+        # The paper's method: random windows, plain average.
         Arm("csd-paper-drawing", "csd", {"drawing": "uniform", "taper": 0}),
         Arm("ip2p-downsize", "ip2p-downsize"),
         Arm("ip2p-windows", "ip2p-windows"),
@@ -42,7 +42,7 @@ class PanoramaDomain(MediaDomain):
     )
     columns = (
         *SIMILARITY,
-        measured("seams", "seam"),
+        column_of("seams", "seam"),
         Column("border", "PSNR at the border"),
         Column("corners", "in the corners"),
         Column("interior", "in the interior"),
@@ -56,7 +56,7 @@ class PanoramaDomain(MediaDomain):
         return draw_panorama(position, split)
 
     def departures(self, arm: Arm) -> dict[str, Any]:
-        """What an arm sets over the preset."""
+        """The options of an arm that differ from the preset."""
         if not arm.tiles:
             return dict(arm.options)
         return {**arm.options, "stride": self._prior.preferred_size // self._prior.cell_size}
@@ -64,7 +64,7 @@ class PanoramaDomain(MediaDomain):
     def cost(self, options: PanoramaOptions) -> float:
         """U-Net evaluations of one update of every cell, or of one sampling step.
 
-        Windows that fade at their edges update less than plain ones.
+        With fading edges, more windows are needed to update every cell once.
         """
         values, branches = options.values(), self.branches(options)
         layout = plan_layout(self._prior, PANORAMA_SIZE, options)
@@ -88,20 +88,20 @@ class PanoramaDomain(MediaDomain):
     def edit(
         self, given: Input, options: PanoramaOptions
     ) -> tuple[Float[Tensor, "n 3 h w"], dict[str, Any]]:
-        """What a method makes of an input, and the facts that its adapter tells."""
+        """Edit an input with these options; returns the result and the adapter's facts."""
         result = edit_panorama(self._prior, given.source[0], options)
         return to_01(result.image[None]), result.facts
 
     def consistency_measures(
         self, given: Input, edited01: Float[Tensor, "n 3 h w"], options: PanoramaOptions | None
     ) -> Row:
-        """Seams, and PSNR by place."""
+        """Seams, and PSNR at the border, in the corners and in the interior."""
         stride = None if options is None else options.stride
         return measure_panorama(self._prior, edited01[0], given.truth01[0], stride=stride)
 
 
 def draw_panorama(position: int, split: Split) -> Input:
-    """The input at a position of the benchmark; after the last edit the first comes again."""
+    """The input at a position of the benchmark; the edits are repeated."""
     edit, (height, width) = edit_at(position), PANORAMA_SIZE
     panorama = find_panorama(edit, split, skip=SEEDS_APART * position, height=height, width=width)
     source01, truth01 = render_panorama(panorama), render_panorama(panorama, edit)
@@ -115,13 +115,15 @@ def measure_panorama(
     *,
     stride: int | None = None,
 ) -> dict[str, float]:
-    """Seams and PSNR by place; the border is as wide as a step from window to window.
+    """Measure seams, and PSNR at the border, in the corners and in the interior.
+
+    The border is a quarter of a window wide.
 
     Args:
-        prior: Whose windows were used.
+        prior: The prior that edited; it determines the windows.
         edited01: The edit.
         truth01: The true edit.
-        stride: Cells between windows; None means a quarter of a window, as the method's default.
+        stride: Cells between windows; None means a quarter of a window, the default of the methods.
     """
     cell, extent = prior.cell_size, prior.preferred_size // prior.cell_size
     canvas, window = (truth01.shape[1] // cell, truth01.shape[2] // cell), (extent, extent)

@@ -34,20 +34,20 @@ def write_report(
     arms: Sequence[Arm],
     trials: Sequence[Trial],
 ) -> str:
-    """Write what was found beside the trials.
+    """Write the results to the output folder.
 
-    results.json holds the rows, table.md and table.tex the means at the first budget, rows.csv all
-    rows, sheet.png the edits; where there are several budgets, curves show quality by cost.
+    results.json and rows.csv hold all rows, table.md and table.tex the means at the first budget,
+    and sheet.png the edits. With several budgets, curves show quality by cost.
 
     Args:
-        store: Where the trials are.
-        settings: What was asked for.
-        domain: What was edited.
-        arms: In the order of the table.
-        trials: All that were asked for.
+        store: Store of the trials.
+        settings: The user's settings.
+        domain: The domain.
+        arms: The arms, in the order of the table.
+        trials: All trials of these settings.
 
     Returns:
-        table.md: means, and differences to the baseline.
+        The contents of table.md: means, and paired differences to the baseline.
     """
     output, names = settings.output, [arm.name for arm in arms]
     rows = [row for trial in trials if (row := store.row(trial)) is not None]
@@ -70,7 +70,7 @@ def write_report(
 
 
 def write_residuals(output: Path, rows: Sequence[Row]) -> None:
-    """Write what csd and sds would still change at the true edit to residuals.md."""
+    """Write residuals.md, the table of the residuals of csd and sds at the true edit."""
     write_text(output / "residuals.md", Table(rows, ["csd", "sds"], RESIDUAL_COLUMNS).markdown())
 
 
@@ -87,7 +87,7 @@ def _save_curves(output: Path, rows: Sequence[Row], names: Sequence[str], domain
 
 
 def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, float, float]]:
-    """Means over the inputs by budget; their deviation is that of the inputs, so it is left out."""
+    """Means over the inputs by budget. Deviations would only show how inputs differ: left out."""
     by_budget: dict[float, list[Row]] = {}
     for row in rows:
         if row["arm"] == name and row["seed"] == 0:
@@ -103,18 +103,18 @@ def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, 
 
 
 def _save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
-    """First, middle and last frame of each input; a column an arm, and the truth."""
+    """Save first, middle and last frame of each input, one column per arm and the truth."""
     columns: dict[str, list[Tensor]] = {name: [] for name in (*names, TRUTH)}
     for trial in trials:
         labels = trial.labels
         if labels["seed"] == 0 and labels["budget"] == budget:
-            columns[labels["arm"]].append(_shown(store.folder(trial) / EDITED))
+            columns[labels["arm"]].append(_three_frames(store.folder(trial) / EDITED))
             if labels["arm"] == names[0]:
-                columns[TRUTH].append(_shown(store.folder(trial) / TRUTH))
+                columns[TRUTH].append(_three_frames(store.folder(trial) / TRUTH))
     pictures = {name: torch.cat(shown) for name, shown in columns.items()}
     save_contact_sheet(store.output / "sheet.png", pictures)
 
 
-def _shown(folder: Path) -> Float[Tensor, "n 3 h w"]:
+def _three_frames(folder: Path) -> Float[Tensor, "n 3 h w"]:
     frames01 = to_01(kept_frames(folder))
     return enlarge(frames01[sorted({0, len(frames01) // 2, len(frames01) - 1})], edge=128)

@@ -1,7 +1,7 @@
-"""What is left of the residual where it should vanish: at the true edit.
+"""Measures the residuals of csd and sds at the true edit, where they should be zero.
 
-A distillation stops where its mean residual is zero. Measured at the truth, the mean says how far
-from it a method comes to rest, the deviation how noisy its steps are.
+A distillation converges where the mean of its residual is zero. At the true edit, a mean other than
+zero (bias) shows that the method converges elsewhere; the deviation shows how noisy its steps are.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ def residuals_at_truth(
 ) -> dict[ResidualName, Row]:
     """Bias and deviation of CSD-Edit's and SDS's residuals at the true edit.
 
-    With r the residual of CSD Eq. 9 ("csd") or of SDS ("sds", the drawn noise subtracted) at the
-    truth's latent: bias = rms of E[r], deviation = rms of r - E[r], over draws of the noise,
-    the same draws for both. Residuals are in units of the noise, whose own rms is 1; lower is
-    better.
+    Let r be the residual of CSD Eq. 9 ("csd"), or of SDS ("sds", which subtracts the drawn noise),
+    at the latent of the true edit. Then bias = rms of E[r] and deviation = rms of r - E[r], where E
+    is the mean over draws of the noise, the same draws for both. Residuals are in units of the
+    noise, whose rms is 1; lower is better.
 
     Args:
         prior: The diffusion model.
-        source01: The source, also the condition.
+        source01: The source image, which is also the condition.
         truth01: The true edit.
         prompt: The instruction.
         image_scale: w_s of Eq. 3.
         text_scale: w_y of Eq. 3.
-        draws: Draws of the noise at each level.
-        seed: Of the draws.
+        draws: Number of draws of the noise at each level.
+        seed: Seed of the draws.
         levels: Timesteps, as fractions of the schedule.
 
     Returns:
-        For each residual `bias_LEVEL` and `deviation_LEVEL`.
+        For each residual, the values of `bias_LEVEL` and `deviation_LEVEL`.
     """
     generator = torch.Generator().manual_seed(seed)
     source, image_rows = prior.encode_source(source01[None])

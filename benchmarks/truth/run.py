@@ -1,7 +1,7 @@
-"""All methods on inputs whose true edit is known: what `python -m benchmarks truth` runs.
+"""Runs `python -m benchmarks truth`: all methods on inputs whose true edit is known.
 
-Each arm edits the same held-out inputs, asked for in words that the bundled prior was trained on,
-with one budget of U-Net evaluations. What is tuned is tuned on the validation split.
+Each arm edits the same held-out inputs, with instructions that the bundled prior was trained on and
+the same budget of U-Net evaluations. All tuning uses the validation split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.pictures import save_frames
 from benchmarks.engine.trials import Store, Trial
-from benchmarks.truth.domains import Arm, Domain, Given, Job, chosen_arms
+from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
 from benchmarks.truth.media import MediaDomain
 from benchmarks.truth.report import COSTS, EDITED, TRUTH, write_report, write_residuals
 from benchmarks.truth.settings import DOMAINS, TruthSettings
@@ -26,9 +26,9 @@ PRIOR = "tiny"
 
 
 def run_truth(settings: TruthSettings) -> str:
-    """Run what is missing, and write tables, plots and pictures; see `write_report`.
+    """Run all trials that are not finished, and write the report; see `write_report`.
 
-    An interrupted run goes on; more inputs, arms, seeds or budgets are added.
+    The same call resumes an interrupted run; inputs, arms, seeds and budgets can be added.
 
     Returns:
         The tables in markdown.
@@ -43,7 +43,7 @@ def run_truth(settings: TruthSettings) -> str:
         raise ValueError(f"--baseline needs one of {', '.join(known)}, got {settings.baseline!r}.")
     store = Store(settings.output)
     domain: Domain = kind(priors.load(PRIOR), settings.options, store)
-    inputs: list[Given] = []
+    inputs: list[TruthInput] = []
     trials: list[Trial] = []
     for position in range(settings.inputs):
         given = domain.draw(position, settings.split)
@@ -58,7 +58,7 @@ def run_truth(settings: TruthSettings) -> str:
 
 
 def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
-    """All seeds at the first budget; one at the others, which make the curve."""
+    """The jobs of an arm: all seeds at the first budget, one seed at the others."""
     if arm.method is None:
         yield Job(arm, settings.budgets[0])
         return
@@ -68,25 +68,25 @@ def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
         yield Job(arm, budget)
 
 
-def _trial(domain: Domain, job: Job, given: Given) -> Trial:
+def _trial(domain: Domain, job: Job, given: TruthInput) -> Trial:
     labels = {"input": given.name, "arm": job.arm.name, "budget": job.budget, "seed": job.seed}
     decides = {"prior": weights_digest(PRIOR), **domain.decides(job, given)}
     return Trial({**labels, "edit": given.edit.name}, decides)
 
 
-def _run(store: Store, trial: Trial, domain: Domain, job: Job, given: Given) -> None:
+def _run(store: Store, trial: Trial, domain: Domain, job: Job, given: TruthInput) -> None:
     def make(folder: Path) -> Row:
         outcome = domain.measure(job, given, folder)
         save_frames(folder / EDITED, to_bytes(outcome.edited01))
         save_frames(folder / TRUTH, to_bytes(outcome.truth01))
-        print(_told({**trial.labels, **outcome.row}, (*domain.columns, *COSTS)), flush=True)
+        print(_outcome_line({**trial.labels, **outcome.row}, (*domain.columns, *COSTS)), flush=True)
         return outcome.row
 
     store.run(trial, make)
 
 
 def _residuals(store: Store, domain: MediaDomain, given: Any) -> list[Row]:
-    """What csd and sds would still change at the true edit."""
+    """Rows with the residuals of csd and sds at the true edit."""
     decides = {"residuals": domain.guidance(), "prior": weights_digest(PRIOR)}
     decides |= {"source": given.source, "truth": given.truth01, "prompt": given.edit.instructions}
     trial = Trial({"input": given.name}, decides)
@@ -94,8 +94,8 @@ def _residuals(store: Store, domain: MediaDomain, given: Any) -> list[Row]:
     return [{"input": given.name, "arm": arm, **found[arm]} for arm in ("csd", "sds")]
 
 
-def _told(row: Row, columns: Sequence[Column]) -> str:
-    """One line for the terminal."""
+def _outcome_line(row: Row, columns: Sequence[Column]) -> str:
+    """One line about a finished job, for the terminal."""
     values = (f"{c.key} {row[c.key] * c.scale:.{c.digits}f}" for c in columns if c.key in row)
     job = f"{row['arm']} x {row['budget']:g}, seed {row['seed']}"
     return f"{row['input']}, {job}: {', '.join(values)}"

@@ -1,4 +1,4 @@
-"""The methods of the benchmark on scenes, and what each makes of one budget."""
+"""The methods of the benchmark on scenes, and how each spends its budget."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from benchmarks.truth.budgets import sampling_branches, update_branches
 
 EDIT_STEPS = 480
-"""Training steps of every method after editing has begun."""
+"""Training steps of the editing stage, for every method."""
 ROUNDS = 3
 ROUND_VIEWS = 16
-"""Views that csd edits together; all views of a scene have their turn in `ROUNDS` rounds."""
+"""Number of views that csd edits in a round; `ROUNDS` rounds edit all views of a scene."""
 UPDATES = 20
-"""Iterations of csd a round."""
+"""Iterations of csd per round."""
 IN2N_EVERY = 10
 """Training steps between Instruct-NeRF2NeRF's rounds of one view."""
 DENOISING_STEPS = 20
-"""Sampling steps of Instruct-NeRF2NeRF a view."""
+"""Sampling steps of Instruct-NeRF2NeRF per view."""
 DECAYS = 6
-"""Decays of the learning rate in a round."""
+"""Number of decays of the learning rate in a round."""
 
-# As the tiny preset has them for videos, tuned there on validation inputs.
+# The tiny preset's values for videos, which were tuned on validation inputs.
 _OPTIMISED = {
     "text_scale": 1.25,
     "image_scale": 1.0,
@@ -36,7 +36,7 @@ SCENE_ARMS: dict[str, dict[str, Any]] = {
     "source": {},
     "autoencoder": {},
     "ip2p": {"update": "ip2p", **_SAMPLED},
-    # As published, photographs that are not edited yet stay among the training images.
+    # As published, training also uses photographs that are not edited yet.
     "in2n": {"update": "in2n", "only_edited_views": False, **_SAMPLED},
     "csd-no-stein": {**_OPTIMISED, "mixing": "none"},
     "sds": {
@@ -48,13 +48,13 @@ SCENE_ARMS: dict[str, dict[str, Any]] = {
     },
     "csd": _OPTIMISED,
 }
-"""What each method sets of `EditSettings`, of the pipeline and of the datamanager.
+"""The options of each method, for `EditSettings`, the pipeline and the datamanager.
 
-source is the unedited scene. autoencoder is trained on the true edits, encoded and decoded: what
-a perfect editor could reach with this prior, this scene model and this training.
+source is the unedited scene. autoencoder is trained on the true edits after encoding and decoding,
+which is the result of a perfect editor with this prior, scene model and training.
 """
 REFERENCES = ("source", "autoencoder")
-"""Arms that edit nothing."""
+"""Arms that are references."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class ArmPlan:
     """How a method spends its budget.
 
     Attributes:
-        edit_steps: Training steps after editing has begun.
+        edit_steps: Training steps of the editing stage.
         edit_every: Training steps between rounds.
-        edit_views: Views a round.
-        denoising_steps: Sampling steps a view, for methods that sample.
-        iterations: Iterations a round, for methods that optimise.
-        evaluations: U-Net evaluations of all rounds.
+        edit_views: Views per round.
+        denoising_steps: Sampling steps per view, for methods that sample.
+        iterations: Iterations per round, for methods that optimise.
+        evaluations: Number of U-Net evaluations of all rounds.
     """
 
     edit_steps: int
@@ -78,7 +78,7 @@ class ArmPlan:
     evaluations: int
 
     def options(self) -> dict[str, Any]:
-        """The scene method's options; editing begins at once, as the source is loaded."""
+        """The options of the scene method; editing begins at once, since the source is loaded."""
         return {
             "source_steps": 0,
             "edit_steps": self.edit_steps,
@@ -91,16 +91,17 @@ class ArmPlan:
 
 
 def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> ArmPlan:
-    """Give a method as many U-Net evaluations as csd makes, times a budget.
+    """Plan a method so that it makes as many U-Net evaluations as csd, times the budget.
 
-    csd and what departs from it get more or fewer iterations, ip2p sampling steps, and in2n rounds
-    of one view, or of more where rounds would come more often than published.
+    The budget sets the number of iterations of methods that optimise, the sampling steps of ip2p,
+    and the number of rounds of in2n. A round of in2n has one view; it has more if rounds would be
+    more frequent than published.
 
     Args:
         name: One of `SCENE_ARMS`.
-        options: What replaces the method's own settings; `updates` and `edit_steps` replace
+        options: Options that replace those of the method; `updates` and `edit_steps` replace
             `UPDATES` and `EDIT_STEPS`.
-        budget: In those evaluations that csd makes by its own settings.
+        budget: Number of U-Net evaluations, relative to that of csd with its own settings.
     """
     edit_steps, updates = options.get("edit_steps", EDIT_STEPS), options.get("updates", UPDATES)
     views, every = ROUNDS * ROUND_VIEWS, -(-edit_steps // ROUNDS)

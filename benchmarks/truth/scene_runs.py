@@ -1,4 +1,4 @@
-"""Scenes for the benchmark: trained once, edited by every method in this process, and measured."""
+"""Trains, edits and measures scenes for the benchmark, in this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
 
 _DEPTH_RAY = 0.25
-"""Pixels by which the rays of a data set's depth lie right of and below the pixels' centres."""
+"""Offset in pixels, right and down, of the rays of a data set's depth from the pixels' centres."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class SceneInput:
 
 @dataclass(frozen=True)
 class SceneResult:
-    """What a method made of a scene, with its cost.
+    """The result of a method on a scene, with its cost.
 
     Attributes:
         edited01: Renders of the held-out views.
-        truth01: Their true edits.
+        truth01: True edits of the held-out views.
         views01: The training images at the end, in the order of the views.
-        evaluations: U-Net evaluations.
+        evaluations: Number of U-Net evaluations.
         seconds: Wall-clock time of editing and training.
-        cross_view: Disagreement of the renders, by the true depth; see `cross_view_error`.
-        cross_view_edits: The same of the training images, before a scene averages them.
+        cross_view: `cross_view_error` of the renders, by the true depth.
+        cross_view_edits: `cross_view_error` of the training images, which the scene averages.
     """
 
     edited01: Float[Tensor, "n 3 h w"]
@@ -66,28 +66,28 @@ class SceneResult:
 
 
 def tiny_config(data: Path, *, prompt: str) -> Any:
-    """csd-edit-tiny on a data set, without evaluations while it trains.
+    """The config of csd-edit-tiny on a data set, without evaluations during training.
 
     Args:
-        data: The data set.
+        data: Folder of the data set.
         prompt: The instruction.
     """
     config = method_config("csd-edit-tiny")
     config.data = config.pipeline.datamanager.data = data
     config.pipeline.prompt = prompt
     config.steps_per_eval_batch = config.steps_per_eval_image = NEVER
-    # Half the preset's rays: the edits, not the training, are to take the time.
+    # Half the rays of the preset, so that most of the time goes to the edits.
     config.pipeline.datamanager.edit_num_rays_per_batch = 256
     return config
 
 
 def set_options(config: TrainerConfig, options: Mapping[str, Any]) -> None:
-    """Set options wherever they belong.
+    """Set options in the part of a config that has them.
 
     Args:
-        config: The scene method's, changed in place.
-        options: Fields of `EditSettings`, whose others get their defaults, of the pipeline's
-            config or of the datamanager's.
+        config: Config of the scene method, changed in place.
+        options: Fields of `EditSettings` (its other fields get their defaults), of the pipeline's
+            config or of the datamanager's config.
 
     Raises:
         ValueError: If there is no such option.
@@ -111,11 +111,11 @@ def set_options(config: TrainerConfig, options: Mapping[str, Any]) -> None:
 
 
 def train_source(given: SceneInput, store: Store, *, steps: int) -> Path:
-    """Train the unedited scene, once for all methods.
+    """Train the unedited scene, unless it is in the store; all methods start from it.
 
     Args:
         given: The input.
-        store: Where the run is kept.
+        store: Store of the run.
         steps: Training steps.
 
     Returns:
@@ -163,13 +163,13 @@ def run_scene_arm(
     Args:
         name: One of `SCENE_ARMS`.
         given: The input.
-        source: What `train_source` returned.
-        folder: For the run.
+        source: Folder from `train_source`.
+        folder: Folder for the run.
         prior: The bundled prior.
-        options: Fields of `EditSettings`, of the pipeline's config or of the datamanager's, which
-            replace the method's own, and `updates` and `edit_steps`, see `plan_arm`.
+        options: Options that replace those of the method: fields of `EditSettings`, of the
+            pipeline's or the datamanager's config, and `updates` and `edit_steps` of `plan_arm`.
         budget: As for `plan_arm`.
-        seed: Of the rounds; equal seeds give equal results.
+        seed: Seed of the rounds.
 
     Raises:
         ValueError: If an option is unknown.
@@ -206,7 +206,7 @@ def _measured(pipeline: Any, given: SceneInput, seconds: float) -> SceneResult:
 
 
 def _edit_truly(pipeline: Any, given: SceneInput, prior: Prior) -> None:
-    """Put true edits in the photographs' place, as the prior's autoencoder renders them."""
+    """Replace the photographs by their true edits after encoding and decoding."""
     data = pipeline.datamanager.train_dataset
     names = [Path(path) for path in data.image_filenames]
     truth01 = true_edit(given.edit, photographs(data), names, data=given.folder)
@@ -218,7 +218,7 @@ def _edit_truly(pipeline: Any, given: SceneInput, prior: Prior) -> None:
 
 @torch.no_grad()
 def held_out_renders(pipeline: Any) -> tuple[Float[Tensor, "n 3 h w"], list[Path]]:
-    """Renders of the held-out views as the scene is now, and the files of their photographs."""
+    """Renders of the held-out views, and the files of their photographs."""
     data = pipeline.datamanager.eval_dataset
     pipeline.eval()
     renders = [
@@ -230,13 +230,13 @@ def held_out_renders(pipeline: Any) -> tuple[Float[Tensor, "n 3 h w"], list[Path
 
 
 def photographs(data: Any) -> Float[Tensor, "n 3 h w"]:
-    """All images of a nerfstudio data set of one size."""
+    """All images of a nerfstudio data set, which must have one size."""
     images = [data.get_image_float32(view)[..., :3] for view in range(len(data))]
     return torch.stack(images).permute(0, 3, 1, 2)
 
 
 def training_images(manager: Any) -> Float[Tensor, "m 3 h w"]:
-    """Edits, and photographs of views whose turn has not come."""
+    """The current training images: edits, or photographs of views without an edit."""
     images01 = photographs(manager.train_dataset)
     for view, image in manager.edited.items():
         images01[view] = to_01(image)
@@ -244,18 +244,18 @@ def training_images(manager: Any) -> Float[Tensor, "m 3 h w"]:
 
 
 def disagreement(image01: Float[Tensor, "n 3 h w"], names: list[Path], data: Path) -> float:
-    """Cross-view error of each view and the next, by a data set's own depth and poses.
+    """Cross-view error of consecutive views, by a data set's own depth and poses.
 
     Args:
         image01: The views, at the data set's size.
-        names: Their files, of which the names count.
-        data: The data set, written by `write_dataset`.
+        names: Their files; only the file names are used.
+        data: Folder of the data set, from `write_dataset`.
     """
     transforms = json.loads((data / "transforms.json").read_text())
     poses = {Path(f["file_path"]).name: f["transform_matrix"] for f in transforms["frames"]}
     depth = [np.load(data / "depth" / name.with_suffix(".npy").name) for name in names]
     focal = (transforms["fl_x"], transforms["fl_y"])
-    # With the principal point moved, a pixel's centre lies on the ray of its depth.
+    # Move the principal point, so that a pixel's centre lies on the ray of its depth.
     middle = (transforms["cx"] - _DEPTH_RAY, transforms["cy"] - _DEPTH_RAY)
     return cross_view_error(
         image01,

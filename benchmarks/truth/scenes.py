@@ -1,7 +1,8 @@
 """The benchmark on scenes: one trained source, edited by every method, against the true edit.
 
-The scene method runs in this process, by its nerfstudio config. All methods edit with the bundled
-prior, train for equally many steps and ask as much of the U-Net, see `scene_plans`.
+The scene method runs in this process, through its nerfstudio config. All methods use the bundled
+prior, the same number of training steps and the same budget of U-Net evaluations; see
+`scene_plans`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from benchmarks.engine.identity import files_digest
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.method_runs import config_content
 from benchmarks.truth.budgets import rate_at
-from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, edit_at, measured
+from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, column_of, edit_at
 from benchmarks.truth.scene_plans import REFERENCES, SCENE_ARMS
 from benchmarks.truth.scene_runs import SceneInput, arm_config, run_scene_arm, train_source
 from csd_nerf.evaluation.similarity import psnr, ssim
@@ -31,11 +32,11 @@ SCENE_SIZE = 64
 SOURCE_STEPS = 900
 """Training steps of the unedited scene."""
 _TRIED = 400
-"""Scenes that are searched for one that shows an edit."""
+"""Largest number of scenes that are searched for one to which an edit applies."""
 
 
 class SceneDomain:
-    """Scenes, for the benchmark."""
+    """The domain of scenes."""
 
     arms = tuple(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS)
     ablations = (
@@ -46,15 +47,15 @@ class SceneDomain:
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )
     columns = (
-        measured("psnr_edited", "psnr"),
-        measured("ssim_edited", "ssim"),
+        column_of("psnr_edited", "psnr"),
+        column_of("ssim_edited", "ssim"),
         Column("cross_view_edits", "disagreement of the edits, 1/1000", 1000, better="lower"),
         Column("cross_view", "of the renders, 1/1000", 1000),
     )
     consistency = "cross_view_edits"
 
     def __init__(self, prior: Prior, options: Mapping[str, Any], store: Store) -> None:
-        """Take a prior, options of all arms in place of theirs, and where to keep scenes."""
+        """Take a prior, options that replace those of all arms, and the store for scenes."""
         self._prior, self._options, self._store = prior, options, store
 
     def draw(self, position: int, split: Split) -> SceneInput:
@@ -62,8 +63,8 @@ class SceneDomain:
         return draw_scene(position, split, self._store)
 
     def decides(self, job: Job, given: SceneInput) -> dict[str, Any]:
-        """What decides a job's result on an input, whose source is trained if need be."""
-        method, options = self._asked(job)
+        """Everything but the prior that decides a job's result; trains the source if needed."""
+        method, options = self._method_and_options(job)
         config = arm_config(method, given, options, budget=job.budget, seed=job.seed)
         source = train_source(given, self._store, steps=SOURCE_STEPS)
         return {
@@ -75,7 +76,7 @@ class SceneDomain:
 
     def measure(self, job: Job, given: SceneInput, folder: Path) -> Outcome:
         """Run a method on a scene, and measure the result against the truth."""
-        method, options = self._asked(job)
+        method, options = self._method_and_options(job)
         result = run_scene_arm(
             method,
             given,
@@ -96,7 +97,7 @@ class SceneDomain:
         }
         return Outcome(row, result.edited01, result.truth01)
 
-    def _asked(self, job: Job) -> tuple[str, dict[str, Any]]:
+    def _method_and_options(self, job: Job) -> tuple[str, dict[str, Any]]:
         method = job.arm.method or job.arm.name
         options = {**job.arm.options, **self._options}
         rate = {**SCENE_ARMS[method], **options}.get("learning_rate")
@@ -106,13 +107,13 @@ class SceneDomain:
 
 
 def draw_scene(position: int, split: Split, store: Store) -> SceneInput:
-    """The input at a position of the benchmark, written into the store once.
+    """The input at a position of the benchmark; its data set is written to the store once.
 
-    It is the first scene, from a seed that depends on the position, in which half of the views
-    show the edit.
+    Beginning at a seed that depends on the position, it is the first scene in which the edit
+    applies to at least half of the views.
 
     Raises:
-        ValueError: If no scene shows it.
+        ValueError: If no such scene is found.
     """
     edit = edit_at(position)
     name = f"{position:02d} {edit.name}"

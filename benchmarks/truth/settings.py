@@ -1,4 +1,4 @@
-"""What the user asks of the benchmark with known truth; imports nothing heavy."""
+"""Settings of the benchmark with known truth; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DOMAINS = {
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
 }
-"""What can be edited, by the names of classes, which are loaded when they are needed; each has
-the attributes of `benchmarks.truth.domains.Domain`."""
+"""The domains, as `module:class`, imported when needed; each class is a `Domain`, see
+`benchmarks.truth.domains`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,36 +24,37 @@ class TruthSettings:
     """Compare all methods on inputs whose true edit is known, with the bundled prior."""
 
     domain: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=f"{{{','.join(DOMAINS)}}}")]
-    """What is edited."""
+    """Domain of the inputs."""
     output: Path
-    """Folder for tables, curves, pictures and the rows behind them.
-    What is there is not run again."""
+    """Folder for tables, curves, pictures and results.
+    Finished trials in it are not run again."""
     split: Literal["validation", "benchmark"] = "benchmark"
-    """Family of seeds that the inputs come from; tune on validation, report on benchmark."""
+    """Split of the inputs' seeds: tune on validation, report on benchmark."""
     inputs: int = 12
-    """Number of inputs; there are 12 edits, each on a scene of its own."""
+    """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them."""
     seeds: int = 1
-    """Times that each input is edited, with another seed each time."""
+    """Number of runs of each method on each input, with different seeds."""
     budgets: tuple[float, ...] = (1.0,)
-    """U-Net evaluations of every method, in those that csd makes by its preset.
-    The first makes the table; several make a plot of quality by cost."""
+    """Number of U-Net evaluations of every method, relative to csd with its preset.
+    Tables show the first budget; several budgets give a plot of quality by cost."""
     arms: tuple[str, ...] = ()
-    """Rows of the table; all without names."""
+    """Methods to compare; if not given, all."""
     baseline: str = "csd"
-    """Row to which the others' paired differences are taken."""
+    """Method with which the paired differences of the others are computed."""
     ablations: bool = False
-    """Run csd and departures from its settings instead of the usual rows."""
+    """Compare csd with variants of its settings instead of the default methods."""
     updates: Preset[int] = None
-    """How often a place is updated by csd; other methods get as many U-Net evaluations."""
+    """Mean number of updates of each cell, frame or view by csd.
+    Other methods get as many U-Net evaluations."""
     learning_rate: Preset[float] = None
-    """Step size of all arms."""
+    """Step size of all methods, in latent units."""
     text_scale: Preset[float] = None
-    """w_y of all arms."""
+    """w_y of all methods: how strongly the instruction is followed."""
     image_scale: Preset[float] = None
-    """w_s of all arms."""
+    """w_s of all methods: how closely the source is kept."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without loading a domain."""
+        """Check all that can be checked without loading a domain."""
         if self.domain not in DOMAINS:
             raise ValueError(f"The domain must be one of {', '.join(DOMAINS)}, got {self.domain}.")
         for name in ("inputs", "seeds"):
@@ -64,12 +65,12 @@ class TruthSettings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of all arms that were given."""
+        """The given options that replace those of all arms."""
         names = ("updates", "learning_rate", "text_scale", "image_scale")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def run(self) -> None:
-        """Run what is missing, and print the tables."""
+        """Run all trials that are not finished, and print the tables."""
         from benchmarks.truth.run import run_truth
 
         print(run_truth(self))

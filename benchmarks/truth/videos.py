@@ -48,20 +48,20 @@ class VideoDomain(MediaDomain):
         return draw_video(position, split)
 
     def cost(self, options: VideoOptions) -> float:
-        """U-Net evaluations a frame of one update or sampling step."""
+        """U-Net evaluations per frame of one update or sampling step."""
         return float(self.branches(options))
 
     def edit(
         self, given: Input, options: VideoOptions
     ) -> tuple[Float[Tensor, "n 3 h w"], dict[str, Any]]:
-        """What a method makes of an input, and the facts that its adapter tells."""
+        """Edit an input with these options; returns the result and the adapter's facts."""
         frames, facts = edit_frames(self._prior, given.source, options)
         return to_01(frames), facts
 
     def consistency_measures(
         self, given: Input, edited01: Float[Tensor, "n 3 h w"], options: VideoOptions | None
     ) -> Row:
-        """Flicker, and change beyond the source's."""
+        """Flicker, and extra change compared with the source."""
         del options
         return {
             "flicker": flicker(edited01, given.truth01),
@@ -70,7 +70,7 @@ class VideoDomain(MediaDomain):
 
 
 def draw_video(position: int, split: Split) -> Input:
-    """The input at a position of the benchmark; after the last edit the first comes again."""
+    """The input at a position of the benchmark; the edits are repeated."""
     edit, (height, width) = edit_at(position), FRAME_SIZE
     video = find_video(edit, split, skip=SEEDS_APART * position, frames=FRAMES)
     source01 = render_video(video, height=height, width=width)

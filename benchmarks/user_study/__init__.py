@@ -1,1 +1,1 @@
-"""A page on which people rank methods blindly, and the table of their answers."""
+"""A user study: a page on which people rank methods blindly, and the table of their answers."""

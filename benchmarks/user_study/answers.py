@@ -1,7 +1,7 @@
-"""The answers to a user study, and the table of them.
+"""Reads and tabulates the answers to a user study.
 
-CSD C.3: 20 subjects rank the methods by three questions; Tables 6 and 7 give the mean ranks.
-Rank 1 is the best.
+In the paper (CSD C.3) 20 subjects rank the methods by three questions; Tables 6 and 7 give the mean
+ranks. Rank 1 is the best.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUESTIONS = {
     "fidelity": "Instruction fidelity",
     "quality": "Editing quality",
 }
-"""What is ranked, with the heads of the table."""
+"""The questions by key, with the headings of the table."""
 
 PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
     "video": {
@@ -34,13 +34,13 @@ PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
 
 
 def shown_order(ids: Sequence[str], seed: int, example: int) -> list[str]:
-    """The order in which the page shows an example's results.
+    """Compute the order in which the page shows an example's results.
 
-    Fisher-Yates on the sorted ids with the generator mulberry32, as in the page.
+    It is a Fisher-Yates shuffle of the sorted ids with the generator mulberry32, as in the page.
 
     Args:
         ids: Opaque ids of the results.
-        seed: The participant's, 32 bits.
+        seed: The participant's seed, 32 bits.
         example: Index of the example in the study.
     """
     state = (seed + example) & 0xFFFFFFFF
@@ -55,14 +55,19 @@ def shown_order(ids: Sequence[str], seed: int, example: int) -> list[str]:
 
 
 def read_answers(paths: Sequence[Path], key: Path) -> list[Row]:
-    """Read the answers to a study: a row for each participant and method.
+    """Read the answers to a study.
 
-    A row holds the participant, the method as `arm`, and for each question the mean of its ranks
-    over the examples.
+    Args:
+        paths: Files of the answers.
+        key: The .key.json beside the page.
+
+    Returns:
+        A row for each participant and method, with `participant`, the method as `arm`, and for each
+        question the method's mean rank over the examples.
 
     Raises:
-        ValueError: If a file is damaged, belongs to another study, repeats a participant, or
-            holds ranks that are incomplete or tied.
+        ValueError: If a file is damaged, belongs to another study, or repeats a participant, or
+            if ranks are incomplete or tied.
     """
     secret = _json(key)
     if not isinstance(secret, dict) or not {"study", "examples"} <= secret.keys():
@@ -102,7 +107,7 @@ def read_answers(paths: Sequence[Path], key: Path) -> list[Row]:
 
 
 def _ranks(answers: dict[str, Any], secret: dict[str, Any]) -> dict[str, dict[str, list[int]]]:
-    """Each method's ranks by question, over the examples."""
+    """The ranks of each method, by question, in all examples."""
     methods = secret["examples"][0]["results"].values()
     ranks: dict[str, dict[str, list[int]]] = {
         name: {question: [] for question in QUESTIONS} for name in sorted(methods)
@@ -138,11 +143,11 @@ def summarize(
     *,
     paper: Literal["video", "scene"] | None = None,
 ) -> str:
-    """Write the mean ranks, their deviation over participants, and how far these agree.
+    """Write mean ranks, their deviation over participants, and the participants' agreement.
 
     Args:
-        paths: The answers' files.
-        key: The key beside the page.
+        paths: Files of the answers.
+        key: The .key.json beside the page.
         output: Markdown file to make.
         paper: Adds the numbers of CSD Table 6 (video) or 7 (scene).
 

@@ -1,6 +1,6 @@
-"""The page of a user study, on which people rank methods blindly.
+"""Writes the page of a user study, on which people rank methods blindly.
 
-The page knows results by opaque ids; the key beside it holds their names.
+The page contains opaque ids instead of the methods' names, which are in the key beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIME = {
     ".jpeg": "image/jpeg",
     ".webp": "image/webp",
 }
-"""Files that browsers show; others are encoded."""
+"""MIME types of files that browsers show; other files are converted to MP4."""
 _BROWSER_CODECS = {"h264", "vp8", "vp9", "av1"}
 _PROMPT = "prompt.txt"
 _SOURCE = "source"
@@ -41,13 +41,13 @@ class Example:
 
 
 def read_example(folder: Path) -> Example:
-    """Read a folder with prompt.txt, source.* and a video, picture or folder of frames a method.
+    """Read a folder with prompt.txt, source.* and one result per method.
 
-    A method's name is that of its file without the suffix.
+    A result is a video, a picture or a folder of frames; its name without suffix is the method's.
 
     Raises:
         FileNotFoundError: If the folder, the prompt or the source is missing.
-        ValueError: If there are fewer than two methods, or two entries of one name.
+        ValueError: If there are fewer than two methods, or two entries with the same name.
     """
     prompt = folder / _PROMPT
     if not prompt.is_file():
@@ -74,18 +74,18 @@ def read_example(folder: Path) -> Example:
 
 
 def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path:
-    """Write the page of a study, and the key that tells its methods' names.
+    """Write the page of a study, and the key with the names of its methods.
 
     Args:
-        folders: One example each, see `read_example`.
-        output: The page; an .html file.
-        seed: Of the opaque ids, so that the same inputs give the same page.
+        folders: Folders with one example each; see `read_example`.
+        output: The page, an .html file.
+        seed: Seed of the opaque ids, so that the same inputs give the same page.
 
     Returns:
-        The key's path: the page's with the suffix .key.json.
+        Path of the key, which is that of the page with the suffix .key.json.
 
     Raises:
-        ValueError: If the output is no .html, or the examples have different methods.
+        ValueError: If the output doesn't end in .html, or examples have different methods.
     """
     if output.suffix.lower() != ".html":
         raise ValueError(f"The page needs a name that ends in .html, got {output}.")
@@ -103,7 +103,7 @@ def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path
     shown, secret = [], []
     for example in examples:
         ids = {f"{numbers.getrandbits(48):012x}": name for name in example.results}
-        # Sorted by id, so that the place in the file tells nothing either.
+        # Sorted by id, so that the order in the file doesn't reveal the methods.
         results = {id: _data_uri(example.results[ids[id]]) for id in sorted(ids)}
         example_id = f"{numbers.getrandbits(48):012x}"
         shown.append(

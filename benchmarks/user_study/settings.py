@@ -1,4 +1,4 @@
-"""What the user asks of a user study; imports nothing heavy."""
+"""Settings of a user study; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ class UserStudySettings:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="DIR...", help_behavior_hint="(required without --summarize)"),
     ] = ()
-    """Folders with prompt.txt, source.* and METHOD.* for each method: videos, pictures or folders
-    of frames."""
+    """Folders of examples. Each contains prompt.txt, source.* and METHOD.* for each method:
+    videos, pictures or folders of frames."""
     output: Path
-    """The page, an .html file, with its .key.json beside it; the table with --summarize."""
+    """Page to write, an .html file, with a .key.json beside it.
+    With --summarize, the table to write, in markdown."""
     seed: int = 0
-    """Of the ids under which the page knows the results."""
+    """Seed of the opaque ids of the results in the page."""
     summarize: tuple[Path, ...] = ()
-    """Answers' files, a participant each."""
+    """Files of answers to tabulate, one per participant."""
     key: Path | None = None
-    """The .key.json of the answers' page."""
+    """The .key.json of the page that was answered."""
     paper: Literal["video", "scene"] | None = None
-    """Print the numbers of CSD Table 6 (video) or 7 (scene) too."""
+    """Also print the numbers of CSD Table 6 (video) or 7 (scene)."""
 
     def __post_init__(self) -> None:
-        """Check which options go together."""
+        """Check that the options go together."""
         if not self.summarize and (self.key or self.paper):
             raise ValueError("--key and --paper need --summarize with the answers' files.")
         if self.summarize and (self.key is None or self.examples):
             raise ValueError("--summarize needs --key and no examples' folders.")
 
     def run(self) -> None:
-        """Write the page, or the table and print it."""
+        """Write the page, or write and print the table."""
         from benchmarks.user_study.answers import summarize
         from benchmarks.user_study.page import write_study
 

@@ -1,1 +1,1 @@
-"""Panoramas and videos of procedural worlds, whose correct edit is known."""
+"""Panoramas and videos of procedural scenes with known true edits."""

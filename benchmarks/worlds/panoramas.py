@@ -1,8 +1,8 @@
 """Panoramas of procedural scenes, whose true edit is known at every pixel.
 
-The camera stands in the middle of a scene whose four objects are moved out to a ring around it, so
-that every part of the panorama has something to show. A strip is a cylindrical projection; a
-wrapped panorama is equirectangular: the full sphere, its left edge next to its right one.
+The camera stands in the centre of a scene; its four objects are moved to a ring around the camera,
+so that objects appear in all parts of the panorama. A strip is a cylindrical projection. A wrapped
+panorama is equirectangular: it shows the full sphere, and its left and right edges meet.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from csd_nerf.synthetic.render import Rendering, render_rays
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
 
 FOCAL = 0.75
-"""Pixels of a strip an angle of 1 radian, and a slope of 1, in units of the strip's height; a
-square as high as two thirds of it then sees as much as the views that the bundled prior knows."""
+"""Focal length of a strip in units of its height: pixels per radian of azimuth, and pixels per unit
+of slope. A square of two thirds of the strip's height then has the field of view of the images on
+which the bundled prior was trained."""
 RING = (2.4, 3.4)
-"""World units between the camera and an object's middle."""
+"""Smallest and largest distance of an object's centre from the camera, in world units."""
 EYE_HEIGHT = (1.0, 1.6)
+"""Lowest and highest position of the camera, in world units."""
 HORIZON = (0.3, 0.45)
-"""Where a strip's horizon lies, as a fraction of its height from the top."""
+"""Range of the horizon's distance from the top of a strip, as a fraction of the strip's height."""
 SUPERSAMPLE = 2
-"""Rays along each edge of a pixel."""
+"""Number of rays along each edge of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Panorama:
     """One scene and the rays through a panorama's pixels.
 
     Attributes:
-        scenes: A batch of one.
-        origin: The camera's place.
-        direction: Unit vectors of `SUPERSAMPLE` squared rays a pixel, row by row.
-        height: Pixels.
-        width: Pixels.
+        scenes: A batch of one scene.
+        origin: Position of the camera.
+        direction: Unit vectors of `SUPERSAMPLE`^2 rays per pixel, row by row.
+        height: Height in pixels.
+        width: Width in pixels.
     """
 
     scenes: Scenes
@@ -50,7 +52,7 @@ class Panorama:
     width: int
 
     def render(self, scenes: Scenes) -> Rendering:
-        """What the rays see of these scenes."""
+        """Render these scenes along the panorama's rays."""
         return render_rays(
             scenes,
             self.origin,
@@ -62,16 +64,17 @@ class Panorama:
 
 
 def draw_panorama(seed: int, *, height: int, width: int, wrap: bool = False) -> Panorama:
-    """The panorama of a seed.
+    """Draw the panorama of a seed.
 
     Args:
-        seed: Decides scene, camera and heading.
-        height: Pixels.
-        width: Pixels.
-        wrap: Equirectangular instead of cylindrical.
+        seed: Seed of the scene, the camera's position and its heading.
+        height: Height in pixels.
+        width: Width in pixels.
+        wrap: Whether the projection is equirectangular (full sphere) instead of cylindrical.
 
     Raises:
-        ValueError: If a strip would go round more than once, or a sphere is not 2:1.
+        ValueError: If a strip would cover more than 360 degrees, or a wrapped panorama is not twice
+            as wide as high.
     """
     if wrap and width != 2 * height:
         raise ValueError(
@@ -101,7 +104,7 @@ def draw_panorama(seed: int, *, height: int, width: int, wrap: bool = False) -> 
 
 
 def render_panorama(panorama: Panorama, edit: Edit | None = None) -> Float[Tensor, "1 3 h w"]:
-    """The panorama as it is, or its true edit."""
+    """Render the panorama, or with an edit its true edit."""
     if edit is None:
         return panorama.render(panorama.scenes).image01
     return edit.edit_image(panorama.render(edit.edit_scenes(panorama.scenes)).image01)
@@ -110,7 +113,7 @@ def render_panorama(panorama: Panorama, edit: Edit | None = None) -> Float[Tenso
 def find_panorama(
     edit: Edit, split: Split, *, skip: int, height: int, width: int, wrap: bool = False
 ) -> Panorama:
-    """The first panorama of a split, after `skip` seeds, in which the edit changes something."""
+    """The first panorama of a split, after `skip` seeds, to which the edit applies."""
     for seed in SPLIT_SEEDS[split][skip : skip + 400]:
         panorama = draw_panorama(seed, height=height, width=width, wrap=wrap)
         if all(edit.applies(panorama.scenes, panorama.render(panorama.scenes))):
@@ -123,7 +126,7 @@ def _between(bounds: tuple[float, float], draw: Tensor) -> Tensor:
 
 
 def _strip_rays(rows: int, columns: int, *, horizon: float) -> Float[Tensor, "r 3"]:
-    """Equal angles from column to column, equal slopes from row to row; +x in the middle."""
+    """Rays with equal steps of azimuth per column and of slope per row; the centre is +x."""
     focal = FOCAL * rows
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
     azimuth = (columns / 2 - x) / focal
@@ -133,7 +136,7 @@ def _strip_rays(rows: int, columns: int, *, horizon: float) -> Float[Tensor, "r 
 
 
 def _sphere_rays(rows: int, columns: int) -> Float[Tensor, "r 3"]:
-    """Equal angles along both axes: the zenith above the first row, +x in the middle."""
+    """Rays with equal steps of both angles; the zenith is at the top, the centre is +x."""
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
     azimuth = 2 * math.pi * (0.5 - x / columns)
     elevation = math.pi * (0.5 - y / rows)
@@ -143,6 +146,6 @@ def _sphere_rays(rows: int, columns: int) -> Float[Tensor, "r 3"]:
 
 
 def _turned(rays: Float[Tensor, "r 3"], heading: float) -> Float[Tensor, "r 3"]:
-    """Rays turned about the vertical, in radians."""
+    """Rotate rays about the vertical axis by `heading` radians."""
     cos, sin = math.cos(heading), math.sin(heading)
     return rays @ rays.new_tensor([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])

@@ -1,7 +1,7 @@
 """Videos of procedural scenes, whose true edit is known in every frame.
 
-The camera goes round the scene on an arc while one object moves outwards, so that both the whole
-picture and something in it change from frame to frame.
+The camera moves around the scene on an arc while one object moves outwards. So both the whole
+picture and a part of it change from frame to frame.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from csd_nerf.synthetic.render import Rendering, render
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
 
 ARC = (25.0, 45.0)
-"""Degrees that the camera goes round in a video, either way."""
+"""Smallest and largest angle in degrees that the camera moves in a video, in either direction."""
 ELEVATION = (10.0, 18.0)
-"""Degrees above the floor: low enough that each frame sees some sky."""
+"""Range of the camera's elevation in degrees; low enough that some sky is always in view."""
 TRAVEL = (0.3, 0.8)
-"""World units that the moving object goes, away from the scene's middle."""
+"""Range of the distance, in world units, that the moving object moves away from the centre."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Video:
     """A scene and a camera for every frame.
 
     Attributes:
-        scenes: The scene at each frame's time.
-        cameras: One a frame.
+        scenes: The scene at the time of each frame.
+        cameras: One camera per frame.
     """
 
     scenes: Scenes
@@ -41,7 +41,7 @@ class Video:
 
 
 def draw_video(seed: int, *, frames: int) -> Video:
-    """The video of a seed; more frames show the same motion in finer steps.
+    """Draw the video of a seed; more frames show the same motion in smaller steps.
 
     Raises:
         ValueError: If there are no frames.
@@ -67,14 +67,14 @@ def draw_video(seed: int, *, frames: int) -> Video:
 def render_video(
     video: Video, edit: Edit | None = None, *, height: int, width: int
 ) -> Float[Tensor, "n 3 h w"]:
-    """The frames as they are, or their true edits."""
+    """Render the frames, or with an edit their true edits."""
     if edit is None:
         return _render(video, video.scenes, height, width).image01
     return edit.edit_image(_render(video, edit.edit_scenes(video.scenes), height, width).image01)
 
 
 def find_video(edit: Edit, split: Split, *, skip: int, frames: int) -> Video:
-    """The first video of a split, after `skip` seeds, in which the edit changes every frame."""
+    """The first video of a split, after `skip` seeds, to which the edit applies in all frames."""
     for seed in SPLIT_SEEDS[split][skip : skip + 400]:
         video = draw_video(seed, frames=frames)
         if all(edit.applies(video.scenes, _render(video, video.scenes, 32, 32))):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.engine.trials import Store
 from benchmarks.truth import scene_runs, scenes
-from benchmarks.truth.domains import Arm, Domain, Given, Job
+from benchmarks.truth.domains import Arm, Domain, Job, TruthInput
 from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
 from benchmarks.truth.scene_runs import (
     SceneInput,
@@ -210,7 +210,7 @@ def test_the_benchmark_gets_its_rows(store, prior, monkeypatch, tmp_path):
     domain = SceneDomain(prior, FEW, store)
     assert isinstance(domain, Domain)
     given = domain.draw(3, "validation")
-    assert isinstance(given, Given)
+    assert isinstance(given, TruthInput)
     job = Job(Arm("csd-independent-noise", "csd", {"noise": "independent"}), seed=2)
     row = domain.measure(job, given, tmp_path / "run").row
     assert {column.key for column in domain.columns} | {"evaluations", "seconds"} == row.keys()
