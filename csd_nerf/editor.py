@@ -25,7 +25,7 @@ from csd_nerf.core.kernels import rbf_kernel
 from csd_nerf.core.patches import PatchKernel, patch_kernel
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
-from csd_nerf.core.schedules import Schedule, add_noise, loss_weight
+from csd_nerf.core.schedules import Schedule, add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.stein import stein_direction
 from csd_nerf.priors.base import Prior
@@ -172,8 +172,11 @@ def edit(
         ValueError: If the weights don't fit, or the prior can't serve the residual.
         FloatingPointError: If a gradient isn't finite; names iteration and particles.
     """
-    make_terms = EDIT_RESIDUALS[settings.residual]
-    terms = make_terms(image_scale=settings.image_scale, text_scale=settings.text_scale)
+    terms = EDIT_RESIDUALS[settings.residual](
+        image_scale=settings.image_scale,
+        text_scale=settings.text_scale,
+        source_share=settings.source_share,
+    )
     _check_residual(prior, terms, settings.residual, source_prompt)
     texts = Texts.encode(
         prior,
@@ -183,7 +186,7 @@ def edit(
         image01=source01,
     )
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
-    low, high = prior.schedule.timestep_bounds(settings.t_range)
+    bounds = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
     mixer = _Mixer(settings, prior.schedule)
     evaluations = 0
@@ -191,6 +194,7 @@ def edit(
     bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
     for iteration in tqdm(range(done, total), **bar):
         index = canvas.draw_batch(randomness)
+        low, high = _bounds_now(settings, bounds, iteration)
         timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
         particles = canvas.read(index)
@@ -222,6 +226,16 @@ def edit(
         if after_step is not None:
             after_step(iteration + 1, total)
     return evaluations
+
+
+def _bounds_now(
+    settings: EditSettings, bounds: tuple[int, int], iteration: int
+) -> tuple[int, int]:
+    """Lowest and highest timestep that an iteration may draw."""
+    if settings.t_order == "random":
+        return bounds
+    # From the iteration's number, so that a resumed run goes on where it was.
+    return falling_band(*bounds, progress=iteration / max(settings.iterations - 1, 1))
 
 
 class _Mixer:

@@ -141,6 +141,8 @@ class EditSession:
             text_scale=values.text_scale,
             image_scale=values.image_scale,
             t_range=values.t_range,
+            t_order=values.t_order,
+            source_share=values.source_share,
             mixing=values.mixing,
             residual="sds" if method == "sds" else options.residual,
             noise=values.noise,

@@ -40,6 +40,8 @@ class Values:
     mixing: Literal["stein", "patch", "none"]
     normalize: Literal["n", "rowsum"]
     t_range: tuple[float, float]
+    t_order: Literal["random", "falling"]
+    source_share: float
     repulsion: float
     noise: Literal["shared", "independent"]
     drawing: Literal["balanced", "uniform"]
@@ -63,6 +65,8 @@ _FULL = {
     "mixing": "stein",
     "normalize": "n",
     "t_range": (0.02, 0.5),
+    "t_order": "random",
+    "source_share": 1.0,
     "repulsion": 1.0,
     "noise": "shared",
     "drawing": "balanced",
@@ -88,10 +92,13 @@ _TINY = {
     "steps": 15,
     "solver": "ddim",
 }
-_DISTILLED = ("csd", "csd-no-stein")
-"""Methods that take `--residual`."""
-_MIXED = ("csd", "sds")
-"""Methods that take `--mixing`."""
+_TAKEN_BY = {
+    "--residual dds": ("csd", "csd-no-stein"),
+    "--source-share": ("csd", "csd-no-stein"),
+    "--mixing": ("csd", "sds"),
+    "--t-order": ("csd", "csd-no-stein", "sds"),
+}
+"""Options that only some methods take, with these methods."""
 _PRESETS: dict[str, dict[str, Any]] = {
     "full": _FULL,
     "small": _SMALL,
@@ -154,6 +161,12 @@ class EditOptions:
     """w_s of Eq. 3: how closely the source is kept."""
     t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
     """Lowest and highest timestep that is drawn, as fractions of the prior's schedule."""
+    t_order: Annotated[Literal["random", "falling"] | None, _unset("{random,falling}")] = None
+    """random: timesteps are drawn from the whole range at every step, as in the paper.
+    falling: from a band that moves from the top of the range to its bottom over the run."""
+    source_share: Annotated[float | None, _unset("FLOAT")] = None
+    """Share of the source's estimate, from 0 to 1, in what csd and csd-no-stein subtract.
+    The rest is the drawn noise. 1: CSD-Edit. 0: SDS."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
         _unset("{shared,independent}", "shared; independent for ip2p"),
@@ -238,18 +251,25 @@ class EditOptions:
                 f'{self.source_prompt!r}; give --source-prompt "a photo of ...", and a --prompt '
                 "that describes the result."
             )
-        if self.residual == "dds" and getattr(self, "method") not in _DISTILLED:  # noqa: B009
-            raise ValueError(
-                f"--residual dds needs --method {' or '.join(_DISTILLED)}, got "
-                f"{getattr(self, 'method')}."  # noqa: B009
-            )
-        if self.mixing is not None and getattr(self, "method") not in _MIXED:  # noqa: B009
-            raise ValueError(
-                f"--mixing needs --method {' or '.join(_MIXED)}, got {getattr(self, 'method')}."  # noqa: B009
-            )
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")
+        if self.source_share is not None and not 0 <= self.source_share <= 1:
+            raise ValueError(f"--source-share must be from 0 to 1, got {self.source_share}.")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Refuse options that the method doesn't take."""
+        method: str = getattr(self, "method")  # noqa: B009
+        given = {
+            "--residual dds": self.residual == "dds",
+            "--source-share": self.source_share is not None,
+            "--mixing": self.mixing is not None,
+            "--t-order": self.t_order is not None,
+        }
+        for option, methods in _TAKEN_BY.items():
+            if given[option] and method not in methods:
+                raise ValueError(f"{option} needs --method {' or '.join(methods)}, got {method}.")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from csd_nerf.core.stein import Normalize
 
 Mixing = Literal["stein", "patch", "none"]
 Noise = Literal["shared", "independent"]
+TOrder = Literal["random", "falling"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
 Distillation = Literal["csd", "sds"]
@@ -36,6 +37,9 @@ class EditSettings:
     t_range: tuple[float, float] = (0.02, 0.5)
     """Lowest and highest timestep that is drawn, as fractions of the prior's schedule (0 is
     clean)."""
+    t_order: TOrder = "random"
+    """random: timesteps are drawn from the whole t_range at every step, as in the paper. falling:
+    from a band that moves from the top of t_range to its bottom over the run."""
     batch_size: int | None = None
     """Images per iteration, drawn without replacement; None takes all."""
     mixing: Mixing = "stein"
@@ -51,6 +55,9 @@ class EditSettings:
     """What is subtracted from the guided noise estimate. csd: the estimate for the noisy source
     (CSD-Edit, Eq. 9); sds: the drawn noise; dds: the source's estimate guided by a description of
     the source (Appendix A), which is meant for text-to-image models."""
+    source_share: float = 1.0
+    """s, from 0 to 1: how much of the source's estimate is subtracted; the rest, 1 - s, is drawn
+    noise. 1: CSD-Edit or dds as in the paper; 0: SDS. Has no effect on the residual sds."""
     noise: Noise = "shared"
     """shared: one noise for all particles (Eq. 8); independent: one for each (the authors'
     release)."""
@@ -74,6 +81,11 @@ class EditSettings:
         for name in ("learning_rate", "decay", "patch_bandwidth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} needs to be positive, got {getattr(self, name)}.")
+        if not 0 <= self.source_share <= 1:
+            raise ValueError(
+                "source_share needs 0 <= source_share <= 1 (0 is SDS, 1 is CSD-Edit), got "
+                f"{self.source_share}."
+            )
         _check_choices(self)
 
 
