@@ -85,6 +85,7 @@ GIVEN = {
     "text_scale": 2.0,
     "image_scale": 3.0,
     "t_range": (0.1, 0.6),
+    "t_order": "falling",
     "noise": "independent",
     "kernel_on": "clean",
     "normalize": "n",
@@ -100,6 +101,8 @@ GIVEN = {
         ("csd", {}, ("stein", "csd")),
         ("csd", {"residual": "dds"}, ("stein", "dds")),
         ("csd", {"mixing": "patch"}, ("patch", "csd")),
+        ("csd", {"source_share": 0.25}, ("stein", "csd")),
+        ("csd-no-stein", {"source_share": 0.0}, ("none", "csd")),
         ("csd-no-stein", {}, ("none", "csd")),
         ("sds", {}, ("none", "sds")),
         ("sds", {"mixing": "patch"}, ("patch", "sds")),
@@ -112,18 +115,28 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     options = {"iterations": 12, "decays": 2, "drawing": "uniform", **given}
     edit(kind, TintPrior(), method=method, **options, **prompts, **GIVEN)
     mixing, residual = meant
+    share = {"source_share": given.get("source_share", 1.0)}
     assert asked["settings"] == EditSettings(
-        iterations=12, decay_every=6, mixing=mixing, residual=residual, **GIVEN
+        iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN
     )
     assert asked["prompts"] == ["swap"]
     assert {name: asked[name] for name in prompts} == prompts
     assert asked["done"] == 0
 
 
-@pytest.mark.parametrize("method", ["csd-no-stein", "ip2p"])
-def test_mixing_is_refused_for_methods_without(method):
-    with pytest.raises(ValueError, match=f"--mixing needs --method csd or sds, got {method}"):
-        VideoOptions(method=method, mixing="patch")
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("csd-no-stein", {"mixing": "patch"}, "--mixing needs --method csd or sds"),
+        ("ip2p", {"mixing": "patch"}, "--mixing needs --method csd or sds"),
+        ("sds", {"source_share": 0.5}, "--source-share needs --method csd or csd-no-stein"),
+        ("ip2p", {"source_share": 0.5}, "--source-share needs --method csd or csd-no-stein"),
+        ("ip2p", {"t_order": "falling"}, "--t-order needs --method csd or csd-no-stein or sds"),
+    ],
+)
+def test_options_are_refused_for_methods_without(method, given, message):
+    with pytest.raises(ValueError, match=f"{message}, got {method}"):
+        VideoOptions(method=method, **given)
 
 
 def test_options_reach_the_windows_of_a_panorama(monkeypatch):
