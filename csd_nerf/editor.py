@@ -228,9 +228,7 @@ def edit(
     return evaluations
 
 
-def _bounds_now(
-    settings: EditSettings, bounds: tuple[int, int], iteration: int
-) -> tuple[int, int]:
+def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int) -> tuple[int, int]:
     """Lowest and highest timestep that an iteration may draw."""
     if settings.t_order == "random":
         return bounds

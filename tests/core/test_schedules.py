@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_bad_range_is_refused(t_range):
 def test_the_band_falls_from_the_top_of_the_range_to_its_bottom():
     bands = [falling_band(20, 820, progress=k / 100) for k in range(101)]
     assert (bands[0], bands[50], bands[100]) == ((720, 820), (320, 520), (20, 120))
-    for (low, high), (next_low, next_high) in zip(bands, bands[1:], strict=False):
+    for (low, high), (next_low, next_high) in itertools.pairwise(bands):
         assert 20 <= next_low <= low <= high <= 820
         assert next_high <= high
     covered = {t for low, high in bands for t in range(low, high + 1)}
