@@ -13,16 +13,24 @@ from typing import Any
 
 from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.pictures import save_frames
+from benchmarks.engine.progress import Progress
 from benchmarks.engine.trials import Store, Trial
+from benchmarks.truth.choice import ChoiceDomain
+from benchmarks.truth.choice_report import write_choice_report
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
 from benchmarks.truth.media import MediaDomain
-from benchmarks.truth.report import COSTS, EDITED, TRUTH, write_report, write_residuals
-from benchmarks.truth.settings import DOMAINS, TruthSettings
+from benchmarks.truth.report import (
+    COSTS,
+    EDITED,
+    TRUTH,
+    save_sheet,
+    write_report,
+    write_residuals,
+)
+from benchmarks.truth.settings import DOMAINS, EXACT, TruthSettings
 from csd_nerf import priors
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_bytes
-
-PRIOR = "tiny"
 
 
 def run_truth(settings: TruthSettings) -> str:
@@ -39,22 +47,31 @@ def run_truth(settings: TruthSettings) -> str:
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
     arms = chosen_arms(kind.arms, kind.ablations, settings.arms, ablate=settings.ablations)
     known = [arm.name for arm in (*kind.arms, *kind.ablations)]
-    if settings.baseline not in known:
-        raise ValueError(f"--baseline needs one of {', '.join(known)}, got {settings.baseline!r}.")
+    baseline = settings.baseline or kind.baseline
+    if baseline not in known:
+        raise ValueError(f"--baseline needs one of {', '.join(known)}, got {baseline!r}.")
     store = Store(settings.output)
-    domain: Domain = kind(priors.load(PRIOR), settings.options, store)
-    inputs: list[TruthInput] = []
+    exact = settings.prior == EXACT
+    domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
+    weights = EXACT if exact else weights_digest(settings.prior)
+    inputs: list[Any] = []
     trials: list[Trial] = []
+    jobs = [job for arm in arms for job in _jobs(arm, settings)]
+    progress = Progress(settings.inputs * len(jobs))
     for position in range(settings.inputs):
         given = domain.draw(position, settings.split)
         inputs.append(given)
-        for job in (job for arm in arms for job in _jobs(arm, settings)):
-            trials.append(_trial(domain, job, given))
-            _run(store, trials[-1], domain, job, given)
+        for job in jobs:
+            trials.append(_trial(domain, job, given, weights))
+            _run(store, trials[-1], domain, job, given, progress)
     if settings.ablations and isinstance(domain, MediaDomain):
-        rows = [row for given in inputs for row in _residuals(store, domain, given)]
+        rows = [row for given in inputs for row in _residuals(store, domain, given, weights)]
         write_residuals(settings.output, rows)
-    return write_report(store, settings, domain, arms, trials)
+    text = write_report(store, settings, domain, arms, trials, baseline=baseline)
+    if isinstance(domain, ChoiceDomain):
+        return f"{text}\n{write_choice_report(store, inputs, arms, trials, baseline=baseline)}"
+    save_sheet(store, trials, [arm.name for arm in arms], settings.budgets[0])
+    return text
 
 
 def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
@@ -68,26 +85,32 @@ def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
         yield Job(arm, budget)
 
 
-def _trial(domain: Domain, job: Job, given: TruthInput) -> Trial:
+def _trial(domain: Domain, job: Job, given: TruthInput, weights: str) -> Trial:
     labels = {"input": given.name, "arm": job.arm.name, "budget": job.budget, "seed": job.seed}
-    decides = {"prior": weights_digest(PRIOR), **domain.decides(job, given)}
+    decides = {"prior": weights, **domain.decides(job, given)}
     return Trial({**labels, "edit": given.edit.name}, decides)
 
 
-def _run(store: Store, trial: Trial, domain: Domain, job: Job, given: TruthInput) -> None:
+def _run(
+    store: Store, trial: Trial, domain: Domain, job: Job, given: TruthInput, progress: Progress
+) -> None:
+    kept = store.row(trial) is not None
+
     def make(folder: Path) -> Row:
         outcome = domain.measure(job, given, folder)
         save_frames(folder / EDITED, to_bytes(outcome.edited01))
         save_frames(folder / TRUTH, to_bytes(outcome.truth01))
-        print(_outcome_line({**trial.labels, **outcome.row}, (*domain.columns, *COSTS)), flush=True)
         return outcome.row
 
-    store.run(trial, make)
+    row = store.run(trial, make)
+    place = progress.tick(kept=kept)
+    if not kept:
+        print(f"[{place}] {_outcome_line(row, (*domain.columns, *COSTS))}", flush=True)
 
 
-def _residuals(store: Store, domain: MediaDomain, given: Any) -> list[Row]:
+def _residuals(store: Store, domain: MediaDomain, given: Any, weights: str) -> list[Row]:
     """Rows with the residuals of csd and sds at the true edit."""
-    decides = {"residuals": domain.guidance(), "prior": weights_digest(PRIOR)}
+    decides = {"residuals": domain.guidance(), "prior": weights}
     decides |= {"source": given.source, "truth": given.truth01, "prompt": given.edit.instructions}
     trial = Trial({"input": given.name}, decides)
     found = store.run(trial, lambda _: domain.residuals(given))
@@ -96,6 +119,10 @@ def _residuals(store: Store, domain: MediaDomain, given: Any) -> list[Row]:
 
 def _outcome_line(row: Row, columns: Sequence[Column]) -> str:
     """One line about a finished job, for the terminal."""
-    values = (f"{c.key} {row[c.key] * c.scale:.{c.digits}f}" for c in columns if c.key in row)
+    values = (
+        f"{c.key} {row[c.key] * c.scale:.{c.digits}f}"
+        for c in columns
+        if row.get(c.key) is not None
+    )
     job = f"{row['arm']} x {row['budget']:g}, seed {row['seed']}"
     return f"{row['input']}, {job}: {', '.join(values)}"

@@ -10,10 +10,13 @@ import tyro
 
 from benchmarks.engine.options import Preset
 
+EXACT = "exact"
+"""Name of the prior that knows the answers of each input; see `benchmarks.truth.exact_prior`."""
 DOMAINS = {
     "scene": "benchmarks.truth.scenes:SceneDomain",
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
+    "choice": "benchmarks.truth.choice:ChoiceDomain",
 }
 """The domains, as `module:class`, imported when needed; each class is a `Domain`, see
 `benchmarks.truth.domains`."""
@@ -28,6 +31,9 @@ class TruthSettings:
     output: Path
     """Folder for tables, curves, pictures and results.
     Finished trials in it are not run again."""
+    prior: str = "tiny"
+    """The bundled prior, or a folder with another one.
+    exact, for the domain choice only: an exact prior of each input's answers, without a network."""
     split: Literal["validation", "benchmark"] = "benchmark"
     """Split of the inputs' seeds: tune on validation, report on benchmark."""
     inputs: int = 12
@@ -39,8 +45,15 @@ class TruthSettings:
     Tables show the first budget; several budgets give a plot of quality by cost."""
     arms: tuple[str, ...] = ()
     """Methods to compare; if not given, all."""
-    baseline: str = "csd"
+    baseline: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: csd; none-shared-noise for choice)")
+    ] = None
     """Method with which the paired differences of the others are computed."""
+    media: Annotated[
+        tuple[Literal["views", "video", "panorama"], ...] | None,
+        tyro.conf.arg(help_behavior_hint="(default: all)"),
+    ] = None
+    """Media of the inputs, which take turns; for the domain choice only."""
     ablations: bool = False
     """Compare csd with variants of its settings instead of the default methods."""
     updates: Preset[int] = None
@@ -57,6 +70,11 @@ class TruthSettings:
         """Check all that can be checked without loading a domain."""
         if self.domain not in DOMAINS:
             raise ValueError(f"The domain must be one of {', '.join(DOMAINS)}, got {self.domain}.")
+        if self.domain != "choice" and (self.media is not None or self.prior == EXACT):
+            raise ValueError(
+                "--media and --prior exact need the domain choice, got the domain "
+                f"{self.domain}; leave them out."
+            )
         for name in ("inputs", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
@@ -66,7 +84,7 @@ class TruthSettings:
     @property
     def options(self) -> dict[str, Any]:
         """The given options that replace those of all arms."""
-        names = ("updates", "learning_rate", "text_scale", "image_scale")
+        names = ("updates", "learning_rate", "text_scale", "image_scale", "media")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def run(self) -> None:
