@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from csd_nerf.core.canvas import Canvas, ImageStack
+from csd_nerf.core.canvas import Canvas, ImageStack, Particles
 from csd_nerf.core.finite import FiniteWatch
 from csd_nerf.core.kernels import rbf_kernel
+from csd_nerf.core.patches import PatchKernel, patch_kernel
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
 from csd_nerf.core.schedules import Schedule, add_noise, loss_weight
@@ -184,6 +185,7 @@ def edit(
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     low, high = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
+    mixer = _Mixer(settings, prior.schedule)
     evaluations = 0
     total = settings.iterations
     bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
@@ -208,14 +210,12 @@ def edit(
             max_batch=settings.max_batch,
         )
         evaluations += count
-        residual = residual.flatten(1)
         t = timestep[0]
-        clean = particles.latent.flatten(1)
-        direction = _direction(residual, clean, noisy.flatten(1), prior.schedule, t, settings)
-        watch.record(iteration, index, residual, direction)
+        direction = mixer.direction(index, residual, particles, noisy, t)
+        watch.record(iteration, index, residual.flatten(1), direction.flatten(1))
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
         step = rate * float(loss_weight(prior.schedule, t)) * direction
-        canvas.descend(index, step.view_as(noisy))
+        canvas.descend(index, step)
 
         if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == total:
             watch.check(total)
@@ -224,25 +224,58 @@ def edit(
     return evaluations
 
 
-def _direction(
-    residual: Float[Tensor, "n d"],
-    clean: Float[Tensor, "n d"],
-    noisy: Float[Tensor, "n d"],
-    schedule: Schedule,
-    timestep: Int[Tensor, ""],
-    settings: EditSettings,
-) -> Float[Tensor, "n d"]:
-    """The direction g_i of each particle, without the factor w(t)."""
-    if settings.mixing == "none":
-        return residual
-    sigma = float(schedule.sigma(timestep))
-    repulsion = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1.0)
-    points = noisy
-    if settings.kernel_on == "clean":
-        # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
-        points, repulsion = clean, repulsion / float(schedule.alpha(timestep))
-    kernel = rbf_kernel(points)
-    return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
+class _Mixer:
+    """Turns the residuals of a batch into directions, by the mixing of the settings."""
+
+    def __init__(self, settings: EditSettings, schedule: Schedule) -> None:
+        self._settings, self._schedule = settings, schedule
+        self._patches: tuple[Int[Tensor, "n"], PatchKernel] | None = None
+
+    def direction(
+        self,
+        index: Int[Tensor, "n"],
+        residual: Float[Tensor, "n c h w"],
+        particles: Particles,
+        noisy: Float[Tensor, "n c h w"],
+        timestep: Int[Tensor, ""],
+    ) -> Float[Tensor, "n c h w"]:
+        """The direction g_i of each particle, without the factor w(t)."""
+        if self._settings.mixing == "none":
+            return residual
+        if self._settings.mixing == "patch":
+            return self._patch_kernel(index, particles.source).mix(residual)
+        found = self._stein(residual.flatten(1), particles.latent, noisy, timestep)
+        return found.view_as(residual)
+
+    def _patch_kernel(
+        self, index: Int[Tensor, "n"], source: Float[Tensor, "n c h w"]
+    ) -> PatchKernel:
+        """The kernel of these particles' sources; the same batch again costs nothing."""
+        if self._patches is None or not torch.equal(self._patches[0], index):
+            kernel = patch_kernel(
+                source,
+                bandwidth=self._settings.patch_bandwidth,
+                max_cells=self._settings.patch_cells,
+            )
+            self._patches = (index, kernel)
+        return self._patches[1]
+
+    def _stein(
+        self,
+        residual: Float[Tensor, "n d"],
+        clean: Float[Tensor, "n c h w"],
+        noisy: Float[Tensor, "n c h w"],
+        timestep: Int[Tensor, ""],
+    ) -> Float[Tensor, "n d"]:
+        settings = self._settings
+        sigma = float(self._schedule.sigma(timestep))
+        repulsion = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1.0)
+        points = noisy
+        if settings.kernel_on == "clean":
+            # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
+            points, repulsion = clean, repulsion / float(self._schedule.alpha(timestep))
+        kernel = rbf_kernel(points.flatten(1))
+        return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
 
 
 def _check_residual(prior: Prior, terms: Terms, name: str, source_prompt: str | None) -> None:

@@ -11,6 +11,7 @@ from statistics import median
 import jaxtyping
 import pytest
 import torch
+from slow_patches import slow_mix
 
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
@@ -224,6 +225,9 @@ def slow_edit(source01, settings, record, *, prompts, shares, negative) -> Itera
             if settings.kernel_on == "clean":
                 points, factor = [latent[i] for i in batch], factor / alpha
             directions = slow_mixing(points, residuals, factor, settings.normalize)
+        if settings.mixing == "patch":
+            sources = torch.stack([source[i] for i in batch])
+            directions = slow_mix(sources, torch.stack(residuals), settings.patch_bandwidth)
         rate = settings.learning_rate
         for _ in range(step // settings.decay_every):
             rate *= settings.decay
@@ -248,6 +252,8 @@ BASE = EditSettings(iterations=7, learning_rate=0.4, decay_every=3, text_scale=2
         replace(BASE, image_scale=1.0),
         replace(BASE, image_scale=0.0, text_scale=0.0),
         replace(BASE, residual="dds"),
+        replace(BASE, mixing="patch", batch_size=3, repulsion=30.0),
+        replace(BASE, mixing="patch", patch_bandwidth=2.0, noise="independent"),
     ],
     ids=[
         "default",
@@ -260,6 +266,8 @@ BASE = EditSettings(iterations=7, learning_rate=0.4, decay_every=3, text_scale=2
         "w_s=1",
         "zero",
         "dds",
+        "patch",
+        "patch bandwidth",
     ],
 )
 @pytest.mark.parametrize("prompts", [["make it night"], ["make it night", "make it snow"]])
@@ -427,6 +435,16 @@ def test_one_image_goes_with_and_without_mixing_alike():
     mixed = run(AnalyticPrior(), images(1), settings)
     alone = run(AnalyticPrior(), images(1), replace(settings, mixing="none"))
     assert torch.equal(mixed.latent, alone.latent)
+    by_patch = run(AnalyticPrior(), images(1), replace(settings, mixing="patch"))
+    torch.testing.assert_close(by_patch.latent, alone.latent, atol=1e-5, rtol=1e-5)
+
+
+def test_large_latents_are_mixed_by_patches_at_a_lower_resolution():
+    settings = EditSettings(iterations=2, mixing="patch")
+    fine, coarse = (
+        run(AnalyticPrior(), images(3), replace(settings, patch_cells=cells)) for cells in (4096, 3)
+    )
+    assert (fine.latent - coarse.latent).abs().max() > 1e-3
 
 
 def test_an_instruction_without_effect_leaves_the_images_alone():
@@ -566,7 +584,9 @@ def test_impossible_settings_are_refused(options, message):
 
 def test_an_unknown_variant_is_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(ValueError, match="mixing needs to be one of stein, none, got 'svgd'"):
+    with pytest.raises(
+        ValueError, match="mixing needs to be one of stein, patch, none, got 'svgd'"
+    ):
         EditSettings(mixing="svgd")  # pyright: ignore
 
 

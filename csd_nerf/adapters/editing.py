@@ -141,7 +141,7 @@ class EditSession:
             text_scale=values.text_scale,
             image_scale=values.image_scale,
             t_range=values.t_range,
-            mixing="stein" if method == "csd" else "none",
+            mixing=values.mixing,
             residual="sds" if method == "sds" else options.residual,
             noise=values.noise,
             kernel_on=options.kernel_on,

@@ -37,6 +37,7 @@ class Values:
     updates: int
     decay: float
     decays: int
+    mixing: Literal["stein", "patch", "none"]
     normalize: Literal["n", "rowsum"]
     t_range: tuple[float, float]
     repulsion: float
@@ -59,6 +60,7 @@ _FULL = {
     "batch": 4,
     "decay": 0.9,
     "decays": 10,
+    "mixing": "stein",
     "normalize": "n",
     "t_range": (0.02, 0.5),
     "repulsion": 1.0,
@@ -88,6 +90,8 @@ _TINY = {
 }
 _DISTILLED = ("csd", "csd-no-stein")
 """Methods that take `--residual`."""
+_MIXED = ("csd", "sds")
+"""Methods that take `--mixing`."""
 _PRESETS: dict[str, dict[str, Any]] = {
     "full": _FULL,
     "small": _SMALL,
@@ -156,6 +160,12 @@ class EditOptions:
     ] = None
     """shared: one noise for all frames, or one noise field under all windows.
     independent: a noise for each window or frame."""
+    mixing: Annotated[
+        Literal["stein", "patch"] | None,
+        _unset("{stein,patch}", "the preset's for csd, none for sds"),
+    ] = None
+    """How windows or frames share their scores. stein: by a kernel between them (Eq. 8).
+    patch: by a kernel between small patches of the input."""
     kernel_on: Literal["noisy", "clean"] = "noisy"
     """Latents that the kernel compares: noisy (z_t) or clean (x)."""
     normalize: Annotated[Literal["n", "rowsum"] | None, _unset("{n,rowsum}")] = None
@@ -188,6 +198,8 @@ class EditOptions:
         chosen = {**_PRESETS[self.preset], **self._by_method(method)}
         names = [field.name for field in dataclasses.fields(Values)]
         given = {n: v for n in names if (v := getattr(self, n, None)) is not None}
+        if method != "csd":
+            chosen["mixing"] = "none"
         return Values(**{**chosen, **given})
 
     def _by_method(self, method: str) -> dict[str, Any]:
@@ -230,6 +242,10 @@ class EditOptions:
             raise ValueError(
                 f"--residual dds needs --method {' or '.join(_DISTILLED)}, got "
                 f"{getattr(self, 'method')}."  # noqa: B009
+            )
+        if self.mixing is not None and getattr(self, "method") not in _MIXED:  # noqa: B009
+            raise ValueError(
+                f"--mixing needs --method {' or '.join(_MIXED)}, got {getattr(self, 'method')}."  # noqa: B009
             )
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:

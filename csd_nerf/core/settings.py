@@ -9,7 +9,7 @@ from csd_nerf.core.residuals import ResidualName
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.stein import Normalize
 
-Mixing = Literal["stein", "none"]
+Mixing = Literal["stein", "patch", "none"]
 Noise = Literal["shared", "independent"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
@@ -39,8 +39,14 @@ class EditSettings:
     batch_size: int | None = None
     """Images per iteration, drawn without replacement; None takes all."""
     mixing: Mixing = "stein"
-    """stein: average residuals over similar images and push images apart (CSD); none: each image
-    follows its own residual."""
+    """stein: average residuals over similar images and push images apart (CSD, Eq. 8). patch:
+    average residuals over similar patches of the source images, without repulsion; kernel_on,
+    normalize and repulsion have no effect. none: each image follows its own residual."""
+    patch_bandwidth: float = 0.1
+    """Bandwidth of mixing by patches, as a fraction of the median squared distance of patches."""
+    patch_cells: int = 4096
+    """Largest number of latent cells of a batch that mixing by patches compares with each other;
+    larger latents are mixed at a lower resolution. Memory grows with the square: 67 MB at 4096."""
     residual: ResidualName = "csd"
     """What is subtracted from the guided noise estimate. csd: the estimate for the noisy source
     (CSD-Edit, Eq. 9); sds: the drawn noise; dds: the source's estimate guided by a description of
@@ -64,8 +70,8 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         check_t_range(self.t_range)
-        _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch")
-        for name in ("learning_rate", "decay"):
+        _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch", "patch_cells")
+        for name in ("learning_rate", "decay", "patch_bandwidth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} needs to be positive, got {getattr(self, name)}.")
         _check_choices(self)

@@ -95,19 +95,21 @@ GIVEN = {
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
 @pytest.mark.parametrize(
-    ("method", "residual", "meant"),
+    ("method", "given", "meant"),
     [
-        ("csd", "csd", ("stein", "csd")),
-        ("csd", "dds", ("stein", "dds")),
-        ("csd-no-stein", "csd", ("none", "csd")),
-        ("sds", "csd", ("none", "sds")),
+        ("csd", {}, ("stein", "csd")),
+        ("csd", {"residual": "dds"}, ("stein", "dds")),
+        ("csd", {"mixing": "patch"}, ("patch", "csd")),
+        ("csd-no-stein", {}, ("none", "csd")),
+        ("sds", {}, ("none", "sds")),
+        ("sds", {"mixing": "patch"}, ("patch", "sds")),
     ],
 )
-def test_options_reach_the_editor(monkeypatch, kind, method, residual, meant):
+def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
     prompts = {"negative_prompt": "fog", "source_prompt": "a plain"}
-    options = {"iterations": 12, "decays": 2, "drawing": "uniform", "residual": residual}
+    options = {"iterations": 12, "decays": 2, "drawing": "uniform", **given}
     edit(kind, TintPrior(), method=method, **options, **prompts, **GIVEN)
     mixing, residual = meant
     assert asked["settings"] == EditSettings(
@@ -116,6 +118,12 @@ def test_options_reach_the_editor(monkeypatch, kind, method, residual, meant):
     assert asked["prompts"] == ["swap"]
     assert {name: asked[name] for name in prompts} == prompts
     assert asked["done"] == 0
+
+
+@pytest.mark.parametrize("method", ["csd-no-stein", "ip2p"])
+def test_mixing_is_refused_for_methods_without(method):
+    with pytest.raises(ValueError, match=f"--mixing needs --method csd or sds, got {method}"):
+        VideoOptions(method=method, mixing="patch")
 
 
 def test_options_reach_the_windows_of_a_panorama(monkeypatch):
