@@ -54,7 +54,7 @@ class ChoiceDomain:
         asked = {"prompt": given.choice.instructions[0], "medium": given.medium}
         if job.arm.method is None:
             return {"reference": job.arm.name, **contents}
-        options = plain(arm_options(job, self._options))
+        options = plain(self._arm_options(job))
         return {"method": job.arm.method, "seed": job.seed, "options": options, **asked, **contents}
 
     def measure(self, job: Job, given: ChoiceSet, folder: Path) -> Outcome:
@@ -65,7 +65,7 @@ class ChoiceDomain:
         if job.arm.method is None:
             edited = Edited(_reference(job.arm.name, prior, given), 0)
         else:
-            edited = run_arm(prior, given, job, arm_options(job, self._options))
+            edited = run_arm(prior, given, job, self._arm_options(job))
         seconds = time.perf_counter() - began
         judged = Judged(edited.image01, given.truths01, given.source01, given.region)
         row = {
@@ -77,6 +77,9 @@ class ChoiceDomain:
             "seconds": seconds,
         }
         return Outcome(row, edited.image01, given.truths01[judged.common])
+
+    def _arm_options(self, job: Job) -> dict[str, Any]:
+        return arm_options(job, self._options, exact=self._prior is None)
 
 
 def _reference(name: str, prior: Prior, given: ChoiceSet) -> Float[Tensor, "n 3 h w"]:

@@ -41,13 +41,13 @@ OPTIMISED: dict[str, Any] = {
     "repulsion": 0.0,
 }
 """Options of the arms that optimise, which are fields of `EditSettings`."""
+EXACT_OPTIONS: dict[str, Any] = {"text_scale": 1.0, "image_scale": 1.0}
+"""Options of all arms with the exact prior, whose answers need no guidance, in place of tuned
+ones."""
 SAMPLED: dict[str, Any] = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
 """Options of the arms that sample."""
-TUNED_FILE = Path(__file__).with_name("choice_tuned.json")
-"""Options of each arm that were the best on validation inputs, by name; see `choice_tuning`."""
-TUNED: dict[str, dict[str, Any]] = (
-    json.loads(TUNED_FILE.read_text("utf8")) if TUNED_FILE.is_file() else {}
-)
+TUNED_FILE = Path(__file__).parent / "tuned" / "choice.json"
+"""The options of each arm that were the best on validation inputs, which `--tune` writes."""
 WINDOWS, STRIDE = 18, 4
 """Windows an iteration, and cells between windows, of arms that optimise a panorama. They are all
 windows of a sweep, so that all of them are mixed."""
@@ -87,16 +87,28 @@ class Edited:
     evaluations: int
 
 
-def arm_options(job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a job: the user's first, then the tuned ones, those of the arm, the base's.
+def read_tuned() -> dict[str, dict[str, Any]]:
+    """The entries of `TUNED_FILE` by the arm's name; empty if nothing was tuned."""
+    return json.loads(TUNED_FILE.read_text("utf8")) if TUNED_FILE.is_file() else {}
+
+
+def arm_options(job: Job, given: Mapping[str, Any], *, exact: bool = False) -> dict[str, Any]:
+    """The options of a job: the user's first, then those of the arm, the tuned ones, the base's.
 
     `evaluations` is the budget of each image; the learning rate follows from the budget.
+
+    Args:
+        job: The job.
+        given: The user's options, for all arms.
+        exact: Whether they are for the exact prior; see `EXACT_OPTIONS`.
     """
     base = {"edit": OPTIMISED, "ip2p": SAMPLED}[job.arm.method or ""]
     user = {key: value for key, value in given.items() if key != "updates"}
     if job.arm.method == "ip2p":
         user.pop("learning_rate", None)
-    options = {**base, **job.arm.options, **TUNED.get(job.arm.name, {}), **user}
+    entry = read_tuned().get(job.arm.name, {"options": {}})
+    tuned = EXACT_OPTIONS if exact else entry["options"]
+    options = {**base, **tuned, **job.arm.options, **user}
     once = update_branches(
         "csd", image_scale=OPTIMISED["image_scale"], text_scale=OPTIMISED["text_scale"]
     )

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from benchmarks.worlds.choices import ChoiceSet, join_tiles
 from csd_nerf.core.rows import Rows
-from csd_nerf.core.schedules import DiscreteSchedule
+from csd_nerf.core.schedules import DiscreteSchedule, Schedule
 from csd_nerf.priors.base import Branch
 
 CELL = 4
@@ -40,12 +40,12 @@ class ExactPrior:
 
     name = "exact"
     device = torch.device("cpu")
-    schedule = DiscreteSchedule.scaled_linear()
+    schedule: Schedule = DiscreteSchedule.scaled_linear()
     latent_channels = 3
     cell_size = CELL
     preferred_size = 64
     size_multiple = CELL
-    source_rows = ("condition",)
+    source_rows: tuple[str, ...] = ("condition",)
 
     def __init__(
         self,

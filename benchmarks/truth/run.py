@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +51,46 @@ def run_truth(settings: TruthSettings) -> str:
     baseline = settings.baseline or kind.baseline
     if baseline not in known:
         raise ValueError(f"--baseline needs one of {', '.join(known)}, got {baseline!r}.")
-    store = Store(settings.output)
-    exact = settings.prior == EXACT
+    runs = run_arms(settings, arms)
+    store, domain, trials = runs.store, runs.domain, runs.trials
+    if settings.ablations and isinstance(domain, MediaDomain):
+        rows = [row for given in runs.inputs for row in _residuals(runs, domain, given)]
+        write_residuals(settings.output, rows)
+    text = write_report(store, settings, domain, arms, trials, baseline=baseline)
+    if isinstance(domain, ChoiceDomain):
+        more = write_choice_report(store, runs.inputs, arms, trials, baseline=baseline)
+        return f"{text}\n{more}"
+    save_sheet(store, trials, [arm.name for arm in arms], settings.budgets[0])
+    return text
+
+
+@dataclass
+class Runs:
+    """Runs of arms on inputs: where they are kept, and what they are made with."""
+
+    store: Store
+    domain: Domain
+    weights: str
+    """Digest of the prior's weights."""
+    inputs: list[Any] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+
+
+def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
+    """Run all trials of these arms that are not finished."""
+    kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
+    store, exact = Store(settings.output), settings.prior == EXACT
     domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
-    weights = EXACT if exact else weights_digest(settings.prior)
-    inputs: list[Any] = []
-    trials: list[Trial] = []
+    runs = Runs(store, domain, EXACT if exact else weights_digest(settings.prior))
     jobs = [job for arm in arms for job in _jobs(arm, settings)]
     progress = Progress(settings.inputs * len(jobs))
     for position in range(settings.inputs):
         given = domain.draw(position, settings.split)
-        inputs.append(given)
+        runs.inputs.append(given)
         for job in jobs:
-            trials.append(_trial(domain, job, given, weights))
-            _run(store, trials[-1], domain, job, given, progress)
-    if settings.ablations and isinstance(domain, MediaDomain):
-        rows = [row for given in inputs for row in _residuals(store, domain, given, weights)]
-        write_residuals(settings.output, rows)
-    text = write_report(store, settings, domain, arms, trials, baseline=baseline)
-    if isinstance(domain, ChoiceDomain):
-        return f"{text}\n{write_choice_report(store, inputs, arms, trials, baseline=baseline)}"
-    save_sheet(store, trials, [arm.name for arm in arms], settings.budgets[0])
-    return text
+            runs.trials.append(_trial(runs, job, given))
+            _run(runs, runs.trials[-1], job, given, progress)
+    return runs
 
 
 def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
@@ -85,15 +104,14 @@ def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
         yield Job(arm, budget)
 
 
-def _trial(domain: Domain, job: Job, given: TruthInput, weights: str) -> Trial:
+def _trial(runs: Runs, job: Job, given: TruthInput) -> Trial:
     labels = {"input": given.name, "arm": job.arm.name, "budget": job.budget, "seed": job.seed}
-    decides = {"prior": weights, **domain.decides(job, given)}
+    decides = {"prior": runs.weights, **runs.domain.decides(job, given)}
     return Trial({**labels, "edit": given.edit.name}, decides)
 
 
-def _run(
-    store: Store, trial: Trial, domain: Domain, job: Job, given: TruthInput, progress: Progress
-) -> None:
+def _run(runs: Runs, trial: Trial, job: Job, given: TruthInput, progress: Progress) -> None:
+    store, domain = runs.store, runs.domain
     kept = store.row(trial) is not None
 
     def make(folder: Path) -> Row:
@@ -108,12 +126,12 @@ def _run(
         print(f"[{place}] {_outcome_line(row, (*domain.columns, *COSTS))}", flush=True)
 
 
-def _residuals(store: Store, domain: MediaDomain, given: Any, weights: str) -> list[Row]:
+def _residuals(runs: Runs, domain: MediaDomain, given: Any) -> list[Row]:
     """Rows with the residuals of csd and sds at the true edit."""
-    decides = {"residuals": domain.guidance(), "prior": weights}
+    decides = {"residuals": domain.guidance(), "prior": runs.weights}
     decides |= {"source": given.source, "truth": given.truth01, "prompt": given.edit.instructions}
     trial = Trial({"input": given.name}, decides)
-    found = store.run(trial, lambda _: domain.residuals(given))
+    found = runs.store.run(trial, lambda _: domain.residuals(given))
     return [{"input": given.name, "arm": arm, **found[arm]} for arm in ("csd", "sds")]
 
 

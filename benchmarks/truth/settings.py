@@ -56,6 +56,9 @@ class TruthSettings:
     """Media of the inputs, which take turns; for the domain choice only."""
     ablations: bool = False
     """Compare csd with variants of its settings instead of the default methods."""
+    tune: bool = False
+    """Choose the options of each arm on validation inputs, for the domain choice only.
+    They are kept in benchmarks/truth/tuned/, where the benchmark reads them."""
     updates: Preset[int] = None
     """Mean number of updates of each cell, frame or view by csd.
     Other methods get as many U-Net evaluations."""
@@ -70,11 +73,14 @@ class TruthSettings:
         """Check all that can be checked without loading a domain."""
         if self.domain not in DOMAINS:
             raise ValueError(f"The domain must be one of {', '.join(DOMAINS)}, got {self.domain}.")
-        if self.domain != "choice" and (self.media is not None or self.prior == EXACT):
+        chosen = self.media is not None or self.prior == EXACT or self.tune
+        if self.domain != "choice" and chosen:
             raise ValueError(
-                "--media and --prior exact need the domain choice, got the domain "
+                "--media, --tune and --prior exact need the domain choice, got the domain "
                 f"{self.domain}; leave them out."
             )
+        if self.tune and self.prior == EXACT:
+            raise ValueError("--tune needs a trained prior, got --prior exact; name another.")
         for name in ("inputs", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
@@ -89,6 +95,11 @@ class TruthSettings:
 
     def run(self) -> None:
         """Run all trials that are not finished, and print the tables."""
+        if self.tune:
+            from benchmarks.truth.choice_tuning import run_tune
+
+            print(run_tune(self))
+            return
         from benchmarks.truth.run import run_truth
 
         print(run_truth(self))
