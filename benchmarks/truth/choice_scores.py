@@ -106,7 +106,7 @@ class Judged:
         if not seen.any():
             return None
         truth = self.truths01[self.common]
-        error = _masked_error(self.edited01[seen], truth[seen], outside[seen])
+        error = masked_error(self.edited01[seen], truth[seen], outside[seen])
         return float((-10 * error.log10()).mean())
 
     def _psnr(self) -> Float[Tensor, "k n"]:
@@ -116,7 +116,7 @@ class Judged:
         self, image01: Float[Tensor, "n 3 h w"], others01: Float[Tensor, "j n 3 h w"]
     ) -> Float[Tensor, "j n"]:
         """D_R of the images and each of j others."""
-        return torch.stack([_masked_error(image01, other, self.region) for other in others01])
+        return torch.stack([masked_error(image01, other, self.region) for other in others01])
 
     def _colours(self, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3"]:
         mask = self.region[:, None].to(image01)
@@ -142,7 +142,7 @@ VARIETY_COLUMNS = (
 )
 
 
-def _masked_error(
+def masked_error(
     image01: Float[Tensor, "n 3 h w"],
     other01: Float[Tensor, "n 3 h w"],
     mask: Bool[Tensor, "n h w"],
