@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
@@ -223,11 +223,11 @@ def _sampling(options: Mapping[str, Any], evaluations: float) -> tuple[dict[str,
     return scales, max(1, round(evaluations / branches)), branches
 
 
-def _strip(given: ChoiceSet) -> Int[Tensor, "H W 3"]:
+def _strip(given: ChoiceSet) -> UInt8[Tensor, "H W 3"]:
     return to_bytes(join_tiles(given.source01)[0])
 
 
-def _tiles(prior: Prior, latent: Float[Tensor, "c h w"]) -> Float[Tensor, "n 3 h w"]:
+def _tiles(prior: Prior, latent: Float[Tensor, "c h w"]) -> Float[Tensor, "n 3 H W"]:
     return cut_tiles(to_01(decode_tiled(prior, latent)[None]))
 
 

@@ -30,13 +30,17 @@ def write_choice_report(
 ) -> str:
     """Write media.md, variety.md and, in the folder sheets, a picture of each input.
 
+    All are of the first trial's budget.
+
     A sheet has a labelled row for the source, for each answer and for each arm with its first seed;
     its columns are the images. With several media there is a table of scores for each.
 
     Returns:
         The contents of media.md and variety.md, in one text.
     """
-    rows = [row for trial in trials if (row := store.row(trial)) is not None]
+    budget = trials[0].labels["budget"]
+    first = [trial for trial in trials if trial.labels["budget"] == budget]
+    rows = [row for trial in first if (row := store.row(trial)) is not None]
     methods = [arm.name for arm in arms if arm.method is not None]
     tables = variety_markdown(rows, methods)
     write_text(store.output / "variety.md", tables)
@@ -46,7 +50,7 @@ def write_choice_report(
         write_text(store.output / "media.md", by_medium)
         tables = f"{by_medium}\n{tables}"
     for given in inputs:
-        save_input_sheet(store, given, methods, trials)
+        save_input_sheet(store, given, methods, first)
     return tables
 
 
@@ -75,7 +79,7 @@ def save_input_sheet(
         labels = trial.labels
         mine = labels["input"] == given.name and labels["seed"] == 0
         if mine and labels["arm"] in names and store.row(trial) is not None:
-            pictures.setdefault(labels["arm"], to_01(kept_frames(store.folder(trial) / EDITED)))
+            pictures[labels["arm"]] = to_01(kept_frames(store.folder(trial) / EDITED))
     path = store.output / "sheets" / f"{given.name.replace(' ', '_')}.png"
     path.parent.mkdir(exist_ok=True)
     edge = ENLARGED * max(given.source.shape[1:3])

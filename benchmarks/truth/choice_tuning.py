@@ -1,7 +1,9 @@
 """Chooses the options of each arm of the benchmark of choices, on validation inputs.
 
 An arm is searched stage by stage: a stage tries all combinations of its values, with the other
-options at the best values so far. The best has the largest mean PSNR to the common answer.
+options at the best values so far. The best has the largest mean PSNR to the common answer, among
+those that change nearly as many images as any: where the target is small, an unchanged image has a
+higher PSNR than most edits.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "ip2p": ({"text_scale": (1.5, 2.0, 3.0, 5.0), "image_scale": (1.0, 1.5, 2.0)},),
 }
 """The searches by method."""
+LEAST_CHANGED = 0.9
+"""The best candidate changes at least this share of the images that any candidate changes."""
 
 
 def run_tune(settings: TruthSettings) -> str:
@@ -58,7 +62,7 @@ def run_tune(settings: TruthSettings) -> str:
 def tuned(arm: Arm, settings: TruthSettings) -> tuple[dict[str, Any], float]:
     """The best options of an arm on the inputs of these settings, and their mean PSNR."""
     best: dict[str, Any] = {}
-    means: dict[str, float] = {}
+    psnr = 0.0
     for stage in STAGES[arm.method or ""]:
         tried = {}
         for values in itertools.product(*stage.values()):
@@ -67,7 +71,21 @@ def tuned(arm: Arm, settings: TruthSettings) -> tuple[dict[str, Any], float]:
             tried[name] = dataclasses.replace(arm, name=name, options={**options, **arm.options})
         runs = run_arms(settings, [*tried.values()])
         rows = [row for trial in runs.trials if (row := runs.store.row(trial)) is not None]
-        means = {name: fmean(row["psnr"] for row in rows if row["arm"] == name) for name in tried}
-        name = max(means, key=lambda name: means[name])
+        means = {
+            name: {
+                key: fmean(row[key] for row in rows if row["arm"] == name)
+                for key in ("changed", "psnr")
+            }
+            for name in tried
+        }
+        name = _best(means)
         best = {key: tried[name].options[key] for key in {**best, **stage}}
-    return best, max(means.values())
+        psnr = means[name]["psnr"]
+    return best, psnr
+
+
+def _best(means: Mapping[str, Mapping[str, float]]) -> str:
+    """The name with the highest PSNR among those that change enough images."""
+    enough = LEAST_CHANGED * max(mean["changed"] for mean in means.values())
+    able = [name for name, mean in means.items() if mean["changed"] >= enough]
+    return max(able, key=lambda name: means[name]["psnr"])
