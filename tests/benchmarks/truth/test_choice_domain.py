@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from counting_prior import CountingPrior
 from PIL import Image
 
 from benchmarks import __main__ as command
+from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.trials import Store
 from benchmarks.truth import choice_arms, choice_tuning
 from benchmarks.truth.choice import ChoiceDomain
@@ -22,11 +25,13 @@ from benchmarks.truth.exact_prior import ExactPrior
 from benchmarks.truth.run import run_truth
 from benchmarks.truth.settings import TruthSettings
 from benchmarks.worlds.choices import draw_choice_set
+from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import EditResult
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.priors import sampling
 
+ASSETS = Path(priors.__file__).parents[1] / "assets"
 METHODS = [arm for arm in CHOICE_ARMS if arm.method is not None]
 
 
@@ -186,6 +191,11 @@ def test_the_whole_benchmark_runs_and_goes_on_with_the_exact_prior(tmp_path, cap
     assert run_truth(asked) == text
     assert capsys.readouterr().out == "", "Finished trials are not run again."
     assert "| minus none-own-noise |" in text
+    assert "| minus none-shared-noise |" in run_truth(
+        replace(asked, arms=(), baseline=None, seeds=1)
+    )
+    capsys.readouterr()
+    run_truth(asked)
     rows = rows_of(tmp_path)
     given = draw_choice_set("views", 0, "validation")
     for row in rows:
@@ -245,19 +255,17 @@ def test_options_of_choices_are_refused_elsewhere(tmp_path, given, message):
 
 
 def test_the_command_takes_a_folder_as_prior(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine"
+    shutil.copytree(ASSETS / "tiny", folder)
+    asked, load = [], priors.load
+    monkeypatch.setattr(priors, "load", lambda name: asked.append(name) or load(name))
     words = f"truth choice --output {tmp_path} --split validation --inputs 1 --media video"
-    command.main(
-        [
-            *words.split(),
-            "--arms",
-            "ip2p-own-noise",
-            "--updates",
-            "1",
-            "--prior",
-            "csd_nerf/assets/tiny",
-        ]
-    )
+    words += f" --arms ip2p-own-noise --updates 1 --prior {folder} --baseline ip2p-own-noise"
+    command.main(words.split())
     assert "| ip2p-own-noise | 1 |" in capsys.readouterr().out
+    assert asked == [str(folder)]
+    decided = [json.loads(path.read_text()) for path in (tmp_path / "trials").glob("*/trial.json")]
+    assert {record["decides"]["prior"] for record in decided} == {weights_digest(folder)}
 
 
 def test_tuning_keeps_the_best_on_validation_inputs(tmp_path, tuned_file, monkeypatch):
