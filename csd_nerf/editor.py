@@ -241,7 +241,7 @@ def _direction(
     if settings.kernel_on == "clean":
         # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
         points, repulsion = clean, repulsion / float(schedule.alpha(timestep))
-    kernel = rbf_kernel(points)
+    kernel = rbf_kernel(points, median=settings.bandwidth)
     return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
 
 
