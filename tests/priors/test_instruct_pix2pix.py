@@ -174,7 +174,7 @@ def test_a_condition_can_be_scaled_like_the_latents(folder, prior):
 
 
 def test_a_text_to_image_model_has_no_condition(folder):
-    with pytest.raises(ValueError, match="condition needs an editing model, .* got scaled for a"):
+    with pytest.raises(ValueError, match=r"condition needs an editing model, .* got scaled for a"):
         priors.load(folder, condition="scaled", kind="text")
 
 
