@@ -90,5 +90,5 @@ class SettingsMixer:
         if settings.kernel_on == "clean":
             # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
             points, repulsion = clean, repulsion / float(self._schedule.alpha(timestep))
-        kernel = rbf_kernel(points.flatten(1))
+        kernel = rbf_kernel(points.flatten(1), median=settings.bandwidth)
         return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
