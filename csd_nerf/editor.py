@@ -228,6 +228,14 @@ def edit(
     return evaluations
 
 
+def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int) -> tuple[int, int]:
+    """Lowest and highest timestep that an iteration may draw."""
+    if settings.t_order == "random":
+        return bounds
+    # From the iteration's number, so that a resumed run goes on where it was.
+    return falling_band(*bounds, progress=iteration / max(settings.iterations - 1, 1))
+
+
 class _Mixer:
     """Turns the residuals of a batch into directions, by the mixing of the settings."""
 
@@ -310,11 +318,3 @@ def _check_sizes(
             f"start01 needs the shape of source01, {tuple(source01.shape)}, "
             f"got {tuple(start01.shape)}."
         )
-
-
-def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int) -> tuple[int, int]:
-    """Lowest and highest timestep that an iteration may draw."""
-    if settings.t_order == "random":
-        return bounds
-    # From the iteration's number, so that a resumed run goes on where it was.
-    return falling_band(*bounds, progress=iteration / max(settings.iterations - 1, 1))
