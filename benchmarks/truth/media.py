@@ -82,6 +82,7 @@ class MediaDomain:
     ablations: ClassVar[tuple[Arm, ...]] = ABLATIONS
     columns: ClassVar[tuple[Column, ...]]
     consistency: ClassVar[str]
+    baseline: ClassVar[str] = "csd"
     kind: ClassVar[Callable[..., Any]]
     """The adapter's class of options."""
 
