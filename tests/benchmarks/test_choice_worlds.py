@@ -123,6 +123,27 @@ def test_sets_of_equal_preferences_or_too_few_answers_are_passed_over():
     assert choices._differs(choice, world.scenes, named)
     sky = all_choices()["change sky"]
     assert not choices._differs(sky, world.scenes, named), "No sky is in view."
+    apart[:, :4, 6:] = 5
+    assert choices._differs(sky, world.scenes, named)
+    apart[3, :4, 6:] = 4
+    assert not choices._differs(sky, world.scenes, named), "One image shows no sky."
+
+
+def test_an_object_that_is_small_in_one_image_is_not_painted():
+    world = choices._draw_world("views", SPLIT_SEEDS["validation"][3])
+    slot = int(world.scenes.present[0].nonzero()[0])
+    paint = next(choice for choice in all_choices().values() if choice.target == slot)
+    label = torch.full((6, 10, 10), 4)
+    for view in range(6):
+        label[view, :5, view] = slot
+
+    def differs() -> bool:
+        shown = Rendering(torch.zeros(6, 3, 10, 10), torch.ones(6, 10, 10), label)
+        return choices._differs(paint, world.scenes, shown)
+
+    assert differs(), "Five in a hundred pixels are enough."
+    label[2, 4, 2] = 4
+    assert not differs()
 
 
 def test_no_world_is_an_error(monkeypatch):

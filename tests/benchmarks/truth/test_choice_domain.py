@@ -257,6 +257,7 @@ def test_options_of_choices_are_refused_elsewhere(tmp_path, given, message):
 def test_the_command_takes_a_folder_as_prior(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
     shutil.copytree(ASSETS / "tiny", folder)
+    (folder / "mine.txt").write_text("Other files than those of the bundled prior.")
     asked, load = [], priors.load
     monkeypatch.setattr(priors, "load", lambda name: asked.append(name) or load(name))
     words = f"truth choice --output {tmp_path} --split validation --inputs 1 --media video"

@@ -126,6 +126,8 @@ def agreement() -> dict[str, torch.Tensor]:
                 for seed in range(8):
                     job = Job(arm, seed=seed)
                     options = arm_options(job, {"updates": 6}, exact=True)
+                    # Few updates at random timesteps show the effect of mixing in the least time.
+                    options["t_order"] = "random"
                     image01 = run_arm(prior, given, job, options).image01
                     judged = Judged(image01, given.truths01, given.source01, given.region)
                     found[arm.name].append(judged.agreement())
