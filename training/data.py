@@ -32,13 +32,13 @@ class Shard:
     """Name of the edit or choice that each pair's instruction asks for."""
 
 
-def write_shard(path: Path, index: int, seeds_a_shard: int) -> Path:
+def write_shard(path: Path, index: int, seeds_a_shard: int, first_seed: int) -> Path:
     """Draw the pairs of one shard, unless it is there already."""
     if path.exists():
         return path
     torch.set_num_threads(1)
     height, width = SIZES[index % len(SIZES)]
-    first = SPLIT_SEEDS["train"].start + index * seeds_a_shard
+    first = SPLIT_SEEDS["train"].start + first_seed + index * seeds_a_shard
     pairs = [
         pair
         for seed in range(first, first + seeds_a_shard)
@@ -51,12 +51,16 @@ def write_shard(path: Path, index: int, seeds_a_shard: int) -> Path:
     return path
 
 
-def make_shards(folder: Path, *, shards: int, seeds_a_shard: int, workers: int) -> list[Path]:
+def make_shards(
+    folder: Path, *, shards: int, seeds_a_shard: int, workers: int, first_seed: int = 0
+) -> list[Path]:
     """Write the shards that are missing, in parallel, and name all of them in order."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index:05d}.npz" for index in range(shards)]
     with ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(write_shard, p, i, seeds_a_shard) for i, p in enumerate(paths)]
+        jobs = [
+            pool.submit(write_shard, p, i, seeds_a_shard, first_seed) for i, p in enumerate(paths)
+        ]
         for job in tqdm(jobs, desc="pairs", unit="shard"):
             job.result()
     return paths

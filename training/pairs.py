@@ -17,9 +17,12 @@ from csd_nerf.synthetic.render import Rendering, render
 from csd_nerf.synthetic.scenes import Scenes, draw_scenes
 from training.collages import draw_collages
 
-SCENE_KINDS: dict[Kind, float] = {"recolour": 0.5, "floor": 0.2, "sky": 0.12, "weather": 0.18}
-"""How often an edit of the scene itself is of each kind; recolouring is the hardest to learn."""
-COLLAGE_SHARE = 1 / 3
+SCENE_KINDS: dict[Kind, float] = {"recolour": 0.7, "floor": 0.12, "sky": 0.06, "weather": 0.12}
+"""How often an edit of the scene itself is of each kind; recolouring is the hardest to learn, since
+the object has to be found by its shape."""
+CHOICE_WEIGHTS: dict[Kind, float] = {"recolour": 4.0}
+"""How readily a choice is taken, relative to the others."""
+COLLAGE_SHARE = 1 / 5
 """Share of the sources that are collages instead of scenes."""
 LOOK_WEIGHTS = {"sketch": 3.0, "negative": 2.0, "vivid": 2.0}
 """How often a look is drawn, relative to the others; these are the hardest to learn."""
@@ -86,7 +89,8 @@ def _draw_answers(
     """Answers to different choices, each drawn by the preferences of the view."""
     drawn: list[tuple[Edit, Choice]] = []
     choices = list(all_choices().values())
-    for choice in choose.sample(choices, len(choices)):
+    rank = {c.name: choose.random() ** (1 / CHOICE_WEIGHTS.get(c.kind, 1.0)) for c in choices}
+    for choice in sorted(choices, key=lambda c: rank[c.name], reverse=True):
         possible = choice.possible(scenes, rendering)
         if len(drawn) == count or not possible.any():
             continue

@@ -42,6 +42,9 @@ class Recipe:
     """Files of training pairs."""
     seeds_a_shard: int = 200
     """Scenes or collages in each; a scene gives up to six pairs."""
+    first_seed: int = 0
+    """Number of the first scene or collage among the training seeds; further training should see
+    others than before."""
     vae_steps: int = 2800
     vae_batch: int = 8
     vae_learning_rate: float = 1e-3
@@ -153,6 +156,7 @@ def main(recipe: Recipe) -> None:
         shards=recipe.shards,
         seeds_a_shard=recipe.seeds_a_shard,
         workers=recipe.workers,
+        first_seed=recipe.first_seed,
     )
     shards = [data.read_shard(path) for path in paths]
     parts = new_parts(recipe.seed) if recipe.start is None else read_parts(recipe.start)
@@ -190,10 +194,13 @@ def main(recipe: Recipe) -> None:
     )
     seconds["denoiser"], losses["denoiser_loss"] = course.seconds, course.losses
     export(recipe.output, parts, scale)
-    recipe_values = dataclasses.asdict(recipe)
+    left_out = ["work", "start", "output"]
+    if recipe.start is not None:
+        left_out += ["vae_steps", "vae_batch", "vae_learning_rate"]
+    first = SPLIT_SEEDS["train"].start + recipe.first_seed
     record = {
-        "recipe": {k: v for k, v in recipe_values.items() if k not in ("work", "start", "output")},
-        "train_seeds": [SPLIT_SEEDS["train"].start, recipe.shards * recipe.seeds_a_shard],
+        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in left_out},
+        "train_seeds": [first, first + recipe.shards * recipe.seeds_a_shard],
         "pairs": sum(len(s.asked) for s in shards),
         "seconds": seconds,
         "machine": f"{device.type}, {torch.get_num_threads()} threads",

@@ -76,7 +76,9 @@ def test_the_card_and_the_record_tell_how_it_was_made(recipe):
 
 
 def test_a_finished_prior_is_trained_further(recipe, tmp_path):
-    further = dataclasses.replace(small_recipe(tmp_path), start=recipe.output, steps=3)
+    further = dataclasses.replace(
+        small_recipe(tmp_path), start=recipe.output, steps=3, first_seed=50
+    )
     tiny_prior.main(further)
     for name, alike in zip(WEIGHTS, (False, True, False), strict=True):
         before, after = (load_file(r.output / name) for r in (recipe, further))
@@ -89,6 +91,11 @@ def test_a_finished_prior_is_trained_further(recipe, tmp_path):
         json.loads((r.output / "training.json").read_text()) for r in (further, recipe)
     )
     assert record["before"] == first
+    assert record["train_seeds"] == [50, 54]
+    shard = data.read_shard(further.work / "pairs" / "00001.npz")
+    pairs = [pair for seed in (52, 53) for pair in draw_pairs(seed, height=64, width=64)]
+    assert shard.asked == [pair.asked.name for pair in pairs]
+    assert not [name for name in record["recipe"] if name.startswith("vae")]
     assert str(tmp_path) not in json.dumps(record)
     card = (further.output / "README.md").read_text()
     assert card.count("`python -m training.tiny_prior`") == 2
