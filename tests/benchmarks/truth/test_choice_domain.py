@@ -32,6 +32,8 @@ from csd_nerf.evaluation.tables import Row
 from csd_nerf.priors import sampling
 
 ASSETS = Path(priors.__file__).parents[1] / "assets"
+COARSE = {"patch_cells": 256}
+"""Mixing by patches takes long at full resolution, as often as windows are drawn."""
 METHODS = [arm for arm in CHOICE_ARMS if arm.method is not None]
 
 
@@ -64,7 +66,7 @@ def test_all_arms_take_the_same_number_of_evaluations(sets, medium):
     for arm in METHODS:
         prior = CountingPrior(ExactPrior.of(given))
         job = Job(arm)
-        result = run_arm(prior, given, job, arm_options(job, {}))
+        result = run_arm(prior, given, job, {**arm_options(job, {}), **COARSE})
         assert result.image01.shape == given.source01.shape
         assert prior.evaluations == result.evaluations
         counts[arm.name] = prior.evaluations
@@ -169,7 +171,8 @@ def test_a_panorama_is_edited_where_its_tiles_are(sets):
     """With the exact prior the edit of each tile is nearer to an answer than to its neighbour's."""
     given = sets["panorama"]
     (arm,) = [arm for arm in CHOICE_ARMS if arm.name == "patch-shared-noise"]
-    edited = run_arm(ExactPrior.of(given), given, Job(arm), arm_options(Job(arm), {}, exact=True))
+    options = {**arm_options(Job(arm), {}, exact=True), **COARSE}
+    edited = run_arm(ExactPrior.of(given), given, Job(arm), options)
     away = (edited.image01[:, None] - given.source01[None]).square().mean((2, 3, 4))
     assert away.argmin(1).tolist() == list(range(6))
 
@@ -197,6 +200,9 @@ def test_the_whole_benchmark_runs_and_goes_on_with_the_exact_prior(tmp_path, cap
     capsys.readouterr()
     run_truth(asked)
     rows = rows_of(tmp_path)
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/trial.json")]
+    options = [one["decides"]["options"] for one in records if "options" in one["decides"]]
+    assert {one["text_scale"] for one in options} == {1.0}, "The exact prior needs no guidance."
     given = draw_choice_set("views", 0, "validation")
     for row in rows:
         folder = tmp_path / "trials" / row["trial"] / "edited"
