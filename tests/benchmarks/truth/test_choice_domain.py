@@ -103,7 +103,9 @@ def recorded_settings(monkeypatch, given, name: str, options: dict[str, Any]) ->
         ("stein-shared-noise", "stein", "shared", "csd", 15),
         ("patch-own-noise", "patch", "independent", "csd", 15),
         ("patch-shared-noise", "patch", "shared", "csd", 15),
+        ("patch-half-source", "patch", "shared", "csd", 15),
         ("sds-shared-noise", "none", "shared", "sds", 22),
+        ("sds-patch-shared-noise", "patch", "shared", "sds", 22),
     ],
 )
 def test_each_arm_edits_as_its_name_says(
@@ -114,6 +116,8 @@ def test_each_arm_edits_as_its_name_says(
     assert (found.iterations, found.learning_rate, found.text_scale) == (iterations, 2.0, 3.0)
     assert (found.normalize, found.repulsion, found.t_range) == ("rowsum", 0.0, (0.02, 0.8))
     assert -(-iterations // found.decay_every) == 5
+    assert found.t_order == "falling"
+    assert found.source_share == (0.5 if name == "patch-half-source" else 1)
 
 
 def test_tuned_options_are_those_of_their_arm_and_the_user_s_win(sets, monkeypatch, tuned_file):
