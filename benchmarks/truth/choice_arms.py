@@ -205,7 +205,8 @@ def _sample_panorama(
 
 def _updates(options: Mapping[str, Any]) -> int:
     scales = {key: options[key] for key in ("image_scale", "text_scale")}
-    branches = update_branches(options.get("residual", "csd"), **scales)
+    share = options.get("source_share", 1.0)
+    branches = update_branches(options.get("residual", "csd"), **scales, source_share=share)
     return max(1, round(options["evaluations"] / branches))
 
 
