@@ -15,19 +15,17 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from csd_nerf.core.canvas import Canvas, ImageStack, Particles
+from csd_nerf.core.canvas import Canvas, ImageStack
 from csd_nerf.core.finite import FiniteWatch
-from csd_nerf.core.kernels import rbf_kernel
-from csd_nerf.core.patches import PatchKernel, patch_kernel
+from csd_nerf.core.mixing import Mixer, SettingsMixer
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
-from csd_nerf.core.schedules import Schedule, add_noise, falling_band, loss_weight
+from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.core.stein import stein_direction
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
 
@@ -143,6 +141,7 @@ def edit(
     source01: Float[Tensor, "size 3 H W"] | None = None,
     settings: EditSettings,
     randomness: Randomness,
+    mixer: Mixer | None = None,
     done: int = 0,
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
@@ -161,6 +160,7 @@ def edit(
         source01: The source images, one per particle, for priors whose text encoder sees them.
         settings: Options of the optimisation. `batch_size` is ignored: the canvas draws batches.
         randomness: Source of each iteration's batch, timestep and noise, in this order.
+        mixer: How particles share their residuals; None takes the `mixing` of the settings.
         done: Number of iterations that an interrupted edit has done already.
         progress: Label of a progress bar on stderr; None means no bar.
         after_step: Called after each iteration with the number done and their total.
@@ -188,7 +188,7 @@ def edit(
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     bounds = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
-    mixer = _Mixer(settings, prior.schedule)
+    mixer = SettingsMixer(settings, prior.schedule) if mixer is None else mixer
     evaluations = 0
     total = settings.iterations
     bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
@@ -234,60 +234,6 @@ def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int)
         return bounds
     # From the iteration's number, so that a resumed run goes on where it was.
     return falling_band(*bounds, progress=iteration / max(settings.iterations - 1, 1))
-
-
-class _Mixer:
-    """Turns the residuals of a batch into directions, by the mixing of the settings."""
-
-    def __init__(self, settings: EditSettings, schedule: Schedule) -> None:
-        self._settings, self._schedule = settings, schedule
-        self._patches: tuple[Int[Tensor, "n"], PatchKernel] | None = None
-
-    def direction(
-        self,
-        index: Int[Tensor, "n"],
-        residual: Float[Tensor, "n c h w"],
-        particles: Particles,
-        noisy: Float[Tensor, "n c h w"],
-        timestep: Int[Tensor, ""],
-    ) -> Float[Tensor, "n c h w"]:
-        """The direction g_i of each particle, without the factor w(t)."""
-        if self._settings.mixing == "none":
-            return residual
-        if self._settings.mixing == "patch":
-            return self._patch_kernel(index, particles.source).mix(residual)
-        found = self._stein(residual.flatten(1), particles.latent, noisy, timestep)
-        return found.view_as(residual)
-
-    def _patch_kernel(
-        self, index: Int[Tensor, "n"], source: Float[Tensor, "n c h w"]
-    ) -> PatchKernel:
-        """The kernel of these particles' sources; the same batch again costs nothing."""
-        if self._patches is None or not torch.equal(self._patches[0], index):
-            kernel = patch_kernel(
-                source,
-                bandwidth=self._settings.patch_bandwidth,
-                max_cells=self._settings.patch_cells,
-            )
-            self._patches = (index, kernel)
-        return self._patches[1]
-
-    def _stein(
-        self,
-        residual: Float[Tensor, "n d"],
-        clean: Float[Tensor, "n c h w"],
-        noisy: Float[Tensor, "n c h w"],
-        timestep: Int[Tensor, ""],
-    ) -> Float[Tensor, "n d"]:
-        settings = self._settings
-        sigma = float(self._schedule.sigma(timestep))
-        repulsion = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1.0)
-        points = noisy
-        if settings.kernel_on == "clean":
-            # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
-            points, repulsion = clean, repulsion / float(self._schedule.alpha(timestep))
-        kernel = rbf_kernel(points.flatten(1))
-        return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
 
 
 def _check_residual(prior: Prior, terms: Terms, name: str, source_prompt: str | None) -> None:

@@ -467,6 +467,26 @@ def test_one_image_goes_with_and_without_mixing_alike():
     torch.testing.assert_close(by_patch.latent, alone.latent, atol=1e-5, rtol=1e-5)
 
 
+def test_a_mixer_of_one_s_own_takes_the_place_of_the_settings():
+    asked = []
+
+    class Still:
+        def direction(self, index, residual, particles, noisy, timestep):
+            asked.append((index.tolist(), residual.shape, particles.source.shape, noisy.shape))
+            return torch.zeros_like(residual)
+
+    prior, settings = AnalyticPrior(), EditSettings(iterations=4, batch_size=2)
+    stack = make_stack(prior, images(3), settings)
+    before = stack.latent.clone()
+    edit(
+        prior, stack, prompts=["make it night"], settings=settings,
+        randomness=SeededRandomness(torch.Generator().manual_seed(0)), mixer=Still(),
+    )  # fmt: skip
+    assert stack.latent.equal(before)
+    assert len(asked) == 4
+    assert all(len(index) == 2 and len({*shapes}) == 1 for index, *shapes in asked)
+
+
 def test_large_latents_are_mixed_by_patches_at_a_lower_resolution():
     settings = EditSettings(iterations=2, mixing="patch")
     fine, coarse = (

@@ -37,8 +37,11 @@ OPTIMISED: dict[str, Any] = {
     "text_scale": 3.0,
     "image_scale": 1.0,
     "t_range": (0.02, 0.8),
+    "t_order": "falling",
     "normalize": "rowsum",
     "repulsion": 0.0,
+    # The windows of a sweep over a panorama are mixed cell by cell.
+    "patch_cells": 8192,
 }
 """Options of the arms that optimise, which are fields of `EditSettings`."""
 EXACT_OPTIONS: dict[str, Any] = {"text_scale": 1.0, "image_scale": 1.0}
@@ -67,13 +70,16 @@ CHOICE_ARMS = (
         for name, options in _METHODS.items()
         for noise, drawn in (("own-noise", _OWN), ("shared-noise", _SHARED))
     ),
+    Arm("patch-half-source", "edit", {"mixing": "patch", "source_share": 0.5, **_SHARED}),
     Arm("sds-shared-noise", "edit", {"mixing": "none", "residual": "sds", **_SHARED}),
+    Arm("sds-patch-shared-noise", "edit", {"mixing": "patch", "residual": "sds", **_SHARED}),
     Arm("ip2p-own-noise", "ip2p", _OWN),
     Arm("ip2p-shared-noise", "ip2p", _SHARED),
 )
 """none: every image follows its own residual. stein: CSD-Edit; with shared noise as printed in the
 paper, with a noise for each image as in the authors' release. patch: mixing by patches of the
-source. sds: SDS, which subtracts the drawn noise. ip2p: InstructPix2Pix; in panoramas, own noise
+source; half-source: with the drawn noise in place of half of the source's estimate. sds: SDS, which
+subtracts the drawn noise. ip2p: InstructPix2Pix; in panoramas, own noise
 means tiles that are sampled each for itself, shared noise means overlapping windows on one canvas.
 Of the references, source is the unedited set, and autoencoder the first answer encoded and decoded.
 """
@@ -205,8 +211,8 @@ def _sample_panorama(
 
 def _updates(options: Mapping[str, Any]) -> int:
     scales = {key: options[key] for key in ("image_scale", "text_scale")}
-    share = options.get("source_share", 1.0)
-    branches = update_branches(options.get("residual", "csd"), **scales, source_share=share)
+    scales["source_share"] = options.get("source_share", 1.0)
+    branches = update_branches(options.get("residual", "csd"), **scales)
     return max(1, round(options["evaluations"] / branches))
 
 

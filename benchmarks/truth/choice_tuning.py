@@ -25,8 +25,8 @@ from csd_nerf.media.files import write_json
 Stage = Mapping[str, tuple[Any, ...]]
 STAGES: dict[str, tuple[Stage, ...]] = {
     "edit": (
-        {"learning_rate": (0.5, 1.0, 2.0, 4.0), "text_scale": (1.5, 3.0, 5.0)},
-        {"t_range": ((0.02, 0.65), (0.02, 0.8), (0.02, 0.95))},
+        {"learning_rate": (1.0, 2.0, 4.0), "text_scale": (1.5, 3.0, 5.0)},
+        {"t_range": ((0.02, 0.8), (0.02, 0.95)), "t_order": ("falling", "random")},
     ),
     "ip2p": ({"text_scale": (1.5, 2.0, 3.0, 5.0), "image_scale": (1.0, 1.5, 2.0)},),
 }

@@ -1,4 +1,4 @@
-"""The options of `csd-nerf panorama` and `csd-nerf video`, and the presets behind them.
+"""The options of `csd-nerf panorama` and `csd-nerf video`.
 
 This module imports nothing heavy, since the command line needs it for its help. An option that is
 None takes its value from the preset and the method; see `EditOptions.values`. The docstrings of
@@ -14,40 +14,19 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from csd_nerf.adapters.presets import (
+    PanoramaMethod,
+    Preset,
+    Values,
+    VideoMethod,
+    panorama_values,
+    video_values,
+)
+
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 """Exceptions that are reported to the user as one line; all others are bugs."""
 
-Preset = Literal["full", "small", "release", "tiny"]
-PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
-VideoMethod = Literal["csd", "csd-no-stein", "sds", "ip2p"]
 Decoder = Literal["vae", "consistency", "temporal"]
-
-
-@dataclass(frozen=True)
-class Values:
-    """The options that depend on the preset and the method, with their final values."""
-
-    prior: str
-    dtype: str
-    max_batch: int | None
-    batch: int
-    learning_rate: float
-    text_scale: float
-    image_scale: float
-    updates: int
-    decay: float
-    decays: int
-    mixing: Literal["stein", "patch", "none"]
-    normalize: Literal["n", "rowsum"]
-    t_range: tuple[float, float]
-    t_order: Literal["random", "falling"]
-    source_share: float
-    repulsion: float
-    noise: Literal["shared", "independent"]
-    drawing: Literal["balanced", "uniform"]
-    taper: int | None
-    steps: int
-    solver: Literal["ddim", "euler-ancestral"]
 
 
 def _unset(metavar: str, default: str = "the preset's") -> Any:
@@ -55,43 +34,6 @@ def _unset(metavar: str, default: str = "the preset's") -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
-_FULL = {
-    "prior": "instruct-pix2pix",
-    "dtype": "float32",
-    "max_batch": 40,
-    "batch": 4,
-    "decay": 0.9,
-    "decays": 10,
-    "mixing": "stein",
-    "normalize": "n",
-    "t_range": (0.02, 0.5),
-    "t_order": "random",
-    "source_share": 1.0,
-    "repulsion": 1.0,
-    "noise": "shared",
-    "drawing": "balanced",
-    "taper": None,
-    "text_scale": 7.5,
-    "steps": 100,
-    "solver": "euler-ancestral",
-}
-_SMALL = {**_FULL, "dtype": "float16", "max_batch": 10}
-_RELEASE = {**_FULL, "noise": "independent", "drawing": "uniform", "taper": 0}
-# The best of a few settings tried on validation inputs with the bundled prior.
-_TINY = {
-    **_FULL,
-    "prior": "tiny",
-    "max_batch": None,
-    "decays": 6,
-    "normalize": "rowsum",
-    "t_range": (0.02, 0.8),
-    # Particles that share one noise need no repulsion.
-    "repulsion": 0.0,
-    "text_scale": 1.25,
-    "image_scale": 1.0,
-    "steps": 15,
-    "solver": "ddim",
-}
 _TAKEN_BY = {
     "--residual dds": ("csd", "csd-no-stein"),
     "--source-share": ("csd", "csd-no-stein"),
@@ -99,12 +41,8 @@ _TAKEN_BY = {
     "--t-order": ("csd", "csd-no-stein", "sds"),
 }
 """Options that only some methods take, with these methods."""
-_PRESETS: dict[str, dict[str, Any]] = {
-    "full": _FULL,
-    "small": _SMALL,
-    "release": _RELEASE,
-    "tiny": _TINY,
-}
+_DISPLACES = {"updates": "iterations", "decays": "decay_every"}
+"""Options that, if given, displace the preset's value of another one."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +62,8 @@ class EditOptions:
     preset: Preset = "full"
     """Sets all options whose default is given as "the preset's".
     full: InstructPix2Pix on a GPU with 24 GB. small: the same in half precision, for 12 GB.
-    release: full, but with random windows or frames and independent noise, as in the authors'
-    release. tiny: the bundled prior, on a CPU."""
+    release: as the authors' published scripts, for comparison; with --square also their size of
+    frames. tiny: the bundled prior, on a CPU."""
     prior: Annotated[str | None, _unset("NAME|FOLDER")] = None
     """Diffusion model: instruct-pix2pix, tiny, stable-diffusion (for dds), a hub id or a folder."""
     prior_variant: Annotated[str | None, _unset("NAME", "the plain files")] = None
@@ -136,6 +74,10 @@ class EditOptions:
         Literal["float32", "float16", "bfloat16"] | None, _unset("{float32,float16,bfloat16}")
     ] = None
     """Precision of the prior."""
+    condition: Annotated[Literal["raw", "scaled"] | None, _unset("{raw,scaled}")] = None
+    """Scale of the source's latent where it conditions InstructPix2Pix.
+    raw: as the model was trained. scaled: times the autoencoder's factor, as in the authors'
+    release, which needs a larger --image-scale."""
     max_batch: Annotated[int | None, _unset("INT")] = None
     """Most model evaluations in one call; lower saves memory, with the same result.
     It is halved automatically if memory runs out."""
@@ -143,9 +85,11 @@ class EditOptions:
     """Random seed; on the CPU the same seed gives the same pixels."""
     size: Annotated[int | None, _unset("INT", "the input's")] = None
     """Longer edge in pixels at which the edit is computed; the result has the input's size."""
-    batch: Annotated[int | None, _unset("INT")] = None
+    batch: Annotated[int | None, _unset("INT", "the preset's; release: all frames")] = None
     """Windows or frames per iteration."""
-    iterations: Annotated[int | None, _unset("INT", "as many as --updates needs")] = None
+    iterations: Annotated[int | None, _unset("INT", "as many as --updates needs; release: 200")] = (
+        None
+    )
     """Number of iterations."""
     updates: Annotated[int | None, _unset("INT")] = None
     """Mean number of updates of each latent cell or frame."""
@@ -154,7 +98,8 @@ class EditOptions:
     decay: Annotated[float | None, _unset("FLOAT")] = None
     """Factor by which the learning rate is multiplied at each decay."""
     decays: Annotated[int | None, _unset("INT")] = None
-    """Number of decays of the learning rate, evenly spaced over the run."""
+    """Number of decays of the learning rate, evenly spaced over the run.
+    Without it release decays every 20 iterations."""
     text_scale: Annotated[float | None, _unset("FLOAT")] = None
     """w_y of Eq. 3: how strongly the instruction is followed."""
     image_scale: Annotated[float | None, _unset("FLOAT")] = None
@@ -207,16 +152,19 @@ class EditOptions:
 
     def values(self) -> Values:
         """Final values: given options first, then those of the method, then those of the preset."""
-        method: str = getattr(self, "method")  # noqa: B009
-        chosen = {**_PRESETS[self.preset], **self._by_method(method)}
+        chosen = self._chosen()
+        for option, other in _DISPLACES.items():
+            if getattr(self, option) is not None:
+                chosen[other] = None
+        if self.residual == "dds":
+            # A text-to-image model has no condition.
+            chosen["condition"] = "raw"
         names = [field.name for field in dataclasses.fields(Values)]
         given = {n: v for n in names if (v := getattr(self, n, None)) is not None}
-        if method != "csd":
-            chosen["mixing"] = "none"
         return Values(**{**chosen, **given})
 
-    def _by_method(self, method: str) -> dict[str, Any]:
-        """Values of the preset that depend on the method."""
+    def _chosen(self) -> dict[str, Any]:
+        """Values of the preset for the method."""
         raise NotImplementedError
 
     def check_prompt(self) -> None:
@@ -304,24 +252,8 @@ class PanoramaOptions(EditOptions):
         if not self.region:
             super().check_prompt()
 
-    def _by_method(self, method: str) -> dict[str, Any]:
-        if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 1.5}
-            if method in rates:
-                return {"learning_rate": rates[method], "updates": 20}
-            if method == "sds":
-                return {"learning_rate": 1.5, "updates": 20, "text_scale": 1.0}
-            return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
-        # The release's rate and image scale. The paper's 200 iterations of 4 windows update a cell
-        # of a 1920x512 picture about 213 times. Without mixing, steps at batch 4 are 2.5 times as
-        # long, so the rate is lower.
-        rate = 2.0 if method == "csd" else 0.8
-        sampled = method.startswith("ip2p")
-        return {
-            "learning_rate": rate,
-            "updates": 200,
-            "image_scale": 1.5 if sampled else 5.0,
-        }
+    def _chosen(self) -> dict[str, Any]:
+        return panorama_values(self.preset, self.method)
 
 
 @dataclass(frozen=True)
@@ -341,23 +273,8 @@ class VideoOptions(EditOptions):
     decoder_weights: Annotated[str | None, _unset("NAME|FOLDER", "the published one")] = None
     """Hub id or folder of the consistency or temporal decoder."""
 
-    def _by_method(self, method: str) -> dict[str, Any]:
-        if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 2.0}
-            if method in rates:
-                return {"learning_rate": rates[method], "updates": 20, "batch": 8}
-            if method == "sds":
-                return {"learning_rate": 1.0, "updates": 20, "batch": 8, "text_scale": 1.0}
-            sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
-            return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
-        # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.
-        values = {
-            "learning_rate": 1.0 if method == "csd" else 0.25,
-            "updates": 100,
-            "batch": 8,
-            "image_scale": 1.5,
-        }
-        return {**values, "noise": "independent"} if method == "ip2p" else values
+    def _chosen(self) -> dict[str, Any]:
+        return video_values(self.preset, self.method)
 
 
 _Inputs = Annotated[

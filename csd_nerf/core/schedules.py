@@ -73,8 +73,8 @@ def loss_weight(schedule: Schedule, timestep: Int[Tensor, "*batch"]) -> Float[Te
     return schedule.sigma(timestep).square()
 
 
-def check_t_range(t_range: tuple[float, float]) -> None:
-    """Check a range of timesteps, given as fractions of T.
+def check_t_range(t_range: tuple[float, float], *, name: str = "t_range") -> None:
+    """Check a range of timesteps, given as fractions of T; `name` is the caller's name for it.
 
     Raises:
         ValueError: Unless 0 <= low < high <= 1.
@@ -82,7 +82,7 @@ def check_t_range(t_range: tuple[float, float]) -> None:
     low, high = t_range
     if not 0 <= low < high <= 1:
         raise ValueError(
-            f"t_range needs 0 <= low < high <= 1 (fractions of the schedule), got {t_range}."
+            f"{name} needs 0 <= low < high <= 1 (fractions of the schedule), got {t_range}."
         )
 
 

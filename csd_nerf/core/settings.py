@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from csd_nerf.core.kernels import Median
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.stein import Normalize
@@ -63,6 +64,10 @@ class EditSettings:
     release)."""
     kernel_on: KernelOn = "noisy"
     """Which latents the kernel compares: noisy (z_t) or clean (x)."""
+    bandwidth: Median = "off-diagonal"
+    """Of which squared distances the kernel's bandwidth takes the median: off-diagonal, those of
+    different images, or with-diagonal, also the zeros of each image to itself (the authors'
+    release)."""
     normalize: Normalize = "n"
     """What the mixed residuals are divided by: n, the number of particles, or rowsum, the sum of a
     particle's kernel values."""

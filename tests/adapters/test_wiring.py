@@ -178,7 +178,9 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     assert asked["settings"].decay_every == 6
 
 
-@pytest.mark.parametrize(("preset", "residual"), [("small", "csd"), ("full", "dds")])
+@pytest.mark.parametrize(
+    ("preset", "residual"), [("small", "csd"), ("full", "dds"), ("release", "csd")]
+)
 def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset, residual):
     calls = []
     monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
@@ -194,6 +196,7 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "device": torch.device("cpu"),
         "dtype": "bfloat16",
         "variant": "fp16",
+        "condition": "scaled" if preset == "release" else "raw",
         "vae_slicing": preset == "small",
         "kind": "text" if residual == "dds" else "edit",
     }

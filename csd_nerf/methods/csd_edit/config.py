@@ -21,6 +21,7 @@ from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
+from csd_nerf.scene.plan import Rounds
 
 # Called here because ns-eval, ns-render, ns-export and ns-viewer read checkpoints themselves.
 allow_nerfstudio_checkpoints()
@@ -157,7 +158,7 @@ csd_edit_tiny = MethodSpecification(
             source_steps=900,
             # Four rounds, which edit every view of a capture of up to 64.
             edit_steps=480,
-            edit_every=120,
+            default_rounds=Rounds(every=120, views=16),
             prior="tiny",
             # After a few hundred steps renders are blurred; photographs are better to start from.
             start="original",
