@@ -230,10 +230,13 @@ def edit(
 
 def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int) -> tuple[int, int]:
     """Lowest and highest timestep that an iteration may draw."""
-    if settings.t_order == "random":
-        return bounds
     # From the iteration's number, so that a resumed run goes on where it was.
-    return falling_band(*bounds, progress=iteration / max(settings.iterations - 1, 1))
+    progress = iteration / max(settings.iterations - 1, 1)
+    if settings.t_order == "falling-first":
+        progress *= 2
+    if settings.t_order == "random" or progress > 1:
+        return bounds
+    return falling_band(*bounds, progress=progress)
 
 
 def _check_residual(prior: Prior, terms: Terms, name: str, source_prompt: str | None) -> None:

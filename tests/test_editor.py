@@ -541,7 +541,7 @@ def test_the_loop_runs_over_windows_of_one_canvas():
     assert torch.allclose(edited((4, 6)), whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("t_order", ["random", "falling"])
+@pytest.mark.parametrize("t_order", ["random", "falling", "falling-first"])
 @pytest.mark.parametrize("stop", [2, 3, 4])
 def test_an_edit_goes_on_where_it_was_left(stop, t_order):
     settings = EditSettings(iterations=6, batch_size=2, decay_every=2, t_order=t_order)
@@ -590,8 +590,8 @@ class WatchedCanvas:
         return self.timesteps[-1]
 
 
-def falling_timesteps(canvas, *, iterations, seed=1, **options):
-    settings = EditSettings(iterations=iterations, t_order="falling", t_range=(0.1, 0.9), **options)
+def falling_timesteps(canvas, *, iterations, seed=1, t_order="falling"):
+    settings = EditSettings(iterations=iterations, t_order=t_order, t_range=(0.1, 0.9))
     watched = WatchedCanvas(canvas)
     edit(
         AnalyticPrior(), watched, prompts=["make it night"], settings=settings,
@@ -617,6 +617,17 @@ def test_falling_timesteps_are_drawn_from_a_band_that_moves_from_the_top_to_the_
             seen[k].add(t)
     # The whole band is used, not only its middle.
     assert all(max(s) - min(s) > 0.6 * len(slow_band(k, total)) for k, s in enumerate(seen))
+
+
+def test_falling_first_falls_in_the_first_half_and_is_random_in_the_second():
+    total, seen = 9, [set() for _ in range(9)]
+    for seed in range(30):
+        stack = make_stack(AnalyticPrior(), images(1), EditSettings())
+        timesteps = falling_timesteps(stack, iterations=total, seed=seed, t_order="falling-first")
+        assert all(timesteps[k] in slow_band(2 * k, total) for k in range(5))
+        for k, t in enumerate(timesteps):
+            seen[k].add(t)
+    assert all(max(s) > 750 and min(s) < 250 for s in seen[5:])
 
 
 def test_a_single_falling_step_is_drawn_from_the_top():

@@ -106,9 +106,13 @@ class EditOptions:
     """w_s of Eq. 3: how closely the source is kept."""
     t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
     """Lowest and highest timestep that is drawn, as fractions of the prior's schedule."""
-    t_order: Annotated[Literal["random", "falling"] | None, _unset("{random,falling}")] = None
+    t_order: Annotated[
+        Literal["random", "falling", "falling-first"] | None,
+        _unset("{random,falling,falling-first}"),
+    ] = None
     """random: timesteps are drawn from the whole range at every step, as in the paper.
-    falling: from a band that moves from the top of the range to its bottom over the run."""
+    falling: from a band that moves from the top of the range to its bottom over the run.
+    falling-first: falling in the first half of the run, random in the second."""
     source_share: Annotated[float | None, _unset("FLOAT")] = None
     """Share of the source's estimate, from 0 to 1, in what csd and csd-no-stein subtract.
     The rest is the drawn noise. 1: CSD-Edit. 0: SDS."""

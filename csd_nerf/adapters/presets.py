@@ -40,7 +40,7 @@ class Values:
     mixing: Literal["stein", "patch", "none"]
     normalize: Literal["n", "rowsum"]
     t_range: tuple[float, float]
-    t_order: Literal["random", "falling"]
+    t_order: Literal["random", "falling", "falling-first"]
     source_share: float
     bandwidth: Literal["off-diagonal", "with-diagonal"]
     repulsion: float

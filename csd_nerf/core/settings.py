@@ -12,7 +12,7 @@ from csd_nerf.core.stein import Normalize
 
 Mixing = Literal["stein", "patch", "none"]
 Noise = Literal["shared", "independent"]
-TOrder = Literal["random", "falling"]
+TOrder = Literal["random", "falling", "falling-first"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
 Distillation = Literal["csd", "sds"]
@@ -40,7 +40,8 @@ class EditSettings:
     clean)."""
     t_order: TOrder = "random"
     """random: timesteps are drawn from the whole t_range at every step, as in the paper. falling:
-    from a band that moves from the top of t_range to its bottom over the run."""
+    from a band that moves from the top of t_range to its bottom over the run. falling-first: the
+    same over the first half of the run, then random."""
     batch_size: int | None = None
     """Images per iteration, drawn without replacement; None takes all."""
     mixing: Mixing = "stein"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import update_branches
 from benchmarks.truth.residuals import best_share, residuals_at_truth
 from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
+from benchmarks.truth.videos import VideoDomain
+from csd_nerf import priors
+from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.core.schedules import DiscreteSchedule
 
 
@@ -70,6 +74,13 @@ def test_the_best_share_against_a_grid_in_float64():
 def test_an_update_without_a_share_costs_no_estimate_of_the_source(share, branches):
     scales = {"image_scale": 1.5, "text_scale": 7.5}
     assert update_branches("csd", **scales, source_share=share) == branches
+
+
+def test_a_video_s_cost_counts_the_share(tmp_path):
+    given = VideoDomain(priors.load("tiny"), {}, Store(tmp_path))
+    # At the tiny preset's image scale of 1 the source has one estimate, the target two.
+    costs = [given.cost(VideoOptions(preset="tiny", source_share=s)) for s in (1.0, 0.5, 0.0)]
+    assert costs == [3, 3, 2]
 
 
 def test_a_scene_s_plan_spends_what_the_share_saves():

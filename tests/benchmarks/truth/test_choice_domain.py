@@ -94,6 +94,12 @@ def recorded_settings(monkeypatch, given, name: str, options: dict[str, Any]) ->
     return found
 
 
+def test_without_a_share_an_arm_makes_as_many_updates_as_sds(sets, monkeypatch):
+    given = {"source_share": 0.0, "t_order": "random"}
+    found = recorded_settings(monkeypatch, sets["views"], "none-shared-noise", given)
+    assert (found.source_share, found.t_order, found.iterations) == (0.0, "random", 22)
+
+
 @pytest.mark.parametrize(
     ("name", "mixing", "noise", "residual", "iterations"),
     [
