@@ -18,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from csd_nerf import priors
+from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
 from csd_nerf.evaluation.similarity import psnr
@@ -52,11 +53,7 @@ class Settings:
     sample_steps: int = 15
     sample_text_scale: float = 1.5
     sample_image_scale: float = 1.5
-    edit: EditSettings = field(
-        default_factory=lambda: EditSettings(
-            iterations=30, learning_rate=4.0, decay_every=5, text_scale=2.5, normalize="rowsum"
-        )
-    )
+    edit: EditSettings = field(default_factory=lambda: EditSettings(**TUNED_RUN))
     output: Path | None = None
     """Folder for evaluation.json and pictures; the prior's own if not given."""
     pictures: Path | None = None

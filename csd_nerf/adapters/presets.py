@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from csd_nerf.bundled import DECAYS, TUNED, UPDATES
+
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
 VideoMethod = Literal["csd", "csd-no-stein", "sds", "ip2p"]
@@ -102,18 +104,12 @@ _RELEASE_STEPS = {
     "iterations": 200,
     "decay_every": 20,
 }
-# The best of a few settings tried on validation inputs with the bundled prior.
 _TINY = {
     **_FULL,
+    **TUNED,
     "prior": "tiny",
     "max_batch": None,
-    "decays": 6,
-    "normalize": "rowsum",
-    "t_range": (0.02, 0.8),
-    # Particles that share one noise need no repulsion.
-    "repulsion": 0.0,
-    "text_scale": 1.25,
-    "image_scale": 1.0,
+    "decays": DECAYS,
     "steps": 15,
     "solver": "ddim",
 }
@@ -144,9 +140,9 @@ def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
     if preset == "tiny":
         rates = {"csd": 2.0, "csd-no-stein": 1.5}
         if method in rates:
-            return {"learning_rate": rates[method], "updates": 20}
+            return {"learning_rate": rates[method], "updates": UPDATES}
         if method == "sds":
-            return {"learning_rate": 1.5, "updates": 20, "text_scale": 1.0}
+            return {"learning_rate": 1.5, "updates": UPDATES, "text_scale": 1.0}
         return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
     # The paper's rate and iterations: 200 of 4 windows update a cell of a 1920x512 picture about
     # 213 times. Without mixing, steps at batch 4 are 2.5 times as long, so the rate is lower.
@@ -161,9 +157,9 @@ def _video(preset: Preset, method: VideoMethod) -> dict[str, Any]:
     if preset == "tiny":
         rates = {"csd": 2.0, "csd-no-stein": 2.0}
         if method in rates:
-            return {"learning_rate": rates[method], "updates": 20, "batch": 8}
+            return {"learning_rate": rates[method], "updates": UPDATES, "batch": 8}
         if method == "sds":
-            return {"learning_rate": 1.0, "updates": 20, "batch": 8, "text_scale": 1.0}
+            return {"learning_rate": 1.0, "updates": UPDATES, "batch": 8, "text_scale": 1.0}
         sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
         return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
     # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.
