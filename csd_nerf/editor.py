@@ -65,6 +65,7 @@ def edit_images(
     source_prompt: str | None = None,
     settings: EditSettings,
     generator: torch.Generator,
+    mixer: Mixer | None = None,
     start01: Float[Tensor, "n 3 H W"] | None = None,
     progress: str | None = None,
     callback: Callable[[int, int, Preview], None] | None = None,
@@ -82,6 +83,7 @@ def edit_images(
         source_prompt: Description of the source images; only the residual `dds` needs it.
         settings: Options of the optimisation.
         generator: Source of randomness, on the CPU.
+        mixer: As for `edit`.
         start01: Images to start the optimisation from; None means the source images.
         progress: Label of a progress bar on stderr; None means no bar.
         callback: Called with the number of iterations done, their total, and a function that
@@ -122,6 +124,7 @@ def edit_images(
         source01=source01,
         settings=settings,
         randomness=SeededRandomness(generator),
+        mixer=mixer,
         progress=progress,
         after_step=after_step,
     )
