@@ -33,11 +33,13 @@ def write_report(
     domain: Domain,
     arms: Sequence[Arm],
     trials: Sequence[Trial],
+    *,
+    baseline: str,
 ) -> str:
     """Write the results to the output folder.
 
-    results.json and rows.csv hold all rows, table.md and table.tex the means at the first budget,
-    and sheet.png the edits. With several budgets, curves show quality by cost.
+    results.json and rows.csv hold all rows, table.md and table.tex the means at the first budget.
+    With several budgets, curves show quality by cost.
 
     Args:
         store: Store of the trials.
@@ -45,6 +47,7 @@ def write_report(
         domain: The domain.
         arms: The arms, in the order of the table.
         trials: All trials of these settings.
+        baseline: Arm with which the paired differences of the others are computed.
 
     Returns:
         The contents of table.md: means, and paired differences to the baseline.
@@ -57,7 +60,7 @@ def write_report(
     references = [arm.name for arm in arms if arm.method is None]
     table = Table(first, names, columns, count="runs", references=references)
     methods = [name for name in names if name not in references]
-    paired = paired_markdown(first, methods, domain.columns, baseline=settings.baseline)
+    paired = paired_markdown(first, methods, domain.columns, baseline=baseline)
     text = table.markdown() + (f"\n{paired}" if paired else "")
     write_text(output / "table.md", text)
     write_text(output / "table.tex", table.latex())
@@ -65,7 +68,6 @@ def write_report(
     write_results(output, settings, rows)
     if len(settings.budgets) > 1:
         _save_curves(output, rows, methods, domain)
-    _save_sheet(store, trials, names, budget)
     return text
 
 
@@ -102,8 +104,8 @@ def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, 
     ]
 
 
-def _save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
-    """Save first, middle and last frame of each input, one column per arm and the truth."""
+def save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
+    """Write sheet.png: first, middle and last frame of each input, one column per arm and truth."""
     columns: dict[str, list[Tensor]] = {name: [] for name in (*names, TRUTH)}
     for trial in trials:
         labels = trial.labels

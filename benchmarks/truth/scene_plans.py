@@ -134,4 +134,5 @@ def _branches(arm: Mapping[str, Any]) -> int:
     scales = {"image_scale": arm["image_scale"], "text_scale": arm["text_scale"]}
     if arm.get("update", "csd") != "csd":
         return sampling_branches(**scales)
-    return update_branches(arm.get("residual", "csd"), **scales)
+    share = arm.get("source_share", 1.0)
+    return update_branches(arm.get("residual", "csd"), **scales, source_share=share)

@@ -34,8 +34,13 @@ def _unset(metavar: str, default: str = "the preset's") -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
-_DISTILLED = ("csd", "csd-no-stein")
-"""Methods that take `--residual`."""
+_TAKEN_BY = {
+    "--residual dds": ("csd", "csd-no-stein"),
+    "--source-share": ("csd", "csd-no-stein"),
+    "--mixing": ("csd", "sds"),
+    "--t-order": ("csd", "csd-no-stein", "sds"),
+}
+"""Options that only some methods take, with these methods."""
 _DISPLACES = {"updates": "iterations", "decays": "decay_every"}
 """Options that, if given, displace the preset's value of another one."""
 
@@ -101,12 +106,28 @@ class EditOptions:
     """w_s of Eq. 3: how closely the source is kept."""
     t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
     """Lowest and highest timestep that is drawn, as fractions of the prior's schedule."""
+    t_order: Annotated[
+        Literal["random", "falling", "falling-first"] | None,
+        _unset("{random,falling,falling-first}"),
+    ] = None
+    """random: timesteps are drawn from the whole range at every step, as in the paper.
+    falling: from a band that moves from the top of the range to its bottom over the run.
+    falling-first: falling in the first half of the run, random in the second."""
+    source_share: Annotated[float | None, _unset("FLOAT")] = None
+    """Share of the source's estimate, from 0 to 1, in what csd and csd-no-stein subtract.
+    The rest is the drawn noise. 1: CSD-Edit. 0: SDS."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
         _unset("{shared,independent}", "shared; independent for ip2p"),
     ] = None
     """shared: one noise for all frames, or one noise field under all windows.
     independent: a noise for each window or frame."""
+    mixing: Annotated[
+        Literal["stein", "patch"] | None,
+        _unset("{stein,patch}", "the preset's for csd, none for sds"),
+    ] = None
+    """How windows or frames share their scores. stein: by a kernel between them (Eq. 8).
+    patch: by a kernel between small patches of the input."""
     kernel_on: Literal["noisy", "clean"] = "noisy"
     """Latents that the kernel compares: noisy (z_t) or clean (x)."""
     normalize: Annotated[Literal["n", "rowsum"] | None, _unset("{n,rowsum}")] = None
@@ -182,14 +203,25 @@ class EditOptions:
                 f'{self.source_prompt!r}; give --source-prompt "a photo of ...", and a --prompt '
                 "that describes the result."
             )
-        if self.residual == "dds" and getattr(self, "method") not in _DISTILLED:  # noqa: B009
-            raise ValueError(
-                f"--residual dds needs --method {' or '.join(_DISTILLED)}, got "
-                f"{getattr(self, 'method')}."  # noqa: B009
-            )
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")
+        if self.source_share is not None and not 0 <= self.source_share <= 1:
+            raise ValueError(f"--source-share must be from 0 to 1, got {self.source_share}.")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Refuse options that the method doesn't take."""
+        method: str = getattr(self, "method")  # noqa: B009
+        given = {
+            "--residual dds": self.residual == "dds",
+            "--source-share": self.source_share is not None,
+            "--mixing": self.mixing is not None,
+            "--t-order": self.t_order is not None,
+        }
+        for option, methods in _TAKEN_BY.items():
+            if given[option] and method not in methods:
+                raise ValueError(f"{option} needs --method {' or '.join(methods)}, got {method}.")
 
 
 @dataclass(frozen=True)

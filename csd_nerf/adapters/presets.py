@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from csd_nerf.bundled import DECAYS, TUNED, UPDATES
+
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
 VideoMethod = Literal["csd", "csd-no-stein", "sds", "ip2p"]
@@ -37,8 +39,11 @@ class Values:
     decays: int
     decay_every: int | None
     """Iterations between decays; None spaces `decays` evenly."""
+    mixing: Literal["stein", "patch", "none"]
     normalize: Literal["n", "rowsum"]
     t_range: tuple[float, float]
+    t_order: Literal["random", "falling", "falling-first"]
+    source_share: float
     bandwidth: Literal["off-diagonal", "with-diagonal"]
     repulsion: float
     repulsion_scale: Literal["sigma", "one"]
@@ -61,9 +66,12 @@ _FULL = {
     "decay": 0.9,
     "decays": 10,
     "decay_every": None,
+    "mixing": "stein",
     "normalize": "n",
     # The release: 20 to 500 of 1000.
     "t_range": (0.02, 0.5),
+    "t_order": "random",
+    "source_share": 1.0,
     "bandwidth": "off-diagonal",
     "repulsion": 1.0,
     "repulsion_scale": "sigma",
@@ -96,18 +104,12 @@ _RELEASE_STEPS = {
     "iterations": 200,
     "decay_every": 20,
 }
-# The best of a few settings tried on validation inputs with the bundled prior.
 _TINY = {
     **_FULL,
+    **TUNED,
     "prior": "tiny",
     "max_batch": None,
-    "decays": 6,
-    "normalize": "rowsum",
-    "t_range": (0.02, 0.8),
-    # Particles that share one noise need no repulsion.
-    "repulsion": 0.0,
-    "text_scale": 1.25,
-    "image_scale": 1.0,
+    "decays": DECAYS,
     "steps": 15,
     "solver": "ddim",
 }
@@ -121,21 +123,26 @@ _PRESETS: dict[Preset, dict[str, Any]] = {
 
 def panorama_values(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
     """The value of every field of `Values` for a panorama."""
-    return {**_PRESETS[preset], **_panorama(preset, method)}
+    return {**_PRESETS[preset], **_mixing(method), **_panorama(preset, method)}
 
 
 def video_values(preset: Preset, method: VideoMethod) -> dict[str, Any]:
     """The value of every field of `Values` for a video."""
-    return {**_PRESETS[preset], **_video(preset, method)}
+    return {**_PRESETS[preset], **_mixing(method), **_video(preset, method)}
+
+
+def _mixing(method: str) -> dict[str, Any]:
+    """Only csd mixes by default."""
+    return {} if method == "csd" else {"mixing": "none"}
 
 
 def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
     if preset == "tiny":
         rates = {"csd": 2.0, "csd-no-stein": 1.5}
         if method in rates:
-            return {"learning_rate": rates[method], "updates": 20}
+            return {"learning_rate": rates[method], "updates": UPDATES}
         if method == "sds":
-            return {"learning_rate": 1.5, "updates": 20, "text_scale": 1.0}
+            return {"learning_rate": 1.5, "updates": UPDATES, "text_scale": 1.0}
         return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
     # The paper's rate and iterations: 200 of 4 windows update a cell of a 1920x512 picture about
     # 213 times. Without mixing, steps at batch 4 are 2.5 times as long, so the rate is lower.
@@ -150,9 +157,9 @@ def _video(preset: Preset, method: VideoMethod) -> dict[str, Any]:
     if preset == "tiny":
         rates = {"csd": 2.0, "csd-no-stein": 2.0}
         if method in rates:
-            return {"learning_rate": rates[method], "updates": 20, "batch": 8}
+            return {"learning_rate": rates[method], "updates": UPDATES, "batch": 8}
         if method == "sds":
-            return {"learning_rate": 1.0, "updates": 20, "batch": 8, "text_scale": 1.0}
+            return {"learning_rate": 1.0, "updates": UPDATES, "batch": 8, "text_scale": 1.0}
         sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
         return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
     # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.

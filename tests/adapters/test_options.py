@@ -47,6 +47,15 @@ def test_given_values_go_over_the_method_and_the_method_over_the_preset():
 
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+@pytest.mark.parametrize("preset", ["full", "small", "release", "tiny"])
+def test_presets_take_the_paper_s_share_and_order_unless_told(kind, preset):
+    values = kind(preset=preset).values()
+    assert (values.source_share, values.t_order) == (1.0, "random")
+    told = kind(preset=preset, source_share=0.0, t_order="falling").values()
+    assert (told.source_share, told.t_order) == (0.0, "falling")
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
 def test_an_edit_without_any_instruction_is_refused(kind):
     kind(prompt="fog").check_prompt()
     with pytest.raises(ValueError, match=r"--prompt needs an instruction, got '  '; give"):

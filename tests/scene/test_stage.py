@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -128,6 +129,20 @@ def test_rounds_are_asked_for_as_the_options_say(update, together):
         # The preferred size is 32, and heights and widths are multiples of 8.
         assert shape == (together, 3, 24, 40)
         assert max_batch == 4
+
+
+def test_share_and_order_of_timesteps_reach_every_round(tmp_path):
+    prior = RecordingPrior()
+    settings = EditSettings(iterations=4, t_range=(0.1, 0.9), source_share=0.0, t_order="falling")
+    _, rounds = run(ImageScene(photographs()), options(edit=settings), prior=prior)
+    # Without the source's two estimates, three are left.
+    assert {len(texts) for texts, _, _ in prior.asked} == {3}
+    for first in range(0, len(prior.timesteps), 4):
+        one = prior.timesteps[first : first + 4]
+        assert one[0] >= 800
+        assert one[-1] <= 200
+    record = json.loads(rounds[0].save(tmp_path).with_suffix(".json").read_text())["settings"]
+    assert (record["source_share"], record["t_order"]) == (0.0, "falling")
 
 
 @pytest.mark.parametrize(("update", "every", "views"), [("in2n", 10, 1), ("csd", 6, 5)])

@@ -14,6 +14,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checkpoints import allow_nerfstudio_checkpoints
 from csd_nerf.methods.common.terminal import logging_config
@@ -168,14 +169,7 @@ csd_edit_tiny = MethodSpecification(
             prior="tiny",
             # After a few hundred steps renders are blurred; photographs are better to start from.
             start="original",
-            # The best of a few settings tried on validation scenes with the bundled prior.
-            edit=EditSettings(
-                iterations=30,
-                learning_rate=4.0,
-                decay_every=5,
-                text_scale=2.5,
-                normalize="rowsum",
-            ),
+            edit=EditSettings(**TUNED_RUN),
         ),
         optimizers=_optimizers(lr_final=1e-3, max_steps=1000),
         viewer=ViewerConfig(num_rays_per_chunk=4096),

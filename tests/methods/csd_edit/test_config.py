@@ -101,6 +101,7 @@ def test_options_are_found_where_they_are_documented():
         *("--pipeline.source-steps", "7", "--pipeline.edit-steps", "9"),
         *("--pipeline.edit.text-scale", "5", "--pipeline.edit.t-range", "0.1", "0.4"),
         *("--pipeline.edit.mixing", "none", "--pipeline.prior-device", "cuda:1"),
+        *("--pipeline.edit.source-share", "0.5", "--pipeline.edit.t-order", "falling"),
         *("--pipeline.datamanager.only-edited-views", "True"),
         *("--pipeline.start", "original", "--pipeline.keep-detail", "True"),
         *("--pipeline.update", "in2n", "--pipeline.denoising-steps", "5"),
@@ -109,6 +110,7 @@ def test_options_are_found_where_they_are_documented():
     assert (pipeline.prompt, pipeline.source_steps, pipeline.edit_steps) == ("make it snow", 7, 9)
     assert (pipeline.edit.text_scale, pipeline.edit.t_range) == (5.0, (0.1, 0.4))
     assert (pipeline.edit.mixing, pipeline.prior_device) == ("none", "cuda:1")
+    assert (pipeline.edit.source_share, pipeline.edit.t_order) == (0.5, "falling")
     assert pipeline.datamanager.only_edited_views
     assert (pipeline.start, pipeline.keep_detail) == ("original", True)
     assert (pipeline.update, pipeline.denoising_steps) == ("in2n", 5)
