@@ -146,7 +146,7 @@ def baseline(source: Terms, *, source_share: float) -> Terms:
 
     The more alike the errors of the two estimates, the nearer s* is to 1; if u = v, s* = 1 and the
     variance is zero. With the bundled prior s* at the true edit falls with t, from 0.9 at a tenth
-    of the schedule to 0.2 at three quarters; docs/evaluation.md has the figures and the command.
+    of the schedule to 0 at three quarters; docs/evaluation.md has the figures and the command.
 
     A control variate should have the mean zero. E[v] is zero on average over sources of the
     prior's distribution if the model is exact and unguided; for a single source it is not. So s
