@@ -102,7 +102,7 @@ class PanoramaDomain(MediaDomain):
 
 def draw_panorama(position: int, split: Split) -> Input:
     """The input at a position of the benchmark; the edits are repeated."""
-    edit, (height, width) = edit_at(position), PANORAMA_SIZE
+    edit, (height, width) = edit_at(position, split), PANORAMA_SIZE
     panorama = find_panorama(edit, split, skip=SEEDS_APART * position, height=height, width=width)
     source01, truth01 = render_panorama(panorama), render_panorama(panorama, edit)
     return Input(f"{position:02d} {edit.name}", edit, to_bytes(source01), truth01)
