@@ -130,5 +130,5 @@ def measure_panorama(
     positions = window_positions(canvas, window, stride=stride or extent // 4)
     borders = window_borders(positions, window, canvas, cell_size=cell)
     places = border_psnr(edited01, truth01, margin=extent // 4 * cell)
-    seam = seam_step(edited01, truth01, borders, period=cell)
+    seam = seam_step(edited01, truth01, borders, cell_size=cell)
     return {"seam": seam, **dataclasses.asdict(places)}

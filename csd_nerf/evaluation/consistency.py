@@ -60,52 +60,78 @@ def seam_step(
     truth01: Float[Tensor, "3 H W"],
     borders: Borders,
     *,
-    period: int = 1,
+    cell_size: int,
 ) -> float:
-    """How much more the error jumps across borders of windows than elsewhere.
+    """How much larger the error's steps are at the borders of windows than between other cells.
 
-    For columns it is the mean of |e(x) - e(x - 1)| over the borders x, minus the mean over all
-    other x that are multiples of `period`. The result is the mean over columns and rows. An axis
-    without borders, or without other places, is left out.
+    A seam is an offset of the error along the edge of a window, in either direction. So e is first
+    averaged along each piece of a line, where the other axis's borders cut lines into pieces;
+    noise averages out, and windows above and below may have offsets of opposite sign. For a column
+    x between two cells of c = `cell_size` pixels, the step of a piece is its jump, minus the mean
+    slope inside the two cells:
+
+        d(x) = e(x) - e(x-1) - [e(x-1) - e(x-c) + e(x+c-1) - e(x)] / (2 (c-1))
+
+    An error that changes evenly across the border thus has no step. The measure is the mean of |d|
+    over borders, minus the mean of |d| over the lines between all other cells, with pieces weighted
+    by their length; then the mean over columns and rows. An axis without borders, or without other
+    lines, is left out, and so are lines beside a part of a cell.
+
+    Both means are taken between cells, so that the autoencoder's grid is no seam, and both have
+    the same noise, so that noise is none.
 
     Args:
         edited01: The edit.
         truth01: The true edit.
         borders: Borders of the windows, in pixels.
-        period: Distance in pixels of the places to compare with. With the edge of a latent cell,
-            jumps at borders are compared with jumps between other cells, so that the autoencoder's
-            grid doesn't count as a seam.
+        cell_size: Edge of a latent cell in pixels, at least 2; all borders are multiples of it.
 
     Returns:
-        About 0 without seams, positive with visible seams; smaller is better.
+        0 on average without seams, for noise and smooth errors too; the mean height of the steps
+        with seams. Smaller is better.
 
     Raises:
-        ValueError: If no axis has both borders and other places.
+        ValueError: If no axis has both borders and other lines, or cells have one pixel.
     """
-    error = edited01 - truth01
+    if cell_size < 2:
+        raise ValueError(f"seam_step needs cells of at least 2 pixels, got {cell_size}.")
+    error = (edited01 - truth01).double()
     steps = [
-        _excess(error, borders.rows, period, axis=1),
-        _excess(error, borders.columns, period, axis=2),
+        _excess(error.mT, borders.rows, borders.columns, cell_size),
+        _excess(error, borders.columns, borders.rows, cell_size),
     ]
     found = [step for step in steps if step is not None]
     if not found:
         raise ValueError(
-            f"seam_step needs borders and places that are none on one axis, got {borders} and "
-            f"period {period} for an image of {edited01.shape[1]}x{edited01.shape[2]} pixels."
+            f"seam_step needs borders and lines that are none on one axis, got {borders} and cells "
+            f"of {cell_size} pixels for an image of {edited01.shape[1]}x{edited01.shape[2]} pixels."
         )
     return sum(found) / len(found)
 
 
 def _excess(
-    error: Float[Tensor, "3 H W"], borders: tuple[int, ...], period: int, *, axis: int
+    error: Float[Tensor, "3 n length"],
+    borders: tuple[int, ...],
+    cuts: tuple[int, ...],
+    cell_size: int,
 ) -> float | None:
-    """Mean jump at the borders minus mean jump elsewhere; None if there are no such places."""
-    other = 3 - axis
-    jumps = (error - error.roll(1, dims=axis)).abs().mean(dim=(0, other))
-    elsewhere = [k for k in range(period, len(jumps), period) if k not in borders]
-    if not borders or not elsewhere:
+    """Mean |d| at the borders of the last axis minus mean |d| elsewhere; None without either."""
+    length = error.shape[2]
+    lines = [k for k in range(0, length, cell_size) if k + cell_size <= length]
+    inside = [k for k in borders if k in lines]
+    elsewhere = [k for k in lines[1:] if k not in borders]
+    if not inside or not elsewhere:
         return None
-    return float(jumps[list(borders)].mean() - jumps[elsewhere].mean())
+    ends = sorted({*cuts, error.shape[1]} - {0})
+    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    mean = torch.stack([piece.mean(dim=1) for piece in error.split(sizes, dim=1)], dim=1)
+    after, far_after = mean, mean.roll(1 - cell_size, dims=2)
+    before, far_before = mean.roll(1, dims=2), mean.roll(cell_size, dims=2)
+    slopes = (before - far_before + far_after - after) / (2 * (cell_size - 1))
+    step = (after - before - slopes).abs().mean(dim=0)
+    share = torch.tensor(sizes).to(step) / error.shape[1]
+    heights = share @ step
+    return float(heights[inside].mean() - heights[elsewhere].mean())
 
 
 @dataclass(frozen=True)
