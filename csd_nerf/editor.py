@@ -15,18 +15,17 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from csd_nerf.core.canvas import Canvas, ImageStack
 from csd_nerf.core.finite import FiniteWatch
-from csd_nerf.core.kernels import rbf_kernel
+from csd_nerf.core.mixing import Mixer, SettingsMixer
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
-from csd_nerf.core.schedules import Schedule, add_noise, loss_weight
+from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.core.stein import stein_direction
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
 
@@ -66,6 +65,7 @@ def edit_images(
     source_prompt: str | None = None,
     settings: EditSettings,
     generator: torch.Generator,
+    mixer: Mixer | None = None,
     start01: Float[Tensor, "n 3 H W"] | None = None,
     progress: str | None = None,
     callback: Callable[[int, int, Preview], None] | None = None,
@@ -83,6 +83,7 @@ def edit_images(
         source_prompt: Description of the source images; only the residual `dds` needs it.
         settings: Options of the optimisation.
         generator: Source of randomness, on the CPU.
+        mixer: As for `edit`.
         start01: Images to start the optimisation from; None means the source images.
         progress: Label of a progress bar on stderr; None means no bar.
         callback: Called with the number of iterations done, their total, and a function that
@@ -123,6 +124,7 @@ def edit_images(
         source01=source01,
         settings=settings,
         randomness=SeededRandomness(generator),
+        mixer=mixer,
         progress=progress,
         after_step=after_step,
     )
@@ -142,6 +144,7 @@ def edit(
     source01: Float[Tensor, "size 3 H W"] | None = None,
     settings: EditSettings,
     randomness: Randomness,
+    mixer: Mixer | None = None,
     done: int = 0,
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
@@ -160,6 +163,7 @@ def edit(
         source01: The source images, one per particle, for priors whose text encoder sees them.
         settings: Options of the optimisation. `batch_size` is ignored: the canvas draws batches.
         randomness: Source of each iteration's batch, timestep and noise, in this order.
+        mixer: How particles share their residuals; None takes the `mixing` of the settings.
         done: Number of iterations that an interrupted edit has done already.
         progress: Label of a progress bar on stderr; None means no bar.
         after_step: Called after each iteration with the number done and their total.
@@ -171,8 +175,11 @@ def edit(
         ValueError: If the weights don't fit, or the prior can't serve the residual.
         FloatingPointError: If a gradient isn't finite; names iteration and particles.
     """
-    make_terms = EDIT_RESIDUALS[settings.residual]
-    terms = make_terms(image_scale=settings.image_scale, text_scale=settings.text_scale)
+    terms = EDIT_RESIDUALS[settings.residual](
+        image_scale=settings.image_scale,
+        text_scale=settings.text_scale,
+        source_share=settings.source_share,
+    )
     _check_residual(prior, terms, settings.residual, source_prompt)
     texts = Texts.encode(
         prior,
@@ -182,13 +189,15 @@ def edit(
         image01=source01,
     )
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
-    low, high = prior.schedule.timestep_bounds(settings.t_range)
+    bounds = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
+    mixer = SettingsMixer(settings, prior.schedule) if mixer is None else mixer
     evaluations = 0
     total = settings.iterations
     bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
     for iteration in tqdm(range(done, total), **bar):
         index = canvas.draw_batch(randomness)
+        low, high = _bounds_now(settings, bounds, iteration)
         timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
         particles = canvas.read(index)
@@ -208,14 +217,12 @@ def edit(
             max_batch=settings.max_batch,
         )
         evaluations += count
-        residual = residual.flatten(1)
         t = timestep[0]
-        clean = particles.latent.flatten(1)
-        direction = _direction(residual, clean, noisy.flatten(1), prior.schedule, t, settings)
-        watch.record(iteration, index, residual, direction)
+        direction = mixer.direction(index, residual, particles, noisy, t)
+        watch.record(iteration, index, residual.flatten(1), direction.flatten(1))
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
         step = rate * float(loss_weight(prior.schedule, t)) * direction
-        canvas.descend(index, step.view_as(noisy))
+        canvas.descend(index, step)
 
         if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == total:
             watch.check(total)
@@ -224,25 +231,15 @@ def edit(
     return evaluations
 
 
-def _direction(
-    residual: Float[Tensor, "n d"],
-    clean: Float[Tensor, "n d"],
-    noisy: Float[Tensor, "n d"],
-    schedule: Schedule,
-    timestep: Int[Tensor, ""],
-    settings: EditSettings,
-) -> Float[Tensor, "n d"]:
-    """The direction g_i of each particle, without the factor w(t)."""
-    if settings.mixing == "none":
-        return residual
-    sigma = float(schedule.sigma(timestep))
-    repulsion = settings.repulsion * (sigma if settings.repulsion_scale == "sigma" else 1.0)
-    points = noisy
-    if settings.kernel_on == "clean":
-        # The kernel as a function of z = alpha x + sigma e: grad_z k = grad_x k / alpha.
-        points, repulsion = clean, repulsion / float(schedule.alpha(timestep))
-    kernel = rbf_kernel(points)
-    return stein_direction(kernel, residual, repulsion=repulsion, normalize=settings.normalize)
+def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int) -> tuple[int, int]:
+    """Lowest and highest timestep that an iteration may draw."""
+    # From the iteration's number, so that a resumed run goes on where it was.
+    progress = iteration / max(settings.iterations - 1, 1)
+    if settings.t_order == "falling-first":
+        progress *= 2
+    if settings.t_order == "random" or progress > 1:
+        return bounds
+    return falling_band(*bounds, progress=progress)
 
 
 def _check_residual(prior: Prior, terms: Terms, name: str, source_prompt: str | None) -> None:

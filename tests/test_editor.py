@@ -11,6 +11,7 @@ from statistics import median
 import jaxtyping
 import pytest
 import torch
+from slow_patches import slow_mix
 
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
@@ -154,7 +155,7 @@ class RecordedRandomness:
 def slow_residual(z, z_source, noise, condition, t, prompts, shares, negative, settings):
     """Eq. 3 composed by C.1, less the baseline of Eq. 9 (or the noise), as they are printed."""
     if settings.residual == "dds":
-        return slow_dds(z, z_source, t, prompts, shares, negative, settings.text_scale)
+        return slow_dds(z, z_source, noise, t, prompts, shares, negative, settings)
     guided = torch.zeros_like(z)
     for prompt, share in zip(prompts, shares, strict=True):
         null = estimate_noise(z, negative, None, t)
@@ -167,17 +168,19 @@ def slow_residual(z, z_source, noise, condition, t, prompts, shares, negative, s
         return guided - noise
     null = estimate_noise(z_source, negative, None, t)
     image = estimate_noise(z_source, negative, condition, t)
-    return guided - (null + settings.image_scale * (image - null))
+    source = null + settings.image_scale * (image - null)
+    return guided - settings.source_share * source - (1 - settings.source_share) * noise
 
 
-def slow_dds(z, z_source, t, prompts, shares, negative, scale):
+def slow_dds(z, z_source, noise, t, prompts, shares, negative, settings):
     """Appendix A: both sides guided by the same scale, the source by its own text."""
+    scale, part = settings.text_scale, settings.source_share
     null, null_source = (estimate_noise(x, negative, None, t) for x in (z, z_source))
     source = null_source + scale * (estimate_noise(z_source, TEXTS["a day"], None, t) - null_source)
     guided = torch.zeros_like(z)
     for prompt, share in zip(prompts, shares, strict=True):
         guided += share * (null + scale * (estimate_noise(z, prompt, None, t) - null))
-    return guided - source
+    return guided - part * source - (1 - part) * noise
 
 
 def slow_mixing(points, residuals, factor, normalize):
@@ -224,6 +227,9 @@ def slow_edit(source01, settings, record, *, prompts, shares, negative) -> Itera
             if settings.kernel_on == "clean":
                 points, factor = [latent[i] for i in batch], factor / alpha
             directions = slow_mixing(points, residuals, factor, settings.normalize)
+        if settings.mixing == "patch":
+            sources = torch.stack([source[i] for i in batch])
+            directions = slow_mix(sources, torch.stack(residuals), settings.patch_bandwidth)
         rate = settings.learning_rate
         for _ in range(step // settings.decay_every):
             rate *= settings.decay
@@ -248,6 +254,11 @@ BASE = EditSettings(iterations=7, learning_rate=0.4, decay_every=3, text_scale=2
         replace(BASE, image_scale=1.0),
         replace(BASE, image_scale=0.0, text_scale=0.0),
         replace(BASE, residual="dds"),
+        replace(BASE, source_share=0.3),
+        replace(BASE, source_share=0.3, residual="dds", noise="independent"),
+        replace(BASE, t_order="falling", batch_size=3),
+        replace(BASE, mixing="patch", batch_size=3, repulsion=30.0),
+        replace(BASE, mixing="patch", patch_bandwidth=2.0, noise="independent"),
     ],
     ids=[
         "default",
@@ -260,6 +271,11 @@ BASE = EditSettings(iterations=7, learning_rate=0.4, decay_every=3, text_scale=2
         "w_s=1",
         "zero",
         "dds",
+        "share",
+        "share of dds",
+        "falling",
+        "patch",
+        "patch bandwidth",
     ],
 )
 @pytest.mark.parametrize("prompts", [["make it night"], ["make it night", "make it snow"]])
@@ -332,6 +348,8 @@ def test_five_evaluations_a_particle_and_iteration_in_one_call():
         ({"text_scale": 0.0}, 4),
         ({"residual": "sds"}, 3),
         ({"residual": "sds", "image_scale": 1.0, "text_scale": 1.0}, 1),
+        ({"source_share": 0.5}, 5),
+        ({"source_share": 0.0}, 3),
     ],
 )
 def test_a_branch_without_a_say_is_not_run(options, branches):
@@ -349,6 +367,24 @@ def test_delta_denoising_takes_four_evaluations_and_sees_no_image():
     assert sorted(prior.calls[0]) == sorted(
         [(0.0, False), (night, False), (0.0, False), (day, False)]
     )
+
+
+def test_without_a_share_csd_is_sds_to_the_last_bit():
+    """Also in what is drawn, and where a particle has no prompt."""
+    settings = EditSettings(iterations=4, batch_size=3, text_scale=2.0)
+    shares = {"prompt_weights": torch.tensor([[1.0], [0.5], [0.0], [1.0], [1.0]])}
+    without, sds = AnalyticPrior(), AnalyticPrior()
+    first = run(without, images(5), replace(settings, source_share=0.0), **shares)
+    second = run(sds, images(5), replace(settings, residual="sds"), **shares)
+    assert torch.equal(first.latent, second.latent)
+    assert without.calls == sds.calls
+    assert first.evaluations == second.evaluations == without.evaluations == sds.evaluations
+
+
+def test_delta_denoising_without_a_share_needs_no_source_prompt():
+    prior = AnalyticPrior(source_rows=())
+    run(prior, images(2), EditSettings(iterations=1, residual="dds", source_share=0.0))
+    assert sorted(prior.calls[0]) == sorted([(0.0, False), (TEXTS["make it night"], False)])
 
 
 def test_delta_denoising_leaves_alone_what_no_prompt_covers():
@@ -427,6 +463,36 @@ def test_one_image_goes_with_and_without_mixing_alike():
     mixed = run(AnalyticPrior(), images(1), settings)
     alone = run(AnalyticPrior(), images(1), replace(settings, mixing="none"))
     assert torch.equal(mixed.latent, alone.latent)
+    by_patch = run(AnalyticPrior(), images(1), replace(settings, mixing="patch"))
+    torch.testing.assert_close(by_patch.latent, alone.latent, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mixer_of_one_s_own_takes_the_place_of_the_settings():
+    asked = []
+
+    class Still:
+        def direction(self, index, residual, particles, noisy, timestep):
+            asked.append((index.tolist(), residual.shape, particles.source.shape, noisy.shape))
+            return torch.zeros_like(residual)
+
+    prior, settings = AnalyticPrior(), EditSettings(iterations=4, batch_size=2)
+    stack = make_stack(prior, images(3), settings)
+    before = stack.latent.clone()
+    edit(
+        prior, stack, prompts=["make it night"], settings=settings,
+        randomness=SeededRandomness(torch.Generator().manual_seed(0)), mixer=Still(),
+    )  # fmt: skip
+    assert stack.latent.equal(before)
+    assert len(asked) == 4
+    assert all(len(index) == 2 and len({*shapes}) == 1 for index, *shapes in asked)
+
+
+def test_large_latents_are_mixed_by_patches_at_a_lower_resolution():
+    settings = EditSettings(iterations=2, mixing="patch")
+    fine, coarse = (
+        run(AnalyticPrior(), images(3), replace(settings, patch_cells=cells)) for cells in (4096, 3)
+    )
+    assert (fine.latent - coarse.latent).abs().max() > 1e-3
 
 
 def test_an_instruction_without_effect_leaves_the_images_alone():
@@ -475,9 +541,10 @@ def test_the_loop_runs_over_windows_of_one_canvas():
     assert torch.allclose(edited((4, 6)), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("t_order", ["random", "falling", "falling-first"])
 @pytest.mark.parametrize("stop", [2, 3, 4])
-def test_an_edit_goes_on_where_it_was_left(stop):
-    settings = EditSettings(iterations=6, batch_size=2, decay_every=2)
+def test_an_edit_goes_on_where_it_was_left(stop, t_order):
+    settings = EditSettings(iterations=6, batch_size=2, decay_every=2, t_order=t_order)
     prior = AnalyticPrior()
 
     def run_from(stack, generator, start, stop):
@@ -503,6 +570,84 @@ def test_an_edit_goes_on_where_it_was_left(stop):
     assert torch.equal(second.latent, whole.latent)
     assert torch.equal(second.updates, whole.updates)
     assert not torch.allclose(first.latent, whole.latent)
+
+
+# The order of timesteps.
+
+
+@dataclass
+class WatchedCanvas:
+    """A canvas that keeps each iteration's timestep."""
+
+    canvas: ImageStack | WindowCanvas
+    timesteps: list[int] = field(default_factory=list)
+
+    def __getattr__(self, name):
+        return getattr(self.canvas, name)
+
+    def draw_timestep(self, randomness, low, high):
+        self.timesteps.append(self.canvas.draw_timestep(randomness, low, high))
+        return self.timesteps[-1]
+
+
+def falling_timesteps(canvas, *, iterations, seed=1, t_order="falling"):
+    settings = EditSettings(iterations=iterations, t_order=t_order, t_range=(0.1, 0.9))
+    watched = WatchedCanvas(canvas)
+    edit(
+        AnalyticPrior(), watched, prompts=["make it night"], settings=settings,
+        randomness=SeededRandomness(torch.Generator().manual_seed(seed)),
+    )  # fmt: skip
+    return watched.timesteps
+
+
+def slow_band(iteration, total):
+    """From the definition, for timesteps from 100 to 900: 200 wide, cut off at both ends."""
+    centre = 900 - 800 * iteration / (total - 1)
+    return range(round(max(100, centre - 100)), round(min(900, centre + 100)) + 1)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_falling_timesteps_are_drawn_from_a_band_that_moves_from_the_top_to_the_bottom(batch_size):
+    total, seen = 9, [set() for _ in range(9)]
+    for seed in range(20):
+        stack = make_stack(AnalyticPrior(), images(4), EditSettings(batch_size=batch_size))
+        timesteps = falling_timesteps(stack, iterations=total, seed=seed)
+        assert all(t in slow_band(k, total) for k, t in enumerate(timesteps))
+        for k, t in enumerate(timesteps):
+            seen[k].add(t)
+    # The whole band is used, not only its middle.
+    assert all(max(s) - min(s) > 0.6 * len(slow_band(k, total)) for k, s in enumerate(seen))
+
+
+def test_falling_first_falls_in_the_first_half_and_is_random_in_the_second():
+    total, seen = 9, [set() for _ in range(9)]
+    for seed in range(30):
+        stack = make_stack(AnalyticPrior(), images(1), EditSettings())
+        timesteps = falling_timesteps(stack, iterations=total, seed=seed, t_order="falling-first")
+        assert all(timesteps[k] in slow_band(2 * k, total) for k in range(5))
+        for k, t in enumerate(timesteps):
+            seen[k].add(t)
+    assert all(max(s) > 750 and min(s) < 250 for s in seen[5:])
+
+
+def test_a_single_falling_step_is_drawn_from_the_top():
+    stack = make_stack(AnalyticPrior(), images(2), EditSettings())
+    assert falling_timesteps(stack, iterations=1)[0] >= 800
+
+
+def test_a_sweep_has_one_falling_timestep_from_the_band_of_its_beginning():
+    stack = make_stack(AnalyticPrior(), images(6), EditSettings(batch_size=2), drawing="balanced")
+    source = 2 * images(1, height=4, width=12)[0]
+    windows = WindowCanvas(
+        source.clone(), source, {"condition": source / 2 - 0.5}, (4, 4), stride=2, batch_size=2
+    )
+    for canvas in (stack, windows):
+        length = canvas.batches_per_sweep
+        assert length > 1
+        timesteps = falling_timesteps(canvas, iterations=5 * length)
+        for begin in range(0, 5 * length, length):
+            assert len(set(timesteps[begin : begin + length])) == 1
+            assert timesteps[begin] in slow_band(begin, 5 * length)
 
 
 # Faults.
@@ -557,6 +702,9 @@ def test_images_that_do_not_fit_are_refused(monkeypatch):
         ({"max_batch": 0}, "max_batch needs to be at least 1, got 0"),
         ({"learning_rate": -1.0}, "learning_rate needs to be positive, got -1.0"),
         ({"decay": math.nan}, "decay needs to be positive, got nan"),
+        ({"source_share": 1.5}, r"source_share needs 0 <= source_share <= 1 .*, got 1.5\."),
+        ({"source_share": -0.1}, r"source_share needs 0 <= source_share <= 1 .*, got -0.1\."),
+        ({"source_share": math.nan}, "source_share needs .*, got nan"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
@@ -566,7 +714,9 @@ def test_impossible_settings_are_refused(options, message):
 
 def test_an_unknown_variant_is_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(ValueError, match="mixing needs to be one of stein, none, got 'svgd'"):
+    with pytest.raises(
+        ValueError, match="mixing needs to be one of stein, patch, none, got 'svgd'"
+    ):
         EditSettings(mixing="svgd")  # pyright: ignore
 
 

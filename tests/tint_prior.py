@@ -73,10 +73,12 @@ class RecordingPrior(TintPrior):
     Attributes:
         asked: For each call of `predict` the texts of its branches, the shape of the noisy
             latents, and `max_batch`.
+        timesteps: For each call, the timestep of its first particle.
     """
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], tuple[int, ...], int | None]] = []
+        self.timesteps: list[int] = []
         self._texts = [""]
 
     def encode_text(self, prompts, image01=None):
@@ -86,5 +88,6 @@ class RecordingPrior(TintPrior):
     def predict(self, branches, timestep, *, max_batch=None):
         rows = [row for branch in branches for row in branch.rows["text"].flatten().tolist()]
         texts = [self._texts[int(row)] for row in rows]
+        self.timesteps.append(int(timestep[0]))
         self.asked.append((texts, tuple(branches[0].noisy.shape), max_batch))
         return super().predict(branches, timestep, max_batch=max_batch)

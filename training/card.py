@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from csd_nerf import priors
+from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
 from csd_nerf.evaluation.similarity import psnr
@@ -51,11 +53,7 @@ class Settings:
     sample_steps: int = 15
     sample_text_scale: float = 1.5
     sample_image_scale: float = 1.5
-    edit: EditSettings = field(
-        default_factory=lambda: EditSettings(
-            iterations=30, learning_rate=4.0, decay_every=5, text_scale=2.5, normalize="rowsum"
-        )
-    )
+    edit: EditSettings = field(default_factory=lambda: EditSettings(**TUNED_RUN))
     output: Path | None = None
     """Folder for evaluation.json and pictures; the prior's own if not given."""
     pictures: Path | None = None
@@ -191,10 +189,32 @@ def table(evaluation: dict) -> str:
     return head + "".join(lines)
 
 
+def _trainings(record: dict) -> list[dict]:
+    """The records of all trainings of a prior, the first first."""
+    before = record.get("before")
+    return [record] if before is None else [*_trainings(before), record]
+
+
+def _recipe(record: dict) -> str:
+    """Recipe and course of one training, for the card."""
+    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in record["seconds"].items())
+    losses = [f"denoiser {record['denoiser_loss'][-1]:.4f}"]
+    if "vae_loss" in record:
+        losses.insert(0, f"autoencoder {record['vae_loss'][-1]:.4f}")
+    how = "further, `--start`, " if "before" in record else ""
+    first, last = record["train_seeds"]
+    text = (
+        f"`python -m training.tiny_prior`, {how}{record['pairs']} pairs of seeds {first} to "
+        f"{last - 1}, recipe {json.dumps(record['recipe'])}. Time by stage on "
+        f"{record['machine']}: {seconds}. Mean loss over the last interval: {', '.join(losses)} "
+        f"(denoiser, first interval: {record['denoiser_loss'][0]:.4f}). {record.get('history', '')}"
+    )
+    return textwrap.fill(text.strip(), 100, break_long_words=False, break_on_hyphens=False)
+
+
 def write(folder: Path, record: dict, evaluation: dict | None) -> None:
     """The model card of a finished prior, from what training and evaluation recorded."""
-    recipe = record["recipe"]
-    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in record["seconds"].items())
+    recipes = "\n\n".join(_recipe(one) for one in _trainings(record))
     measured = "Not measured yet.\n"
     if evaluation:
         settings = json.dumps(evaluation["settings"])
@@ -212,18 +232,16 @@ CPU. In diffusers' `StableDiffusionInstructPix2PixPipeline` layout. It knows the
 nothing else: it is no substitute for a model trained on photographs.
 
 ## Data
-{record["pairs"]} pairs drawn by `csd_nerf.synthetic` (seeds {record["train_seeds"][0]} to
-{record["train_seeds"][1] - 1}): scenes of one to three objects, and collages that have the
-statistics of photographs, each with its exact edit and an instruction. No photograph was used.
+Pairs drawn by `csd_nerf.synthetic`: scenes of one to three objects, and collages that have the
+statistics of photographs, each with its exact edit and an instruction. Half of the pairs ask for a
+choice, such as "change the floor", which has several right answers; which of them is the result
+depends on the view (`csd_nerf/synthetic/choices.py`). No photograph was used.
 
 ## Recipe
-`python -m training.tiny_prior`, recipe {json.dumps(recipe)}.
 Autoencoder with down-factor 4 and 8 channels; U-Net on 16x16 latents with v prediction, trained
 together with a two-layer CLIP text encoder; dropout of text, image and both for guidance.
-Time by stage on {record["machine"]}: {seconds}.
-Mean loss over the last interval: autoencoder {record["vae_loss"][-1]:.4f}, denoiser
-{record["denoiser_loss"][-1]:.4f} (first interval: {record["denoiser_loss"][0]:.4f}).
-{record.get("history", "")}
+
+{recipes}
 
 ## Distance to the true edit
 PSNR in dB on held-out scenes, some neighbouring views of each (`python -m training.card`).

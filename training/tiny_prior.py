@@ -1,8 +1,10 @@
-"""Trains the bundled InstructPix2Pix, `tiny`, from nothing, in diffusers' layout.
+"""Trains the bundled InstructPix2Pix, `tiny`, in diffusers' layout.
 
-Run it as `python -m training.tiny_prior --work outputs/tiny_prior`. The stages (pairs,
-autoencoder, encoding, denoiser, export) leave their results in the work folder; the same command
-goes on from there after any interruption. `python -m training.card` measures what came out.
+`python -m training.tiny_prior` trains it from nothing. With `--start csd_nerf/assets/tiny` a
+finished prior is trained further; its autoencoder and tokenizer stay as they are. The stages
+(pairs, autoencoder, encoding, denoiser, export) leave their results in the folder `--work`; the
+same command goes on from there after any interruption. `python -m training.card` measures what
+came out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ from pathlib import Path
 
 import torch
 import tyro
-from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionInstructPix2PixPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd_nerf.media.files import folder_written_whole, write_json, written_whole
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS
@@ -28,10 +35,16 @@ class Recipe:
 
     work: Path = Path("outputs/tiny_prior")
     """Folder for everything that can be taken up again."""
+    start: Path | None = None
+    """Folder of a finished prior to train further, without an autoencoder stage; None trains from
+    nothing."""
     shards: int = 56
     """Files of training pairs."""
     seeds_a_shard: int = 200
-    """Scenes or collages in each; a scene gives up to three pairs."""
+    """Scenes or collages in each; a scene gives up to six pairs."""
+    first_seed: int = 0
+    """Number of the first scene or collage among the training seeds; further training should see
+    others than before."""
     vae_steps: int = 2800
     vae_batch: int = 8
     vae_learning_rate: float = 1e-3
@@ -47,36 +60,68 @@ class Recipe:
     """Where the finished model goes."""
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The models of the prior."""
+
+    autoencoder: AutoencoderKL
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+
+
+def new_parts(seed: int) -> Parts:
+    """Untrained models."""
+    autoencoder = vae.build(seed)
+    tokenizer = unet.build_tokenizer(data.captions())
+    text_encoder = unet.build_text_encoder(tokenizer, seed)
+    denoiser = unet.build_unet(autoencoder.config["latent_channels"], seed)
+    return Parts(autoencoder, tokenizer, text_encoder, denoiser)
+
+
+def read_parts(folder: Path) -> Parts:
+    """The models of a finished prior, in float32."""
+    return Parts(
+        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32),
+        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+    )
+
+
 def encode_shards(
     autoencoder: AutoencoderKL, shards: list[data.Shard], path: Path, device: torch.device
-) -> tuple[list[unet.LatentShard], float]:
-    """Encode once and keep; also the scaling factor, 1 over the latents' standard deviation."""
+) -> list[unet.LatentShard]:
+    """Encode all pairs once, and keep the latents."""
     if not path.exists():
+        autoencoder.to(device).eval()
         rows = [
             {
                 "source": vae.encode(autoencoder, s.source, device).half().cpu(),
                 "edited": vae.encode(autoencoder, s.edited, device).half().cpu(),
-                "names": s.edit_names,
+                "asked": s.asked,
             }
             for s in shards
         ]
         with written_whole(path) as partial:
             torch.save(rows, partial)
     rows = torch.load(path, weights_only=True)
-    scale = 1 / float(torch.cat([r["edited"][:64].flatten() for r in rows]).float().std())
-    return [unet.LatentShard(r["source"], r["edited"], r["names"]) for r in rows], scale
+    return [unet.LatentShard(r["source"], r["edited"], r["asked"]) for r in rows]
 
 
-def export(
-    output: Path, autoencoder: AutoencoderKL, denoiser, text_encoder, tokenizer, scale: float
-) -> None:
+def scaling_factor(latents: list[unet.LatentShard]) -> float:
+    """1 over the latents' standard deviation."""
+    return 1 / float(torch.cat([s.edited[:64].flatten() for s in latents]).float().std())
+
+
+def export(output: Path, parts: Parts, scale: float) -> None:
     """Write the pipeline folder in half precision, under a temporary name first."""
-    autoencoder.register_to_config(scaling_factor=scale)
+    parts.autoencoder.register_to_config(scaling_factor=scale)
     pipeline = StableDiffusionInstructPix2PixPipeline(
-        vae=autoencoder.cpu().half(),
-        text_encoder=text_encoder.cpu().half(),
-        tokenizer=tokenizer,
-        unet=denoiser.cpu().half(),
+        vae=parts.autoencoder.cpu().half(),
+        text_encoder=parts.text_encoder.cpu().half(),
+        tokenizer=parts.tokenizer,
+        unet=parts.unet.cpu().half(),
         scheduler=unet.build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -111,27 +156,33 @@ def main(recipe: Recipe) -> None:
         shards=recipe.shards,
         seeds_a_shard=recipe.seeds_a_shard,
         workers=recipe.workers,
+        first_seed=recipe.first_seed,
     )
     shards = [data.read_shard(path) for path in paths]
-    autoencoder = vae.build(recipe.seed)
-    vae_course = vae.train(
-        autoencoder,
-        shards,
-        steps=recipe.vae_steps,
-        batch=recipe.vae_batch,
-        learning_rate=recipe.vae_learning_rate,
-        seed=recipe.seed,
-        checkpoint=recipe.work / "vae.pt",
-        device=device,
+    parts = new_parts(recipe.seed) if recipe.start is None else read_parts(recipe.start)
+    before = (
+        None if recipe.start is None else json.loads((recipe.start / "training.json").read_text())
     )
-    latents, scale = encode_shards(autoencoder, shards, recipe.work / "latents.pt", device)
-    tokenizer = unet.build_tokenizer(data.captions())
-    text_encoder = unet.build_text_encoder(tokenizer, recipe.seed)
-    denoiser = unet.build_unet(autoencoder.config["latent_channels"], recipe.seed)
+    seconds, losses = {}, {}
+    if recipe.start is None:
+        course = vae.train(
+            parts.autoencoder,
+            shards,
+            steps=recipe.vae_steps,
+            batch=recipe.vae_batch,
+            learning_rate=recipe.vae_learning_rate,
+            seed=recipe.seed,
+            checkpoint=recipe.work / "vae.pt",
+            device=device,
+        )
+        seconds["autoencoder"], losses["vae_loss"] = course.seconds, course.losses
+    latents = encode_shards(parts.autoencoder, shards, recipe.work / "latents.pt", device)
+    known = parts.autoencoder.config["scaling_factor"]
+    scale = scaling_factor(latents) if recipe.start is None else known
     course = unet.train(
-        denoiser,
-        text_encoder,
-        tokenizer,
+        parts.unet,
+        parts.text_encoder,
+        parts.tokenizer,
         latents,
         scaling_factor=scale,
         steps=recipe.steps,
@@ -141,17 +192,22 @@ def main(recipe: Recipe) -> None:
         checkpoint=recipe.work / "denoiser.pt",
         device=device,
     )
-    export(recipe.output, autoencoder, denoiser, text_encoder, tokenizer, scale)
-    recipe_values = dataclasses.asdict(recipe)
+    seconds["denoiser"], losses["denoiser_loss"] = course.seconds, course.losses
+    export(recipe.output, parts, scale)
+    left_out = ["work", "start", "output"]
+    if recipe.start is not None:
+        left_out += ["vae_steps", "vae_batch", "vae_learning_rate"]
+    first = SPLIT_SEEDS["train"].start + recipe.first_seed
     record = {
-        "recipe": {k: v for k, v in recipe_values.items() if k not in ("work", "output")},
-        "train_seeds": [SPLIT_SEEDS["train"].start, recipe.shards * recipe.seeds_a_shard],
-        "pairs": sum(len(s.edit_names) for s in shards),
-        "seconds": {"autoencoder": vae_course.seconds, "denoiser": course.seconds},
+        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in left_out},
+        "train_seeds": [first, first + recipe.shards * recipe.seeds_a_shard],
+        "pairs": sum(len(s.asked) for s in shards),
+        "seconds": seconds,
         "machine": f"{device.type}, {torch.get_num_threads()} threads",
-        "vae_loss": vae_course.losses,
-        "denoiser_loss": course.losses,
+        **losses,
     }
+    if before is not None:
+        record["before"] = before
     write_json(recipe.output / "training.json", record)
     card.write(recipe.output, record, evaluation=None)
 

@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from csd_nerf.synthetic.choices import all_choices
 from csd_nerf.synthetic.edits import all_edits
 from training import loop
 from training.denoising import train_denoiser, velocity_loss
@@ -25,11 +26,12 @@ DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.05
 
 @dataclass(frozen=True)
 class LatentShard:
-    """Encoded pairs of one size: modes, unscaled, and each pair's edit."""
+    """Encoded pairs of one size: modes, unscaled."""
 
     source: torch.Tensor
     edited: torch.Tensor
-    edit_names: Sequence[str]
+    asked: Sequence[str]
+    """Name of the edit or choice that each pair's instruction asks for."""
 
 
 def build_tokenizer(captions: Iterable[str], *, vocabulary: int = 850) -> CLIPTokenizer:
@@ -113,22 +115,22 @@ def build_scheduler() -> DDIMScheduler:
 
 
 class Wordings:
-    """Token ids of every wording, drawn by edit."""
+    """Token ids of every wording, drawn by edit or choice."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
-        self._by_edit: dict[str, list[int]] = defaultdict(list)
+        self._by_name: dict[str, list[int]] = defaultdict(list)
         texts = [""]
-        for edit in all_edits().values():
-            for text in edit.instructions:
-                self._by_edit[edit.name].append(len(texts))
+        for asked in (*all_edits().values(), *all_choices().values()):
+            for text in asked.instructions:
+                self._by_name[asked.name].append(len(texts))
                 texts.append(text)
         self.tokens = tokenizer(
             texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
         ).input_ids
 
     def draw(self, names: Sequence[str], choose: random.Random) -> list[int]:
-        """A row of `tokens` for each edit; row 0 is the empty prompt."""
-        return [choose.choice(self._by_edit[name]) for name in names]
+        """A row of `tokens` for each name; row 0 is the empty prompt."""
+        return [choose.choice(self._by_name[name]) for name in names]
 
 
 def train(
@@ -151,14 +153,14 @@ def train(
     scheduler = build_scheduler()
     wordings = Wordings(tokenizer)
     tokens = wordings.tokens.to(device)
-    sizes = torch.tensor([float(len(s.edit_names)) for s in shards])
+    sizes = torch.tensor([float(len(s.asked)) for s in shards])
     timesteps = scheduler.config["num_train_timesteps"]
 
     def loss_of(index: int, generator: torch.Generator) -> torch.Tensor:
         shard = shards[int(torch.multinomial(sizes, 1, generator=generator))]
-        rows = torch.randint(len(shard.edit_names), (batch,), generator=generator)
+        rows = torch.randint(len(shard.asked), (batch,), generator=generator)
         choose = random.Random(seed * 1_000_003 + index)
-        words = wordings.draw([shard.edit_names[i] for i in rows.tolist()], choose)
+        words = wordings.draw([shard.asked[i] for i in rows.tolist()], choose)
         drop = torch.rand(batch, generator=generator)
         no_text = (drop < DROP_TEXT) | (drop >= 1 - DROP_BOTH)
         no_image = ((drop >= DROP_TEXT) & (drop < DROP_TEXT + DROP_IMAGE)) | (drop >= 1 - DROP_BOTH)

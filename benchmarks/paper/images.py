@@ -102,7 +102,7 @@ class _Editor:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._prior: Prior | None = None
-        self._warm: set[tuple[str | None, int]] = set()
+        self._warm: set[tuple[str | None, int | None]] = set()
 
     def edit(self, line: Line, item: Item, source: Frames) -> tuple[Frames, Row]:
         """A line's result on an input, and the facts of the edit."""

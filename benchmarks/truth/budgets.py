@@ -7,13 +7,17 @@ import math
 from csd_nerf.core.residuals import EDIT_RESIDUALS, ResidualName, edit_guidance
 
 
-def update_branches(residual: ResidualName, *, image_scale: float, text_scale: float) -> int:
+def update_branches(
+    residual: ResidualName, *, image_scale: float, text_scale: float, source_share: float = 1.0
+) -> int:
     """Number of noise estimates for one update of one image.
 
-    Estimates whose weight is zero at these scales are not evaluated, so the cost of an update
-    differs between methods.
+    Estimates whose weight is zero at these scales and this share are not evaluated, so the cost of
+    an update differs between methods.
     """
-    terms = EDIT_RESIDUALS[residual](image_scale=image_scale, text_scale=text_scale)
+    terms = EDIT_RESIDUALS[residual](
+        image_scale=image_scale, text_scale=text_scale, source_share=source_share
+    )
     return len(terms.weights)
 
 

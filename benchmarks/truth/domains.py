@@ -1,4 +1,4 @@
-"""The interface between the benchmark and its domains (scenes, panoramas, videos)."""
+"""The interface between the benchmark and its domains (scenes, panoramas, videos, choices)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csd_nerf.evaluation.measures import named
 from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.synthetic.choices import Choice
 from csd_nerf.synthetic.edits import Edit, all_edits
 from csd_nerf.synthetic.scenes import Split
 
@@ -96,16 +97,16 @@ class TruthInput(Protocol):
         ...
 
     @property
-    def edit(self) -> Edit:
-        """The edit to make."""
+    def edit(self) -> Edit | Choice:
+        """The edit to make, or an instruction with several right answers."""
         ...
 
 
 @runtime_checkable
 class Domain(Protocol):
-    """Scenes, panoramas or videos.
+    """Scenes, panoramas, videos or choices.
 
-    The constructor takes the bundled prior, options that replace those of all arms, and the
+    The constructor takes the prior, options that replace those of all arms, and the
     experiment's `Store`.
     """
 
@@ -117,6 +118,8 @@ class Domain(Protocol):
     """Columns of the measures, without those of the cost."""
     consistency: ClassVar[str]
     """Key of the column that measures consistency between images."""
+    baseline: ClassVar[str]
+    """The arm to which the others are compared if the user names none."""
 
     def draw(self, position: int, split: Split) -> Any:
         """The input at a position of the benchmark, a `TruthInput`; must be deterministic."""

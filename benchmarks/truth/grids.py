@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.truth.choice_arms import OPTIMISED, SAMPLED
 from benchmarks.truth.domains import Arm
+from csd_nerf.bundled import TUNED
 
 Options = Mapping[str, Any]
 
@@ -59,7 +61,7 @@ _RATES = (0.5, 1.0, 2.0, 4.0)
 _LOW_RATES = (0.125, 0.25, 0.5, 1.0)
 _HIGH_RATES = (2.0, 5.0, 10.0, 20.0)
 _T_RANGES = ((0.02, 0.5), (0.02, 0.65), (0.02, 0.8), (0.02, 0.95))
-_OPTIMISED = {"text_scale": 1.25, "image_scale": 1.0, "t_range": (0.02, 0.8)}
+_OPTIMISED = {key: TUNED[key] for key in ("text_scale", "image_scale", "t_range")}
 _GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.25, 1.5, 2.0)}
 _SAMPLED = Grid({"text_scale": 2.0, "image_scale": 1.5}, (_GUIDANCE,))
 
@@ -83,10 +85,10 @@ _STRONG_ARMS = dict.fromkeys(("csd-strong", "csd-no-stein-strong", "sds-strong")
 _DIVIDED = {"csd-divided-by-n": _optimised(5.0, rates=_HIGH_RATES)}
 
 # A run of a scene takes minutes, so that one option at a time is searched.
-_SCENE = {"normalize": "rowsum", "repulsion": 0.0}
+_SCENE = {key: TUNED[key] for key in ("normalize", "repulsion")}
 
 
-def _optimised_scene(rate: float, *, text_scale: float = 1.25) -> Grid:
+def _optimised_scene(rate: float, *, text_scale: float = TUNED["text_scale"]) -> Grid:
     return Grid(
         {**_SCENE, **_OPTIMISED, "learning_rate": rate, "text_scale": text_scale},
         (
@@ -100,6 +102,8 @@ def _optimised_scene(rate: float, *, text_scale: float = 1.25) -> Grid:
 _SAMPLED_SCENE = Grid(
     _SAMPLED.start, ({"text_scale": (1.0, 1.5, 2.0, 3.0)}, {"image_scale": (1.0, 1.5, 2.0)})
 )
+
+_CHOICE = ("learning_rate", "text_scale", "t_range", "t_order")
 
 GRIDS: dict[str, DomainGrids] = {
     "video": DomainGrids(
@@ -128,6 +132,21 @@ GRIDS: dict[str, DomainGrids] = {
             "sds": _optimised_scene(1.0, text_scale=1.0),
             "ip2p": _SAMPLED_SCENE,
             "in2n": _SAMPLED_SCENE,
+        },
+    ),
+    "choice": DomainGrids(
+        {
+            "edit": Grid(
+                {key: OPTIMISED[key] for key in _CHOICE},
+                (
+                    {"learning_rate": (1.0, 2.0, 4.0), "text_scale": (1.5, 3.0, 5.0)},
+                    {"t_range": ((0.02, 0.8), (0.02, 0.95)), "t_order": ("falling", "random")},
+                ),
+            ),
+            "ip2p": Grid(
+                {key: SAMPLED[key] for key in ("text_scale", "image_scale")},
+                ({"text_scale": (1.5, 2.0, 3.0, 5.0), "image_scale": (1.0, 1.5, 2.0)},),
+            ),
         },
     ),
 }

@@ -81,6 +81,7 @@ class MediaDomain:
     ablations: ClassVar[tuple[Arm, ...]] = ABLATIONS
     columns: ClassVar[tuple[Column, ...]]
     consistency: ClassVar[str]
+    baseline: ClassVar[str] = "csd"
     kind: ClassVar[Callable[..., Any]]
     """The adapter's class of options."""
 
@@ -181,7 +182,9 @@ class MediaDomain:
         scales = {"image_scale": values.image_scale, "text_scale": values.text_scale}
         if options.method not in RESIDUALS:
             return sampling_branches(**scales)
-        return update_branches(RESIDUALS[options.method], **scales)
+        return update_branches(
+            RESIDUALS[options.method], **scales, source_share=values.source_share
+        )
 
     def _reference(self, name: str, given: Input) -> Float[Tensor, "n 3 h w"]:
         if name == "source":

@@ -72,6 +72,7 @@ class PanoramaDomain(MediaDomain):
             extent = layout.window if options.method == "ip2p-windows" else layout.grid
             windows = window_positions(layout.grid, extent, stride=layout.stride)
             return float(branches * len(windows))
+        assert values.batch is not None, "only videos have presets of all particles in a batch"
         blank = torch.zeros(1, *layout.grid)
         canvas = WindowCanvas(
             blank,

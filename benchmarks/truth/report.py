@@ -34,20 +34,22 @@ def write_report(
     arms: Sequence[Arm],
     trials: Sequence[Trial],
     *,
+    baseline: str,
     residuals: Sequence[Row],
     tuning: str,
 ) -> str:
     """Write the results to the output folder.
 
     results.json and rows.csv hold all rows, record.json.gz all that the tables need (see
-    `benchmarks.engine.records`), table.md and table.tex the tables, and sheet.png the edits. With
-    several budgets, curves show quality by cost.
+    `benchmarks.engine.records`), table.md all tables and table.tex the means. With several budgets,
+    curves show quality by cost.
 
     Args:
         store: Store of the trials.
         settings: The user's settings.
         arms: The arms, in the order of the table.
         trials: All trials of these settings.
+        baseline: As for `record_of`.
         residuals: As for `record_of`.
         tuning: As for `record_of`.
 
@@ -56,7 +58,7 @@ def write_report(
     """
     output, names = settings.output, [arm.name for arm in arms]
     rows = [row for trial in trials if (row := store.row(trial)) is not None]
-    record = record_of(settings, arms, rows, residuals=residuals, tuning=tuning)
+    record = record_of(settings, arms, rows, baseline=baseline, residuals=residuals, tuning=tuning)
     text = truth_tables(record)
     write_record(output / RECORD_NAME, record)
     write_text(output / "table.md", text)
@@ -65,7 +67,6 @@ def write_report(
     write_results(output, settings, rows)
     if len(settings.budgets) > 1:
         _save_curves(output, rows, [arm.name for arm in arms if arm.method], settings.domain)
-    _save_sheet(store, trials, names, settings.budgets[0])
     return text
 
 
@@ -98,8 +99,8 @@ def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, 
     ]
 
 
-def _save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
-    """Save first, middle and last frame of each input, one column per arm and the truth."""
+def save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
+    """Write sheet.png: first, middle and last frame of each input, one column per arm and truth."""
     columns: dict[str, list[Tensor]] = {name: [] for name in (*names, TRUTH)}
     for trial in trials:
         labels = trial.labels

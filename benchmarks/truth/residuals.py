@@ -2,6 +2,7 @@
 
 A distillation converges where the mean of its residual is zero. At the true edit, a mean other than
 zero (bias) shows that the method converges elsewhere; the deviation shows how noisy its steps are.
+For csd there is also the share of the source's estimate that makes its steps least noisy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.core.residuals import EDIT_RESIDUALS, ResidualName
+from csd_nerf.core.residuals import DRAWN_NOISE, EDIT_RESIDUALS, ResidualName, Terms
 from csd_nerf.core.schedules import add_noise
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.priors.base import Prior
@@ -26,7 +27,7 @@ RESIDUAL_COLUMNS = tuple(
     Column(f"{kind}_{level}", f"{kind} at t = {level}", digits=3, better="lower")
     for level in LEVELS
     for kind in ("bias", "deviation")
-)
+) + tuple(Column(f"share_{level}", f"best share at t = {level}", digits=2) for level in LEVELS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def residuals_at_truth(
         levels: Timesteps, as fractions of the schedule.
 
     Returns:
-        For each residual, the values of `bias_LEVEL` and `deviation_LEVEL`.
+        For each residual, the values of `bias_LEVEL` and `deviation_LEVEL`, and for csd those of
+        `share_LEVEL`; see `best_share`.
     """
     generator = torch.Generator().manual_seed(seed)
     source, image_rows = prior.encode_source(source01[None])
@@ -94,4 +96,31 @@ def residuals_at_truth(
             mean = values.mean(dim=0)
             row[f"bias_{level}"] = float(mean.square().mean().sqrt())
             row[f"deviation_{level}"] = float((values - mean).square().mean().sqrt())
+            if terms.needs_source_latent:
+                error, _ = weighted_sum(
+                    prior, _source_error(terms), inputs, timestep.to(prior.device), drawn=noise
+                )
+                row[f"share_{level}"] = best_share(values + error, error)
     return rows
+
+
+def best_share(
+    target_errors: Float[Tensor, "draws c h w"], source_errors: Float[Tensor, "draws c h w"]
+) -> float:
+    """The share of the source's estimate that leaves the residual the least variance.
+
+    It is s* = Cov(u, v) / Var(v), summed over the coordinates, from draws of the noise at one
+    timestep; see `csd_nerf.core.residuals.baseline`. It is nan if v is the same in all draws.
+
+    Args:
+        target_errors: u, the target's guided estimate minus the drawn noise.
+        source_errors: v, the source's guided estimate minus the drawn noise.
+    """
+    u, v = (errors - errors.mean(dim=0) for errors in (target_errors, source_errors))
+    return float((u * v).sum() / v.square().sum())
+
+
+def _source_error(terms: Terms) -> Terms:
+    """v: the source's estimate, as a residual with the share 1 subtracts it, minus the noise."""
+    weights = {name: -w for name, w in terms.weights.items() if name.latent == "source"}
+    return Terms(weights) - DRAWN_NOISE

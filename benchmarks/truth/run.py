@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from benchmarks.engine.identity import weights_digest
+from benchmarks.engine.pictures import save_frames
+from benchmarks.engine.progress import Progress
 from benchmarks.engine.trials import Store, Trial
+from benchmarks.truth.choice import ChoiceDomain
+from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
-from benchmarks.truth.jobs import PRIOR, run_job, trial_of
-from benchmarks.truth.media import Input, MediaDomain
-from benchmarks.truth.report import write_report
+from benchmarks.truth.media import MediaDomain
+from benchmarks.truth.report import EDITED, TRUTH, save_sheet, write_report
 from benchmarks.truth.residuals import RESIDUAL_NAMES
-from benchmarks.truth.settings import DOMAINS, TruthSettings
+from benchmarks.truth.settings import DOMAINS, EXACT, TruthSettings
+from benchmarks.truth.tables import COSTS
 from benchmarks.truth.tuned import tuned_arm, tuning_note
 from csd_nerf import priors
-from csd_nerf.evaluation.tables import Row
+from csd_nerf.evaluation.tables import Column, Row
+from csd_nerf.media.pixels import to_bytes
 
 
 def run_truth(settings: TruthSettings) -> str:
@@ -37,24 +44,60 @@ def run_truth(settings: TruthSettings) -> str:
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
     chosen = chosen_arms(kind.arms, kind.ablations, settings.arms, ablate=settings.ablations)
     known = [arm.name for arm in (*kind.arms, *kind.ablations)]
-    if settings.baseline not in known:
-        raise ValueError(f"--baseline needs one of {', '.join(known)}, got {settings.baseline!r}.")
-    arms = [tuned_arm(settings.domain, arm) for arm in chosen]
-    store = Store(settings.output)
-    domain: Domain = kind(priors.load(PRIOR), settings.options, store)
-    inputs: list[TruthInput] = []
-    trials: list[Trial] = []
-    for position in range(settings.counts.inputs):
-        given = domain.draw(position, settings.split)
-        inputs.append(given)
-        for job in (job for arm in arms for job in _jobs(arm, settings)):
-            trials.append(trial_of(domain, job, given))
-            run_job(store, trials[-1], domain, job, given)
+    baseline = settings.baseline or kind.baseline
+    if baseline not in known:
+        raise ValueError(f"--baseline needs one of {', '.join(known)}, got {baseline!r}.")
+    exact = settings.prior == EXACT
+    arms = [arm if exact else tuned_arm(settings.domain, arm) for arm in chosen]
+    runs = run_arms(settings, arms)
     residuals: list[Row] = []
-    if settings.ablations and isinstance(domain, MediaDomain):
-        residuals = _residuals(store, settings.domain, domain, inputs)
-    note = tuning_note(settings.domain, chosen, prior=weights_digest(PRIOR), given=settings.options)
-    return write_report(store, settings, arms, trials, residuals=residuals, tuning=note)
+    if settings.ablations and isinstance(runs.domain, MediaDomain):
+        residuals = _residuals(runs, settings.domain, runs.domain)
+    note = "" if exact else tuning_note(settings, chosen, prior=runs.weights)
+    text = write_report(
+        runs.store, settings, arms, runs.trials, baseline=baseline, residuals=residuals, tuning=note
+    )
+    _save_sheets(runs, arms, settings.budgets[0])
+    return text
+
+
+def _save_sheets(runs: Runs, arms: Sequence[Arm], budget: float) -> None:
+    if isinstance(runs.domain, ChoiceDomain):
+        first = [trial for trial in runs.trials if trial.labels["budget"] == budget]
+        for given in runs.inputs:
+            save_input_sheet(runs.store, given, [arm.name for arm in arms if arm.method], first)
+    else:
+        save_sheet(runs.store, runs.trials, [arm.name for arm in arms], budget)
+
+
+@dataclass
+class Runs:
+    """Runs of arms on inputs: where they are kept, and what they are made with."""
+
+    store: Store
+    domain: Domain
+    weights: str
+    """Digest of the prior's weights."""
+    inputs: list[Any] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+
+
+def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
+    """Run all trials of these arms that are not finished."""
+    kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
+    store, exact = Store(settings.output), settings.prior == EXACT
+    domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
+    runs = Runs(store, domain, EXACT if exact else weights_digest(settings.prior))
+    jobs = [job for arm in arms for job in _jobs(arm, settings)]
+    inputs = settings.counts.inputs
+    progress = Progress(inputs * len(jobs))
+    for position in range(inputs):
+        given = domain.draw(position, settings.split)
+        runs.inputs.append(given)
+        for job in jobs:
+            runs.trials.append(_trial(runs, job, given))
+            _run(runs, runs.trials[-1], job, given, progress)
+    return runs
 
 
 def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
@@ -68,18 +111,49 @@ def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
         yield Job(arm, budget)
 
 
-def _residuals(
-    store: Store, name: str, domain: MediaDomain, inputs: Sequence[TruthInput]
-) -> list[Row]:
+def _trial(runs: Runs, job: Job, given: TruthInput) -> Trial:
+    labels = {"input": given.name, "arm": job.arm.name, "budget": job.budget, "seed": job.seed}
+    decides = {"prior": runs.weights, **runs.domain.decides(job, given)}
+    return Trial({**labels, "edit": given.edit.name}, decides)
+
+
+def _run(runs: Runs, trial: Trial, job: Job, given: TruthInput, progress: Progress) -> None:
+    store, domain = runs.store, runs.domain
+    kept = store.row(trial) is not None
+
+    def make(folder: Path) -> Row:
+        outcome = domain.measure(job, given, folder)
+        save_frames(folder / EDITED, to_bytes(outcome.edited01))
+        save_frames(folder / TRUTH, to_bytes(outcome.truth01))
+        return outcome.row
+
+    row = store.run(trial, make)
+    place = progress.tick(kept=kept)
+    if not kept:
+        print(f"[{place}] {_outcome_line(row, (*domain.columns, *COSTS))}", flush=True)
+
+
+def _residuals(runs: Runs, name: str, domain: MediaDomain) -> list[Row]:
     """Rows with the residuals of csd and sds at the true edits, at the scales of these arms."""
     arms = {arm.name: tuned_arm(name, arm) for arm in domain.arms}
     scales = {residual: domain.guidance(arms[residual]) for residual in RESIDUAL_NAMES}
     rows = []
-    for given in cast("Sequence[Input]", inputs):
-        decides = {"residuals": scales, "prior": weights_digest(PRIOR)}
+    for given in runs.inputs:
+        decides = {"residuals": scales, "prior": runs.weights}
         decides |= {"source": given.source, "truth": given.truth01}
         decides |= {"prompt": given.edit.instructions}
         trial = Trial({"input": given.name}, decides)
-        found = store.run(trial, lambda _, given=given: domain.residuals(given, scales))
+        found = runs.store.run(trial, lambda _, given=given: domain.residuals(given, scales))
         rows += [{"input": given.name, "arm": arm, **found[arm]} for arm in RESIDUAL_NAMES]
     return rows
+
+
+def _outcome_line(row: Row, columns: Sequence[Column]) -> str:
+    """One line about a finished job, for the terminal."""
+    values = (
+        f"{c.key} {row[c.key] * c.scale:.{c.digits}f}"
+        for c in columns
+        if row.get(c.key) is not None
+    )
+    job = f"{row['arm']} x {row['budget']:g}, seed {row['seed']}"
+    return f"{row['input']}, {job}: {', '.join(values)}"

@@ -135,4 +135,5 @@ def _branches(arm: Mapping[str, Any]) -> int:
     }
     if arm.get("update", "csd") != "csd":
         return sampling_branches(**scales)
-    return update_branches(arm.get("residual", "csd"), **scales)
+    share = arm.get("source_share", 1.0)
+    return update_branches(arm.get("residual", "csd"), **scales, source_share=share)

@@ -56,6 +56,7 @@ class SceneDomain:
         Column("cross_view", "of the renders, 1/1000", 1000),
     )
     consistency = "cross_view_edits"
+    baseline = "csd"
 
     def __init__(self, prior: Prior, options: Mapping[str, Any], store: Store) -> None:
         """Take a prior, options that replace those of all arms, and the store for scenes."""

@@ -11,10 +11,13 @@ import tyro
 
 from benchmarks.engine.options import Preset
 
+EXACT = "exact"
+"""Name of the prior that knows the answers of each input; see `benchmarks.truth.exact_prior`."""
 DOMAINS = {
     "scene": "benchmarks.truth.scenes:SceneDomain",
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
+    "choice": "benchmarks.truth.choice:ChoiceDomain",
 }
 """The domains, as `module:class`, imported when needed; each class is a `Domain`, see
 `benchmarks.truth.domains`."""
@@ -30,9 +33,19 @@ class Counts:
     """Number of runs on each input, with different seeds."""
 
 
-COUNTS = {"scene": Counts(8, 2), "panorama": Counts(12, 3), "video": Counts(12, 3)}
-"""The default counts. A run of a scene takes minutes."""
-TUNING_COUNTS = {"scene": Counts(4, 1), "panorama": Counts(8, 1), "video": Counts(8, 1)}
+COUNTS = {
+    "scene": Counts(8, 2),
+    "panorama": Counts(12, 3),
+    "video": Counts(12, 3),
+    "choice": Counts(30, 5),
+}
+"""The default counts. A run of a scene takes minutes; choices have ten inputs of each medium."""
+TUNING_COUNTS = {
+    "scene": Counts(4, 1),
+    "panorama": Counts(8, 1),
+    "video": Counts(8, 1),
+    "choice": Counts(12, 1),
+}
 """The default counts of `--tune`: each of the edits that are tuned on, for scenes half of them."""
 _DEFAULT = tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the domain's)")
 
@@ -46,21 +59,31 @@ class TruthSettings:
     output: Path
     """Folder for tables, curves, pictures and results.
     Finished trials in it are not run again."""
+    prior: str = "tiny"
+    """The bundled prior, or a folder with another one.
+    exact, for the domain choice only: an exact prior of each input's answers, without a network."""
     split: Literal["validation", "benchmark"] = "benchmark"
     """Split of the inputs' seeds: tune on validation, report on benchmark."""
     inputs: Annotated[int | None, _DEFAULT] = None
     """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them.
-    The domain's: 12, scenes 8; with --tune 8, scenes 4."""
+    The domain's: 12, scene 8, choice 30; with --tune 8, scene 4, choice 12."""
     seeds: Annotated[int | None, _DEFAULT] = None
     """Number of runs of each method on each input, with different seeds.
-    The domain's: 3, scenes 2; with --tune 1."""
+    The domain's: 3, scene 2, choice 5; with --tune 1."""
     budgets: tuple[float, ...] = (1.0,)
     """Number of U-Net evaluations of every method, relative to csd with its preset.
     Tables show the first budget; several budgets give a plot of quality by cost."""
     arms: tuple[str, ...] = ()
     """Methods to compare; if not given, all."""
-    baseline: str = "csd"
+    baseline: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: csd; none-shared-noise for choice)")
+    ] = None
     """Method with which the paired differences of the others are computed."""
+    media: Annotated[
+        tuple[Literal["views", "video", "panorama"], ...] | None,
+        tyro.conf.arg(help_behavior_hint="(default: all)"),
+    ] = None
+    """Media of the inputs, which take turns; for the domain choice only."""
     ablations: bool = False
     """Compare csd with variants of its settings instead of the default methods."""
     tune: bool = False
@@ -80,15 +103,27 @@ class TruthSettings:
         """Check all that can be checked without loading a domain."""
         if self.domain not in DOMAINS:
             raise ValueError(f"The domain must be one of {', '.join(DOMAINS)}, got {self.domain}.")
+        if self.domain != "choice" and (self.media is not None or self.prior == EXACT):
+            raise ValueError(
+                "--media and --prior exact need the domain choice, got the domain "
+                f"{self.domain}; leave them out."
+            )
         for name, count in dataclasses.asdict(self.counts).items():
             if count < 1:
                 raise ValueError(f"--{name} must be at least 1, got {count}.")
         if not self.budgets or not all(budget > 0 for budget in self.budgets):
             raise ValueError(f"--budgets must be positive numbers, got {self.budgets}.")
-        if self.tune and (self.options or len(self.budgets) > 1):
+        if self.tune:
+            self._check_tune()
+
+    def _check_tune(self) -> None:
+        if self.prior == EXACT:
+            raise ValueError("--tune needs a trained prior, got --prior exact; name another.")
+        chosen = [name for name in self.options if name != "media"]
+        if chosen or len(self.budgets) > 1:
             raise ValueError(
                 "--tune chooses the options itself, at one budget; leave out "
-                f"{', '.join(self.options) or 'all budgets but one'}."
+                f"{', '.join(chosen) or 'all budgets but one'}."
             )
 
     @property
@@ -103,7 +138,7 @@ class TruthSettings:
     @property
     def options(self) -> dict[str, Any]:
         """The given options that replace those of all arms."""
-        names = ("updates", "learning_rate", "text_scale", "image_scale")
+        names = ("updates", "learning_rate", "text_scale", "image_scale", "media")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def run(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from benchmarks.engine.identity import versions
 from benchmarks.engine.records import Record, without_seconds
 from benchmarks.engine.tables import paired_markdown
+from benchmarks.truth.choice_tables import choice_tables
 from benchmarks.truth.domains import Arm
 from benchmarks.truth.residuals import RESIDUAL_COLUMNS, RESIDUAL_NAMES
 from benchmarks.truth.settings import DOMAINS, TruthSettings
@@ -23,6 +24,7 @@ def record_of(
     arms: Sequence[Arm],
     rows: Sequence[Row],
     *,
+    baseline: str,
     residuals: Sequence[Row] = (),
     tuning: str = "",
 ) -> Record:
@@ -32,15 +34,18 @@ def record_of(
         settings: The user's settings.
         arms: The arms, in the order of the table.
         rows: A row for each trial.
+        baseline: Arm with which the paired differences of the others are computed.
         residuals: Rows of the table of residuals; empty for no such table.
         tuning: How the arms were tuned, from `tuning_note`.
     """
-    asked = {key: value for key, value in vars(settings).items() if key != "output"}
+    # A prior may be a folder; the digest of its weights decides each trial's id.
+    asked = {key: value for key, value in vars(settings).items() if key not in ("output", "prior")}
     return {
         "experiment": "truth",
         "settings": {**asked, **dataclasses.asdict(settings.counts)},
         "versions": versions(),
         "arms": [arm.name for arm in arms],
+        "baseline": baseline,
         "references": [arm.name for arm in arms if arm.method is None],
         "tuning": tuning,
         "rows": without_seconds(rows),
@@ -49,11 +54,17 @@ def record_of(
 
 
 def truth_tables(record: Record) -> str:
-    """Means at the first budget, paired differences, residuals and tuning, in markdown."""
+    """Means and paired differences at the first budget, residuals and tuning, in markdown.
+
+    The domain choice has further tables, see `choice_tables`.
+    """
+    rows, names, references = _first(record), record["arms"], record["references"]
+    baseline = record["baseline"]
+    methods = [name for name in names if name not in references]
     parts = [means_table(record).markdown()]
-    methods = [name for name in record["arms"] if name not in record["references"]]
-    baseline = record["settings"]["baseline"]
-    parts.append(paired_markdown(_first(record), methods, _columns(record), baseline=baseline))
+    parts.append(paired_markdown(rows, methods, _columns(record), baseline=baseline))
+    if record["settings"]["domain"] == "choice":
+        parts.append(choice_tables(rows, names, references, baseline=baseline))
     if record["residuals"]:
         parts.append(residuals_table(record).markdown())
     if record["tuning"]:

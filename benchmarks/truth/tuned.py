@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.truth.domains import Arm
 from benchmarks.truth.grids import grid_of
+from benchmarks.truth.settings import TruthSettings
 from csd_nerf.media.files import check_writable, write_json
 
 FOLDER = Path(__file__).with_name("tuned")
@@ -62,15 +63,16 @@ def tuned_arm(domain: str, arm: Arm) -> Arm:
     return dataclasses.replace(arm, options={**grid.start, **options, **arm.options})
 
 
-def tuning_note(domain: str, arms: Sequence[Arm], *, prior: str, given: Mapping[str, Any]) -> str:
+def tuning_note(settings: TruthSettings, arms: Sequence[Arm], *, prior: str) -> str:
     """Markdown that says which arms were tuned, how, and on which edits.
 
     Args:
-        domain: The domain.
+        settings: The user's settings.
         arms: The arms of a table, without their tuned options.
         prior: Digest of the weights with which the table was made.
-        given: Options that replaced those of all arms.
     """
+    domain = settings.domain
+    given = {key: value for key, value in settings.options.items() if key != "media"}
     entries = read_tuned(domain)
     groups: dict[str, list[str]] = {}
     for arm in arms:

@@ -127,26 +127,34 @@ class EditSession:
         return settings.iterations
 
     def _settings(self, canvas: ImageStack | WindowCanvas) -> EditSettings:
-        """The editor's settings. The learning rate decays between sweeps, never within one."""
+        """The editor's settings.
+
+        Decays that are evenly spaced lie between sweeps, never within one.
+        """
         options, values = self.options, self.values
-        iterations = options.iterations or canvas.iterations_for(values.updates)
+        iterations = values.iterations or canvas.iterations_for(values.updates)
         sweep = canvas.batches_per_sweep
+        evenly = math.ceil(iterations / values.decays / sweep) * sweep
         # `method` is declared in the subclasses of EditOptions.
         method = getattr(options, "method")  # noqa: B009
         return EditSettings(
             iterations=iterations,
             learning_rate=values.learning_rate,
             decay=values.decay,
-            decay_every=math.ceil(iterations / values.decays / sweep) * sweep,
+            decay_every=values.decay_every or evenly,
             text_scale=values.text_scale,
             image_scale=values.image_scale,
             t_range=values.t_range,
-            mixing="stein" if method == "csd" else "none",
+            t_order=values.t_order,
+            source_share=values.source_share,
+            mixing=values.mixing,
             residual="sds" if method == "sds" else options.residual,
             noise=values.noise,
             kernel_on=options.kernel_on,
+            bandwidth=values.bandwidth,
             normalize=values.normalize,
             repulsion=values.repulsion,
+            repulsion_scale=values.repulsion_scale,
             max_batch=values.max_batch,
         )
 

@@ -1,4 +1,4 @@
-"""The options of `csd-nerf panorama` and `csd-nerf video`, and the presets behind them.
+"""The options of `csd-nerf panorama` and `csd-nerf video`.
 
 This module imports nothing heavy, since the command line needs it for its help. An option that is
 None takes its value from the preset and the method; see `EditOptions.values`. The docstrings of
@@ -14,37 +14,19 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from csd_nerf.adapters.presets import (
+    PanoramaMethod,
+    Preset,
+    Values,
+    VideoMethod,
+    panorama_values,
+    video_values,
+)
+
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 """Exceptions that are reported to the user as one line; all others are bugs."""
 
-Preset = Literal["full", "small", "release", "tiny"]
-PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
-VideoMethod = Literal["csd", "csd-no-stein", "sds", "ip2p"]
 Decoder = Literal["vae", "consistency", "temporal"]
-
-
-@dataclass(frozen=True)
-class Values:
-    """The options that depend on the preset and the method, with their final values."""
-
-    prior: str
-    dtype: str
-    max_batch: int | None
-    batch: int
-    learning_rate: float
-    text_scale: float
-    image_scale: float
-    updates: int
-    decay: float
-    decays: int
-    normalize: Literal["n", "rowsum"]
-    t_range: tuple[float, float]
-    repulsion: float
-    noise: Literal["shared", "independent"]
-    drawing: Literal["balanced", "uniform"]
-    taper: int | None
-    steps: int
-    solver: Literal["ddim", "euler-ancestral"]
 
 
 def _unset(metavar: str, default: str = "the preset's") -> Any:
@@ -52,48 +34,15 @@ def _unset(metavar: str, default: str = "the preset's") -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
-_FULL = {
-    "prior": "instruct-pix2pix",
-    "dtype": "float32",
-    "max_batch": 40,
-    "batch": 4,
-    "decay": 0.9,
-    "decays": 10,
-    "normalize": "n",
-    "t_range": (0.02, 0.5),
-    "repulsion": 1.0,
-    "noise": "shared",
-    "drawing": "balanced",
-    "taper": None,
-    "text_scale": 7.5,
-    "steps": 100,
-    "solver": "euler-ancestral",
+_TAKEN_BY = {
+    "--residual dds": ("csd", "csd-no-stein"),
+    "--source-share": ("csd", "csd-no-stein"),
+    "--mixing": ("csd", "sds"),
+    "--t-order": ("csd", "csd-no-stein", "sds"),
 }
-_SMALL = {**_FULL, "dtype": "float16", "max_batch": 10}
-_RELEASE = {**_FULL, "noise": "independent", "drawing": "uniform", "taper": 0}
-# The best of a few settings tried on validation inputs with the bundled prior.
-_TINY = {
-    **_FULL,
-    "prior": "tiny",
-    "max_batch": None,
-    "decays": 6,
-    "normalize": "rowsum",
-    "t_range": (0.02, 0.8),
-    # Particles that share one noise need no repulsion.
-    "repulsion": 0.0,
-    "text_scale": 1.25,
-    "image_scale": 1.0,
-    "steps": 15,
-    "solver": "ddim",
-}
-_DISTILLED = ("csd", "csd-no-stein")
-"""Methods that take `--residual`."""
-_PRESETS: dict[str, dict[str, Any]] = {
-    "full": _FULL,
-    "small": _SMALL,
-    "release": _RELEASE,
-    "tiny": _TINY,
-}
+"""Options that only some methods take, with these methods."""
+_DISPLACES = {"updates": "iterations", "decays": "decay_every"}
+"""Options that, if given, displace the preset's value of another one."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +62,8 @@ class EditOptions:
     preset: Preset = "full"
     """Sets all options whose default is given as "the preset's".
     full: InstructPix2Pix on a GPU with 24 GB. small: the same in half precision, for 12 GB.
-    release: full, but with random windows or frames and independent noise, as in the authors'
-    release. tiny: the bundled prior, on a CPU."""
+    release: as the authors' published scripts, for comparison; with --square also their size of
+    frames. tiny: the bundled prior, on a CPU."""
     prior: Annotated[str | None, _unset("NAME|FOLDER")] = None
     """Diffusion model: instruct-pix2pix, tiny, stable-diffusion (for dds), a hub id or a folder."""
     prior_variant: Annotated[str | None, _unset("NAME", "the plain files")] = None
@@ -125,6 +74,10 @@ class EditOptions:
         Literal["float32", "float16", "bfloat16"] | None, _unset("{float32,float16,bfloat16}")
     ] = None
     """Precision of the prior."""
+    condition: Annotated[Literal["raw", "scaled"] | None, _unset("{raw,scaled}")] = None
+    """Scale of the source's latent where it conditions InstructPix2Pix.
+    raw: as the model was trained. scaled: times the autoencoder's factor, as in the authors'
+    release, which needs a larger --image-scale."""
     max_batch: Annotated[int | None, _unset("INT")] = None
     """Most model evaluations in one call; lower saves memory, with the same result.
     It is halved automatically if memory runs out."""
@@ -132,9 +85,11 @@ class EditOptions:
     """Random seed; on the CPU the same seed gives the same pixels."""
     size: Annotated[int | None, _unset("INT", "the input's")] = None
     """Longer edge in pixels at which the edit is computed; the result has the input's size."""
-    batch: Annotated[int | None, _unset("INT")] = None
+    batch: Annotated[int | None, _unset("INT", "the preset's; release: all frames")] = None
     """Windows or frames per iteration."""
-    iterations: Annotated[int | None, _unset("INT", "as many as --updates needs")] = None
+    iterations: Annotated[int | None, _unset("INT", "as many as --updates needs; release: 200")] = (
+        None
+    )
     """Number of iterations."""
     updates: Annotated[int | None, _unset("INT")] = None
     """Mean number of updates of each latent cell or frame."""
@@ -143,19 +98,36 @@ class EditOptions:
     decay: Annotated[float | None, _unset("FLOAT")] = None
     """Factor by which the learning rate is multiplied at each decay."""
     decays: Annotated[int | None, _unset("INT")] = None
-    """Number of decays of the learning rate, evenly spaced over the run."""
+    """Number of decays of the learning rate, evenly spaced over the run.
+    Without it release decays every 20 iterations."""
     text_scale: Annotated[float | None, _unset("FLOAT")] = None
     """w_y of Eq. 3: how strongly the instruction is followed."""
     image_scale: Annotated[float | None, _unset("FLOAT")] = None
     """w_s of Eq. 3: how closely the source is kept."""
     t_range: Annotated[tuple[float, float] | None, _unset("LOW HIGH")] = None
     """Lowest and highest timestep that is drawn, as fractions of the prior's schedule."""
+    t_order: Annotated[
+        Literal["random", "falling", "falling-first"] | None,
+        _unset("{random,falling,falling-first}"),
+    ] = None
+    """random: timesteps are drawn from the whole range at every step, as in the paper.
+    falling: from a band that moves from the top of the range to its bottom over the run.
+    falling-first: falling in the first half of the run, random in the second."""
+    source_share: Annotated[float | None, _unset("FLOAT")] = None
+    """Share of the source's estimate, from 0 to 1, in what csd and csd-no-stein subtract.
+    The rest is the drawn noise. 1: CSD-Edit. 0: SDS."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
         _unset("{shared,independent}", "shared; independent for ip2p"),
     ] = None
     """shared: one noise for all frames, or one noise field under all windows.
     independent: a noise for each window or frame."""
+    mixing: Annotated[
+        Literal["stein", "patch"] | None,
+        _unset("{stein,patch}", "the preset's for csd, none for sds"),
+    ] = None
+    """How windows or frames share their scores. stein: by a kernel between them (Eq. 8).
+    patch: by a kernel between small patches of the input."""
     kernel_on: Literal["noisy", "clean"] = "noisy"
     """Latents that the kernel compares: noisy (z_t) or clean (x)."""
     normalize: Annotated[Literal["n", "rowsum"] | None, _unset("{n,rowsum}")] = None
@@ -184,14 +156,19 @@ class EditOptions:
 
     def values(self) -> Values:
         """Final values: given options first, then those of the method, then those of the preset."""
-        method: str = getattr(self, "method")  # noqa: B009
-        chosen = {**_PRESETS[self.preset], **self._by_method(method)}
+        chosen = self._chosen()
+        for option, other in _DISPLACES.items():
+            if getattr(self, option) is not None:
+                chosen[other] = None
+        if self.residual == "dds":
+            # A text-to-image model has no condition.
+            chosen["condition"] = "raw"
         names = [field.name for field in dataclasses.fields(Values)]
         given = {n: v for n in names if (v := getattr(self, n, None)) is not None}
         return Values(**{**chosen, **given})
 
-    def _by_method(self, method: str) -> dict[str, Any]:
-        """Values of the preset that depend on the method."""
+    def _chosen(self) -> dict[str, Any]:
+        """Values of the preset for the method."""
         raise NotImplementedError
 
     def check_prompt(self) -> None:
@@ -226,14 +203,25 @@ class EditOptions:
                 f'{self.source_prompt!r}; give --source-prompt "a photo of ...", and a --prompt '
                 "that describes the result."
             )
-        if self.residual == "dds" and getattr(self, "method") not in _DISTILLED:  # noqa: B009
-            raise ValueError(
-                f"--residual dds needs --method {' or '.join(_DISTILLED)}, got "
-                f"{getattr(self, 'method')}."  # noqa: B009
-            )
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")
+        if self.source_share is not None and not 0 <= self.source_share <= 1:
+            raise ValueError(f"--source-share must be from 0 to 1, got {self.source_share}.")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Refuse options that the method doesn't take."""
+        method: str = getattr(self, "method")  # noqa: B009
+        given = {
+            "--residual dds": self.residual == "dds",
+            "--source-share": self.source_share is not None,
+            "--mixing": self.mixing is not None,
+            "--t-order": self.t_order is not None,
+        }
+        for option, methods in _TAKEN_BY.items():
+            if given[option] and method not in methods:
+                raise ValueError(f"{option} needs --method {' or '.join(methods)}, got {method}.")
 
 
 @dataclass(frozen=True)
@@ -268,24 +256,8 @@ class PanoramaOptions(EditOptions):
         if not self.region:
             super().check_prompt()
 
-    def _by_method(self, method: str) -> dict[str, Any]:
-        if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 1.5}
-            if method in rates:
-                return {"learning_rate": rates[method], "updates": 20}
-            if method == "sds":
-                return {"learning_rate": 1.5, "updates": 20, "text_scale": 1.0}
-            return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
-        # The release's rate and image scale. The paper's 200 iterations of 4 windows update a cell
-        # of a 1920x512 picture about 213 times. Without mixing, steps at batch 4 are 2.5 times as
-        # long, so the rate is lower.
-        rate = 2.0 if method == "csd" else 0.8
-        sampled = method.startswith("ip2p")
-        return {
-            "learning_rate": rate,
-            "updates": 200,
-            "image_scale": 1.5 if sampled else 5.0,
-        }
+    def _chosen(self) -> dict[str, Any]:
+        return panorama_values(self.preset, self.method)
 
 
 @dataclass(frozen=True)
@@ -305,23 +277,8 @@ class VideoOptions(EditOptions):
     decoder_weights: Annotated[str | None, _unset("NAME|FOLDER", "the published one")] = None
     """Hub id or folder of the consistency or temporal decoder."""
 
-    def _by_method(self, method: str) -> dict[str, Any]:
-        if self.preset == "tiny":
-            rates = {"csd": 2.0, "csd-no-stein": 2.0}
-            if method in rates:
-                return {"learning_rate": rates[method], "updates": 20, "batch": 8}
-            if method == "sds":
-                return {"learning_rate": 1.0, "updates": 20, "batch": 8, "text_scale": 1.0}
-            sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
-            return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
-        # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.
-        values = {
-            "learning_rate": 1.0 if method == "csd" else 0.25,
-            "updates": 100,
-            "batch": 8,
-            "image_scale": 1.5,
-        }
-        return {**values, "noise": "independent"} if method == "ip2p" else values
+    def _chosen(self) -> dict[str, Any]:
+        return video_values(self.preset, self.method)
 
 
 _Inputs = Annotated[

@@ -142,6 +142,7 @@ def _optimise(
 ) -> tuple[Float[Tensor, "c h w"], dict[str, Any]]:
     """CSD-Edit and its ablations."""
     values, layout, prompts = plan.session.values, plan.layout, plan.prompts
+    assert values.batch is not None, "only videos have presets of all particles in a batch"
     canvas = WindowCanvas(
         source.clone(),
         source,

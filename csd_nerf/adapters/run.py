@@ -212,6 +212,7 @@ class _Call:
                 device=device,
                 dtype=values.dtype,
                 variant=self.options.prior_variant,
+                condition=values.condition,
                 vae_slicing=self.options.preset == "small",
             )
         return HalvingPrior(prior, max_batch=values.max_batch, tell=tell)

@@ -125,7 +125,8 @@ def _plan(prior: Prior, source: FrameSource, options: VideoOptions, reporter: Re
             f"frames of {width} x {height} pixels are enlarged to {work_width} x {work_height} "
             "for the edit"
         )
-    return _Plan(session, options, source, size, min(session.values.batch, source.count))
+    batch = min(session.values.batch or source.count, source.count)
+    return _Plan(session, options, source, size, batch)
 
 
 def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tuple[int, int]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import log
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +19,10 @@ from torch import Tensor
 
 Features = Callable[[Tensor], Tensor]
 """A differentiable map of particles to features: (n d) -> (n f)."""
+Median = Literal["off-diagonal", "with-diagonal"]
+"""Which entries of the matrix of squared distances `median_bandwidth` takes the median of."""
+_Heuristic = Callable[[Tensor], Tensor]
+"""A bandwidth from squared distances: (n n) -> scalar."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ def rbf_kernel(
     features: Features | None = None,
     *,
     bandwidth: float | Float[Tensor, ""] | None = None,
+    median: Median = "off-diagonal",
     divisor: float | None = None,
     exponent: int = 1,
 ) -> Kernel:
@@ -50,6 +57,7 @@ def rbf_kernel(
         bandwidth: h > 0, in units of d^2; infinity makes k = 1 everywhere. None takes
             `median_bandwidth`. A tensor is not checked, because reading its value would make the
             CPU wait for the device.
+        median: For a bandwidth of None: of which distances; see `median_bandwidth`.
         divisor: For a bandwidth of None: what the median is divided by; None means log(N + 1).
         exponent: 1 makes d the distance |phi(x) - phi(y)|. 2 makes d its square, for features
             whose squared distance is the wanted distance, such as `lpips_features`.
@@ -61,13 +69,14 @@ def rbf_kernel(
         raise ValueError(
             f"bandwidth needs to be positive, got {bandwidth}; None takes the median heuristic."
         )
+    heuristic: _Heuristic = partial(median_bandwidth, median=median, divisor=divisor)
     # Mixed precision would round the small differences of near-equal particles to zero.
     with torch.autocast(points.device.type, enabled=False):
         x = points.detach().to(torch.promote_types(points.dtype, torch.float32))
         if features is not None:
-            return _feature_kernel(x, features, bandwidth, divisor, exponent)
+            return _feature_kernel(x, features, bandwidth, heuristic, exponent)
         squared = squared_distances(x).pow(exponent)
-        h = median_bandwidth(squared, divisor=divisor) if bandwidth is None else bandwidth
+        h = heuristic(squared) if bandwidth is None else bandwidth
         values = torch.exp(-squared / h)
         slope = values if exponent == 1 else values * exponent * squared.pow(1 - 1 / exponent)
         # The gradient doesn't change if all points are shifted. Centring keeps both terms as small
@@ -85,13 +94,18 @@ def squared_distances(points: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 
 @torch.no_grad()
 def median_bandwidth(
-    squared: Float[Tensor, "n n"], *, divisor: float | None = None, floor: float = 1e-8
+    squared: Float[Tensor, "n n"],
+    *,
+    median: Median = "off-diagonal",
+    divisor: float | None = None,
+    floor: float = 1e-8,
 ) -> Float[Tensor, ""]:
     """The median heuristic: h = median of d^2 over pairs i < j, divided by log(N + 1).
 
-    The zero distance of a particle to itself is left out. The authors' release includes it, and
-    its bandwidth is NaN for one or two particles. The paper's text-to-3D (Appendix C.2) divides
-    by log N, which is zero for one particle.
+    The zero distance of a particle to itself is left out. The authors' release takes the median of
+    all N^2 distances, including the zeros; `median="with-diagonal"` restores that. For one or two
+    particles that median is zero, and the release's kernel NaN. The paper's text-to-3D (Appendix
+    C.2) divides by log N, which is zero for one particle.
 
     The result is at least floor + 1e-4 max d^2. The first term serves particles that all coincide.
     The second serves sets of which more than half of the pairs coincide, so that the median is
@@ -99,6 +113,8 @@ def median_bandwidth(
 
     Args:
         squared: Squared distances of all pairs.
+        median: off-diagonal: the distances of different particles. with-diagonal: all N^2, of which
+            the lower of the two middle ones is the median, as `torch.median` defines it.
         divisor: What the median is divided by; None means log(N + 1).
         floor: Smallest bandwidth; the bandwidth of a single particle.
     """
@@ -107,9 +123,12 @@ def median_bandwidth(
         return squared.new_full((), floor)
     upper = torch.triu_indices(n, n, offset=1, device=squared.device)
     pairs = squared[upper[0], upper[1]].sort().values
-    median = (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / 2
+    if median == "with-diagonal":
+        middle = squared.median()
+    else:
+        middle = (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / 2
     scale = log(n + 1) if divisor is None else divisor
-    return torch.maximum(median / scale, floor + 1e-4 * pairs[-1])
+    return torch.maximum(middle / scale, floor + 1e-4 * pairs[-1])
 
 
 @torch.enable_grad()
@@ -117,7 +136,7 @@ def _feature_kernel(
     points: Float[Tensor, "n d"],
     features: Features,
     bandwidth: float | Float[Tensor, ""] | None,
-    divisor: float | None,
+    heuristic: _Heuristic,
     exponent: int,
 ) -> Kernel:
     # The gradient with respect to a common shift of all x_j is the sum over j of their gradients.
@@ -125,7 +144,7 @@ def _feature_kernel(
     embedded = features(points + shift)
     still = embedded.detach()
     squared = squared_distances(still).pow(exponent)
-    h = median_bandwidth(squared, divisor=divisor) if bandwidth is None else bandwidth
+    h = heuristic(squared) if bandwidth is None else bandwidth
     n = len(points)
     rows = []
     for i in range(n):

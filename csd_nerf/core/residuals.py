@@ -81,7 +81,8 @@ class Terms:
 
         It is the description of the source if the terms use one, else the empty text. The `csd`
         and `dds` residuals of an unedited particle are then zero, so that a particle without
-        prompt stays as it is. The `sds` residual is not zero.
+        prompt stays as it is. With the drawn noise among the terms (`sds`, or a `source_share`
+        below 1) they are not zero.
         """
         return "source" if self.needs_source_text else "empty"
 
@@ -122,32 +123,89 @@ def edit_guidance(latent: Latent, *, image_scale: float, text_scale: float) -> T
     return image_guidance(latent, image_scale=image_scale) + text_scale * (prompt - image)
 
 
-def csd_edit(*, image_scale: float, text_scale: float) -> Terms:
+def baseline(source: Terms, *, source_share: float) -> Terms:
+    """What a residual subtracts: a mixture of the source's estimate and the drawn noise.
+
+    The residual at a timestep t is
+
+        r_s = a - s b - (1 - s) e = u - s v,    u = a - e,    v = b - e,
+
+    with the drawn noise e, the guided estimate a for the noisy target alpha_t x + sigma_t e, the
+    estimate b for the noisy source alpha_t x~ + sigma_t e, and the share s. All are in units of the
+    noise, whose rms is 1. s = 0 is SDS; s = 1 is CSD-Edit, or DDS.
+
+    The source's estimate is a control variate of SDS: u and v contain the same e, so their errors
+    are alike, and subtracting a share of v makes steps less noisy. Let x, x~, the conditions and t
+    be fixed, so that only e is random. With variances and covariances summed over the coordinates,
+
+        Var r_s = Var u - 2 s Cov(u, v) + s^2 Var v,
+
+    which is least, Var u - Cov(u, v)^2 / Var v, at
+
+        s* = Cov(u, v) / Var v.
+
+    The more alike the errors of the two estimates, the nearer s* is to 1; if u = v, s* = 1 and the
+    variance is zero. With the bundled prior s* at the true edit falls with t, from 0.9 at a tenth
+    of the schedule to 0.2 at three quarters; docs/evaluation.md has the figures and the command.
+
+    A control variate should have the mean zero. E[v] is zero on average over sources of the
+    prior's distribution if the model is exact and unguided; for a single source it is not. So s
+    also moves the mean, E[r_s] = E[u] - s E[v]: the least variance need not give the best edit.
+
+    Args:
+        source: The source's guided estimate.
+        source_share: s, from 0 to 1. With 0 the source is not evaluated.
+    """
+    return source_share * source + (1.0 - source_share) * DRAWN_NOISE
+
+
+def csd_edit(*, image_scale: float, text_scale: float, source_share: float = 1.0) -> Terms:
     """Residual of CSD-Edit, CSD Eq. 9.
 
     The guided estimate for the noisy target, minus the estimate for the noisy source (same noise,
     same timestep) guided by the source image alone. For an unedited particle only the text term is
     left. This takes two model evaluations for the source; the authors' release takes three.
+
+    With a `source_share` below 1, which is not in the paper, the drawn noise replaces a part of the
+    source's estimate; see `baseline`.
     """
     guided = edit_guidance("target", image_scale=image_scale, text_scale=text_scale)
-    return guided - image_guidance("source", image_scale=image_scale)
+    source = image_guidance("source", image_scale=image_scale)
+    return guided - baseline(source, source_share=source_share)
 
 
-def sds_edit(*, image_scale: float, text_scale: float) -> Terms:
-    """Residual of SDS with an editing model: the guided estimate of CSD Eq. 3 minus the noise."""
+def sds_edit(
+    *,
+    image_scale: float,
+    text_scale: float,
+    source_share: float = 0.0,  # noqa: ARG001
+) -> Terms:
+    """Residual of SDS with an editing model: the guided estimate of CSD Eq. 3 minus the noise.
+
+    It is `csd_edit` with a `source_share` of 0; its own is ignored.
+    """
     return edit_guidance("target", image_scale=image_scale, text_scale=text_scale) - DRAWN_NOISE
 
 
-def dds_edit(*, image_scale: float, text_scale: float) -> Terms:  # noqa: ARG001
+def dds_edit(
+    *,
+    image_scale: float,  # noqa: ARG001
+    text_scale: float,
+    source_share: float = 1.0,
+) -> Terms:
     """Delta Denoising Score as CSD's residual, CSD Appendix A.
 
     The estimate for the target, guided by the prompt (a description of the result), minus the
     estimate for the source, guided by the description of the source. Both have the same guidance
     scale; the appendix prints the case of scale 1. The source image is no condition, so any
     text-to-image model will do, and `image_scale` is ignored.
+
+    With a `source_share` below 1, which is not in the paper, the drawn noise replaces a part of the
+    source's estimate; see `baseline`. With 0 it is SDS with a text-to-image model (CSD Eq. 5).
     """
     guided = text_guidance("target", "prompt", text_scale=text_scale)
-    return guided - text_guidance("source", "source", text_scale=text_scale)
+    source = text_guidance("source", "source", text_scale=text_scale)
+    return guided - baseline(source, source_share=source_share)
 
 
 def generation(*, text_scale: float) -> Terms:
@@ -160,7 +218,8 @@ EDIT_RESIDUALS: dict[ResidualName, Callable[..., Terms]] = {
     "sds": sds_edit,
     "dds": dds_edit,
 }
-"""The residuals of an edit by name; each function takes `image_scale` and `text_scale`."""
+"""The residuals of an edit by name; each function takes `image_scale`, `text_scale` and
+`source_share`."""
 
 
 def prompt_shares(

@@ -19,6 +19,9 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+BAND = 0.25
+"""Width of the band of `falling_band`, as a fraction of the range of timesteps."""
+
 
 @runtime_checkable
 class Schedule(Protocol):
@@ -70,8 +73,8 @@ def loss_weight(schedule: Schedule, timestep: Int[Tensor, "*batch"]) -> Float[Te
     return schedule.sigma(timestep).square()
 
 
-def check_t_range(t_range: tuple[float, float]) -> None:
-    """Check a range of timesteps, given as fractions of T.
+def check_t_range(t_range: tuple[float, float], *, name: str = "t_range") -> None:
+    """Check a range of timesteps, given as fractions of T; `name` is the caller's name for it.
 
     Raises:
         ValueError: Unless 0 <= low < high <= 1.
@@ -79,8 +82,28 @@ def check_t_range(t_range: tuple[float, float]) -> None:
     low, high = t_range
     if not 0 <= low < high <= 1:
         raise ValueError(
-            f"t_range needs 0 <= low < high <= 1 (fractions of the schedule), got {t_range}."
+            f"{name} needs 0 <= low < high <= 1 (fractions of the schedule), got {t_range}."
         )
+
+
+def falling_band(low: int, high: int, *, progress: float) -> tuple[int, int]:
+    """The timesteps to draw from at one point of a run whose noise falls from `high` to `low`.
+
+    With the centre c = high - progress (high - low) and the width w = BAND (high - low), the band
+    goes from max(low, c - w / 2) to min(high, c + w / 2), rounded. Large timesteps decide the
+    layout and the colours of an edit, small ones its detail. If timesteps are drawn from the whole
+    range at every step, an edit with several right answers tends to stay at their mean.
+
+    Args:
+        low: Lowest timestep of the run.
+        high: Highest timestep of the run.
+        progress: 0 at the run's first step, 1 at its last.
+
+    Returns:
+        Lowest and highest timestep, both included.
+    """
+    centre, half = high - progress * (high - low), BAND * (high - low) / 2
+    return round(max(low, centre - half)), round(min(high, centre + half))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from csd_nerf.core.kernels import Median
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.stein import Normalize
 
-Mixing = Literal["stein", "none"]
+Mixing = Literal["stein", "patch", "none"]
 Noise = Literal["shared", "independent"]
+TOrder = Literal["random", "falling", "falling-first"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
 Distillation = Literal["csd", "sds"]
@@ -36,20 +38,37 @@ class EditSettings:
     t_range: tuple[float, float] = (0.02, 0.5)
     """Lowest and highest timestep that is drawn, as fractions of the prior's schedule (0 is
     clean)."""
+    t_order: TOrder = "random"
+    """random: timesteps are drawn from the whole t_range at every step, as in the paper. falling:
+    from a band that moves from the top of t_range to its bottom over the run. falling-first: the
+    same over the first half of the run, then random."""
     batch_size: int | None = None
     """Images per iteration, drawn without replacement; None takes all."""
     mixing: Mixing = "stein"
-    """stein: average residuals over similar images and push images apart (CSD); none: each image
-    follows its own residual."""
+    """stein: average residuals over similar images and push images apart (CSD, Eq. 8). patch:
+    average residuals over similar patches of the source images, without repulsion; kernel_on,
+    normalize and repulsion have no effect. none: each image follows its own residual."""
+    patch_bandwidth: float = 0.1
+    """Bandwidth of mixing by patches, as a fraction of the median squared distance of patches."""
+    patch_cells: int = 4096
+    """Largest number of latent cells of a batch that mixing by patches compares with each other;
+    larger latents are mixed at a lower resolution. Memory grows with the square: 67 MB at 4096."""
     residual: ResidualName = "csd"
     """What is subtracted from the guided noise estimate. csd: the estimate for the noisy source
     (CSD-Edit, Eq. 9); sds: the drawn noise; dds: the source's estimate guided by a description of
     the source (Appendix A), which is meant for text-to-image models."""
+    source_share: float = 1.0
+    """s, from 0 to 1: how much of the source's estimate is subtracted; the rest, 1 - s, is drawn
+    noise. 1: CSD-Edit or dds as in the paper; 0: SDS. Has no effect on the residual sds."""
     noise: Noise = "shared"
     """shared: one noise for all particles (Eq. 8); independent: one for each (the authors'
     release)."""
     kernel_on: KernelOn = "noisy"
     """Which latents the kernel compares: noisy (z_t) or clean (x)."""
+    bandwidth: Median = "off-diagonal"
+    """Of which squared distances the kernel's bandwidth takes the median: off-diagonal, those of
+    different images, or with-diagonal, also the zeros of each image to itself (the authors'
+    release)."""
     normalize: Normalize = "n"
     """What the mixed residuals are divided by: n, the number of particles, or rowsum, the sum of a
     particle's kernel values."""
@@ -64,10 +83,15 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         check_t_range(self.t_range)
-        _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch")
-        for name in ("learning_rate", "decay"):
+        _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch", "patch_cells")
+        for name in ("learning_rate", "decay", "patch_bandwidth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} needs to be positive, got {getattr(self, name)}.")
+        if not 0 <= self.source_share <= 1:
+            raise ValueError(
+                "source_share needs 0 <= source_share <= 1 (0 is SDS, 1 is CSD-Edit), got "
+                f"{self.source_share}."
+            )
         _check_choices(self)
 
 

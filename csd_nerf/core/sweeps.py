@@ -61,7 +61,7 @@ class Deck:
         return batch
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
-        """The sweep's timestep, from `low` to `high`, both included."""
+        """The sweep's timestep, from `low` to `high` of its first batch, both included."""
         if self._begins_sweep:
             self._timestep = randomness.timestep(low, high)
         return self._timestep

@@ -72,13 +72,15 @@ def seam_step(
 
         d(x) = e(x) - e(x-1) - [e(x-1) - e(x-c) + e(x+c-1) - e(x)] / (2 (c-1))
 
-    An error that changes evenly across the border thus has no step. The measure is the mean of |d|
-    over borders, minus the mean of |d| over the lines between all other cells, with pieces weighted
-    by their length; then the mean over columns and rows. An axis without borders, or without other
-    lines, is left out, and so are lines beside a part of a cell.
+    An error that changes evenly across the border thus has no step. A border's seam is the mean of
+    |d| over its pieces, weighted by their length, minus that of the lines between the other cells
+    up to the next border: the mean of both sides. The measure is the mean over the borders of
+    columns, and of rows; then the mean of both. Borders without such lines are left out, and so are
+    lines beside a part of a cell.
 
-    Both means are taken between cells, so that the autoencoder's grid is no seam, and both have
-    the same noise, so that noise is none.
+    Borders are compared with other lines between cells, so that the autoencoder's grid is no seam,
+    and with lines nearby, so that noise is none, though it is stronger in some parts of a picture.
+    The lines next to the picture's edges, where all errors are larger, are left out.
 
     Args:
         edited01: The edit.
@@ -87,7 +89,7 @@ def seam_step(
         cell_size: Edge of a latent cell in pixels, at least 2; all borders are multiples of it.
 
     Returns:
-        0 on average without seams, for noise and smooth errors too; the mean height of the steps
+        About 0 without seams, for noise and smooth errors too, and the mean height of the steps
         with seams. Smaller is better.
 
     Raises:
@@ -115,13 +117,11 @@ def _excess(
     cuts: tuple[int, ...],
     cell_size: int,
 ) -> float | None:
-    """Mean |d| at the borders of the last axis minus mean |d| elsewhere; None without either."""
+    """Mean seam of the borders of the last axis; None without borders or without other lines."""
     length = error.shape[2]
     lines = [k for k in range(0, length, cell_size) if k + cell_size <= length]
     inside = [k for k in borders if k in lines]
-    elsewhere = [k for k in lines[1:] if k not in borders]
-    if not inside or not elsewhere:
-        return None
+    others = torch.tensor([k for k in lines[2:-1] if k not in borders])
     ends = sorted({*cuts, error.shape[1]} - {0})
     sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     mean = torch.stack([piece.mean(dim=1) for piece in error.split(sizes, dim=1)], dim=1)
@@ -131,7 +131,17 @@ def _excess(
     step = (after - before - slopes).abs().mean(dim=0)
     share = torch.tensor(sizes).to(step) / error.shape[1]
     heights = share @ step
-    return float(heights[inside].mean() - heights[elsewhere].mean())
+    seams = []
+    for k, last, following in zip(inside, [0, *inside], [*inside[1:], length], strict=False):
+        # The border of a wrapped panorama, 0, is also at the end.
+        start, end = (last, k) if k else (inside[-1], length)
+        sides = (
+            others[(others > start) & (others < end)],
+            others[(others > k) & (others < following)],
+        )
+        if means := [heights[side].mean() for side in sides if len(side)]:
+            seams.append(heights[k] - torch.stack(means).mean())
+    return float(torch.stack(seams).mean()) if seams else None
 
 
 @dataclass(frozen=True)

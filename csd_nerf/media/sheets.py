@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -48,6 +49,20 @@ def contact_sheet(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> UInt8[Ten
 def save_contact_sheet(path: Path, pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> None:
     """Write the `contact_sheet` of pictures to a file."""
     write_image(path, contact_sheet(pictures))
+
+
+def save_rows(path: Path, pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> None:
+    """Write a grid with one row per name, labelled on the left, and one column per image."""
+    width = max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(name) for name in pictures)
+    rows = [_named_row(name, math.ceil(width) + 8, images) for name, images in pictures.items()]
+    write_image(path, to_bytes(torch.cat(rows, dim=1)))
+
+
+def _named_row(name: str, width: int, image01: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "3 h W"]:
+    label = Image.new("L", (width, image01.shape[2]), 255)
+    ImageDraw.Draw(label).text((4, image01.shape[2] // 2 - 6), name, fill=0)
+    beside = (torch.from_numpy(np.array(label)).float() / 255).expand(3, -1, -1)
+    return torch.cat([beside, *image01.cpu()], dim=2)
 
 
 def save_video(path: Path, frames01: Float[Tensor, "n 3 h w"], *, fps: int = 24) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from csd_nerf.priors.base import Branch, Prior
-from csd_nerf.priors.families import Kind
+from csd_nerf.priors.families import Condition, Kind
 from csd_nerf.priors.weights import WeightsNotFoundError, fetch, is_bundled
 
 __all__ = [
     "DTYPES",
     "Branch",
+    "Condition",
     "Kind",
     "Prior",
     "WeightsNotFoundError",
@@ -35,6 +36,7 @@ def load(
     dtype: torch.dtype | str = torch.float32,
     kind: Kind = "edit",
     variant: str | None = None,
+    condition: Condition = "raw",
     vae_slicing: bool = False,
     vae_tiling: bool = False,
 ) -> Prior:
@@ -49,6 +51,9 @@ def load(
             or `text`, a model that makes images from descriptions.
         variant: Which weight files to load, such as `fp16` for `*.fp16.safetensors`; None means
             those without a variant in their name.
+        condition: Scale of the source's latent where it conditions an editing model. raw: the
+            autoencoder's own, on which InstructPix2Pix was trained. scaled: that of the noisy
+            latents, as in the authors' release of CSD.
         vae_slicing: Encode and decode one image at a time, which saves memory; the result is the
             same.
         vae_tiling: Encode and decode large images in overlapping tiles, which saves memory; the
@@ -57,14 +62,21 @@ def load(
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
-        ValueError: If dtype is not one of `DTYPES`, the family is unknown, or the parts don't fit
-            together.
+        ValueError: If dtype is not one of `DTYPES`, the condition is scaled for a text-to-image
+            model, the family is unknown, or the parts don't fit together.
         ImportError: If the tokenizer needs a package that is not installed.
     """
     precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if precision is None or precision not in DTYPES.values():
         raise ValueError(f"dtype needs one of {', '.join(DTYPES)}, got {dtype}.")
+    if condition != "raw" and kind != "edit":
+        raise ValueError(
+            f"condition needs an editing model, which sees a source, got {condition} for a "
+            "text-to-image model; leave it at raw."
+        )
     folder, family = fetch(name_or_path, variant=variant, kind=kind)
+    # Only families with a condition know the option.
+    options = {} if condition == "raw" else {"condition": condition}
     return family.load(
         folder,
         name=str(name_or_path),
@@ -73,4 +85,5 @@ def load(
         variant=variant,
         vae_slicing=vae_slicing,
         vae_tiling=vae_tiling,
+        **options,
     )

@@ -21,6 +21,10 @@ Kind = Literal["edit", "text"]
 """`edit`: editing models, conditioned on an image and an instruction; `text`: text-to-image models,
 conditioned on a description alone."""
 
+Condition = Literal["raw", "scaled"]
+"""Scale of the latent that conditions an editing model: the autoencoder's own, or that of the noisy
+latents."""
+
 INDEX = "model_index.json"
 """The file at a folder's top that names its pipeline's class."""
 

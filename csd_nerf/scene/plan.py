@@ -9,6 +9,23 @@ import torch
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """How often how many views are edited."""
+
+    every: int
+    """Training steps between two rounds."""
+    views: int
+    """Views per round."""
+
+
+PAPER_ROUNDS = Rounds(every=2000, views=16)
+"""CSD, Appendix B.3."""
+IN2N_ROUNDS = Rounds(every=10, views=1)
+"""Instruct-NeRF2NeRF (Haque et al. 2023), as CSD's Appendix B.3 quotes it: `edit_rate` and
+`edit_count` of github.com/ayaanzhaque/instruct-nerf2nerf at 2c0d385."""
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """The training steps of one run; their numbers continue those of a loaded checkpoint.
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from csd_nerf.media.pixels import resize01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
-from csd_nerf.scene.updates import Update, edit_by
+from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update, edit_by
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def edit_views(
     request: EditRequest,
     update: Update = "csd",
     denoising_steps: int = 20,
+    noise_range: tuple[float, float] = IN2N_NOISE_RANGE,
     keep_detail: bool = False,
     generator: torch.Generator,
     progress: str | None = None,
@@ -110,6 +111,7 @@ def edit_views(
         request: The user's request.
         update: The method; see `edit_by`.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
+        noise_range: Lowest and highest noise level for in2n; see `edit_by`.
         keep_detail: Whether the photographs keep their fine detail; see `finish_image`.
         generator: Source of randomness, on the CPU.
         progress: Label of a progress bar on stderr for csd; None means no bar.
@@ -127,6 +129,7 @@ def edit_views(
             start01,
             request=request,
             denoising_steps=denoising_steps,
+            noise_range=noise_range,
             generator=generator,
             progress=progress,
         )

@@ -12,15 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
-from csd_nerf.scene.plan import StepPlan, draw_views, plan_steps
+from csd_nerf.scene.plan import (
+    IN2N_ROUNDS,
+    PAPER_ROUNDS,
+    Rounds,
+    StepPlan,
+    draw_views,
+    plan_steps,
+)
 from csd_nerf.scene.protocol import Scene
 from csd_nerf.scene.report import RoundReport, round_metrics
 from csd_nerf.scene.rounds import Round, edit_views, prior_size
-from csd_nerf.scene.updates import Update
+from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update
 
 PICTURE_EVERY = 100
 """Least number of training steps between two contact sheets of Instruct-NeRF2NeRF's many rounds."""
@@ -42,18 +50,25 @@ class StageOptions:
     loaded, editing begins at once."""
     edit_steps: int = 15000
     """Steps of training after editing has begun."""
-    edit_every: int = 2000
-    """Training steps between two editing rounds; the first is done as the editing stage begins."""
-    edit_views: int = 16
-    """Number of views that are edited in a round."""
+    edit_every: int | None = None
+    """Training steps between two editing rounds; the first is done as the editing stage begins.
+    None takes what the update needs: 10 for in2n, as published; for csd and ip2p 2,000, as in the
+    paper (csd-edit-tiny: 120)."""
+    edit_views: int | None = None
+    """Number of views that are edited in a round. None takes 1 for in2n, as published, and 16 for
+    csd and ip2p, as in the paper."""
+    default_rounds: Rounds = PAPER_ROUNDS
+    """What csd and ip2p take for `edit_every` and `edit_views` of None."""
     update: Update = "csd"
     """How a round edits its views. csd: jointly, by Collaborative Score Distillation. in2n: each
-    view independently, by adding noise to its render and denoising it, as in Instruct-NeRF2NeRF
-    (whose paper takes edit_views = 1 and edit_every = 10). ip2p: each view independently, by
-    InstructPix2Pix from pure noise. Of the options of `edit`, in2n and ip2p use only text_scale,
-    image_scale and max_batch."""
+    view independently, by adding noise to its render and denoising it, as in Instruct-NeRF2NeRF.
+    ip2p: each view independently, by InstructPix2Pix from pure noise. Of the options of `edit`,
+    in2n and ip2p use only text_scale, image_scale and max_batch."""
     denoising_steps: int = 20
-    """Sampling steps per view, for in2n and ip2p."""
+    """Sampling steps per view, for in2n and ip2p; 20 as published for in2n."""
+    noise_range: tuple[float, float] = IN2N_NOISE_RANGE
+    """Lowest and highest noise level to which in2n noises a render, as fractions of the prior's
+    schedule; 0.02 and 0.98 as published."""
     edit: EditSettings = field(default_factory=EditSettings)
     """Options of the optimisation in a round."""
     edit_size: int | None = None
@@ -71,10 +86,21 @@ class StageOptions:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name in ("edit_steps", "edit_every", "edit_views", "denoising_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} needs to be at least 1, got {value}.")
+        check_t_range(self.noise_range, name="noise_range")
         if self.source_steps < 0:
             raise ValueError(f"source_steps can't be negative, got {self.source_steps}.")
+
+    @property
+    def rounds(self) -> Rounds:
+        """`edit_every` and `edit_views`, or for None what the update needs."""
+        usual = IN2N_ROUNDS if self.update == "in2n" else self.default_rounds
+        return Rounds(
+            every=usual.every if self.edit_every is None else self.edit_every,
+            views=usual.views if self.edit_views is None else self.edit_views,
+        )
 
     def request(self) -> EditRequest:
         """The request of a user who changes nothing."""
@@ -173,7 +199,7 @@ class EditingStage:
             self._is_editing = True
             self.state.first_edit = self.plan.first_edit
             self._scene.begin_editing(is_resumed=step > self.plan.first_edit)
-        due = self.plan.round_is_due(step, edit_every=self._options.edit_every)
+        due = self.plan.round_is_due(step, edit_every=self._options.rounds.every)
         if request.edit_now or (due and not request.paused):
             return self._edit_round(request, step)
         return None
@@ -194,7 +220,7 @@ class EditingStage:
         generator = torch.Generator().manual_seed(1_000_003 * options.seed + state.rounds)
         views, waiting = draw_views(
             state.waiting,
-            count=options.edit_views,
+            count=options.rounds.views,
             total=self._scene.num_views,
             generator=generator,
         )
@@ -206,6 +232,7 @@ class EditingStage:
             request=request,
             update=options.update,
             denoising_steps=options.denoising_steps,
+            noise_range=options.noise_range,
             keep_detail=options.keep_detail,
             generator=generator,
             progress=f"editing round {state.rounds}",

@@ -16,8 +16,9 @@ from csd_nerf.scene.controls import EditRequest
 Update = Literal["csd", "in2n", "ip2p"]
 """CSD-Edit, Instruct-NeRF2NeRF's update, or InstructPix2Pix on each view independently."""
 
-LEVELS = (0.02, 0.98)
-"""Lowest and highest noise level that Instruct-NeRF2NeRF draws, as fractions of the schedule."""
+IN2N_NOISE_RANGE = (0.02, 0.98)
+"""Lowest and highest noise level that Instruct-NeRF2NeRF draws, as fractions of the schedule:
+`lower_bound` and `upper_bound` of github.com/ayaanzhaque/instruct-nerf2nerf at 2c0d385."""
 
 
 def edit_by(
@@ -28,6 +29,7 @@ def edit_by(
     *,
     request: EditRequest,
     denoising_steps: int,
+    noise_range: tuple[float, float],
     generator: torch.Generator,
     progress: str | None,
 ) -> tuple[Float[Tensor, "n 3 h w"], int]:
@@ -35,15 +37,16 @@ def edit_by(
 
     Args:
         update: The method. csd: CSD-Edit on all views jointly. in2n: Instruct-NeRF2NeRF's update
-            (Haque et al. 2023), which adds noise to each start at a random level within `LEVELS`
-            and denoises it. ip2p: InstructPix2Pix from pure noise. in2n and ip2p sample each view
-            independently by DDIM, conditioned on its source.
+            (Haque et al. 2023), which adds noise to each start at a random level within
+            `noise_range` and denoises it. ip2p: InstructPix2Pix from pure noise. in2n and ip2p
+            sample each view independently by DDIM, conditioned on its source.
         prior: The editing model.
         source01: The photographs.
         start01: The images to start from; ip2p ignores them.
         request: The user's request; in2n and ip2p use only `text_scale`, `image_scale` and
             `max_batch` of its settings.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
+        noise_range: Lowest and highest level for in2n, as fractions of the prior's schedule.
         generator: Source of randomness, on the CPU.
         progress: Label of a progress bar for csd; None means no bar.
 
@@ -72,8 +75,9 @@ def edit_by(
     else:
         edited = []
         for source, start in zip(source01.split(1), start01.split(1), strict=True):
-            level = {"start01": start, "level": _draw_level(prior, denoising_steps, generator)}
-            edited.append(_sample(prior, source, request, denoising_steps, generator, **level))
+            level = _draw_level(prior, noise_range, denoising_steps, generator)
+            noised = {"start01": start, "level": level}
+            edited.append(_sample(prior, source, request, denoising_steps, generator, **noised))
         edited01 = torch.cat(edited)
     if not bool(edited01.isfinite().all()):
         raise FloatingPointError(
@@ -110,7 +114,10 @@ def _sample(
     )
 
 
-def _draw_level(prior: Prior, steps: int, generator: torch.Generator) -> float:
+def _draw_level(
+    prior: Prior, noise_range: tuple[float, float], steps: int, generator: torch.Generator
+) -> float:
+    low, high = noise_range
     # The level must leave at least one timestep per step.
-    low, high = max(LEVELS[0], steps / prior.schedule.num_timesteps), LEVELS[1]
+    low = max(low, steps / prior.schedule.num_timesteps)
     return low + (high - low) * float(torch.rand((), generator=generator))

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.synthetic import wordings
 from csd_nerf.synthetic.cameras import Cameras
 from csd_nerf.synthetic.looks import LOOKS
 from csd_nerf.synthetic.render import FLOOR, SKY, Rendering, render
@@ -23,12 +24,6 @@ from csd_nerf.synthetic.scenes import COLOURS, FLOORS, SHAPES, SKIES, Scenes
 
 Kind = Literal["recolour", "floor", "sky", "weather", "look"]
 
-SYNONYMS = {
-    "sphere": ("sphere", "ball"),
-    "cube": ("cube", "box"),
-    "cylinder": ("cylinder",),
-    "cone": ("cone",),
-}
 FOG_EXTINCTION = 0.22
 MIN_SHARE = 0.03
 """An edit applies only if its target covers more than this share of the image."""
@@ -95,163 +90,32 @@ def render_edit(
 
 
 def _recolour(shape: str, colour: str) -> Edit:
-    words = [
-        template.format(shape=word, colour=colour)
-        for word in SYNONYMS[shape]
-        for template in (
-            "make the {shape} {colour}",
-            "paint the {shape} {colour}",
-            "turn the {shape} {colour}",
-            "change the colour of the {shape} to {colour}",
-            "the {shape} should be {colour}",
-        )
-    ]
-    slot = SHAPES.index(shape)
+    words = wordings.recolouring(shape, colour)
     changes = (("colour", list(COLOURS).index(colour)),)
-    unseen = f"colour the {shape} {colour}"
-    return Edit(f"{shape} {colour}", "recolour", tuple(words), unseen, slot, changes)
+    slot = SHAPES.index(shape)
+    return Edit(f"{shape} {colour}", "recolour", words.seen, words.unseen, slot, changes)
 
 
 def _floor(name: str) -> Edit:
-    words = (
-        f"make the floor {name}",
-        f"turn the floor into {name}",
-        f"change the ground to {name}",
-        f"put it on {name}",
-        f"make the ground {name}",
-    )
+    words = wordings.floor(name)
     changes = (("floor", list(FLOORS).index(name)),)
-    return Edit(f"floor {name}", "floor", words, f"replace the floor with {name}", FLOOR, changes)
+    return Edit(f"floor {name}", "floor", words.seen, words.unseen, FLOOR, changes)
 
 
 def _sky(name: str) -> Edit:
-    words = (
-        f"make the sky {name}",
-        f"turn the sky {name}",
-        f"change the sky to {name}",
-        f"paint the sky {name}",
-        f"the sky should be {name}",
-    )
+    words = wordings.sky(name)
     changes = (("sky", list(SKIES).index(name)),)
-    return Edit(f"sky {name}", "sky", words, f"give it a {name} sky", SKY, changes)
+    return Edit(f"sky {name}", "sky", words.seen, words.unseen, SKY, changes)
 
 
-_WEATHER = (
-    Edit(
-        "fog",
-        "weather",
-        ("add fog", "make it foggy", "fill the scene with fog", "put it in fog", "let fog come up"),
-        "make it a foggy day",
-        changes=(("fog", FOG_EXTINCTION),),
-    ),
-    Edit(
-        "snow",
-        "weather",
-        ("make it snow", "cover it with snow", "make it snowy", "turn it into winter", "add snow"),
-        "make it look like winter with snow",
-        changes=(("snow", 1.0),),
-    ),
-)
+def _weather(name: str, field: str, value: float) -> Edit:
+    words = wordings.WEATHER[name]
+    return Edit(name, "weather", words.seen, words.unseen, changes=((field, value),))
 
-_LOOK_WORDS: dict[str, tuple[str, ...]] = {
-    "black and white": (
-        "make it black and white",
-        "turn it into a black and white photo",
-        "make it grayscale",
-        "remove the colours",
-        "turn it black and white",
-        "turn it into a black and white photograph",
-    ),
-    "sepia": (
-        "make it sepia",
-        "turn it into a sepia photo",
-        "make it an old sepia photograph",
-        "turn it into an old photograph",
-        "give it a sepia tone",
-        "turn it into a sepia photograph",
-    ),
-    "night": (
-        "make it night",
-        "turn it into night",
-        "change it to night time",
-        "make it look like night",
-        "turn day into night",
-        "make it a night scene",
-    ),
-    "sunset": (
-        "make it sunset",
-        "turn it into a sunset",
-        "change it to sunset light",
-        "put it in the evening sun",
-        "make it look like sunset",
-        "make it a sunset scene",
-    ),
-    "negative": (
-        "invert the colours",
-        "make it a negative",
-        "turn it into a photographic negative",
-        "invert it",
-        "turn it into a negative",
-        "make it look like a negative",
-    ),
-    "vivid": (
-        "make it vivid",
-        "make the colours vivid",
-        "make it more colourful",
-        "saturate the colours",
-        "make it colourful",
-        "give it vivid colours",
-    ),
-    "faded": (
-        "make it faded",
-        "fade the colours",
-        "make it pale",
-        "turn it into a faded photo",
-        "wash out the colours",
-        "give it pale faded colours",
-    ),
-    "brighter": (
-        "make it brighter",
-        "brighten it",
-        "make it bright",
-        "add more light",
-        "lighten the image",
-        "make the image brighter",
-    ),
-    "darker": (
-        "make it darker",
-        "darken it",
-        "make it dark",
-        "remove light",
-        "darken the image",
-        "make the image darker",
-    ),
-    "blueprint": (
-        "make it a blueprint",
-        "turn it into a blueprint",
-        "turn it into a cyanotype",
-        "make it look like a blueprint",
-        "print it as a cyanotype",
-        "make it a cyanotype blueprint",
-    ),
-    "infrared": (
-        "make it an infrared image",
-        "turn it into a thermal image",
-        "show it in infrared",
-        "make it look like a thermal camera",
-        "turn it into infrared",
-        "make it a thermal infrared picture",
-    ),
-    "sketch": (
-        "make it a sketch",
-        "turn it into a pencil drawing",
-        "draw it with a pencil",
-        "turn it into a sketch",
-        "make it a pencil sketch",
-        "make it look like a pencil sketch",
-    ),
-}
-"""Wordings of the looks; the last of each is the unseen instruction."""
+
+def _look(name: str) -> Edit:
+    words = wordings.LOOKS[name]
+    return Edit(name, "look", words.seen, words.unseen)
 
 
 @lru_cache(maxsize=1)
@@ -260,8 +124,8 @@ def all_edits() -> dict[str, Edit]:
     edits = [_recolour(shape, colour) for shape in SHAPES for colour in COLOURS]
     edits += [_floor(name) for name in FLOORS]
     edits += [_sky(name) for name in SKIES]
-    edits += _WEATHER
-    edits += [Edit(name, "look", words[:-1], words[-1]) for name, words in _LOOK_WORDS.items()]
+    edits += [_weather("fog", "fog", FOG_EXTINCTION), _weather("snow", "snow", 1.0)]
+    edits += [_look(name) for name in LOOKS]
     return {edit.name: edit for edit in edits}
 
 
@@ -273,7 +137,7 @@ def find_edit(text: str) -> Edit:
     """
     wanted = _plain(text)
     for edit in all_edits().values():
-        if wanted in (edit.name, edit.unseen_instruction, *edit.instructions):
+        if wanted in map(_plain, (edit.name, edit.unseen_instruction, *edit.instructions)):
             return edit
     raise ValueError(
         f"An edit must be one whose true result is known, got {text!r}. Choose a name out of: "

@@ -5,13 +5,30 @@ import pytest
 from csd_nerf.adapters.options import PanoramaOptions, VideoOptions
 
 
-def test_the_release_preset_draws_by_chance_with_a_noise_for_each():
+@pytest.mark.parametrize("preset", ["full", "small"])
+def test_panoramas_take_the_paper_s_rate_and_image_scale(preset):
+    """Appendix B.1: "learning rate of 2.0 and image guidance scale of 1.5"."""
+    values = PanoramaOptions(preset=preset).values()
+    assert (values.learning_rate, values.image_scale, values.condition) == (2.0, 1.5, "raw")
+
+
+@pytest.mark.parametrize(
+    ("given", "option"), [("updates", "iterations"), ("decays", "decay_every")]
+)
+def test_a_number_that_is_given_displaces_the_release_s_other_way_to_say_it(given, option):
     for kind in (PanoramaOptions, VideoOptions):
-        full, release = kind().values(), kind(preset="release").values()
-        changed = {k for k, v in vars(release).items() if v != getattr(full, k)}
-        assert changed == {"noise", "drawing", "taper"}
-        assert (release.noise, release.drawing, release.taper) == ("independent", "uniform", 0)
-        assert kind(preset="release", drawing="balanced").values().drawing == "balanced"
+        assert getattr(kind(preset="release").values(), option) is not None
+        assert getattr(kind(preset="release", **{given: 7}).values(), option) is None
+    assert VideoOptions(preset="release", iterations=9, updates=7).values().iterations == 9
+
+
+def test_what_the_release_s_models_never_saw_stays_as_in_full():
+    for kind, method in ((PanoramaOptions, "ip2p-windows"), (VideoOptions, "ip2p")):
+        values = kind(preset="release", method=method).values()
+        assert (values.condition, values.image_scale) == ("raw", 1.5)
+    assert VideoOptions(preset="release", method="ip2p").values().batch == 8
+    dds = VideoOptions(preset="release", residual="dds", source_prompt="a man").values()
+    assert dds.condition == "raw"
 
 
 def test_plain_sampling_of_frames_takes_noise_of_their_own_unless_told():
@@ -27,6 +44,15 @@ def test_given_values_go_over_the_method_and_the_method_over_the_preset():
     assert sds.text_scale != csd.text_scale
     assert VideoOptions(preset="tiny", method="sds", text_scale=9.0).values().text_scale == 9.0
     assert PanoramaOptions(preset="tiny", t_range=(0.1, 0.2)).values().t_range == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+@pytest.mark.parametrize("preset", ["full", "small", "release", "tiny"])
+def test_presets_take_the_paper_s_share_and_order_unless_told(kind, preset):
+    values = kind(preset=preset).values()
+    assert (values.source_share, values.t_order) == (1.0, "random")
+    told = kind(preset=preset, source_share=0.0, t_order="falling").values()
+    assert (told.source_share, told.t_order) == (0.0, "falling")
 
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])

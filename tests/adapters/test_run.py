@@ -116,6 +116,7 @@ MISTAKES = {
     "a/x.png --output out.png --device cuda:99": "A device needs to be there, got cuda:99",
     "a/x.png --output out.png --batch 0": "--batch must be at least 1, got 0.",
     "a/x.png --output out.png --t-range 0.5 0.2": "--t-range needs 0 <= low < high <= 1",
+    "a/x.png --output out.png --source-share 2": "--source-share must be from 0 to 1, got 2",
 }
 
 

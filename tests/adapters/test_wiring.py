@@ -85,6 +85,7 @@ GIVEN = {
     "text_scale": 2.0,
     "image_scale": 3.0,
     "t_range": (0.1, 0.6),
+    "t_order": "falling",
     "noise": "independent",
     "kernel_on": "clean",
     "normalize": "n",
@@ -95,27 +96,47 @@ GIVEN = {
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
 @pytest.mark.parametrize(
-    ("method", "residual", "meant"),
+    ("method", "given", "meant"),
     [
-        ("csd", "csd", ("stein", "csd")),
-        ("csd", "dds", ("stein", "dds")),
-        ("csd-no-stein", "csd", ("none", "csd")),
-        ("sds", "csd", ("none", "sds")),
+        ("csd", {}, ("stein", "csd")),
+        ("csd", {"residual": "dds"}, ("stein", "dds")),
+        ("csd", {"mixing": "patch"}, ("patch", "csd")),
+        ("csd", {"source_share": 0.25}, ("stein", "csd")),
+        ("csd-no-stein", {"source_share": 0.0}, ("none", "csd")),
+        ("csd-no-stein", {}, ("none", "csd")),
+        ("sds", {}, ("none", "sds")),
+        ("sds", {"mixing": "patch"}, ("patch", "sds")),
     ],
 )
-def test_options_reach_the_editor(monkeypatch, kind, method, residual, meant):
+def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
     prompts = {"negative_prompt": "fog", "source_prompt": "a plain"}
-    options = {"iterations": 12, "decays": 2, "drawing": "uniform", "residual": residual}
+    options = {"iterations": 12, "decays": 2, "drawing": "uniform", **given}
     edit(kind, TintPrior(), method=method, **options, **prompts, **GIVEN)
     mixing, residual = meant
+    share = {"source_share": given.get("source_share", 1.0)}
     assert asked["settings"] == EditSettings(
-        iterations=12, decay_every=6, mixing=mixing, residual=residual, **GIVEN
+        iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN
     )
     assert asked["prompts"] == ["swap"]
     assert {name: asked[name] for name in prompts} == prompts
     assert asked["done"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("csd-no-stein", {"mixing": "patch"}, "--mixing needs --method csd or sds"),
+        ("ip2p", {"mixing": "patch"}, "--mixing needs --method csd or sds"),
+        ("sds", {"source_share": 0.5}, "--source-share needs --method csd or csd-no-stein"),
+        ("ip2p", {"source_share": 0.5}, "--source-share needs --method csd or csd-no-stein"),
+        ("ip2p", {"t_order": "falling"}, "--t-order needs --method csd or csd-no-stein or sds"),
+    ],
+)
+def test_options_are_refused_for_methods_without(method, given, message):
+    with pytest.raises(ValueError, match=f"{message}, got {method}"):
+        VideoOptions(method=method, **given)
 
 
 def test_options_reach_the_windows_of_a_panorama(monkeypatch):
@@ -157,7 +178,9 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     assert asked["settings"].decay_every == 6
 
 
-@pytest.mark.parametrize(("preset", "residual"), [("small", "csd"), ("full", "dds")])
+@pytest.mark.parametrize(
+    ("preset", "residual"), [("small", "csd"), ("full", "dds"), ("release", "csd")]
+)
 def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset, residual):
     calls = []
     monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
@@ -173,6 +196,7 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "device": torch.device("cpu"),
         "dtype": "bfloat16",
         "variant": "fp16",
+        "condition": "scaled" if preset == "release" else "raw",
         "vae_slicing": preset == "small",
         "kind": "text" if residual == "dds" else "edit",
     }

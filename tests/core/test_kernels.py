@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from statistics import median
+from statistics import median, median_low
 
 import pytest
 import torch
@@ -37,6 +37,25 @@ def test_the_bandwidth_is_the_median_of_pairs_without_the_diagonal(n):
     pairs = [float((a - b).square().sum()) for a, b in combinations(particles, 2)]
     expected = median(pairs) / math.log(n + 1)
     assert float(median_bandwidth(squared_distances(particles))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [3, 4, 7])
+def test_the_bandwidth_with_the_diagonal_is_the_lower_median_of_all_distances(n):
+    particles = random_particles(n, 5)
+    every = [float((a - b).square().sum()) for a in particles for b in particles]
+    expected = median_low(every) / math.log(n + 1)
+    squared = squared_distances(particles)
+    assert float(median_bandwidth(squared, median="with-diagonal")) == pytest.approx(expected)
+    assert expected < float(median_bandwidth(squared))
+    values = rbf_kernel(particles, median="with-diagonal").values
+    assert torch.allclose(values, (-squared / expected).exp())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_with_the_diagonal_too_one_or_two_particles_give_finite_numbers(n):
+    kernel = rbf_kernel(random_particles(n, 5), median="with-diagonal")
+    assert kernel.values.isfinite().all()
+    assert kernel.gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -8,6 +8,7 @@ from csd_nerf.core.residuals import (
     EDIT_RESIDUALS,
     Estimate,
     Terms,
+    baseline,
     csd_edit,
     dds_edit,
     edit_guidance,
@@ -62,6 +63,44 @@ def test_eq_9_takes_five_evaluations_and_fewer_where_a_weight_is_zero():
     }  # fmt: skip
     assert set(csd_edit(image_scale=1.0, text_scale=1.0).weights) == {BOTH, SOURCE_IMAGE}
     assert set(sds_edit(image_scale=1.0, text_scale=1.0).weights) == {BOTH}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_share_of_the_source_s_estimate_by_hand(share):
+    scales = {"image_scale": 1.5, "text_scale": 7.5, "source_share": share}
+    # Eq. 3 is 11.5, the source's estimate 2 + 1.5 (6 - 2) = 8, the noise 0.5.
+    assert value(csd_edit(**scales)) == 11.5 - 8 * share - 0.5 * (1 - share)
+    # The target's is 1 + 7.5 (4 - 1) = 23.5, the source's 2 + 7.5 (6 - 2) = 32.
+    assert value(dds_edit(**scales)) == 23.5 - 32 * share - 0.5 * (1 - share)
+
+
+def test_at_the_ends_of_the_share_are_sds_and_the_paper():
+    scales = {"image_scale": 1.5, "text_scale": 7.5}
+    assert csd_edit(**scales, source_share=0.0) == sds_edit(**scales)
+    assert csd_edit(**scales, source_share=1.0) == csd_edit(**scales)
+    assert dds_edit(**scales, source_share=1.0) == dds_edit(**scales)
+    generated = generation(text_scale=7.5)
+    assert dds_edit(**scales, source_share=0.0) == generated
+    assert not generated.needs_source_text
+    assert sds_edit(**scales, source_share=0.5) == sds_edit(**scales)
+
+
+def test_the_best_share_leaves_the_least_variance():
+    """The law of `baseline`'s docstring, on estimates that err alike, over a grid of shares."""
+    generator = torch.Generator().manual_seed(0)
+    noise, error, other = torch.randn(3, 4000, 2, generator=generator)
+    target, source = noise + 0.6 * error + 0.2 * other, noise + error + 0.3
+
+    def variance(share):
+        terms = baseline(estimate("source", image=True, text="empty"), source_share=share)
+        (weight,) = terms.weights.values() or (0.0,)
+        return float((target - weight * source - terms.noise * noise).var(0).sum())
+
+    u, v = target - noise, source - noise
+    best = float(((u - u.mean(0)) * (v - v.mean(0))).sum() / (v - v.mean(0)).square().sum())
+    grid = [k / 50 for k in range(51)]
+    assert min(grid, key=variance) == pytest.approx(best, abs=0.011)
+    assert best == pytest.approx(0.6, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["csd", "dds"])

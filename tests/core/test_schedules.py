@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from csd_nerf.core.schedules import (
     FlowSchedule,
     Schedule,
     add_noise,
+    falling_band,
     loss_weight,
 )
 
@@ -51,6 +53,20 @@ def test_a_range_of_fractions_gives_the_release_s_timesteps(t_range, bounds):
 def test_a_bad_range_is_refused(t_range):
     with pytest.raises(ValueError, match=r"t_range needs 0 <= low < high <= 1.*got \("):
         DiscreteSchedule.scaled_linear().timestep_bounds(t_range)
+
+
+def test_the_band_falls_from_the_top_of_the_range_to_its_bottom():
+    bands = [falling_band(20, 820, progress=k / 100) for k in range(101)]
+    assert (bands[0], bands[50], bands[100]) == ((720, 820), (320, 520), (20, 120))
+    for (low, high), (next_low, next_high) in itertools.pairwise(bands):
+        assert 20 <= next_low <= low <= high <= 820
+        assert next_high <= high
+    covered = {t for low, high in bands for t in range(low, high + 1)}
+    assert covered == set(range(20, 821))
+
+
+def test_the_band_of_a_range_of_one_timestep_is_that_timestep():
+    assert {falling_band(7, 7, progress=k / 4) for k in range(5)} == {(7, 7)}
 
 
 @pytest.mark.parametrize("table", [[0.5, 0.6], [1.2, 0.5], [0.5, -0.1], [float("nan")], []])

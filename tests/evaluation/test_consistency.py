@@ -50,7 +50,7 @@ def slow_seam(error: np.ndarray, borders: Borders, cell: int) -> float:
             pixels = [(m, place) if across else (place, m) for m in range(start, end)]
             return sum(channel[pixel] for pixel in pixels) / len(pixels)
 
-        found = {True: [], False: []}
+        found: dict[bool, dict[int, float]] = {True: {}, False: {}}
         for k in range(cell, length - cell + 1, cell):
             height_of_line = 0.0
             for start, end in itertools.pairwise(cuts):
@@ -60,16 +60,29 @@ def slow_seam(error: np.ndarray, borders: Borders, cell: int) -> float:
                     right = (e[-1] - e[cell]) / (cell - 1)
                     step = e[cell] - e[cell - 1] - (left + right) / 2
                     height_of_line += abs(step) / 3 * (end - start) / other
-            found[k in lines].append(height_of_line)
-        excess.append(np.mean(found[True]) - np.mean(found[False]))
+            found[k in lines][k] = height_of_line
+        seams = []
+        for k, height_of_line in found[True].items():
+            sides = []
+            for direction in (-cell, cell):
+                side, other = [], k + direction
+                while other in found[False]:
+                    # The first and the last line lie next to the picture's edges.
+                    if cell < other < max([*found[True], *found[False]]):
+                        side.append(found[False][other])
+                    other += direction
+                sides += [np.mean(side)] if side else []
+            if sides:
+                seams.append(height_of_line - np.mean(sides))
+        excess.append(np.mean(seams))
     return float(np.mean(excess))
 
 
 @pytest.mark.parametrize(
-    ("cell", "borders"), [(2, Borders((4, 6), (2, 8))), (3, Borders((3,), (6,)))]
+    ("cell", "borders"), [(2, Borders((4, 8), (6, 14))), (3, Borders((6,), (9,)))]
 )
 def test_the_seam_step_is_that_of_the_definition(cell, borders):
-    edited, truth = noise(3, 10, 14), noise(3, 10, 14, seed=1)
+    edited, truth = noise(3, 15, 22), noise(3, 15, 22, seed=1)
     expected = slow_seam((edited - truth).double().numpy(), borders, cell)
     assert seam_step(edited, truth, borders, cell_size=cell) == pytest.approx(expected, abs=1e-6)
 
@@ -119,6 +132,16 @@ def test_noise_is_no_seam_and_hides_none():
     assert min(planted) > max(map(abs, found))
 
 
+def test_noise_at_the_edges_of_a_picture_is_no_seam():
+    found = []
+    for seed in range(20):
+        error = 0.02 * torch.randn(3, 40, 64, generator=torch.Generator().manual_seed(seed))
+        error[:, :, :4] *= 10
+        error[:, :, 60:] *= 10
+        found.append(seam(error))
+    assert abs(np.mean(found)) < 1e-3
+
+
 def test_windows_above_and_below_may_have_opposite_offsets():
     error = steps(0.1, 0.1, 0.1)
     error[:, 20:] *= -1
@@ -129,9 +152,11 @@ def test_windows_above_and_below_may_have_opposite_offsets():
 
 def test_a_step_beside_the_borders_is_none_at_the_borders():
     error = torch.zeros(3, 40, 64)
-    error[:, :, 8:] += 0.1
-    # One of the twelve lines between other cells has it.
-    assert seam(error) == pytest.approx(-0.1 / 12, abs=1e-6)
+    error[:, :, 4:] += 0.1
+    assert seam(error) == pytest.approx(0, abs=1e-6), "It lies next to the picture's edge."
+    error[:, :, 20:] += 0.1
+    # One of the three lines on one of the two sides, of two of the three borders.
+    assert seam(error) == pytest.approx(-2 / 3 * 0.1 / 3 / 2, abs=1e-6)
     assert seam(torch.zeros(3, 40, 64)) == pytest.approx(0, abs=1e-7)
 
 

@@ -13,6 +13,7 @@ from csd_nerf.media.sheets import (
     enlarge,
     label_columns,
     save_contact_sheet,
+    save_rows,
     save_video,
 )
 
@@ -58,6 +59,24 @@ def test_a_contact_sheet_has_a_row_an_image_and_one_line_of_names(tmp_path):
                 sheet[top : top + 20, left : left + 24], to_bytes(column)[row].numpy()
             )
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_rows_stand_under_each_other_beside_their_names(tmp_path):
+    rows = {"source": images(3, 20, 24), "a much longer name": images(3, 20, 24, seed=1)}
+    save_rows(tmp_path / "rows.png", rows)
+    sheet = np.asarray(Image.open(tmp_path / "rows.png"))
+    assert sheet.shape[0] == 2 * 20
+    beside = sheet.shape[1] - 3 * 24
+    assert beside > 60
+    for top, row in ((0, rows["source"]), (20, rows["a much longer name"])):
+        label = sheet[top : top + 20, :beside]
+        assert label.min() < 80, "There must be dark letters on the white strip."
+        assert (label[:, -4:] == 255).all(), "The names end before the pictures."
+        for column in range(3):
+            left = beside + 24 * column
+            np.testing.assert_array_equal(
+                sheet[top : top + 20, left : left + 24], to_bytes(row)[column].numpy()
+            )
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 65)])

@@ -165,6 +165,19 @@ def test_latents_are_scaled_modes_and_conditions_are_raw_modes(folder, prior):
     assert extremes.max() <= 1
 
 
+def test_a_condition_can_be_scaled_like_the_latents(folder, prior):
+    latent, rows = priors.load(folder, condition="scaled").encode_source(images(2))
+    assert torch.equal(rows["condition"], latent)
+    factor = json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"]
+    _, raw = prior.encode_source(images(2))
+    torch.testing.assert_close(rows["condition"], factor * raw["condition"])
+
+
+def test_a_text_to_image_model_has_no_condition(folder):
+    with pytest.raises(ValueError, match=r"condition needs an editing model, .* got scaled for a"):
+        priors.load(folder, condition="scaled", kind="text")
+
+
 def test_a_latent_shift_is_taken_off_and_put_back(folder, tmp_path):
     shifted = copy_of(folder, tmp_path)
     change_config(shifted / "vae" / "config.json", shift_factor=0.5)

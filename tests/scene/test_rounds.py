@@ -103,7 +103,8 @@ def test_sampled_updates_end_at_the_edit_that_the_prior_knows_too(update):
         assert (result.edited01 - result.source01.flip(0)).abs().mean() < 0.02
 
 
-def test_in2n_noises_each_render_at_a_level_of_its_own(monkeypatch):
+@pytest.mark.parametrize("noise_range", [None, (0.3, 0.6)])
+def test_in2n_noises_each_render_at_a_level_of_its_own(monkeypatch, noise_range):
     shown = []
     right = TintPrior.predict
 
@@ -114,7 +115,8 @@ def test_in2n_noises_each_render_at_a_level_of_its_own(monkeypatch):
     monkeypatch.setattr(TintPrior, "predict", predict)
     photographs = {view: photograph(view, 32, 32) for view in range(40)}
     renders = {view: torch.full((3, 32, 32), view / 40) for view in photographs}
-    edit(photographs, renders, update="in2n", denoising_steps=2)
+    given = {} if noise_range is None else {"noise_range": noise_range}
+    edit(photographs, renders, update="in2n", denoising_steps=2, **given)
 
     levels = []
     for view, (timestep, noisy, condition) in enumerate(shown[::2]):
@@ -126,8 +128,9 @@ def test_in2n_noises_each_render_at_a_level_of_its_own(monkeypatch):
         assert abs(float(noise.std()) - 1) < 0.1
         assert torch.equal(condition[0], photographs[view] * 2 - 1)
     assert len(levels) == 40
-    assert 18 <= min(levels) < 150
-    assert 850 < max(levels) <= 980
+    low, high = noise_range or (0.02, 0.98)
+    assert 1000 * low - 2 <= min(levels) < 1000 * low + 130
+    assert 1000 * high - 130 < max(levels) <= 1000 * high
 
 
 def test_ip2p_starts_from_noise_whatever_the_render():

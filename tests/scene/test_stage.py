@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,9 @@ from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01
 from csd_nerf.scene import stage as stage_module
+from csd_nerf.scene import updates
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
+from csd_nerf.scene.plan import Rounds
 from csd_nerf.scene.protocol import Scene
 from csd_nerf.scene.stage import EditingStage, StageOptions, StageState
 
@@ -126,6 +129,47 @@ def test_rounds_are_asked_for_as_the_options_say(update, together):
         # The preferred size is 32, and heights and widths are multiples of 8.
         assert shape == (together, 3, 24, 40)
         assert max_batch == 4
+
+
+def test_share_and_order_of_timesteps_reach_every_round(tmp_path):
+    prior = RecordingPrior()
+    settings = EditSettings(iterations=4, t_range=(0.1, 0.9), source_share=0.0, t_order="falling")
+    _, rounds = run(ImageScene(photographs()), options(edit=settings), prior=prior)
+    # Without the source's two estimates, three are left.
+    assert {len(texts) for texts, _, _ in prior.asked} == {3}
+    for first in range(0, len(prior.timesteps), 4):
+        one = prior.timesteps[first : first + 4]
+        assert one[0] >= 800
+        assert one[-1] <= 200
+    record = json.loads(rounds[0].save(tmp_path).with_suffix(".json").read_text())["settings"]
+    assert (record["source_share"], record["t_order"]) == (0.0, "falling")
+
+
+@pytest.mark.parametrize(("update", "every", "views"), [("in2n", 10, 1), ("csd", 6, 5)])
+def test_a_schedule_that_is_not_given_is_the_update_s(update, every, views):
+    asked = options(
+        update=update,
+        edit_every=None,
+        edit_views=None,
+        default_rounds=Rounds(every=6, views=5),
+        edit_steps=20,
+        denoising_steps=1,
+    )
+    scene = ImageScene(photographs())
+    _, rounds = run(scene, asked)
+    assert [report.step for report in rounds] == list(range(2, 22, every))
+    assert [len(report.edits) for report in rounds] == [views] * len(rounds)
+
+
+def test_the_range_of_noise_levels_reaches_in2n(monkeypatch):
+    given = []
+    sample = updates._sample
+    monkeypatch.setattr(
+        updates, "_sample", lambda *a, **k: given.append(k["level"]) or sample(*a, **k)
+    )
+    run(ImageScene(photographs()), options(update="in2n", noise_range=(0.5, 0.51)))
+    assert len(given) == 9
+    assert all(0.5 <= level <= 0.51 for level in given)
 
 
 def test_views_are_edited_at_the_size_that_is_asked_for():
@@ -263,6 +307,10 @@ def test_of_many_small_rounds_few_want_a_picture(monkeypatch):
     [
         ({"edit_every": 0}, "edit_every needs to be at least 1, got 0"),
         ({"edit_views": -1}, "edit_views needs to be at least 1, got -1"),
+        (
+            {"noise_range": (0.9, 0.7)},
+            r"noise_range needs 0 <= low < high <= 1 .*, got \(0.9, 0.7\)",
+        ),
         ({"denoising_steps": 0}, "denoising_steps needs to be at least 1, got 0"),
         ({"source_steps": -1}, "source_steps can't be negative"),
     ],

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import fmean, stdev
 
 import pytest
 import torch
 
 from csd_nerf.synthetic.cameras import draw_cameras
+from csd_nerf.synthetic.choices import all_choices
 from csd_nerf.synthetic.edits import render_edit
 from csd_nerf.synthetic.render import render
 from csd_nerf.synthetic.scenes import draw_scenes
@@ -54,7 +56,33 @@ def test_the_edit_of_a_pair_applies_to_its_source_and_is_exact(drawn):
             assert pair.edited01.equal(render_edit(pair.edit, scenes, cameras, **SIZE)[0])
 
 
+def test_what_is_asked_is_the_edit_or_a_choice_that_has_it_as_answer(drawn):
+    choices = all_choices().values()
+    for pair in (pair for pairs in drawn.values() for pair in pairs):
+        assert pair.asked is pair.edit or (
+            pair.asked in choices and pair.edit.name in pair.asked.answers
+        )
+
+
+def test_answers_follow_the_preferences_of_the_views():
+    choice = all_choices()["change sky"]
+    expected, found = [], []
+    for seed in range(200):
+        scenes = draw_scenes([seed])
+        seen = render(scenes, draw_cameras([seed]), **SIZE)
+        answers = [p.edit.name for p in draw_pairs(seed, **SIZE) if p.asked is choice]
+        if answers:
+            p = choice.preferences(seen.label, choice.possible(scenes, seen))[0]
+            expected.append(float(p.square().sum()))
+            found.append(float(p[choice.answers.index(answers[0])]))
+    # The mean probability of what was drawn is that of the preferences; by chance it is 0.25.
+    error = stdev(found) / len(found) ** 0.5
+    assert abs(fmean(found) - fmean(expected)) < 3 * error
+    assert fmean(found) > 0.25 + 3 * error
+
+
 def test_kinds_come_as_often_as_they_should(drawn):
+    drawn = {seed: [p for p in pairs if p.asked is p.edit] for seed, pairs in drawn.items()}
     collages = [seed for seed, pairs in drawn.items() if is_collage(seed, pairs)]
     assert abs(len(collages) / len(SEEDS) - COLLAGE_SHARE) < 0.13
     for seed in collages:
@@ -69,11 +97,20 @@ def test_kinds_come_as_often_as_they_should(drawn):
         assert abs(kinds[kind] / kinds.total() - share) < 0.15, kind
 
 
-def test_the_numbers_of_edits_can_be_chosen(drawn):
+def test_the_numbers_of_edits_and_choices_can_be_chosen(drawn):
     seed = next(seed for seed, pairs in drawn.items() if not is_collage(seed, pairs))
-    kinds = [pair.edit.kind for pair in draw_pairs(seed, **SIZE, scene_edits=1, looks=3)]
+    pairs = draw_pairs(seed, **SIZE, scene_edits=1, looks=3, choices=2)
+    kinds = [pair.edit.kind for pair in pairs if pair.asked is pair.edit]
     assert kinds.count("look") == 3
     assert len(kinds) == 4
+    asked = [pair.asked.name for pair in pairs if pair.asked is not pair.edit]
+    assert len({*asked}) == len(asked) == 2
+
+
+def test_half_of_the_pairs_of_a_scene_and_of_a_collage_are_choices(drawn):
+    for seed, pairs in drawn.items():
+        chosen = [pair for pair in pairs if pair.asked is not pair.edit]
+        assert len(chosen) == (2 if is_collage(seed, pairs) else 3)
 
 
 def test_stacking_keeps_the_order(drawn):

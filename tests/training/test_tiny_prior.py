@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -70,9 +71,38 @@ def test_the_card_and_the_record_tell_how_it_was_made(recipe):
     assert (record["recipe"]["steps"], record["recipe"]["seeds_a_shard"]) == (2, 2)
     assert str(recipe.work) not in json.dumps(record)
     card = (recipe.output / "README.md").read_text()
-    assert f"{record['pairs']} pairs" in card
-    assert "seeds 0 to\n3)" in card
+    assert f"{record['pairs']} pairs of seeds 0 to 3" in " ".join(card.split())
     assert "Not measured yet." in card
+
+
+def test_a_finished_prior_is_trained_further(recipe, tmp_path):
+    further = dataclasses.replace(
+        small_recipe(tmp_path), start=recipe.output, steps=3, first_seed=50
+    )
+    tiny_prior.main(further)
+    for name, alike in zip(WEIGHTS, (False, True, False), strict=True):
+        before, after = (load_file(r.output / name) for r in (recipe, further))
+        assert before.keys() == after.keys()
+        assert all(before[key].equal(after[key]) for key in before) == alike, name
+        # Two steps at the start of the warm-up change little: it did not begin anew.
+        for key, value in before.items():
+            torch.testing.assert_close(after[key], value, atol=0.03, rtol=0.03)
+    record, first = (
+        json.loads((r.output / "training.json").read_text()) for r in (further, recipe)
+    )
+    assert record["before"] == first
+    assert record["train_seeds"] == [50, 54]
+    shard = data.read_shard(further.work / "pairs" / "00001.npz")
+    pairs = [pair for seed in (52, 53) for pair in draw_pairs(seed, height=64, width=64)]
+    assert shard.asked == [pair.asked.name for pair in pairs]
+    assert not [name for name in record["recipe"] if name.startswith("vae")]
+    assert str(tmp_path) not in json.dumps(record)
+    card = (further.output / "README.md").read_text()
+    assert card.count("`python -m training.tiny_prior`") == 2
+    config, before = (
+        json.loads((r.output / "vae" / "config.json").read_text()) for r in (further, recipe)
+    )
+    assert config["scaling_factor"] == before["scaling_factor"]
 
 
 def test_latents_have_unit_variance_in_the_scale_that_was_exported(recipe):
@@ -106,7 +136,7 @@ def test_a_training_that_was_killed_ends_like_one_that_was_not(recipe, tmp_path,
 def test_a_shard_holds_the_pairs_of_its_own_seeds(recipe):
     shard = data.read_shard(recipe.work / "pairs" / "00001.npz")
     pairs = [pair for seed in (2, 3) for pair in draw_pairs(seed, height=64, width=64)]
-    assert shard.edit_names == [pair.edit.name for pair in pairs]
+    assert shard.asked == [pair.asked.name for pair in pairs]
     for row, pair in enumerate(pairs):
         for array, image in ((shard.source, pair.source01), (shard.edited, pair.edited01)):
             stored = data.image01(array[row], torch.device("cpu"))

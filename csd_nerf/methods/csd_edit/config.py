@@ -14,6 +14,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checkpoints import allow_nerfstudio_checkpoints
 from csd_nerf.methods.common.terminal import logging_config
@@ -21,6 +22,7 @@ from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
 from csd_nerf.methods.csd_edit.trainer import CSDEditTrainerConfig
+from csd_nerf.scene.plan import Rounds
 
 # Called here because ns-eval, ns-render, ns-export and ns-viewer read checkpoints themselves.
 allow_nerfstudio_checkpoints()
@@ -157,18 +159,11 @@ csd_edit_tiny = MethodSpecification(
             source_steps=900,
             # Four rounds, which edit every view of a capture of up to 64.
             edit_steps=480,
-            edit_every=120,
+            default_rounds=Rounds(every=120, views=16),
             prior="tiny",
             # After a few hundred steps renders are blurred; photographs are better to start from.
             start="original",
-            # The best of a few settings tried on validation scenes with the bundled prior.
-            edit=EditSettings(
-                iterations=30,
-                learning_rate=4.0,
-                decay_every=5,
-                text_scale=2.5,
-                normalize="rowsum",
-            ),
+            edit=EditSettings(**TUNED_RUN),
         ),
         optimizers=_optimizers(final_fraction=0.1, max_steps=1000),
         viewer=ViewerConfig(num_rays_per_chunk=4096),

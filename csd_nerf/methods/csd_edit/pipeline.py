@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import tyro
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
     TrainingCallbackAttributes,
@@ -25,6 +26,7 @@ from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDat
 from csd_nerf.methods.csd_edit.model import CSDEditModel, CSDEditModelConfig
 from csd_nerf.methods.csd_edit.scene import NerfactoScene
 from csd_nerf.priors import Prior
+from csd_nerf.scene.plan import PAPER_ROUNDS, Rounds
 from csd_nerf.scene.stage import EditingStage, StageOptions
 
 
@@ -37,6 +39,8 @@ class CSDEditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
     """Options of images and rays."""
     model: CSDEditModelConfig = field(default_factory=CSDEditModelConfig)
     """Options of the scene's model."""
+    default_rounds: tyro.conf.Suppress[Rounds] = PAPER_ROUNDS
+    """The preset's schedule; --edit-every and --edit-views override it."""
     prior_vae_slicing: bool = False
     """Let the prior encode and decode one image at a time, to save memory."""
     prior_vae_tiling: bool = False

@@ -134,7 +134,7 @@ def test_results_of_other_inputs_or_options_are_not_reported(tmp_path, runs, cha
 
 def test_results_of_other_weights_are_not_reported(tmp_path, runs, monkeypatch):
     run_truth(settings(tmp_path, arms=("sds",)))
-    monkeypatch.setattr("benchmarks.truth.jobs.weights_digest", lambda name: "retrained")
+    monkeypatch.setattr("benchmarks.truth.run.weights_digest", lambda name: "retrained")
     run_truth(settings(tmp_path, arms=("sds",)))
     assert len(runs.calls) == 2
 
@@ -230,7 +230,7 @@ def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"domain": "sculpture"}, "must be one of scene, panorama, video, got sculpture"),
+        ({"domain": "sculpture"}, "must be one of scene, panorama, video, choice, got sculpture"),
         ({"inputs": 0}, "--inputs must be at least 1, got 0"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"budgets": (1.0, 0.0)}, r"--budgets must be positive numbers, got \(1.0, 0.0\)"),

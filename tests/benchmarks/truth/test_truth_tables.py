@@ -112,6 +112,7 @@ def test_the_default_numbers_are_those_of_the_domain(tmp_path):
         assert counts(domain, ablations=True) >= (10, 3)
         assert counts(domain)[1] == 3
     assert counts("scene") == (8, 2)
+    assert counts("choice") == (30, 5)
     assert counts("video", inputs=5) == (5, 3)
     assert counts("video", seeds=1) == (12, 1)
     assert counts("scene", tune=True) == (4, 1)

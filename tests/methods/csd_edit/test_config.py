@@ -9,6 +9,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 import csd_nerf.methods.csd_edit as package
 from csd_nerf.methods.csd_edit import config as entry
+from csd_nerf.scene.plan import Rounds
 
 METHODS = {
     "csd-edit": entry.csd_edit,
@@ -33,7 +34,7 @@ def test_configs_survive_the_yaml_of_a_run(name):
 def test_the_paper_preset_is_the_papers():
     pipeline = entry.csd_edit.config.pipeline
     assert (pipeline.source_steps, pipeline.edit_steps) == (30_000, 15_000)
-    assert (pipeline.edit_every, pipeline.edit_views) == (2_000, 16)
+    assert pipeline.rounds == Rounds(every=2_000, views=16)
     assert pipeline.datamanager.edit_patch_size == 32
     assert pipeline.model.lpips_weight > 0
     assert pipeline.prior == "instruct-pix2pix"
@@ -55,27 +56,54 @@ def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
     assert config.pipeline.model.implementation == "torch"
 
 
-def test_options_are_found_where_they_are_documented():
+def parsed(name: str, *arguments: str):
+    """The config that a command line of ns-train gives."""
     import tyro
 
-    config = tyro.cli(
-        type(entry.csd_edit_tiny.config),
-        default=entry.csd_edit_tiny.config,
+    return tyro.cli(
+        type(METHODS[name].config),
+        default=METHODS[name].config,
         config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),  # As ns-train has it.
-        args=[
-            *("--data", "scene", "--pipeline.prompt", "make it snow"),
-            *("--pipeline.source-steps", "7", "--pipeline.edit-steps", "9"),
-            *("--pipeline.edit.text-scale", "5", "--pipeline.edit.t-range", "0.1", "0.4"),
-            *("--pipeline.edit.mixing", "none", "--pipeline.prior-device", "cuda:1"),
-            *("--pipeline.datamanager.only-edited-views", "True"),
-            *("--pipeline.start", "original", "--pipeline.keep-detail", "True"),
-            *("--pipeline.update", "in2n", "--pipeline.denoising-steps", "5"),
-        ],
+        args=arguments,
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_naming_in2n_alone_gives_the_published_schedule(name):
+    """Haque et al. 2023: a view every 10 steps, 20 denoising steps from 0.02 to 0.98."""
+    pipeline = parsed(name, "--pipeline.update", "in2n").pipeline
+    assert pipeline.rounds == Rounds(every=10, views=1)
+    assert (pipeline.denoising_steps, pipeline.noise_range) == (20, (0.02, 0.98))
+
+
+@pytest.mark.parametrize("update", ["in2n", "csd", "ip2p"])
+def test_a_schedule_that_is_given_wins(update):
+    asked = ("--pipeline.edit-every", "7", "--pipeline.edit-views", "3")
+    asked += ("--pipeline.noise-range", "0.7", "0.9")
+    pipeline = parsed("csd-edit-tiny", "--pipeline.update", update, *asked).pipeline
+    assert pipeline.rounds == Rounds(every=7, views=3)
+    assert pipeline.noise_range == (0.7, 0.9)
+    half = parsed("csd-edit-tiny", "--pipeline.update", update, *asked[:2]).pipeline.rounds
+    assert half == Rounds(every=7, views=1 if update == "in2n" else 16)
+
+
+def test_options_are_found_where_they_are_documented():
+    config = parsed(
+        "csd-edit-tiny",
+        *("--data", "scene", "--pipeline.prompt", "make it snow"),
+        *("--pipeline.source-steps", "7", "--pipeline.edit-steps", "9"),
+        *("--pipeline.edit.text-scale", "5", "--pipeline.edit.t-range", "0.1", "0.4"),
+        *("--pipeline.edit.mixing", "none", "--pipeline.prior-device", "cuda:1"),
+        *("--pipeline.edit.source-share", "0.5", "--pipeline.edit.t-order", "falling"),
+        *("--pipeline.datamanager.only-edited-views", "True"),
+        *("--pipeline.start", "original", "--pipeline.keep-detail", "True"),
+        *("--pipeline.update", "in2n", "--pipeline.denoising-steps", "5"),
     )
     pipeline = config.pipeline
     assert (pipeline.prompt, pipeline.source_steps, pipeline.edit_steps) == ("make it snow", 7, 9)
     assert (pipeline.edit.text_scale, pipeline.edit.t_range) == (5.0, (0.1, 0.4))
     assert (pipeline.edit.mixing, pipeline.prior_device) == ("none", "cuda:1")
+    assert (pipeline.edit.source_share, pipeline.edit.t_order) == (0.5, "falling")
     assert pipeline.datamanager.only_edited_views
     assert (pipeline.start, pipeline.keep_detail) == ("original", True)
     assert (pipeline.update, pipeline.denoising_steps) == ("in2n", 5)

@@ -55,7 +55,9 @@ def test_rounds_ask_what_the_options_and_the_viewer_say(make_config, recorded):
     config = make_config()
     pipeline = config.pipeline
     pipeline.negative_prompt, pipeline.edit_size = "fog", 24
-    pipeline.edit = EditSettings(iterations=2, text_scale=3.0, max_batch=5)
+    pipeline.edit = EditSettings(
+        iterations=2, text_scale=3.0, max_batch=5, source_share=0.0, t_order="falling"
+    )
     trainer = start(config)
     controls, stage = trainer.pipeline.controls, trainer.pipeline.stage
     before = stage.before_step
@@ -74,6 +76,10 @@ def test_rounds_ask_what_the_options_and_the_viewer_say(make_config, recorded):
         assert max_batch == 5
         assert "fog" in texts
         assert "" not in texts
+        # Without a share the source is not asked for.
+        assert len(texts) == 3
+    assert min(prior.timesteps[::2]) > 400
+    assert max(prior.timesteps[1::2]) < 100
     assert ["swap red and blue" in texts for texts, _, _ in prior.asked] == [True] * 2 + [False] * 4
     assert ["make it snow" in texts for texts, _, _ in prior.asked] == [False] * 2 + [True] * 4
 

@@ -8,7 +8,7 @@ from edit_runs import start
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.terminal import writer
-from csd_nerf.scene import stage, updates
+from csd_nerf.scene import stage
 
 
 def checkpoint_of(trainer):
@@ -73,10 +73,10 @@ def test_evaluations_are_counted_over_all_rounds(make_config, train):
 
 
 @pytest.mark.parametrize("update", ["in2n", "ip2p"])
-def test_other_updates_train_on_what_they_sampled(make_config, train, monkeypatch, update):
+def test_other_updates_train_on_what_they_sampled(make_config, train, update):
     # From a level sigma_t the last step leaves sigma_0 / sigma_t of what a render was wrong by.
-    monkeypatch.setattr(updates, "LEVELS", (0.9, 0.98))
     config = make_config()
+    config.pipeline.noise_range = (0.9, 0.98)
     config.pipeline.update, config.pipeline.denoising_steps = update, 4
     config.pipeline.edit = EditSettings(text_scale=1.0, image_scale=1.0)
     trainer = train(config)
