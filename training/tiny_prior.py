@@ -14,6 +14,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -22,6 +23,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd_nerf.media.files import folder_written_whole, write_json, written_whole
@@ -81,11 +83,19 @@ def new_parts(seed: int) -> Parts:
 
 def read_parts(folder: Path) -> Parts:
     """The models of a finished prior, in float32."""
+
+    def read(kind: Any, name: str) -> Any:
+        # `from_pretrained` would keep the folder's path in the configuration.
+        model = kind.from_config(kind.load_config(folder / name))
+        weights = load_file(folder / name / "diffusion_pytorch_model.safetensors")
+        model.load_state_dict(weights)
+        return model
+
     return Parts(
-        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        read(AutoencoderKL, "vae"),
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32),
-        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        read(UNet2DConditionModel, "unet"),
     )
 
 

@@ -54,7 +54,8 @@ def object_config(
 def _set_steps(config: Any, steps: int) -> None:
     """Set a run's length, with the phases in their shares of it."""
     share = steps / config.max_num_iterations
-    config.pipeline.albedo_steps = round(share * config.pipeline.albedo_steps)
+    for phase in ("albedo_steps", "entropy_warmup"):
+        setattr(config.pipeline, phase, round(share * getattr(config.pipeline, phase)))
     for parts in config.optimizers.values():
         scheduler = parts["scheduler"]
         scheduler.max_steps = max(round(share * scheduler.max_steps), 1)

@@ -50,7 +50,7 @@ def test_a_domain_is_found_by_its_entry(name, tmp_path):
     kind = resolve_name(DOMAINS[name])
     assert isinstance(kind(priors.load("tiny"), {}, Store(tmp_path)), Domain)
     assert kind.consistency in {column.key for column in kind.columns}
-    assert {"csd", "source"} <= {arm.name for arm in kind.arms}
+    assert {kind.baseline, "source"} <= {arm.name for arm in kind.arms}
 
 
 @pytest.mark.parametrize(

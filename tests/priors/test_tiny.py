@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
 import torch
 
+from benchmarks.truth.choice_scores import Judged
+from benchmarks.worlds.choices import draw_choice_set
 from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.editor import edit_images
@@ -73,3 +76,33 @@ def test_plain_sampling_comes_nearer_to_the_true_look_than_the_source(tiny, view
         generator=torch.Generator().manual_seed(0),
     )
     assert psnr(sampled, truth01) > psnr(views01, truth01) + 3
+
+
+def test_views_that_disagree_when_left_alone_agree_when_mixed_by_patches(tiny):
+    """One instruction with several right answers: what joint editing is for."""
+    given = draw_choice_set("views", 5, "validation")
+    alone = EditSettings(
+        iterations=15,
+        learning_rate=2.0,
+        decay_every=3,
+        text_scale=3.0,
+        image_scale=1.0,
+        t_range=(0.02, 0.8),
+        t_order="falling",
+        noise="independent",
+        mixing="none",
+    )
+    agreement = {}
+    for mixing in ("none", "patch"):
+        result = edit_images(
+            tiny,
+            given.source01,
+            prompt=given.choice.instructions[0],
+            settings=replace(alone, mixing=mixing),
+            generator=torch.Generator().manual_seed(1),
+        )
+        judged = Judged(result.image01, given.truths01, given.source01, given.region)
+        assert judged.changed() > 0.6
+        agreement[mixing] = judged.agreement()
+    assert agreement["patch"] == 1
+    assert agreement["none"] <= 0.7

@@ -97,6 +97,8 @@ def test_a_finished_prior_is_trained_further(recipe, tmp_path):
     assert shard.asked == [pair.asked.name for pair in pairs]
     assert not [name for name in record["recipe"] if name.startswith("vae")]
     assert str(tmp_path) not in json.dumps(record)
+    for path in further.output.glob("*/*.json"):
+        assert recipe.output.parent.name not in path.read_text(), path
     card = (further.output / "README.md").read_text()
     assert card.count("`python -m training.tiny_prior`") == 2
     config, before = (

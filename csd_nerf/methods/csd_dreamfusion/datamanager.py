@@ -6,9 +6,10 @@ Angles are in radians.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -49,19 +50,41 @@ class CSDDreamFusionDataManagerConfig(RandomCamerasDataManagerConfig):
     """Range of the cameras' elevation, as the values of -90 sin(elevation): -90 is straight above,
     0 the horizon, 90 straight below. Cameras are uniform over this part of the sphere. The default
     reaches from straight above to 6 degrees below the horizon."""
+    sampling: Literal["sphere", "angles"] = "sphere"
+    """How training cameras are drawn. sphere: uniform over a part of a sphere, by the options above
+    and nerfstudio's. angles: uniform in elevation, azimuth, distance and field of view, by the
+    three options below, looking at the centre; the field of view is that of all views of a step."""
+    elevation_range: tuple[float, float] = (-15.0, 45.0)
+    """Range of the elevation in degrees, for sampling by angles."""
+    radius_range: tuple[float, float] = (3.0, 3.5)
+    """Range of the distance from the centre, for sampling by angles."""
+    fov_range: tuple[float, float] = (10.0, 30.0)
+    """Range of the field of view in degrees, for sampling by angles."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name in ("train_resolution", "eval_resolution", "train_images_per_batch"):
             if getattr(self, name) < 1:
                 raise MethodError(f"{name} needs to be at least 1, got {getattr(self, name)}.")
+        # At 90 degrees the camera's upright position is undefined.
+        limits = {
+            "elevation_range": (-90, 90),
+            "radius_range": (0, math.inf),
+            "fov_range": (0, 180),
+        }
+        for name, (least, most) in limits.items():
+            low, high = getattr(self, name)
+            if not least < low <= high < most:
+                raise MethodError(
+                    f"{name} needs {least} < low <= high < {most}, got {(low, high)}."
+                )
 
 
 def orbit_cameras(
     azimuth: Float[Tensor, "n"],
     elevation: Float[Tensor, "n"],
     *,
-    radius: float,
+    radius: float | Float[Tensor, "n"],
     focal: float,
     size: int,
 ) -> Cameras:
@@ -70,7 +93,7 @@ def orbit_cameras(
     Args:
         azimuth: Angle from the front towards positive x, in radians.
         elevation: Angle above the horizon in radians, less than pi/2 in absolute value.
-        radius: Distance from the origin.
+        radius: Distance from the origin, for all or for each.
         focal: Focal length in units of the image's edge.
         size: Edge of the images in pixels.
     """
@@ -78,7 +101,8 @@ def orbit_cameras(
     backward = torch.stack([flat * azimuth.sin(), -flat * azimuth.cos(), elevation.sin()], -1)
     up = torch.tensor([0.0, 0.0, 1.0]).expand_as(backward)
     right = torch.nn.functional.normalize(torch.linalg.cross(up, backward), dim=-1)
-    pose = [right, torch.linalg.cross(backward, right), backward, radius * backward]
+    eye = torch.as_tensor(radius).reshape(-1, 1) * backward
+    pose = [right, torch.linalg.cross(backward, right), backward, eye]
     return Cameras(
         camera_to_worlds=torch.stack(pose, dim=-1),
         fx=focal * size,
@@ -153,6 +177,19 @@ class CSDDreamFusionDataManager(RandomCamerasDataManager):
     def draw_cameras(self, count: int) -> Cameras:
         """Draw random cameras around the object, by torch's global generator."""
         c = self.config
+        if c.sampling == "angles":
+            azimuth, elevation, radius = (
+                torch.empty(count).uniform_(*bounds)
+                for bounds in ((-180.0, 180.0), c.elevation_range, c.radius_range)
+            )
+            fov = torch.empty(()).uniform_(*c.fov_range).deg2rad()
+            return orbit_cameras(
+                azimuth.deg2rad(),
+                elevation.deg2rad(),
+                radius=radius,
+                focal=0.5 / math.tan(float(fov) / 2),
+                size=c.train_resolution,
+            ).to(self.device)
         cameras, _, _ = random_train_pose(
             count,
             c.train_resolution,

@@ -162,9 +162,9 @@ class CSDDreamFusionModel(Model):
                 also for albedo shading; other shadings always do.
 
         Returns:
-            Per ray: rgb, accumulation, depth, and hit (whether the ray meets the unit sphere). With
-            normals also, per ray, normals (as colours in [0, 1]) and textureless, and the scalar
-            loss orientation.
+            Per ray: rgb, accumulation, depth, and hit (whether the ray meets the unit sphere). Per
+            ray that meets it: weights, those of its samples. With normals also, per ray, normals
+            (as colours in [0, 1]) and textureless, and the scalar loss orientation.
         """
         count = len(rays)
         behind = scene.behind(rays.directions)
@@ -192,6 +192,7 @@ class CSDDreamFusionModel(Model):
             "accumulation": _spread(accumulation, hit, 0.0),
             "depth": _spread(depth, hit, BEYOND),
             "hit": hit[:, None],
+            "weights": weights,
         }
         if lit:
             out["normals"] = _spread(extra["normals"], hit, 0.5)

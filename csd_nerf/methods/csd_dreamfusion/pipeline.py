@@ -65,8 +65,8 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     (lit white) shading."""
     albedo_steps: int = 1000
     """Number of steps at the beginning with albedo shading only."""
-    ambient: float = 0.3
-    """Share of ambient light in lit views, in [0, 1]."""
+    ambient: tuple[float, float] = (0.3, 0.3)
+    """Range of the share of ambient light in lit views, within [0, 1]; drawn at every step."""
     light_spread: float = 0.6
     """Standard deviation of the noise added to the unit vector to the camera, which gives the
     direction of the light."""
@@ -78,6 +78,11 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     """Weight of the loss sqrt(opacity^2 + 0.01), which keeps empty space empty."""
     entropy_weight: float = 1e-3
     """Weight of the entropy of opacity, which makes rays either opaque or transparent."""
+    entropy_of: Literal["rays", "samples"] = "rays"
+    """Whose entropy it is: that of the opacity of rays, or that of the weights of all samples along
+    the rays, which also makes surfaces thin."""
+    entropy_warmup: int = 0
+    """Steps over which the weight of the entropy rises from 0."""
     prior: str = "deepfloyd-if"
     """Text-to-image model: deepfloyd-if, stable-diffusion, tiny-text (bundled), a hub id or a
     local folder."""
@@ -92,6 +97,9 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
             raise MethodError(f"num_particles needs to be at least 1, got {self.num_particles}.")
         if min(self.shading) < 0 or sum(self.shading) <= 0:
             raise MethodError(f"shading needs three shares of steps, got {self.shading}.")
+        low, high = self.ambient
+        if not 0 <= low <= high <= 1:
+            raise MethodError(f"ambient needs 0 <= low <= high <= 1, got {self.ambient}.")
         if "{prompt}" not in self.view_template:
             raise MethodError(
                 f'view_template needs {{prompt}} in it, as in "{{prompt}}, {{view}} view", got '
@@ -176,7 +184,7 @@ class CSDDreamFusionPipeline(VanillaPipeline):
                 features=self._features,
             )
         opacity = torch.stack([r["accumulation"] for r in renders])
-        losses = {"distillation": distilled.loss, **self._regularisers(opacity, renders)}
+        losses = {"distillation": distilled.loss, **self._regularisers(opacity, renders, step)}
         coverage = opacity.detach().sum((1, 2)) / renders[0]["hit"].sum()
         self._watch.look(coverage.tolist(), step)
         metrics = {"residual": distilled.residual, "coverage": coverage.mean()}
@@ -222,10 +230,13 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         """Shading, light and background of a step, always drawn in this order."""
         c = self.config
         shading = draw_shading(c.shading, generator=generator)
+        ambient, most = c.ambient
+        if ambient < most:
+            ambient += (most - ambient) * float(torch.rand((), generator=generator))
         light = draw_light(
             cameras.camera_to_worlds[:, :3, 3],
             spread=c.light_spread,
-            ambient=c.ambient,
+            ambient=ambient,
             generator=generator,
         )
         random = float(torch.rand((), generator=generator)) < c.random_background
@@ -237,7 +248,10 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         )
 
     def _regularisers(
-        self, opacity: Float[Tensor, "objects rays 1"], renders: list[dict[str, Tensor]]
+        self,
+        opacity: Float[Tensor, "objects rays 1"],
+        renders: list[dict[str, Tensor]],
+        step: int,
     ) -> dict[str, Tensor]:
         """The losses opacity, entropy and orientation.
 
@@ -246,11 +260,17 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         """
         c = self.config
         pixels = c.datamanager.train_resolution**2
-        inside = opacity.clamp(1e-4, 1 - 1e-4)
-        entropy = -(inside * inside.log2() + (1 - inside) * (1 - inside).log2())
+        if c.entropy_of == "samples":
+            # Rays that miss the sphere have no samples, and so no entropy.
+            hits = [render["hit"].float().mean() for render in renders]
+            parts = [_entropy(render["weights"], floor=1e-5).mean() for render in renders]
+            entropy = torch.stack([a * b for a, b in zip(hits, parts, strict=True)]).mean()
+        else:
+            entropy = _entropy(opacity).mean()
+        risen = min(step / c.entropy_warmup, 1.0) if c.entropy_warmup else 1.0
         losses = {
             "opacity": c.opacity_weight * pixels * (opacity.square() + 0.01).sqrt().mean(),
-            "entropy": c.entropy_weight * pixels * entropy.mean(),
+            "entropy": risen * c.entropy_weight * pixels * entropy,
         }
         if "orientation" in renders[0]:
             turned = torch.stack([r["orientation"] for r in renders]).mean()
@@ -269,6 +289,12 @@ class CSDDreamFusionPipeline(VanillaPipeline):
             loaded_state,
             remedy="set --pipeline.model and --pipeline.num-particles as it was trained",
         )
+
+
+def _entropy(share: Float[Tensor, "*shape"], *, floor: float = 1e-4) -> Float[Tensor, "*shape"]:
+    """Entropy in bits of being opaque with this probability, which is clamped by the floor."""
+    inside = share.clamp(floor, 1 - floor)
+    return -(inside * inside.log2() + (1 - inside) * (1 - inside).log2())
 
 
 def _lpips_or_nothing(device: str | torch.device) -> Features | None:

@@ -31,18 +31,24 @@ _UNLIMITED = 1_000_000_000
 """Default of --max-num-iterations: a run ends by the steps of its two stages."""
 
 
-def _optimizers(*, final_fraction: float, max_steps: int) -> dict[str, Any]:
-    """Nerfacto's optimizers; they are reset when editing begins."""
+def _optimizers(*, lr_final: float, max_steps: int) -> dict[str, Any]:
+    """Optimizers of the source stage; they are reset when editing begins.
 
-    def group(lr: float) -> dict[str, Any]:
+    The rates, their epsilon and the whole group `camera_opt` are those of nerfacto in nerfstudio
+    1.1.5; so are, in the full presets, `lr_final` and `max_steps` of the other groups.
+    """
+
+    def group(lr: float, *, lr_final: float, max_steps: int) -> dict[str, Any]:
         return {
             "optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15),
-            "scheduler": ExponentialDecaySchedulerConfig(
-                lr_final=lr * final_fraction, max_steps=max_steps
-            ),
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=lr_final, max_steps=max_steps),
         }
 
-    return {"proposal_networks": group(1e-2), "fields": group(1e-2), "camera_opt": group(1e-3)}
+    return {
+        "proposal_networks": group(1e-2, lr_final=lr_final, max_steps=max_steps),
+        "fields": group(1e-2, lr_final=lr_final, max_steps=max_steps),
+        "camera_opt": group(1e-3, lr_final=1e-4, max_steps=5000),
+    }
 
 
 def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerConfig:
@@ -54,7 +60,7 @@ def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerCo
         max_num_iterations=_UNLIMITED,
         mixed_precision=True,
         pipeline=pipeline,
-        optimizers=_optimizers(final_fraction=0.01, max_steps=200_000),
+        optimizers=_optimizers(lr_final=1e-4, max_steps=200_000),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         logging=logging_config(),
         vis="viewer",
@@ -165,7 +171,7 @@ csd_edit_tiny = MethodSpecification(
             start="original",
             edit=EditSettings(**TUNED_RUN),
         ),
-        optimizers=_optimizers(final_fraction=0.1, max_steps=1000),
+        optimizers=_optimizers(lr_final=1e-3, max_steps=1000),
         viewer=ViewerConfig(num_rays_per_chunk=4096),
         logging=logging_config(),
         # With a viewer the command would not end after training.

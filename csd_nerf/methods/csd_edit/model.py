@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,9 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
 from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
+
+EditingPoses = Literal["off", "in2n"]
+"""What becomes of the optimisation of camera poses in the editing stage."""
 
 
 @dataclass
@@ -23,6 +26,10 @@ class CSDEditModelConfig(NerfactoModelConfig):
     lpips_weight: float = 1.0
     """Weight of LPIPS on patches in the editing stage. With 0 the loss is L1 alone, and AlexNet's
     weights are not needed."""
+    editing_poses: EditingPoses = "off"
+    """Optimisation of the camera poses in the editing stage, if `camera_optimizer` is on. off: the
+    poses stay as the source stage left them. in2n: as in Instruct-NeRF2NeRF, by Adam with weight
+    decay 0.01, at a rate of 6e-4 that falls to 6e-6 over 5,000 steps."""
 
 
 class CSDEditModel(NerfactoModel):

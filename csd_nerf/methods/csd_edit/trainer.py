@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -26,6 +28,13 @@ from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineC
 
 LPIPS_PATCH = 32
 """Smallest edge in pixels for LPIPS; AlexNet's pooling leaves nothing of smaller patches."""
+IN2N_CAMERA_OPT: dict[str, Any] = {
+    "optimizer": AdamOptimizerConfig(lr=6e-4, eps=1e-8, weight_decay=1e-2),
+    "scheduler": ExponentialDecaySchedulerConfig(lr_final=6e-6, max_steps=5000),
+}
+"""Instruct-NeRF2NeRF's optimizer of camera poses, from `in2n_config.py` of
+github.com/ayaanzhaque/instruct-nerf2nerf at 2c0d385. Its loss has no penalty on the poses; here
+nerfacto's stays."""
 SOURCE_FOLDER = "source_models"
 """Folder of a run with the checkpoint of its unedited scene."""
 
@@ -96,8 +105,22 @@ class CSDEditTrainer(Trainer):
         first_edit = self.pipeline.stage.plan.first_edit
         if not is_resumed:
             self._save_into(self.base_dir / SOURCE_FOLDER, first_edit - 1)
-            self.optimizers = self.setup_optimizers()
+            self.optimizers = self._setup_editing_optimizers()
         self._count_steps(begin=first_edit)
+
+    def _setup_editing_optimizers(self) -> Optimizers:
+        """New optimizers for the editing stage, in which poses have one of their own or none."""
+        groups = self.pipeline.get_param_groups()
+        poses = groups.get("camera_opt", [])
+        config = dict(self.config.optimizers)
+        if _pipeline_config(self.config).model.editing_poses == "in2n":
+            config["camera_opt"] = IN2N_CAMERA_OPT
+        else:
+            # The source stage's gradients must not linger in a group that no optimizer clears.
+            for parameter in poses:
+                parameter.requires_grad_(False).grad = None
+            groups.pop("camera_opt", None)
+        return Optimizers(config, groups)
 
     def _count_steps(self, *, begin: int) -> None:
         """Print steps counted from `begin`, and the time left until this run's end."""
@@ -111,6 +134,8 @@ class CSDEditTrainer(Trainer):
             is_stock = OUR_STATE not in loaded["pipeline"]
             self._start_step = loaded["step"] + 1
             self.pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
+            if self.pipeline.stage.state.first_edit is not None:
+                self.optimizers = self._setup_editing_optimizers()
             if not is_stock:
                 self._load_optimizers(loaded)
                 self._keep_source(self._checkpoint.parent.parent / SOURCE_FOLDER)
@@ -132,9 +157,15 @@ class CSDEditTrainer(Trainer):
             shutil.copytree(folder, kept)
 
     def _load_optimizers(self, loaded: dict[str, Any]) -> None:
-        self.optimizers.load_optimizers(loaded["optimizers"])
+        # The run that is loaded may have optimised poses where this one doesn't.
+        ours = self.optimizers.optimizers
+
+        def known(states: dict[str, Any]) -> dict[str, Any]:
+            return {name: state for name, state in states.items() if name in ours}
+
+        self.optimizers.load_optimizers(known(loaded["optimizers"]))
         if self.config.load_scheduler:
-            self.optimizers.load_schedulers(loaded["schedulers"])
+            self.optimizers.load_schedulers(known(loaded["schedulers"]))
         # A checkpoint written without a GPU has no state of a scaler; an enabled one would refuse
         # it.
         if loaded["scalers"]:

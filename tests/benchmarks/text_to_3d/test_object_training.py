@@ -31,7 +31,9 @@ def test_shorter_runs_keep_the_shares_of_their_phases():
     schedule = [c.optimizers["fields"]["scheduler"] for c in (whole, half)]
     assert (schedule[0].warmup_steps, schedule[0].max_steps) == (2000, 10_000)
     assert (schedule[1].warmup_steps, schedule[1].max_steps) == (1000, 5_000)
-    assert (whole.pipeline.albedo_steps, half.pipeline.albedo_steps) == (1000, 500)
+    assert (whole.pipeline.entropy_warmup, half.pipeline.entropy_warmup) == (5000, 2500)
+    tiny = configured(method="csd-dreamfusion-tiny", steps=225)
+    assert tiny.pipeline.albedo_steps == 75
     shortest = configured(method="csd-dreamfusion", steps=1)
     assert shortest.optimizers["fields"]["scheduler"].warmup_steps == 1
 

@@ -45,6 +45,29 @@ def test_the_full_preset_is_the_papers():
     assert (schedule.lr_start, schedule.lr_final, schedule.warmup_steps) == (1e-9, 1e-6, 2000)
 
 
+def test_what_the_paper_takes_from_stable_dreamfusion_is_theirs():
+    """The defaults of main.py of github.com/ashawkey/stable-dreamfusion at 5550b91."""
+    config = entry.csd_dreamfusion.config
+    pipeline, cameras = config.pipeline, config.pipeline.datamanager
+    assert cameras.sampling == "angles"
+    # theta_range is counted from the zenith.
+    assert tuple(90 - theta for theta in cameras.elevation_range) == (105, 45)
+    assert (cameras.radius_range, cameras.fov_range) == ((3.0, 3.5), (10, 30))
+    assert (pipeline.shading, pipeline.ambient, pipeline.albedo_steps) == (
+        (0, 0.8, 0.2),
+        (0.1, 1),
+        0,
+    )
+    # Our losses are sums over the pixels of a view of 64 x 64, theirs means.
+    weights = (pipeline.opacity_weight, pipeline.orientation_weight, pipeline.entropy_weight)
+    assert [4096 * weight for weight in weights] == pytest.approx([0, 1e-2, 1e-3])
+    # min(1, 2 step / iters)
+    assert pipeline.entropy_warmup == config.max_num_iterations / 2
+    adan = config.optimizers["fields"]["optimizer"]
+    assert (adan.eps, adan.weight_decay, adan.max_norm) == (1e-8, 2e-5, 5.0)
+    assert adan.betas == (0.98, 0.92, 0.99)
+
+
 def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
     config = entry.csd_dreamfusion_tiny.config
     assert config.machine.device_type == "cpu"

@@ -8,8 +8,13 @@ import pytest
 import torch
 from sure_prior import SurePrior
 
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_dreamfusion import fields, shading
-from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras, view_angles
+from csd_nerf.methods.csd_dreamfusion.datamanager import (
+    CSDDreamFusionDataManagerConfig,
+    orbit_cameras,
+    view_angles,
+)
 from csd_nerf.methods.csd_dreamfusion.optimization import warmup_cosine
 from csd_nerf.methods.csd_dreamfusion.prompts import ViewPrompts, view_weights
 from csd_nerf.methods.csd_dreamfusion.rays import BEYOND, surface_depth
@@ -174,6 +179,57 @@ def test_orbit_cameras_look_at_the_middle_from_where_they_say():
     eye = cameras.camera_to_worlds[:, :3, 3]
     assert torch.allclose(torch.nn.functional.normalize(middle, dim=-1), -eye / 2.5, atol=1e-4)
     assert torch.allclose(eye[0], torch.tensor([0.0, -2.5, 0.0]), atol=1e-6)
+
+
+def test_cameras_by_angles_are_uniform_in_their_ranges_and_look_at_the_middle():
+    config = CSDDreamFusionDataManagerConfig(
+        sampling="angles",
+        elevation_range=(-20.0, 60.0),
+        radius_range=(2.0, 4.0),
+        fov_range=(20.0, 40.0),
+        train_resolution=8,
+    )
+    manager = config.setup()
+    torch.manual_seed(0)
+    draws = [manager.draw_cameras(5) for _ in range(200)]
+    poses = torch.cat([cameras.camera_to_worlds for cameras in draws]).double()
+    eye, backward, up = poses[:, :, 3], poses[:, :, 2], poses[:, :, 1]
+    radius = eye.norm(dim=1)
+    torch.testing.assert_close(backward, eye / radius[:, None], atol=1e-5, rtol=0)
+    assert (up[:, 2] > 0).all()
+    elevation = (eye[:, 2] / radius).asin().rad2deg()
+    azimuth = torch.atan2(eye[:, 0], -eye[:, 1]).rad2deg()
+    # The focal length is that of half the edge, 4 pixels, at half the field of view.
+    fov = torch.stack([2 * (4 / cameras.fx.double()).atan().rad2deg() for cameras in draws])
+    assert (fov == fov[:, :1]).all()
+    for values, low, high in (
+        (elevation, -20, 60),
+        (azimuth, -180, 180),
+        (radius, 2, 4),
+        (fov[:, 0], 20, 40),
+    ):
+        values = (values.flatten().sort().values - low) / (high - low)
+        assert values[0] >= -1e-5
+        assert values[-1] <= 1 + 1e-5
+        # The distance of a uniform sample from its distribution, with a margin.
+        ideal = (torch.arange(len(values)) + 0.5) / len(values)
+        assert (values - ideal).abs().max() < 1.8 / len(values) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"elevation_range": (-90.0, 10.0)}, r"elevation_range needs -90 < low <= high < 90, got"),
+        (
+            {"radius_range": (3.0, 2.0)},
+            r"radius_range needs 0 < low <= high < inf, got \(3.0, 2.0\)",
+        ),
+        ({"fov_range": (0.0, 30.0)}, r"fov_range needs 0 < low <= high < 180, got"),
+    ],
+)
+def test_impossible_cameras_are_refused(change, text):
+    with pytest.raises(MethodError, match=text):
+        CSDDreamFusionDataManagerConfig(**change)
 
 
 def test_the_learning_rate_rises_and_falls_as_the_paper_says():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from sure_prior import SurePrior
 from csd_nerf import priors
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.methods.csd_dreamfusion import pipeline as pipeline_module
+from csd_nerf.methods.csd_dreamfusion.config import csd_dreamfusion
 from csd_nerf.methods.csd_dreamfusion.shading import normal_outputs
 
 VALUES = {"front": 0.2, "side": 0.4, "back": 0.6, "overhead": 0.8}
@@ -138,16 +140,15 @@ def test_backgrounds_are_random_as_often_as_asked(tmp_path, recorded, monkeypatc
 
 
 @pytest.fixture
-def regularisers(tmp_path, recorded):
-    """The losses of one ray's opacity, and of an orientation loss."""
-    config = tiny_config(
-        tmp_path, steps=1, opacity_weight=0.2, entropy_weight=0.3, orientation_weight=0.7
-    )
+def regularisers(request, tmp_path, recorded):
+    """The losses of some rays' opacities, and of an orientation loss."""
+    weights = {"opacity_weight": 0.2, "entropy_weight": 0.3, "orientation_weight": 0.7}
+    config = tiny_config(tmp_path, steps=1, **weights, **getattr(request, "param", {}))
     pipeline = started(config).pipeline
 
-    def losses(opacity, orientation=0.0):
-        renders = [{"orientation": torch.tensor(orientation)}]
-        out = pipeline._regularisers(torch.as_tensor(opacity).view(1, -1, 1), renders)
+    def losses(opacity, orientation=0.0, *, step=0, **samples):
+        renders = [{"orientation": torch.tensor(orientation), **samples}]
+        out = pipeline._regularisers(torch.as_tensor(opacity).view(1, -1, 1), renders, step)
         return {name: value / 12**2 for name, value in out.items()}
 
     return losses
@@ -161,6 +162,58 @@ def test_regularisers_are_what_their_formulas_say(regularisers):
     assert float(found["opacity"]) == pytest.approx(0.2 * opacity, rel=1e-5)
     assert float(found["entropy"]) == pytest.approx(0.3 * entropy, rel=1e-5)
     assert float(found["orientation"]) == pytest.approx(0.7 * 2.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("regularisers", [{"entropy_of": "samples"}], indirect=True)
+def test_the_entropy_of_samples_is_a_mean_over_all_samples_of_all_rays(regularisers):
+    """Two rays of three meet the sphere; the third has no samples, and an entropy of zero."""
+    weights = [[0.1, 0.6, 0.0], [0.2, 0.0, 0.3]]
+    hit = torch.tensor([[True], [False], [True]])
+    found = regularisers([0.7, 0.0, 0.5], weights=torch.tensor(weights), hit=hit)
+    total = 0.0
+    for w in (min(max(w, 1e-5), 1 - 1e-5) for row in weights for w in row):
+        total += -w * math.log2(w) - (1 - w) * math.log2(1 - w)
+    assert float(found["entropy"]) == pytest.approx(0.3 * total / 9, rel=1e-5)
+
+
+@pytest.mark.parametrize("regularisers", [{"entropy_warmup": 8}], indirect=True)
+def test_the_entropy_s_weight_rises_from_zero(regularisers):
+    found = [float(regularisers([0.5], step=step)["entropy"]) for step in (0, 2, 8, 20)]
+    assert found == pytest.approx([0, 0.3 / 4, 0.3, 0.3])
+
+
+@pytest.mark.parametrize("bounds", [(0.4, 0.4), (0.1, 1.0)])
+def test_ambient_light_is_drawn_from_its_range(tmp_path, recorded, bounds):
+    pipeline = started(tiny_config(tmp_path, steps=1, ambient=bounds)).pipeline
+    cameras = pipeline.datamanager.draw_cameras(2)
+    drawn = [
+        pipeline._draw_look(cameras, step, torch.Generator().manual_seed(step))[1].ambient
+        for step in range(60)
+    ]
+    if bounds == (0.4, 0.4):
+        assert set(drawn) == {0.4}
+    else:
+        assert 0.1 <= min(drawn) < 0.25
+        assert 0.85 < max(drawn) <= 1.0
+
+
+def test_stable_dreamfusion_s_choices_run_from_end_to_end(tmp_path, recorded):
+    """The full preset's cameras, light and regularisers on the tiny preset's field."""
+    config = tiny_config(tmp_path, steps=1)
+    full = copy.deepcopy(csd_dreamfusion.config)
+    full.pipeline.datamanager.train_resolution = 12
+    kept = ("model", "distill", "prior", "prior_dtype", "prompt")
+    for name in kept:
+        setattr(full.pipeline, name, getattr(config.pipeline, name))
+    config.pipeline, config.optimizers = full.pipeline, full.optimizers
+    trainer = started(config)
+    _, losses, _ = trainer.pipeline.get_train_loss_dict(5000)
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+    assert min(float(losses[name]) for name in ("entropy", "orientation")) > 0
+    assert float(losses["opacity"]) == 0
+    (group,) = trainer.optimizers.optimizers["fields"].param_groups
+    assert (group["weight_decay"], group["eps"]) == (2e-5, 1e-8)
+    assert trainer.optimizers.config["fields"]["optimizer"].max_norm == 5.0
 
 
 @pytest.mark.parametrize(("opacity", "sharper"), [(0.3, -1), (0.7, 1)])

@@ -96,3 +96,26 @@ def start(config, *, seed: int = 0):
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     return trainer
+
+
+def checkpoint_of(trainer) -> dict:
+    """The only checkpoint of a run."""
+    (path,) = trainer.checkpoint_dir.iterdir()
+    state = torch.load(path, weights_only=True)
+    # The type checker of these tests draws from Python's generator itself.
+    del state["pipeline"]["_extra_state"]["random"]["python"]
+    return state
+
+
+def differences(first, second, path="") -> list[str]:
+    """Paths at which two nested states are not equal to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [path]
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        return [d for k in first for d in differences(first[k], second[k], f"{path}/{k}")]
+    if isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        pairs = enumerate(zip(first, second, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}/{i}")]
+    return [] if first == second else [path]

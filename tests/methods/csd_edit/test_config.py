@@ -40,6 +40,13 @@ def test_the_paper_preset_is_the_papers():
     assert pipeline.prior == "instruct-pix2pix"
 
 
+@pytest.mark.parametrize("name", ["csd-edit", "csd-edit-small"])
+def test_the_source_stage_has_nerfacto_s_optimizers(name):
+    from nerfstudio.configs.method_configs import all_methods
+
+    assert METHODS[name].config.optimizers == all_methods["nerfacto"].optimizers
+
+
 def test_the_small_preset_saves_memory():
     small, full = entry.csd_edit_small.config.pipeline, entry.csd_edit.config.pipeline
     assert small.prior_dtype == "float16"

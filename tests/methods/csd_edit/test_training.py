@@ -3,34 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from edit_runs import start
+from edit_runs import checkpoint_of, differences, start
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.terminal import writer
 from csd_nerf.scene import stage
-
-
-def checkpoint_of(trainer):
-    (path,) = trainer.checkpoint_dir.iterdir()
-    state = torch.load(path, weights_only=True)
-    # The type checker of these tests draws from Python's generator itself.
-    del state["pipeline"]["_extra_state"]["random"]["python"]
-    return state
-
-
-def differences(first, second, path="") -> list[str]:
-    """Paths at which two nested states are not equal to the last bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [path]
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        return [d for k in first for d in differences(first[k], second[k], f"{path}/{k}")]
-    if isinstance(first, (list, tuple)):
-        assert len(first) == len(second)
-        pairs = enumerate(zip(first, second, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}/{i}")]
-    return [] if first == second else [path]
 
 
 def test_a_run_has_both_stages_and_leaves_its_rounds(make_config, train):
