@@ -48,9 +48,9 @@ def read_record(path: Path) -> Record:
         raise FileNotFoundError(f"A record must exist, got {path}.")
     try:
         record: Record = json.loads(gzip.decompress(path.read_bytes()))
-        record["experiment"], record["rows"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"A record must be a {NAME} that an experiment has written, got {path}."
-        ) from None
+        known = {"experiment", "rows"} <= record.keys()
+    except (OSError, EOFError, ValueError, AttributeError):
+        known, record = False, {}
+    if not known:
+        raise ValueError(f"A record must be a {NAME} that an experiment has written, got {path}.")
     return record

@@ -21,11 +21,12 @@ from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
 from benchmarks.truth.media import MediaDomain
 from benchmarks.truth.report import EDITED, TRUTH, save_sheet, write_report
-from benchmarks.truth.residuals import RESIDUAL_NAMES
+from benchmarks.truth.residuals import RESIDUAL_NAMES, Guidance
 from benchmarks.truth.settings import DOMAINS, EXACT, TruthSettings
 from benchmarks.truth.tables import COSTS
 from benchmarks.truth.tuned import tuned_arm, tuning_note
 from csd_nerf import priors
+from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_bytes
 
@@ -136,7 +137,9 @@ def _run(runs: Runs, trial: Trial, job: Job, given: TruthInput, progress: Progre
 def _residuals(runs: Runs, name: str, domain: MediaDomain) -> list[Row]:
     """Rows with the residuals of csd and sds at the true edits, at the scales of these arms."""
     arms = {arm.name: tuned_arm(name, arm) for arm in domain.arms}
-    scales = {residual: domain.guidance(arms[residual]) for residual in RESIDUAL_NAMES}
+    scales: dict[ResidualName, Guidance] = {
+        residual: domain.guidance(arms[residual]) for residual in RESIDUAL_NAMES
+    }
     rows = []
     for given in runs.inputs:
         decides = {"residuals": scales, "prior": runs.weights}

@@ -122,15 +122,7 @@ def _excess(
     lines = [k for k in range(0, length, cell_size) if k + cell_size <= length]
     inside = [k for k in borders if k in lines]
     others = torch.tensor([k for k in lines[2:-1] if k not in borders])
-    ends = sorted({*cuts, error.shape[1]} - {0})
-    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    mean = torch.stack([piece.mean(dim=1) for piece in error.split(sizes, dim=1)], dim=1)
-    after, far_after = mean, mean.roll(1 - cell_size, dims=2)
-    before, far_before = mean.roll(1, dims=2), mean.roll(cell_size, dims=2)
-    slopes = (before - far_before + far_after - after) / (2 * (cell_size - 1))
-    step = (after - before - slopes).abs().mean(dim=0)
-    share = torch.tensor(sizes).to(step) / error.shape[1]
-    heights = share @ step
+    heights = _step_heights(error, cuts, cell_size)
     seams = []
     for k, last, following in zip(inside, [0, *inside], [*inside[1:], length], strict=False):
         # The border of a wrapped panorama, 0, is also at the end.
@@ -142,6 +134,20 @@ def _excess(
         if means := [heights[side].mean() for side in sides if len(side)]:
             seams.append(heights[k] - torch.stack(means).mean())
     return float(torch.stack(seams).mean()) if seams else None
+
+
+def _step_heights(
+    error: Float[Tensor, "3 n length"], cuts: tuple[int, ...], cell_size: int
+) -> Float[Tensor, "length"]:
+    """Mean |d| over the pieces of each line of the last axis."""
+    ends = sorted({*cuts, error.shape[1]} - {0})
+    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    mean = torch.stack([piece.mean(dim=1) for piece in error.split(sizes, dim=1)], dim=1)
+    after, far_after = mean, mean.roll(1 - cell_size, dims=2)
+    before, far_before = mean.roll(1, dims=2), mean.roll(cell_size, dims=2)
+    slopes = (before - far_before + far_after - after) / (2 * (cell_size - 1))
+    step = (after - before - slopes).abs().mean(dim=0)
+    return torch.tensor(sizes).to(step) / error.shape[1] @ step
 
 
 @dataclass(frozen=True)
