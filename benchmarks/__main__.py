@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.paper.settings import PaperSettings
 from benchmarks.profile.settings import ProfileSettings
+from benchmarks.tables import TablesSettings
 from benchmarks.text_to_3d.settings import TextTo3dSettings
 from benchmarks.truth.settings import TruthSettings
 from benchmarks.user_study.settings import UserStudySettings
@@ -15,6 +16,7 @@ COMMANDS: dict[str, type] = {
     "profile": ProfileSettings,
     "user-study": UserStudySettings,
     "text-to-3d": TextTo3dSettings,
+    "tables": TablesSettings,
 }
 
 

@@ -50,6 +50,9 @@ class Experiment:
     columns: tuple[Column, ...]
     ours: tuple[str, ...]
     """Notes on details that the paper does not specify, and our choices."""
+    follows: tuple[str, ...] = ()
+    """Notes on the paper's numbers: which are printed as they are, and which follow from its text
+    or by arithmetic from others that it prints."""
     prompts: tuple[tuple[str, str, str], ...] = ()
     """Instructions, each with both captions, for inputs without a prompts.json."""
     ratio_of: str | None = None

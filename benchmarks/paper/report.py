@@ -117,6 +117,7 @@ def _notes(setup: Setup, rows: Sequence[Row]) -> list[str]:
     spread = list(_deviations(experiment))
     if spread:
         notes.append(f"The paper's deviations: {'; '.join(spread)}.")
+    notes += [f"From the paper's own: {text}" for text in experiment.follows]
     return notes + [f"Ours: {text}" for text in experiment.ours]
 
 

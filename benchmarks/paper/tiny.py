@@ -16,6 +16,7 @@ from benchmarks.engine.pictures import kept_frames, save_frames
 from benchmarks.engine.trials import Trial
 from benchmarks.paper.experiment import Line
 from benchmarks.paper.inputs import Frames, Item, Task
+from benchmarks.paper.settings import TinySize
 from benchmarks.paper.setup import Setup
 from benchmarks.truth.panoramas import draw_panorama
 from benchmarks.truth.videos import draw_video
@@ -75,9 +76,16 @@ class TinyScene:
 
         def make(folder: Path) -> tuple[Frames, Row]:
             size, given = self._setup.size, self._given
+            options = _scene_options(method, size)
             source = train_source(given, self._setup.store, steps=size.source_steps)
             result = run_scene_arm(
-                method, given, source, folder / "run", prior=_tiny_prior(), options=size.scene
+                method,
+                given,
+                source,
+                folder / "run",
+                prior=_tiny_prior(),
+                options=options,
+                csd=size.scene,
             )
             if method == _SOURCE:
                 save_frames(folder / _TRUTH, to_bytes(result.truth01))
@@ -92,10 +100,20 @@ class TinyScene:
             "prompt": self.task.prompt,
             "source steps": self._setup.size.source_steps,
             "method": method,
-            "options": self._setup.size.scene,
+            "options": _scene_options(method, self._setup.size),
             "weights": weights_digest("tiny"),
         }
         return Trial({"line": method, "input": self.task.name}, decides)
+
+
+def _scene_options(method: str, size: TinySize) -> dict[str, Any]:
+    """Options of a method of the scene benchmark: its tuned ones under those of the size."""
+    from benchmarks.truth.domains import Arm
+    from benchmarks.truth.scene_plans import REFERENCES
+    from benchmarks.truth.tuned import tuned_arm
+
+    arm = Arm(method, None if method in REFERENCES else method)
+    return {**tuned_arm("scene", arm).options, **size.scene}
 
 
 @functools.cache

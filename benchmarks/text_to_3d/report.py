@@ -34,7 +34,6 @@ MEASURES = (
     *named("fid"),
 )
 _FAILURES = Column("failures", "failures", digits=0)
-_PAIR = ("prompt", "seed")
 _EDGE = 192
 """Pixels of a view in the picture, about."""
 _BLANK = 64
@@ -65,16 +64,18 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
     Failed runs count among runs and failures, and are listed with their reasons; they have no
     measures, so read the means beside their number. With several prompts a table of all is last.
-    Differences to the first arm are of equal prompts and seeds.
+    Differences to the first arm are of equal prompts and seeds. Errors are over prompts, and over
+    seeds where there is one prompt: they then say nothing about other prompts.
     """
     prompts, arms = _different(rows, "prompt"), _different(rows, "arm")
     parts = []
     for prompt in prompts:
         mine = [row for row in rows if row["prompt"] == prompt]
-        parts.append(f"### {prompt}\n\n{_table(mine, arms, columns)}")
+        parts.append(f"### {prompt}\n\n{_table(mine, arms, columns, unit='seed')}")
     if len(prompts) > 1:
-        parts.append(f"### All prompts\n\n{_table(rows, arms, columns)}")
-    if paired := paired_markdown(rows, arms, columns, baseline=arms[0], pair=_PAIR):
+        parts.append(f"### All prompts\n\n{_table(rows, arms, columns, unit='prompt')}")
+    unit = "prompt" if len(prompts) > 1 else "seed"
+    if paired := paired_markdown(rows, arms, columns, baseline=arms[0], unit=unit):
         parts.append(f"### Paired differences\n\n{paired}")
     failed = [row for row in rows if row["failure"] is not None]
     if failed:
@@ -86,14 +87,16 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Row], arms: Sequence[str], columns: Sequence[Column]) -> str:
+def _table(
+    rows: Sequence[Row], arms: Sequence[str], columns: Sequence[Column], *, unit: str
+) -> str:
     # A table averages what rows hold: the number of failures stands in one row of an arm.
     first = {row["arm"]: index for index, row in reversed(list(enumerate(rows)))}
     counted = [
         {**row, "failures": _failures(rows, row["arm"])} if first[row["arm"]] == index else row
         for index, row in enumerate(rows)
     ]
-    return Table(counted, arms, (_FAILURES, *columns), count="runs").markdown()
+    return Table(counted, arms, (_FAILURES, *columns), count="runs", unit=unit).markdown()
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[Column]) -> str:

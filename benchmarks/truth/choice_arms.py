@@ -6,11 +6,9 @@ panorama an image is a window; what counts is the number of windows that update 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,14 +41,13 @@ OPTIMISED: dict[str, Any] = {
     # The windows of a sweep over a panorama are mixed cell by cell.
     "patch_cells": 8192,
 }
-"""Options of the arms that optimise, which are fields of `EditSettings`."""
+"""Options of the arms that optimise, which are fields of `EditSettings`; the start of their
+tuning."""
 EXACT_OPTIONS: dict[str, Any] = {"text_scale": 1.0, "image_scale": 1.0}
 """Options of all arms with the exact prior, whose answers need no guidance, in place of tuned
 ones."""
 SAMPLED: dict[str, Any] = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
-"""Options of the arms that sample."""
-TUNED_FILE = Path(__file__).parent / "tuned" / "choice.json"
-"""The options of each arm that were the best on validation inputs, which `--tune` writes."""
+"""Options of the arms that sample; the start of their tuning."""
 WINDOWS, STRIDE = 18, 4
 """Windows an iteration, and cells between windows, of arms that optimise a panorama. They are all
 windows of a sweep, so that all of them are mixed."""
@@ -93,13 +90,10 @@ class Edited:
     evaluations: int
 
 
-def read_tuned() -> dict[str, dict[str, Any]]:
-    """The entries of `TUNED_FILE` by the arm's name; empty if nothing was tuned."""
-    return json.loads(TUNED_FILE.read_text("utf8")) if TUNED_FILE.is_file() else {}
-
-
 def arm_options(job: Job, given: Mapping[str, Any], *, exact: bool = False) -> dict[str, Any]:
-    """The options of a job: the user's first, then those of the arm, the tuned ones, the base's.
+    """The options of a job: the user's first, then those of the arm, then the base's.
+
+    Tuned options are among the arm's, see `tuned.tuned_arm`.
 
     `evaluations` is the budget of each image; the learning rate follows from the budget.
 
@@ -112,9 +106,7 @@ def arm_options(job: Job, given: Mapping[str, Any], *, exact: bool = False) -> d
     user = {key: value for key, value in given.items() if key != "updates"}
     if job.arm.method == "ip2p":
         user.pop("learning_rate", None)
-    entry = read_tuned().get(job.arm.name, {"options": {}})
-    tuned = EXACT_OPTIONS if exact else entry["options"]
-    options = {**base, **tuned, **job.arm.options, **user}
+    options = {**base, **(EXACT_OPTIONS if exact else {}), **job.arm.options, **user}
     once = update_branches(
         "csd", image_scale=OPTIMISED["image_scale"], text_scale=OPTIMISED["text_scale"]
     )

@@ -30,8 +30,20 @@ EDITS = (
     "infrared",
     "floor sand",
 )
-"""The edits of the inputs, one each: looks, floors, skies and fog, on which the prior was
-trained."""
+"""The edits of the benchmark's inputs, one each: looks, floors, skies and fog, on which the prior
+was trained."""
+TUNING_EDITS = (
+    "black and white",
+    "floor wood",
+    "sky purple",
+    "darker",
+    "floor lava",
+    "sky green",
+    "faded",
+    "floor stone",
+)
+"""The edits of the validation inputs. None is among `EDITS`, so that no reported edit was tuned
+on."""
 SEEDS_APART = 7
 """The search for the scene of input number i begins at seed i * SEEDS_APART of its split."""
 
@@ -122,9 +134,13 @@ class Domain(Protocol):
         ...
 
 
-def edit_at(position: int) -> Edit:
-    """The edit of the input at a position; `EDITS` is repeated."""
-    return all_edits()[EDITS[position % len(EDITS)]]
+def edit_at(position: int, split: Split) -> Edit:
+    """The edit of the input at a position: of `TUNING_EDITS` for validation, else of `EDITS`.
+
+    Both are repeated.
+    """
+    names = TUNING_EDITS if split == "validation" else EDITS
+    return all_edits()[names[position % len(names)]]
 
 
 def chosen_arms(

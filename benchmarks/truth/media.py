@@ -17,7 +17,7 @@ from benchmarks.engine.identity import plain
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome, column_of
-from benchmarks.truth.residuals import residuals_at_truth
+from benchmarks.truth.residuals import Guidance, residuals_at_truth
 from csd_nerf.adapters.run_files import NEUTRAL_SETTINGS
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.similarity import psnr, ssim
@@ -39,7 +39,7 @@ USUAL_ARMS = (
 )
 """The references are the unedited source, and the true edit encoded and decoded, which shows the
 error of the autoencoder."""
-STRONG = {"text_scale": 7.5, "image_scale": 1.5, "learning_rate": 0.5}
+STRONG = {"text_scale": 7.5, "image_scale": 1.5}
 """The usual guidance of InstructPix2Pix, which is much stronger than the bundled prior needs."""
 ABLATIONS = (
     Arm("csd-independent-noise", "csd", {"noise": "independent"}),
@@ -47,16 +47,15 @@ ABLATIONS = (
     Arm("sds-independent-noise", "sds", {"noise": "independent"}),
     # With shared noise, kernels on clean and on noisy latents are equivalent.
     Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
-    # Division by n instead of the row sum makes steps shorter by the ratio of the two, 0.2 to 0.4
-    # for these batches; hence the larger rate.
-    Arm("csd-divided-by-n", "csd", {"normalize": "n", "learning_rate": 5.0}),
+    Arm("csd-divided-by-n", "csd", {"normalize": "n"}),
     Arm("csd-full-repulsion", "csd", {"repulsion": 1.0}),
     Arm("csd-paper-t", "csd", {"t_range": (0.02, 0.5)}),
     Arm("csd-strong", "csd", STRONG),
     Arm("csd-no-stein-strong", "csd-no-stein", STRONG),
     Arm("sds-strong", "sds", STRONG),
 )
-"""Variants that show the effect of single settings; each changes one."""
+"""Variants that show the effect of single settings. Each changes one; its learning rate is tuned
+by itself, so that it isn't judged at another's."""
 SIMILARITY = (column_of("psnr_edited", "psnr"), column_of("ssim_edited", "ssim"))
 
 
@@ -161,21 +160,21 @@ class MediaDomain:
         row |= {"evaluations": facts.get("evaluations", 0), "seconds": seconds}
         return Outcome(row, edited01, given.truth01)
 
-    def residuals(self, given: Input) -> dict[str, Row]:
-        """What csd and sds would still change at the truth of an input's first frame."""
+    def residuals(self, given: Input, scales: Mapping[ResidualName, Guidance]) -> dict[str, Row]:
+        """What methods would still change at the truth of an input's first frame."""
         found = residuals_at_truth(
             self._prior,
             given.source01[0],
             given.truth01[0],
             given.edit.instructions[0],
-            **self.guidance(),
+            scales,
         )
         return {**found}
 
-    def guidance(self) -> dict[str, Any]:
-        """The guidance scales at which `residuals` measures."""
-        values = self.kind(**{"preset": "tiny", "method": "csd", **self._options}).values()
-        return {"image_scale": values.image_scale, "text_scale": values.text_scale}
+    def guidance(self, arm: Arm) -> Guidance:
+        """The guidance scales with which an arm edits."""
+        values = self.options(Job(arm)).values()
+        return Guidance(image_scale=values.image_scale, text_scale=values.text_scale)
 
     def branches(self, options: Any) -> int:
         """Number of noise estimates for one update or sampling step of one image."""

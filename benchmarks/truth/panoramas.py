@@ -103,7 +103,7 @@ class PanoramaDomain(MediaDomain):
 
 def draw_panorama(position: int, split: Split) -> Input:
     """The input at a position of the benchmark; the edits are repeated."""
-    edit, (height, width) = edit_at(position), PANORAMA_SIZE
+    edit, (height, width) = edit_at(position, split), PANORAMA_SIZE
     panorama = find_panorama(edit, split, skip=SEEDS_APART * position, height=height, width=width)
     source01, truth01 = render_panorama(panorama), render_panorama(panorama, edit)
     return Input(f"{position:02d} {edit.name}", edit, to_bytes(source01), truth01)
@@ -131,5 +131,5 @@ def measure_panorama(
     positions = window_positions(canvas, window, stride=stride or extent // 4)
     borders = window_borders(positions, window, canvas, cell_size=cell)
     places = border_psnr(edited01, truth01, margin=extent // 4 * cell)
-    seam = seam_step(edited01, truth01, borders, period=cell)
+    seam = seam_step(edited01, truth01, borders, cell_size=cell)
     return {"seam": seam, **dataclasses.asdict(places)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,18 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.engine.pictures import kept_frames
-from benchmarks.engine.tables import paired_markdown
+from benchmarks.engine.records import NAME as RECORD_NAME
+from benchmarks.engine.records import write_record
 from benchmarks.engine.trials import Store, Trial, write_results
-from benchmarks.truth.domains import Arm, Domain
-from benchmarks.truth.residuals import RESIDUAL_COLUMNS
-from benchmarks.truth.settings import TruthSettings
+from benchmarks.truth.domains import Arm
+from benchmarks.truth.settings import DOMAINS, TruthSettings
+from benchmarks.truth.tables import means_table, record_of, truth_tables
 from csd_nerf.evaluation.plots import save_curves
 from csd_nerf.evaluation.tables import Column, Row, Table
 from csd_nerf.media.files import write_text
 from csd_nerf.media.pixels import to_01
 from csd_nerf.media.sheets import enlarge, save_contact_sheet
 
-COSTS = (Column("evaluations", "evaluations", digits=0), Column("seconds", "seconds"))
 EDITED, TRUTH = "edited", "truth"
 """Folders of a trial's pictures."""
 
@@ -30,55 +31,49 @@ EDITED, TRUTH = "edited", "truth"
 def write_report(
     store: Store,
     settings: TruthSettings,
-    domain: Domain,
     arms: Sequence[Arm],
     trials: Sequence[Trial],
     *,
     baseline: str,
+    residuals: Sequence[Row],
+    tuning: str,
 ) -> str:
     """Write the results to the output folder.
 
-    results.json and rows.csv hold all rows, table.md and table.tex the means at the first budget.
-    With several budgets, curves show quality by cost.
+    results.json and rows.csv hold all rows, record.json.gz all that the tables need (see
+    `benchmarks.engine.records`), table.md all tables and table.tex the means. With several budgets,
+    curves show quality by cost.
 
     Args:
         store: Store of the trials.
         settings: The user's settings.
-        domain: The domain.
         arms: The arms, in the order of the table.
         trials: All trials of these settings.
-        baseline: Arm with which the paired differences of the others are computed.
+        baseline: As for `record_of`.
+        residuals: As for `record_of`.
+        tuning: As for `record_of`.
 
     Returns:
-        The contents of table.md: means, and paired differences to the baseline.
+        The contents of table.md, from `truth_tables`.
     """
     output, names = settings.output, [arm.name for arm in arms]
     rows = [row for trial in trials if (row := store.row(trial)) is not None]
-    columns = (*domain.columns, *COSTS)
-    budget = settings.budgets[0]
-    first = [row for row in rows if row["budget"] == budget]
-    references = [arm.name for arm in arms if arm.method is None]
-    table = Table(first, names, columns, count="runs", references=references)
-    methods = [name for name in names if name not in references]
-    paired = paired_markdown(first, methods, domain.columns, baseline=baseline)
-    text = table.markdown() + (f"\n{paired}" if paired else "")
+    record = record_of(settings, arms, rows, baseline=baseline, residuals=residuals, tuning=tuning)
+    text = truth_tables(record)
+    write_record(output / RECORD_NAME, record)
     write_text(output / "table.md", text)
-    write_text(output / "table.tex", table.latex())
-    write_text(output / "rows.csv", Table(rows, names, columns).csv())
+    write_text(output / "table.tex", means_table(record).latex())
+    write_text(output / "rows.csv", Table(rows, names, ()).csv())
     write_results(output, settings, rows)
     if len(settings.budgets) > 1:
-        _save_curves(output, rows, methods, domain)
+        _save_curves(output, rows, [arm.name for arm in arms if arm.method], settings.domain)
     return text
 
 
-def write_residuals(output: Path, rows: Sequence[Row]) -> None:
-    """Write residuals.md, the table of the residuals of csd and sds at the true edit."""
-    write_text(output / "residuals.md", Table(rows, ["csd", "sds"], RESIDUAL_COLUMNS).markdown())
-
-
-def _save_curves(output: Path, rows: Sequence[Row], names: Sequence[str], domain: Domain) -> None:
-    judged = {column.key: column for column in domain.columns}
-    for key in ("psnr", domain.consistency):
+def _save_curves(output: Path, rows: Sequence[Row], names: Sequence[str], domain: str) -> None:
+    kind = pkgutil.resolve_name(DOMAINS[domain])
+    judged = {column.key: column for column in kind.columns}
+    for key in ("psnr", kind.consistency):
         save_curves(
             output / f"cost_{key}.png",
             {name: _curve(rows, name, judged[key]) for name in names},

@@ -7,7 +7,8 @@ For csd there is also the share of the source's estimate that makes its steps le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
 
+RESIDUAL_NAMES: tuple[ResidualName, ...] = ("csd", "sds")
 LEVELS = (0.1, 0.3, 0.5, 0.75)
 """Timesteps, as fractions of the prior's schedule."""
 RESIDUAL_COLUMNS = tuple(
@@ -28,15 +30,24 @@ RESIDUAL_COLUMNS = tuple(
 ) + tuple(Column(f"share_{level}", f"best share at t = {level}", digits=2) for level in LEVELS)
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Scales of the three-way guidance (CSD Eq. 3)."""
+
+    image_scale: float
+    """w_s: how closely the source is kept."""
+    text_scale: float
+    """w_y: how strongly the instruction is followed."""
+
+
 @torch.no_grad()
 def residuals_at_truth(
     prior: Prior,
     source01: Float[Tensor, "3 h w"],
     truth01: Float[Tensor, "3 h w"],
     prompt: str,
+    scales: Mapping[ResidualName, Guidance],
     *,
-    image_scale: float,
-    text_scale: float,
     draws: int = 48,
     seed: int = 0,
     levels: Sequence[float] = LEVELS,
@@ -44,17 +55,16 @@ def residuals_at_truth(
     """Bias and deviation of CSD-Edit's and SDS's residuals at the true edit.
 
     Let r be the residual of CSD Eq. 9 ("csd"), or of SDS ("sds", which subtracts the drawn noise),
-    at the latent of the true edit. Then bias = rms of E[r] and deviation = rms of r - E[r], where E
-    is the mean over draws of the noise, the same draws for both. Residuals are in units of the
-    noise, whose rms is 1; lower is better.
+    at the latent of the true edit, with the guidance scales of each method. Then
+    bias = rms of E[r] and deviation = rms of r - E[r], where E is the mean over draws of the noise,
+    the same draws for both. Residuals are in units of the noise, whose rms is 1; lower is better.
 
     Args:
         prior: The diffusion model.
         source01: The source image, which is also the condition.
         truth01: The true edit.
         prompt: The instruction.
-        image_scale: w_s of Eq. 3.
-        text_scale: w_y of Eq. 3.
+        scales: The residuals to measure, each with the guidance of the method that follows it.
         draws: Number of draws of the noise at each level.
         seed: Seed of the draws.
         levels: Timesteps, as fractions of the schedule.
@@ -67,7 +77,7 @@ def residuals_at_truth(
     source, image_rows = prior.encode_source(source01[None])
     truth = prior.encode(truth01[None])
     texts = Texts.encode(prior, [prompt])
-    rows: dict[ResidualName, Row] = {"csd": {}, "sds": {}}
+    rows: dict[ResidualName, Row] = {name: {} for name in scales}
     for level in levels:
         step = min(round(level * prior.schedule.num_timesteps), prior.schedule.num_timesteps - 1)
         timestep = torch.full((draws,), step)
@@ -78,7 +88,10 @@ def residuals_at_truth(
         }
         inputs = ModelInputs(noisy, image_rows, texts, torch.ones(draws, 1))
         for name, row in rows.items():
-            terms = EDIT_RESIDUALS[name](image_scale=image_scale, text_scale=text_scale)
+            guidance = scales[name]
+            terms = EDIT_RESIDUALS[name](
+                image_scale=guidance.image_scale, text_scale=guidance.text_scale
+            )
             values, _ = weighted_sum(prior, terms, inputs, timestep.to(prior.device), drawn=noise)
             mean = values.mean(dim=0)
             row[f"bias_{level}"] = float(mean.square().mean().sqrt())

@@ -1,7 +1,7 @@
 """Runs `python -m benchmarks truth`: all methods on inputs whose true edit is known.
 
 Each arm edits the same held-out inputs, with instructions that the bundled prior was trained on and
-the same budget of U-Net evaluations. All tuning uses the validation split.
+the same budget of U-Net evaluations. The arms' options are the tuned ones; see `tune`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from benchmarks.engine.pictures import save_frames
 from benchmarks.engine.progress import Progress
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.truth.choice import ChoiceDomain
-from benchmarks.truth.choice_report import write_choice_report
+from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
 from benchmarks.truth.media import MediaDomain
-from benchmarks.truth.report import (
-    COSTS,
-    EDITED,
-    TRUTH,
-    save_sheet,
-    write_report,
-    write_residuals,
-)
+from benchmarks.truth.report import EDITED, TRUTH, save_sheet, write_report
+from benchmarks.truth.residuals import RESIDUAL_NAMES, Guidance
 from benchmarks.truth.settings import DOMAINS, EXACT, TruthSettings
+from benchmarks.truth.tables import COSTS
+from benchmarks.truth.tuned import tuned_arm, tuning_note
 from csd_nerf import priors
+from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_bytes
 
@@ -46,22 +43,32 @@ def run_truth(settings: TruthSettings) -> str:
         ValueError: If an arm or the baseline is unknown.
     """
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
-    arms = chosen_arms(kind.arms, kind.ablations, settings.arms, ablate=settings.ablations)
+    chosen = chosen_arms(kind.arms, kind.ablations, settings.arms, ablate=settings.ablations)
     known = [arm.name for arm in (*kind.arms, *kind.ablations)]
     baseline = settings.baseline or kind.baseline
     if baseline not in known:
         raise ValueError(f"--baseline needs one of {', '.join(known)}, got {baseline!r}.")
+    exact = settings.prior == EXACT
+    arms = [arm if exact else tuned_arm(settings.domain, arm) for arm in chosen]
     runs = run_arms(settings, arms)
-    store, domain, trials = runs.store, runs.domain, runs.trials
-    if settings.ablations and isinstance(domain, MediaDomain):
-        rows = [row for given in runs.inputs for row in _residuals(runs, domain, given)]
-        write_residuals(settings.output, rows)
-    text = write_report(store, settings, domain, arms, trials, baseline=baseline)
-    if isinstance(domain, ChoiceDomain):
-        more = write_choice_report(store, runs.inputs, arms, trials, baseline=baseline)
-        return f"{text}\n{more}"
-    save_sheet(store, trials, [arm.name for arm in arms], settings.budgets[0])
+    residuals: list[Row] = []
+    if settings.ablations and isinstance(runs.domain, MediaDomain):
+        residuals = _residuals(runs, settings.domain, runs.domain)
+    note = "" if exact else tuning_note(settings, chosen, prior=runs.weights)
+    text = write_report(
+        runs.store, settings, arms, runs.trials, baseline=baseline, residuals=residuals, tuning=note
+    )
+    _save_sheets(runs, arms, settings.budgets[0])
     return text
+
+
+def _save_sheets(runs: Runs, arms: Sequence[Arm], budget: float) -> None:
+    if isinstance(runs.domain, ChoiceDomain):
+        first = [trial for trial in runs.trials if trial.labels["budget"] == budget]
+        for given in runs.inputs:
+            save_input_sheet(runs.store, given, [arm.name for arm in arms if arm.method], first)
+    else:
+        save_sheet(runs.store, runs.trials, [arm.name for arm in arms], budget)
 
 
 @dataclass
@@ -83,8 +90,9 @@ def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
     domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
     runs = Runs(store, domain, EXACT if exact else weights_digest(settings.prior))
     jobs = [job for arm in arms for job in _jobs(arm, settings)]
-    progress = Progress(settings.inputs * len(jobs))
-    for position in range(settings.inputs):
+    inputs = settings.counts.inputs
+    progress = Progress(inputs * len(jobs))
+    for position in range(inputs):
         given = domain.draw(position, settings.split)
         runs.inputs.append(given)
         for job in jobs:
@@ -98,7 +106,7 @@ def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:
     if arm.method is None:
         yield Job(arm, settings.budgets[0])
         return
-    for seed in range(settings.seeds):
+    for seed in range(settings.counts.seeds):
         yield Job(arm, settings.budgets[0], seed)
     for budget in settings.budgets[1:]:
         yield Job(arm, budget)
@@ -126,13 +134,21 @@ def _run(runs: Runs, trial: Trial, job: Job, given: TruthInput, progress: Progre
         print(f"[{place}] {_outcome_line(row, (*domain.columns, *COSTS))}", flush=True)
 
 
-def _residuals(runs: Runs, domain: MediaDomain, given: Any) -> list[Row]:
-    """Rows with the residuals of csd and sds at the true edit."""
-    decides = {"residuals": domain.guidance(), "prior": runs.weights}
-    decides |= {"source": given.source, "truth": given.truth01, "prompt": given.edit.instructions}
-    trial = Trial({"input": given.name}, decides)
-    found = runs.store.run(trial, lambda _: domain.residuals(given))
-    return [{"input": given.name, "arm": arm, **found[arm]} for arm in ("csd", "sds")]
+def _residuals(runs: Runs, name: str, domain: MediaDomain) -> list[Row]:
+    """Rows with the residuals of csd and sds at the true edits, at the scales of these arms."""
+    arms = {arm.name: tuned_arm(name, arm) for arm in domain.arms}
+    scales: dict[ResidualName, Guidance] = {
+        residual: domain.guidance(arms[residual]) for residual in RESIDUAL_NAMES
+    }
+    rows = []
+    for given in runs.inputs:
+        decides = {"residuals": scales, "prior": runs.weights}
+        decides |= {"source": given.source, "truth": given.truth01}
+        decides |= {"prompt": given.edit.instructions}
+        trial = Trial({"input": given.name}, decides)
+        found = runs.store.run(trial, lambda _, given=given: domain.residuals(given, scales))
+        rows += [{"input": given.name, "arm": arm, **found[arm]} for arm in RESIDUAL_NAMES]
+    return rows
 
 
 def _outcome_line(row: Row, columns: Sequence[Column]) -> str:

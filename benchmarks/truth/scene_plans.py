@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.truth.budgets import sampling_branches, update_branches
+from csd_nerf.core.settings import EditSettings
 
 EDIT_STEPS = 480
 """Training steps of the editing stage, for every method."""
@@ -21,37 +22,25 @@ DENOISING_STEPS = 20
 """Sampling steps of Instruct-NeRF2NeRF per view."""
 DECAYS = 6
 """Number of decays of the learning rate in a round."""
+_UNIT = {"text_scale": 1.25, "image_scale": 1.0}
+"""Scales of the csd whose evaluations are the unit of the budget, whatever its tuned scales are: an
+update takes three."""
 
-# The tiny preset's values for videos, which were tuned on validation inputs.
-_OPTIMISED = {
-    "text_scale": 1.25,
-    "image_scale": 1.0,
-    "normalize": "rowsum",
-    "t_range": (0.02, 0.8),
-    "repulsion": 0.0,
-    "learning_rate": 2.0,
-}
-_SAMPLED = {"text_scale": 2.0, "image_scale": 1.5}
 SCENE_ARMS: dict[str, dict[str, Any]] = {
     "source": {},
     "autoencoder": {},
-    "ip2p": {"update": "ip2p", **_SAMPLED},
+    "ip2p": {"update": "ip2p"},
     # As published, training also uses photographs that are not edited yet.
-    "in2n": {"update": "in2n", "only_edited_views": False, **_SAMPLED},
-    "csd-no-stein": {**_OPTIMISED, "mixing": "none"},
-    "sds": {
-        **_OPTIMISED,
-        "mixing": "none",
-        "residual": "sds",
-        "text_scale": 1.0,
-        "learning_rate": 1.0,
-    },
-    "csd": _OPTIMISED,
+    "in2n": {"update": "in2n", "only_edited_views": False},
+    "csd-no-stein": {"mixing": "none"},
+    "sds": {"mixing": "none", "residual": "sds"},
+    "csd": {},
 }
-"""The options of each method, for `EditSettings`, the pipeline and the datamanager.
+"""The options that define each method, for `EditSettings`, the pipeline and the datamanager.
 
-source is the unedited scene. autoencoder is trained on the true edits after encoding and decoding,
-which is the result of a perfect editor with this prior, scene model and training.
+Rates and scales are not among them: they are tuned, see `tuned`. source is the unedited scene.
+autoencoder is trained on the true edits after encoding and decoding, which is the result of a
+perfect editor with this prior, scene model and training.
 """
 REFERENCES = ("source", "autoencoder")
 """Arms that are references."""
@@ -90,7 +79,13 @@ class ArmPlan:
         }
 
 
-def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> ArmPlan:
+def plan_arm(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    budget: float = 1.0,
+    csd: Mapping[str, Any] | None = None,
+) -> ArmPlan:
     """Plan a method so that it makes as many U-Net evaluations as csd, times the budget.
 
     The budget sets the number of iterations of methods that optimise, the sampling steps of ip2p,
@@ -101,11 +96,14 @@ def plan_arm(name: str, options: Mapping[str, Any], *, budget: float = 1.0) -> A
         name: One of `SCENE_ARMS`.
         options: Options that replace those of the method; `updates` and `edit_steps` replace
             `UPDATES` and `EDIT_STEPS`.
-        budget: Number of U-Net evaluations, relative to that of csd with its own settings.
+        budget: Number of U-Net evaluations, relative to that of csd.
+        csd: The `updates`, `image_scale` and `text_scale` of csd that set the budget; missing ones
+            are those of `_UNIT`. None takes them from `options`.
     """
-    edit_steps, updates = options.get("edit_steps", EDIT_STEPS), options.get("updates", UPDATES)
+    csd = options if csd is None else csd
+    edit_steps, updates = options.get("edit_steps", EDIT_STEPS), csd.get("updates", UPDATES)
     views, every = ROUNDS * ROUND_VIEWS, -(-edit_steps // ROUNDS)
-    total = budget * updates * views * _branches({**SCENE_ARMS["csd"], **_scales(options)})
+    total = budget * updates * views * _branches({**_UNIT, **_scales(csd)})
     arm = {**SCENE_ARMS[name], **options}
     update = arm.get("update", "csd")
     if name in REFERENCES:
@@ -131,7 +129,10 @@ def _scales(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _branches(arm: Mapping[str, Any]) -> int:
-    scales = {"image_scale": arm["image_scale"], "text_scale": arm["text_scale"]}
+    scales = {
+        "image_scale": arm.get("image_scale", EditSettings.image_scale),
+        "text_scale": arm.get("text_scale", EditSettings.text_scale),
+    }
     if arm.get("update", "csd") != "csd":
         return sampling_branches(**scales)
     share = arm.get("source_share", 1.0)

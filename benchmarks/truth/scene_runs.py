@@ -137,11 +137,17 @@ def train_source(given: SceneInput, store: Store, *, steps: int) -> Path:
 
 
 def arm_config(
-    name: str, given: SceneInput, options: Mapping[str, Any], *, budget: float = 1.0, seed: int = 0
+    name: str,
+    given: SceneInput,
+    options: Mapping[str, Any],
+    *,
+    budget: float = 1.0,
+    csd: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Any:
     """The config by which a method edits a scene; for the arguments see `run_scene_arm`."""
     config = tiny_config(given.folder, prompt=given.edit.instructions[0])
-    plan = plan_arm(name, options, budget=budget)
+    plan = plan_arm(name, options, budget=budget, csd=csd)
     arm = {**SCENE_ARMS[name], **options, **plan.options(), "seed": seed}
     set_options(config, {key: value for key, value in arm.items() if key != "updates"})
     return config
@@ -156,6 +162,7 @@ def run_scene_arm(
     prior: Prior,
     options: Mapping[str, Any],
     budget: float = 1.0,
+    csd: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> SceneResult:
     """Edit a trained scene by a method, and measure the result.
@@ -169,12 +176,13 @@ def run_scene_arm(
         options: Options that replace those of the method: fields of `EditSettings`, of the
             pipeline's or the datamanager's config, and `updates` and `edit_steps` of `plan_arm`.
         budget: As for `plan_arm`.
+        csd: As for `plan_arm`.
         seed: Seed of the rounds.
 
     Raises:
         ValueError: If an option is unknown.
     """
-    config = arm_config(name, given, options, budget=budget, seed=seed)
+    config = arm_config(name, given, options, budget=budget, csd=csd, seed=seed)
     config.load_dir = source
     place(config, folder)
     with quiet_trainer(config, folder / "log.txt") as trainer:

@@ -38,13 +38,16 @@ _TRIED = 400
 class SceneDomain:
     """The domain of scenes."""
 
-    arms = tuple(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS)
+    arms = (
+        *(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS),
+        # Like the others, which never train on a photograph once there is an edit.
+        Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
+    )
     ablations = (
         Arm("csd-independent-noise", "csd", {"noise": "independent"}),
         Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
         Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
         Arm("csd-from-renders", "csd", {"start": "render"}),
-        Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )
     columns = (
         column_of("psnr_edited", "psnr"),
@@ -66,7 +69,9 @@ class SceneDomain:
     def decides(self, job: Job, given: SceneInput) -> dict[str, Any]:
         """Everything but the prior that decides a job's result; trains the source if needed."""
         method, options = self._method_and_options(job)
-        config = arm_config(method, given, options, budget=job.budget, seed=job.seed)
+        config = arm_config(
+            method, given, options, budget=job.budget, csd=self._options, seed=job.seed
+        )
         source = train_source(given, self._store, steps=SOURCE_STEPS)
         return {
             "method": method,
@@ -86,6 +91,7 @@ class SceneDomain:
             prior=self._prior,
             options=options,
             budget=job.budget,
+            csd=self._options,
             seed=job.seed,
         )
         row = {
@@ -116,7 +122,7 @@ def draw_scene(position: int, split: Split, store: Store) -> SceneInput:
     Raises:
         ValueError: If no such scene is found.
     """
-    edit = edit_at(position)
+    edit = edit_at(position, split)
     name = f"{position:02d} {edit.name}"
     decides = {"edit": edit.name, "position": position, "split": split}
     decides |= {"views": SCENE_VIEWS, "size": SCENE_SIZE}

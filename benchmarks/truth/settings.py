@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,33 @@ DOMAINS = {
 `benchmarks.truth.domains`."""
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many runs of each method a table has."""
+
+    inputs: int
+    """Number of inputs."""
+    seeds: int
+    """Number of runs on each input, with different seeds."""
+
+
+COUNTS = {
+    "scene": Counts(8, 2),
+    "panorama": Counts(12, 3),
+    "video": Counts(12, 3),
+    "choice": Counts(30, 5),
+}
+"""The default counts. A run of a scene takes minutes; choices have ten inputs of each medium."""
+TUNING_COUNTS = {
+    "scene": Counts(4, 1),
+    "panorama": Counts(8, 1),
+    "video": Counts(8, 1),
+    "choice": Counts(12, 1),
+}
+"""The default counts of `--tune`: each of the edits that are tuned on, for scenes half of them."""
+_DEFAULT = tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the domain's)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TruthSettings:
     """Compare all methods on inputs whose true edit is known, with the bundled prior."""
@@ -36,10 +64,12 @@ class TruthSettings:
     exact, for the domain choice only: an exact prior of each input's answers, without a network."""
     split: Literal["validation", "benchmark"] = "benchmark"
     """Split of the inputs' seeds: tune on validation, report on benchmark."""
-    inputs: int = 12
-    """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them."""
-    seeds: int = 1
-    """Number of runs of each method on each input, with different seeds."""
+    inputs: Annotated[int | None, _DEFAULT] = None
+    """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them.
+    The domain's: 12, scene 8, choice 30; with --tune 8, scene 4, choice 12."""
+    seeds: Annotated[int | None, _DEFAULT] = None
+    """Number of runs of each method on each input, with different seeds.
+    The domain's: 3, scene 2, choice 5; with --tune 1."""
     budgets: tuple[float, ...] = (1.0,)
     """Number of U-Net evaluations of every method, relative to csd with its preset.
     Tables show the first budget; several budgets give a plot of quality by cost."""
@@ -57,8 +87,8 @@ class TruthSettings:
     ablations: bool = False
     """Compare csd with variants of its settings instead of the default methods."""
     tune: bool = False
-    """Choose the options of each arm on validation inputs, for the domain choice only.
-    They are kept in benchmarks/truth/tuned/, where the benchmark reads them."""
+    """Choose learning rate, scales and the like of each arm on validation inputs, and keep them in
+    benchmarks/truth/tuned/, where the benchmark reads them."""
     updates: Preset[int] = None
     """Mean number of updates of each cell, frame or view by csd.
     Other methods get as many U-Net evaluations."""
@@ -73,19 +103,37 @@ class TruthSettings:
         """Check all that can be checked without loading a domain."""
         if self.domain not in DOMAINS:
             raise ValueError(f"The domain must be one of {', '.join(DOMAINS)}, got {self.domain}.")
-        chosen = self.media is not None or self.prior == EXACT or self.tune
-        if self.domain != "choice" and chosen:
+        if self.domain != "choice" and (self.media is not None or self.prior == EXACT):
             raise ValueError(
-                "--media, --tune and --prior exact need the domain choice, got the domain "
+                "--media and --prior exact need the domain choice, got the domain "
                 f"{self.domain}; leave them out."
             )
-        if self.tune and self.prior == EXACT:
-            raise ValueError("--tune needs a trained prior, got --prior exact; name another.")
-        for name in ("inputs", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        for name, count in dataclasses.asdict(self.counts).items():
+            if count < 1:
+                raise ValueError(f"--{name} must be at least 1, got {count}.")
         if not self.budgets or not all(budget > 0 for budget in self.budgets):
             raise ValueError(f"--budgets must be positive numbers, got {self.budgets}.")
+        if self.tune:
+            self._check_tune()
+
+    def _check_tune(self) -> None:
+        if self.prior == EXACT:
+            raise ValueError("--tune needs a trained prior, got --prior exact; name another.")
+        chosen = [name for name in self.options if name != "media"]
+        if chosen or len(self.budgets) > 1:
+            raise ValueError(
+                "--tune chooses the options itself, at one budget; leave out "
+                f"{', '.join(chosen) or 'all budgets but one'}."
+            )
+
+    @property
+    def counts(self) -> Counts:
+        """The numbers of inputs and seeds: the given ones, else the domain's."""
+        default = (TUNING_COUNTS if self.tune else COUNTS)[self.domain]
+        return Counts(
+            default.inputs if self.inputs is None else self.inputs,
+            default.seeds if self.seeds is None else self.seeds,
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -96,7 +144,7 @@ class TruthSettings:
     def run(self) -> None:
         """Run all trials that are not finished, and print the tables."""
         if self.tune:
-            from benchmarks.truth.choice_tuning import run_tune
+            from benchmarks.truth.tune import run_tune
 
             print(run_tune(self))
             return

@@ -71,7 +71,7 @@ class VideoDomain(MediaDomain):
 
 def draw_video(position: int, split: Split) -> Input:
     """The input at a position of the benchmark; the edits are repeated."""
-    edit, (height, width) = edit_at(position), FRAME_SIZE
+    edit, (height, width) = edit_at(position, split), FRAME_SIZE
     video = find_video(edit, split, skip=SEEDS_APART * position, frames=FRAMES)
     source01 = render_video(video, height=height, width=width)
     truth01 = render_video(video, edit, height=height, width=width)

@@ -161,7 +161,7 @@ def summarize(
     check_writable(output)
     names = list(dict.fromkeys(row["arm"] for row in rows))
     columns = [Column(key, head, digits=2, better="lower") for key, head in QUESTIONS.items()]
-    text = Table(rows, names, columns, count=None).markdown()
+    text = Table(rows, names, columns, count=None, unit="participant").markdown()
     examples = len(_json(key)["examples"])
     text += f"\nMean rank, 1 is best. Participants: {len(paths)}. Examples: {examples}.\n"
     if len(names) > 2 and len(paths) > 1:

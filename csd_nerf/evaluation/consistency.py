@@ -60,52 +60,94 @@ def seam_step(
     truth01: Float[Tensor, "3 H W"],
     borders: Borders,
     *,
-    period: int = 1,
+    cell_size: int,
 ) -> float:
-    """How much more the error jumps across borders of windows than elsewhere.
+    """How much larger the error's steps are at the borders of windows than between other cells.
 
-    For columns it is the mean of |e(x) - e(x - 1)| over the borders x, minus the mean over all
-    other x that are multiples of `period`. The result is the mean over columns and rows. An axis
-    without borders, or without other places, is left out.
+    A seam is an offset of the error along the edge of a window, in either direction. So e is first
+    averaged along each piece of a line, where the other axis's borders cut lines into pieces;
+    noise averages out, and windows above and below may have offsets of opposite sign. For a column
+    x between two cells of c = `cell_size` pixels, the step of a piece is its jump, minus the mean
+    slope inside the two cells:
+
+        d(x) = e(x) - e(x-1) - [e(x-1) - e(x-c) + e(x+c-1) - e(x)] / (2 (c-1))
+
+    An error that changes evenly across the border thus has no step. A border's seam is the mean of
+    |d| over its pieces, weighted by their length, minus that of the lines between the other cells
+    up to the next border: the mean of both sides. The measure is the mean over the borders of
+    columns, and of rows; then the mean of both. Borders without such lines are left out, and so are
+    lines beside a part of a cell.
+
+    Borders are compared with other lines between cells, so that the autoencoder's grid is no seam,
+    and with lines nearby, so that noise is none, though it is stronger in some parts of a picture.
+    The lines next to the picture's edges, where all errors are larger, are left out.
 
     Args:
         edited01: The edit.
         truth01: The true edit.
         borders: Borders of the windows, in pixels.
-        period: Distance in pixels of the places to compare with. With the edge of a latent cell,
-            jumps at borders are compared with jumps between other cells, so that the autoencoder's
-            grid doesn't count as a seam.
+        cell_size: Edge of a latent cell in pixels, at least 2; all borders are multiples of it.
 
     Returns:
-        About 0 without seams, positive with visible seams; smaller is better.
+        About 0 without seams, for noise and smooth errors too, and the mean height of the steps
+        with seams. Smaller is better.
 
     Raises:
-        ValueError: If no axis has both borders and other places.
+        ValueError: If no axis has both borders and other lines, or cells have one pixel.
     """
-    error = edited01 - truth01
+    if cell_size < 2:
+        raise ValueError(f"seam_step needs cells of at least 2 pixels, got {cell_size}.")
+    error = (edited01 - truth01).double()
     steps = [
-        _excess(error, borders.rows, period, axis=1),
-        _excess(error, borders.columns, period, axis=2),
+        _excess(error.mT, borders.rows, borders.columns, cell_size),
+        _excess(error, borders.columns, borders.rows, cell_size),
     ]
     found = [step for step in steps if step is not None]
     if not found:
         raise ValueError(
-            f"seam_step needs borders and places that are none on one axis, got {borders} and "
-            f"period {period} for an image of {edited01.shape[1]}x{edited01.shape[2]} pixels."
+            f"seam_step needs borders and lines that are none on one axis, got {borders} and cells "
+            f"of {cell_size} pixels for an image of {edited01.shape[1]}x{edited01.shape[2]} pixels."
         )
     return sum(found) / len(found)
 
 
 def _excess(
-    error: Float[Tensor, "3 H W"], borders: tuple[int, ...], period: int, *, axis: int
+    error: Float[Tensor, "3 n length"],
+    borders: tuple[int, ...],
+    cuts: tuple[int, ...],
+    cell_size: int,
 ) -> float | None:
-    """Mean jump at the borders minus mean jump elsewhere; None if there are no such places."""
-    other = 3 - axis
-    jumps = (error - error.roll(1, dims=axis)).abs().mean(dim=(0, other))
-    elsewhere = [k for k in range(period, len(jumps), period) if k not in borders]
-    if not borders or not elsewhere:
-        return None
-    return float(jumps[list(borders)].mean() - jumps[elsewhere].mean())
+    """Mean seam of the borders of the last axis; None without borders or without other lines."""
+    length = error.shape[2]
+    lines = [k for k in range(0, length, cell_size) if k + cell_size <= length]
+    inside = [k for k in borders if k in lines]
+    others = torch.tensor([k for k in lines[2:-1] if k not in borders])
+    heights = _step_heights(error, cuts, cell_size)
+    seams = []
+    for k, last, following in zip(inside, [0, *inside], [*inside[1:], length], strict=False):
+        # The border of a wrapped panorama, 0, is also at the end.
+        start, end = (last, k) if k else (inside[-1], length)
+        sides = (
+            others[(others > start) & (others < end)],
+            others[(others > k) & (others < following)],
+        )
+        if means := [heights[side].mean() for side in sides if len(side)]:
+            seams.append(heights[k] - torch.stack(means).mean())
+    return float(torch.stack(seams).mean()) if seams else None
+
+
+def _step_heights(
+    error: Float[Tensor, "3 n length"], cuts: tuple[int, ...], cell_size: int
+) -> Float[Tensor, "length"]:
+    """Mean |d| over the pieces of each line of the last axis."""
+    ends = sorted({*cuts, error.shape[1]} - {0})
+    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    mean = torch.stack([piece.mean(dim=1) for piece in error.split(sizes, dim=1)], dim=1)
+    after, far_after = mean, mean.roll(1 - cell_size, dims=2)
+    before, far_before = mean.roll(1, dims=2), mean.roll(cell_size, dims=2)
+    slopes = (before - far_before + far_after - after) / (2 * (cell_size - 1))
+    step = (after - before - slopes).abs().mean(dim=0)
+    return torch.tensor(sizes).to(step) / error.shape[1] @ step
 
 
 @dataclass(frozen=True)

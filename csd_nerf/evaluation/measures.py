@@ -130,7 +130,7 @@ def _clip_direction(of: Comparison) -> float:
 def _seams(sample: Sample) -> float:
     assert sample.comparison.borders is not None
     borders, cell = sample.comparison.borders
-    return seam_step(sample.edited01[0], sample.truth01[0], borders, period=cell)
+    return seam_step(sample.edited01[0], sample.truth01[0], borders, cell_size=cell)
 
 
 def _cross_view(which: Literal["source", "edited", "seen"], heading: str, **column: Any) -> Measure:

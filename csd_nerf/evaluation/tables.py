@@ -7,13 +7,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
+
+from csd_nerf.evaluation.paired import Better, paired_difference
 
 Row = dict[str, Any]
 """The values of one method on one input, by key; unknown values are missing or None."""
 
-
-_ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+"""What follows a heading: which values are the better ones."""
 _LATEX_ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", None: ""}
 
 
@@ -28,14 +30,17 @@ class Column:
     """Factor by which values are multiplied."""
     digits: int = 1
     """Decimal places."""
-    better: Literal["higher", "lower"] | None = None
-    """Whether the highest or the lowest mean is the best, which is set in bold; None for
-    neither."""
+    better: Better = None
+    """Whether the highest or the lowest mean is the best; None for neither."""
 
 
 @dataclass(frozen=True)
 class Table:
     """A table with one line per method: mean and sample standard deviation over its rows.
+
+    The best mean of a column is bold if its method is better than the one with the second best
+    mean by more than `SURE` standard errors of their paired difference (see `paired_difference`).
+    So nothing is bold without pairs, or with one input.
 
     Attributes:
         rows: The values.
@@ -43,7 +48,8 @@ class Table:
         columns: The columns to show.
         by: Key of the method's name in a row.
         count: Heading of the column with the number of rows; None leaves the column out.
-        references: Methods that are shown but never set in bold.
+        references: Methods that are shown but neither set in bold nor compared with.
+        unit: Key of the input in a row, for the paired difference.
     """
 
     rows: Sequence[Row]
@@ -52,10 +58,11 @@ class Table:
     by: str = "arm"
     count: str | None = "inputs"
     references: Sequence[str] = ()
+    unit: str = "input"
 
     def markdown(self) -> str:
-        """The table in markdown, with the best means in bold."""
-        heads = [column.heading + _ARROWS[column.better] for column in self.columns]
+        """The table in markdown."""
+        heads = [column.heading + ARROWS[column.better] for column in self.columns]
         lines = [["method", *self._counted(self.count), *heads]]
         lines.append(["---"] * len(lines[0]))
         for name in self.names:
@@ -104,22 +111,25 @@ class Table:
         if not values:
             return ""
         mean = f"{fmean(values):.{column.digits}f}"
-        if mean == self._best(column) and name not in self.references:
+        if name == self._best(column):
             mean = bold.format(mean)
         if len(values) == 1:
             return mean
         return f"{mean}{between}{stdev(values):.{column.digits}f}"
 
     def _best(self, column: Column) -> str | None:
-        """The best mean as it is printed, so that all methods with this figure are set in bold."""
-        if column.better is None:
+        """The method whose mean is set in bold; None if the difference is within its error."""
+        rivals = {
+            name: fmean(values)
+            for name in self.names
+            if name not in self.references and (values := self.values(name, column))
+        }
+        if column.better is None or len(rivals) < 2:
             return None
-        rivals = [self.values(name, column) for name in self.names if name not in self.references]
-        means = [fmean(values) for values in rivals if values]
-        if len(means) < 2:
-            return None
-        best = max(means) if column.better == "higher" else min(means)
-        return f"{best:.{column.digits}f}"
+        ranked = sorted(rivals, key=lambda name: rivals[name], reverse=column.better == "higher")
+        first, second = ranked[:2]
+        found = paired_difference(self.rows, first, second, column.key, by=self.by, unit=self.unit)
+        return first if found is not None and found.is_better(column.better) else None
 
 
 def _escaped(text: str) -> str:

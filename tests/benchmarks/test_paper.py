@@ -10,16 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.engine.trials import Store
 from benchmarks.paper import images, scenes, tiny
 from benchmarks.paper.inputs import Task, read_tasks
 from benchmarks.paper.paper import EXPERIMENTS
-from benchmarks.paper.report import beside_paper, with_ratios
+from benchmarks.paper.report import beside_paper, with_ratios, write_report
 from benchmarks.paper.run import run_paper
 from benchmarks.paper.settings import PaperSettings, TinySize
+from benchmarks.paper.setup import Setup
 from benchmarks.truth import panoramas, scene_runs, videos
 from benchmarks.truth import scenes as truth_scenes
+from benchmarks.truth.grids import GRIDS
 from csd_nerf.evaluation import clip, fid
 from csd_nerf.evaluation import similarity as metrics
+from csd_nerf.evaluation.networks import Networks
 from csd_nerf.evaluation.scene_runs import SceneRun
 from csd_nerf.media.images import write_image
 from csd_nerf.synthetic.edits import all_edits
@@ -339,6 +343,35 @@ def test_table10_stands_under_the_right_heads():
     assert similarity == sorted(similarity) == [0.639, 0.692, 0.739]
 
 
+def test_the_report_says_what_follows_from_the_papers_own_numbers(tmp_path):
+    """The figures in the notes, computed again from those in the tables."""
+    rates = {int(line.name[2:]): line.paper["rate"][0] for line in EXPERIMENTS["table10"].lines}
+    times = [line.paper["seconds"][0] for line in EXPERIMENTS["table8"].lines]
+    small, ours, large, ours_large = times
+    figures = {
+        "table8": [
+            f"68 / 62 = {ours / small:.2f} and 275 / 487 = {ours_large / large:.2f}",
+            f"68 s are {ours * rates[4]:.0f} iterations (C.5 names 200)",
+            f"275 s are {ours_large * rates[4]:.0f}.",
+            f"487 / 62 = {large / small:.1f} tell",
+            f"takes {868 / 24:.0f} times",
+        ],
+        "table10": [
+            "{:.0f}, {:.0f} and {:.0f} s".format(*(200 / rate for rate in rates.values())),
+            f"{rates[8] / rates[4]:.2f} and {rates[12] / rates[4]:.2f} of B=4",
+            "{:.1f}, {:.1f} and {:.1f} windows".format(*(b * r for b, r in rates.items())),
+            "the heads are swapped",
+        ],
+    }
+    for name, expected in figures.items():
+        settings = PaperSettings(experiment=name, output=tmp_path, tiny=True)
+        setup = Setup(EXPERIMENTS[name], settings, Store(tmp_path), Networks(clip=None), TinySize())
+        text = write_report(setup, [])
+        said = [line for line in text.splitlines() if line.startswith("- From the paper's own: ")]
+        for figure in expected:
+            assert any(figure in line for line in said), figure
+
+
 class SceneStub:
     """Stands in for the benchmark's scenes, whose training takes a minute each."""
 
@@ -356,8 +389,10 @@ class SceneStub:
         assert steps == 7
         return store.output / "checkpoint"
 
-    def run_scene_arm(self, name, given, source, folder, *, prior, options):
-        assert options == {"updates": 3}
+    def run_scene_arm(self, name, given, source, folder, *, prior, options, csd):
+        assert csd == {"updates": 3}
+        tuned = {} if name == "source" else GRIDS["scene"].methods[name].start
+        assert options == {**tuned, "updates": 3}
         self.runs.append(name)
         truth01 = torch.full((2, 3, 32, 32), 0.8)
         edited01 = {"source": 1 - truth01, "csd": truth01}.get(name, truth01 - 0.2)

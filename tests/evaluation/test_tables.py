@@ -23,20 +23,57 @@ COLUMNS = (
 TABLE = Table(ROWS, ["truth_", "ours", "theirs"], COLUMNS, references=["truth_"])
 
 
-def test_markdown_has_means_and_deviations_and_the_best_in_bold():
+def test_markdown_has_means_and_deviations():
     lines = TABLE.markdown().splitlines()
     assert lines[0] == "| method | inputs | PSNR, dB ↑ | flicker, 1/1000 ↓ | 100% of time |"
     assert lines[1] == "| --- | --- | --- | --- | --- |"
     assert lines[2] == "| truth_ | 1 | 40.0 |  |  |"
-    assert lines[3] == f"| ours | 2 | **21.5** ± {stdev([20, 23]):.1f} | 3.05 ± 1.34 |  |"
-    assert lines[4] == "| theirs | 1 | 21.0 | **1.00** |  |"
+    assert lines[3] == f"| ours | 2 | 21.5 ± {stdev([20, 23]):.1f} | 3.05 ± 1.34 |  |"
+    assert lines[4] == "| theirs | 1 | 21.0 | 1.00 |  |", "Without pairs nothing is bold."
 
 
-def test_means_that_print_alike_are_all_bold_and_one_alone_is_not():
-    column = Column("psnr", "PSNR", better="higher")
-    rows = [{"arm": "a", "psnr": 1.01}, {"arm": "b", "psnr": 0.99}]
-    assert Table(rows, ["a", "b"], [column]).markdown().count("**1.0**") == 2
-    assert "**" not in Table(rows[:1], ["a", "b"], [column]).markdown()
+def paired(**values: list[float]) -> Table:
+    """A table of arms with a value for each input."""
+    rows = [
+        {"arm": arm, "input": place, "x": value}
+        for arm, given in values.items()
+        for place, value in enumerate(given)
+    ]
+    return Table(rows, list(values), [Column("x", "x", better="lower")], references=["truth"])
+
+
+def bold(table: Table) -> list[str]:
+    lines = table.markdown().splitlines()[2:]
+    assert [r"\textbf" in line for line in table.latex().splitlines()[4:-2]] == [
+        "**" in line for line in lines
+    ]
+    return [line.split(" | ")[0].removeprefix("| ") for line in lines if "**" in line]
+
+
+def test_the_best_is_bold_if_it_is_surely_better_than_the_second():
+    hard = [10.0, 50.0, 90.0]
+    near = [value + gain for value, gain in zip(hard, (0.9, 1.0, 1.1), strict=True)]
+    far = [value + 30 for value in hard]
+    assert bold(paired(far=far, best=hard, second=near)) == ["best"]
+    # The gain over the second is as large, but differs from input to input: 1 ± 1.
+    unsure = [value + gain for value, gain in zip(hard, (-1.0, 1.0, 3.0), strict=True)]
+    assert bold(paired(far=far, best=hard, second=unsure)) == []
+    assert bold(paired(a=hard, b=hard)) == [], "Level."
+    assert bold(paired(truth=[0.0, 0.0, 0.0], best=hard, second=near)) == ["best"]
+    assert bold(paired(best=hard)) == [], "It has no rival."
+    assert bold(paired(best=[1.0], second=[9.0])) == [], "One input has no error."
+
+
+def test_inputs_may_go_by_another_name():
+    rows = [
+        {"line": line, "participant": who, "x": value}
+        for line, values in {"a": (1.0, 1.5), "b": (2.0, 2.4)}.items()
+        for who, value in enumerate(values)
+    ]
+    column = Column("x", "x", better="lower")
+    table = Table(rows, ["a", "b"], [column], by="line", unit="participant")
+    assert "| a | 2 | **1.2** ± 0.4 |" in table.markdown()
+    assert "**" not in Table(rows, ["a", "b"], [column], by="line").markdown()
 
 
 def test_latex_is_a_booktabs_table_with_what_tex_would_read_escaped():
@@ -45,7 +82,7 @@ def test_latex_is_a_booktabs_table_with_what_tex_would_read_escaped():
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
     assert r"100\% of time \\" in text
     assert r"truth\_ & 1 & 40.0 &  &  \\" in text
-    assert r"ours & 2 & \textbf{21.5} $\pm$ 2.1 & 3.05 $\pm$ 1.34 &  \\" in text
+    assert r"ours & 2 & 21.5 $\pm$ 2.1 & 3.05 $\pm$ 1.34 &  \\" in text
     assert r"PSNR, dB $\uparrow$ & flicker, 1/1000 $\downarrow$" in text
 
 

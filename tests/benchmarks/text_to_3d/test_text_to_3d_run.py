@@ -85,7 +85,7 @@ def test_every_prompt_arm_and_seed_is_run_and_reported(tmp_path, runner):
     assert {c.vis for c in runner.configs} == {"tensorboard"}
     assert notes == ["CLIP similarities are left out: they need --clip MODEL_OR_DIR."]
     assert (tmp_path / "results.md").read_text() == text
-    assert "| csd | 2 | 0 | **1.000** ± 0.000 | **0.000** ± 0.000 |  |  |" in text
+    assert "| csd | 2 | 0 | 1.000 ± 0.000 | 0.000 ± 0.000 |  |  |" in text
     assert "FID" not in text
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results["rows"]) == 8

@@ -7,8 +7,9 @@ import torch
 
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import update_branches
-from benchmarks.truth.residuals import best_share, residuals_at_truth
-from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
+from benchmarks.truth.grids import GRIDS
+from benchmarks.truth.residuals import Guidance, best_share, residuals_at_truth
+from benchmarks.truth.scene_plans import plan_arm
 from benchmarks.truth.videos import VideoDomain
 from csd_nerf import priors
 from csd_nerf.adapters.options import VideoOptions
@@ -51,9 +52,9 @@ class AlikePrior:
 
 def test_the_best_share_is_that_of_a_prior_whose_errors_are_known():
     truth, source = torch.ones(3, 16, 16), -torch.ones(3, 16, 16)
-    scales = {"image_scale": 1.0, "text_scale": 1.0}
+    scales = {"csd": Guidance(1.0, 1.0), "sds": Guidance(1.0, 1.0)}
     rows = residuals_at_truth(
-        AlikePrior(), source, truth, "night", **scales, draws=400, levels=(0.5, 0.9)
+        AlikePrior(), source, truth, "night", scales, draws=400, levels=(0.5, 0.9)
     )
     # u = 0.3 e, v = 0.5 e + 0.4 e': Cov(u, v) = 0.15, Var v = 0.25 + 0.16.
     for level in (0.5, 0.9):
@@ -84,8 +85,9 @@ def test_a_video_s_cost_counts_the_share(tmp_path):
 
 
 def test_a_scene_s_plan_spends_what_the_share_saves():
-    usual, without = plan_arm("csd", {}), plan_arm("csd", {"source_share": 0.0})
-    assert SCENE_ARMS["csd"]["image_scale"] == 1.0
+    start = GRIDS["scene"].methods["csd"].start
+    usual, without = (plan_arm("csd", {**start, "source_share": s}, csd={}) for s in (1.0, 0.0))
+    assert start["image_scale"] == 1.0
     # Two estimates instead of three; the budget is still that of csd.
     assert without.iterations == round(usual.iterations * 3 / 2)
     assert without.evaluations == usual.evaluations

@@ -15,15 +15,19 @@ from PIL import Image
 from benchmarks import __main__ as command
 from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.trials import Store
-from benchmarks.truth import choice_arms, choice_tuning
+from benchmarks.tables import tables_of
+from benchmarks.truth import choice_arms, grids
 from benchmarks.truth.choice import ChoiceDomain
 from benchmarks.truth.choice_arms import CHOICE_ARMS, arm_options, run_arm
-from benchmarks.truth.choice_report import variety_markdown
 from benchmarks.truth.choice_scores import Judged
+from benchmarks.truth.choice_tables import variety_markdown
 from benchmarks.truth.domains import Job
 from benchmarks.truth.exact_prior import ExactPrior
+from benchmarks.truth.grids import DomainGrids, Grid
 from benchmarks.truth.run import run_truth
 from benchmarks.truth.settings import TruthSettings
+from benchmarks.truth.tune import run_tune
+from benchmarks.truth.tuned import read_tuned, tuned_arm, write_tuned
 from benchmarks.worlds.choices import draw_choice_set
 from csd_nerf import priors
 from csd_nerf.core.settings import EditSettings
@@ -37,15 +41,6 @@ COARSE = {"patch_cells": 256}
 METHODS = [arm for arm in CHOICE_ARMS if arm.method is not None]
 
 
-@pytest.fixture(autouse=True)
-def tuned_file(tmp_path, monkeypatch) -> Path:
-    """A place without tuned options."""
-    path = tmp_path / "tuned" / "choice.json"
-    monkeypatch.setattr(choice_arms, "TUNED_FILE", path)
-    monkeypatch.setattr(choice_tuning, "TUNED_FILE", path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def sets() -> dict[str, Any]:
     return {medium: draw_choice_set(medium, 1, "validation") for medium in ("views", "panorama")}
@@ -53,6 +48,7 @@ def sets() -> dict[str, Any]:
 
 def settings(output: Path, **given: Any) -> TruthSettings:
     values = {"domain": "choice", "split": "validation", "inputs": 1, "prior": "exact"}
+    values["seeds"] = 1
     return TruthSettings(output=output, **{**values, "media": ("views",), **given})
 
 
@@ -87,7 +83,7 @@ def recorded_settings(monkeypatch, given, name: str, options: dict[str, Any]) ->
 
     monkeypatch.setattr(choice_arms, "edit_images", edit_images)
     (arm,) = [arm for arm in CHOICE_ARMS if arm.name == name]
-    job = Job(arm, seed=5)
+    job = Job(tuned_arm("choice", arm), seed=5)
     assert run_arm(ExactPrior.of(given), given, job, arm_options(job, options)).evaluations == 7
     ((found, seed),) = asked
     assert seed == 5
@@ -126,10 +122,9 @@ def test_each_arm_edits_as_its_name_says(
     assert found.source_share == (0.5 if name == "patch-half-source" else 1)
 
 
-def test_tuned_options_are_those_of_their_arm_and_the_user_s_win(sets, monkeypatch, tuned_file):
-    tuned_file.parent.mkdir()
+def test_tuned_options_are_those_of_their_arm_and_the_user_s_win(sets, monkeypatch):
     entry = {"options": {"learning_rate": 0.5, "text_scale": 5.0, "noise": "independent"}}
-    tuned_file.write_text(json.dumps({"stein-shared-noise": entry}))
+    write_tuned("choice", "stein-shared-noise", entry)
     found = recorded_settings(monkeypatch, sets["views"], "stein-shared-noise", {})
     assert (found.learning_rate, found.text_scale) == (0.5, 5.0)
     assert found.noise == "shared", "What defines an arm can't be tuned away."
@@ -223,7 +218,8 @@ def test_the_whole_benchmark_runs_and_goes_on_with_the_exact_prior(tmp_path, cap
         assert row["psnr"] == pytest.approx(judged.scores()["psnr"], abs=0.05)
         assert row["answer"] == given.answers[judged.common]
     common = {(row["arm"], row["answer"]) for row in rows if row["arm"] == arms[0]}
-    told = (tmp_path / "variety.md").read_text().replace("**", "")
+    told = text.replace("**", "")
+    assert tables_of(tmp_path / "record.json.gz") == text
     assert f"| {arms[0]} | 1 | {len(common)}.00 |" in told
     sheet = Image.open(tmp_path / "sheets" / f"{given.name.replace(' ', '_')}.png")
     assert sheet.height == (1 + len(given.answers) + 2) * 128
@@ -240,7 +236,6 @@ def test_each_medium_has_a_table(tmp_path):
         budgets=(1.0, 2.0),
     )
     text = run_truth(asked)
-    assert (tmp_path / "media.md").read_text() in text
     lines = text.splitlines()
     for medium in ("views", "video"):
         place = lines.index(medium)
@@ -261,7 +256,7 @@ def test_variety_is_counted_input_by_input():
     ("given", "message"),
     [
         ({"domain": "video", "media": None}, "--prior exact need the domain choice, got .*video"),
-        ({"domain": "video", "prior": "tiny"}, "--media, .* need the domain choice"),
+        ({"domain": "video", "prior": "tiny"}, "--media and .* need the domain choice"),
         ({"tune": True}, "--tune needs a trained prior, got --prior exact"),
     ],
 )
@@ -276,7 +271,9 @@ def test_the_command_takes_a_folder_as_prior(tmp_path, monkeypatch, capsys):
     (folder / "mine.txt").write_text("Other files than those of the bundled prior.")
     asked, load = [], priors.load
     monkeypatch.setattr(priors, "load", lambda name: asked.append(name) or load(name))
-    words = f"truth choice --output {tmp_path} --split validation --inputs 1 --media video"
+    words = (
+        f"truth choice --output {tmp_path} --split validation --inputs 1 --seeds 1 --media video"
+    )
     words += f" --arms ip2p-own-noise --updates 1 --prior {folder} --baseline ip2p-own-noise"
     command.main(words.split())
     assert "| ip2p-own-noise | 1 |" in capsys.readouterr().out
@@ -285,17 +282,19 @@ def test_the_command_takes_a_folder_as_prior(tmp_path, monkeypatch, capsys):
     assert {record["decides"]["prior"] for record in decided} == {weights_digest(folder)}
 
 
-def test_tuning_keeps_the_best_on_validation_inputs(tmp_path, tuned_file, monkeypatch):
+def test_tuning_keeps_the_best_on_validation_inputs(tmp_path, monkeypatch):
     given = draw_choice_set("views", 0, "validation")
     monkeypatch.setattr("csd_nerf.priors.load", lambda name: ExactPrior.of(given))
     stages = ({"learning_rate": (0.001, 1.0)}, {"text_scale": (1.0, 9.0)})
-    monkeypatch.setitem(choice_tuning.STAGES, "edit", stages)
+    grid = Grid({"learning_rate": 1.0, "text_scale": 3.0}, stages)
+    monkeypatch.setitem(grids.GRIDS, "choice", DomainGrids({"edit": grid, "ip2p": grid}))
     asked = settings(
         tmp_path, prior="tiny", split="benchmark", arms=("stein-own-noise",), tune=True
     )
-    text = choice_tuning.run_tune(asked)
-    entry = json.loads(tuned_file.read_text())["stein-own-noise"]
+    text = run_tune(asked)
+    entry = read_tuned("choice")["stein-own-noise"]
     assert entry["options"] == {"learning_rate": 1.0, "text_scale": 1.0}
+    assert "--media views" in entry["command"]
     (line,) = (line for line in text.splitlines() if line.startswith("| stein-own-noise "))
     assert float(line.split("|")[2]) == pytest.approx(entry["psnr"], abs=0.006)
     records = [json.loads(p.read_text()) for p in (tmp_path / "trials").glob("*/trial.json")]
@@ -305,7 +304,7 @@ def test_tuning_keeps_the_best_on_validation_inputs(tmp_path, tuned_file, monkey
         (one["learning_rate"], one["text_scale"]): record["row"]
         for one, record in zip(options, records, strict=True)
     }
-    # The base's text scale is 3; the second stage is at the better rate.
+    # The search begins at a text scale of 3; the second stage is at the better rate.
     assert set(tried) == {(0.001, 3.0), (1.0, 3.0), (1.0, 1.0), (1.0, 9.0)}
     assert tried[1.0, 1.0]["psnr"] == pytest.approx(entry["psnr"], abs=1e-3)
     assert tried[1.0, 1.0]["psnr"] > tried[1.0, 9.0]["psnr"]

@@ -12,6 +12,7 @@ from benchmarks.engine.trials import Store
 from benchmarks.truth.domains import Arm, Job
 from benchmarks.truth.media import Input, MediaDomain
 from benchmarks.truth.panoramas import PanoramaDomain, draw_panorama, measure_panorama
+from benchmarks.truth.tuned import tuned_arm
 from benchmarks.truth.videos import VideoDomain, draw_video
 from csd_nerf import priors
 from csd_nerf.adapters.options import PanoramaOptions
@@ -37,7 +38,9 @@ def domain(prior, tmp_path):
 
 
 def arm_of(domain: MediaDomain, name: str) -> Arm:
-    return next(arm for arm in (*domain.arms, *domain.ablations) if arm.name == name)
+    name_of = {kind: medium for medium, kind in KINDS.items()}
+    arm = next(arm for arm in (*domain.arms, *domain.ablations) if arm.name == name)
+    return tuned_arm(name_of[type(domain)], arm)
 
 
 def arm_options(domain: MediaDomain, name: str, budget: float = 1.0) -> Any:
@@ -66,7 +69,7 @@ def test_inputs_are_rendered_with_their_true_edit(medium):
 
 
 def test_later_inputs_repeat_the_edits_on_other_scenes():
-    first, again = (draw_panorama(position, "validation") for position in (0, 12))
+    first, again = (draw_panorama(position, "validation") for position in (0, 8))
     assert first.edit == again.edit
     assert first.name != again.name
     assert (first.source01 - again.source01).abs().mean() > 0.02
@@ -121,7 +124,9 @@ def test_a_budget_counts_what_csd_spends(domain, medium):
 def test_every_ablation_differs_from_csd_or_its_peer(domain, medium):
     one = domain(medium)
     seen = [
-        str(one.options(Job(arm))) for arm in (*one.arms, *one.ablations) if arm.method is not None
+        str(arm_options(one, arm.name))
+        for arm in (*one.arms, *one.ablations)
+        if arm.method is not None
     ]
     assert len(set(seen)) == len(seen)
 

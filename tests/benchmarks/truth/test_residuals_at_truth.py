@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.truth.residuals import residuals_at_truth
+from benchmarks.truth.residuals import Guidance, residuals_at_truth
 from csd_nerf.core.schedules import DiscreteSchedule
 
 
@@ -41,22 +41,21 @@ class BiasedPrior:
         return 2 * noise + 0.1 if bool(branch.rows["text"].any()) else noise + 0.3
 
 
-@pytest.mark.parametrize("text_scale", [1.0, 2.0])
-def test_bias_and_deviation_are_those_of_a_prior_whose_errors_are_known(text_scale):
+@pytest.mark.parametrize(("text_scale", "sds_scale"), [(1.0, 1.0), (2.0, 1.0), (1.0, 2.0)])
+def test_bias_and_deviation_are_those_of_a_prior_whose_errors_are_known(text_scale, sds_scale):
     truth, source = torch.ones(3, 32, 32), -torch.ones(3, 32, 32)
     rows = residuals_at_truth(
         BiasedPrior(),
         source,
         truth,
         "night",
-        image_scale=1.0,
-        text_scale=text_scale,
+        {"csd": Guidance(1.0, text_scale), "sds": Guidance(1.0, sds_scale)},
         draws=200,
         levels=(0.2,),
     )
-    guided = 0.3 + text_scale * (0.1 - 0.3)
     # What is left of the noise: 1 + w (2 - 1) - 1 = w in both; its mean over 200 draws is 0.07 w.
-    for residual, bias in (("csd", guided - 0.5), ("sds", guided)):
-        expected = (bias**2 + text_scale**2 / 200) ** 0.5
+    for residual, scale, baseline in (("csd", text_scale, 0.5), ("sds", sds_scale, 0.0)):
+        bias = 0.3 + scale * (0.1 - 0.3) - baseline
+        expected = (bias**2 + scale**2 / 200) ** 0.5
         assert rows[residual]["bias_0.2"] == pytest.approx(expected, rel=0.1)
-        assert rows[residual]["deviation_0.2"] == pytest.approx(text_scale, rel=0.02)
+        assert rows[residual]["deviation_0.2"] == pytest.approx(scale, rel=0.02)

@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.engine.trials import Store
 from benchmarks.truth import scene_runs, scenes
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput
+from benchmarks.truth.grids import GRIDS
 from benchmarks.truth.scene_plans import SCENE_ARMS, plan_arm
 from benchmarks.truth.scene_runs import (
     SceneInput,
@@ -25,9 +26,11 @@ from benchmarks.truth.scene_runs import (
     train_source,
 )
 from benchmarks.truth.scenes import SceneDomain, draw_scene
+from benchmarks.truth.tuned import tuned_arm
 from csd_nerf import priors
 from csd_nerf.synthetic.looks import LOOKS
 
+START = {name: grid.start for name, grid in GRIDS["scene"].methods.items()}
 EDITING = [name for name in SCENE_ARMS if name not in ("source", "autoencoder")]
 VIEWS, SIZE = 16, 32
 FEW = {"edit_steps": 6, "updates": 1, "edit_size": 32}
@@ -36,11 +39,13 @@ FEW = {"edit_steps": 6, "updates": 1, "edit_size": 32}
 
 @pytest.mark.parametrize("name", EDITING)
 def test_all_methods_have_one_budget(name):
-    assert plan_arm(name, {}).evaluations == 3 * 16 * 20 * 3
+    assert plan_arm(name, START[name], csd={}).evaluations == 3 * 16 * 20 * 3
 
 
 def test_the_plans_are_the_published_ones():
-    in2n, ip2p, csd, sds = (plan_arm(name, {}) for name in ("in2n", "ip2p", "csd", "sds"))
+    in2n, ip2p, csd, sds = (
+        plan_arm(name, START[name], csd={}) for name in ("in2n", "ip2p", "csd", "sds")
+    )
     assert (in2n.edit_steps, in2n.edit_every, in2n.edit_views) == (480, 10, 1)
     assert in2n.denoising_steps == 20
     assert (ip2p.edit_every, ip2p.edit_views, ip2p.denoising_steps) == (160, 16, 20)
@@ -52,13 +57,32 @@ def test_the_plans_are_the_published_ones():
 @pytest.mark.parametrize("name", EDITING)
 @pytest.mark.parametrize("budget", [0.25, 0.5, 2.0, 4.0])
 def test_budgets_can_be_asked_for(name, budget):
-    plan = plan_arm(name, {}, budget=budget)
+    plan = plan_arm(name, START[name], csd={}, budget=budget)
     assert abs(plan.evaluations - budget * 2880) <= 0.07 * budget * 2880
     rounds = -(-plan.edit_steps // plan.edit_every)
     # What the rounds will make, counted from the method's own numbers.
     work = {"ip2p": plan.denoising_steps * 3, "in2n": plan.denoising_steps * 3}
     a_view = work.get(name, plan.iterations * (1 if name == "sds" else 3))
     assert rounds * plan.edit_views * a_view == plan.evaluations
+
+
+def test_the_tuned_scales_of_an_arm_leave_the_budget_as_it_is():
+    cheap, dear = {"text_scale": 1.0, "image_scale": 1.0}, {"text_scale": 2.0, "image_scale": 1.5}
+    plans = [plan_arm("csd", scales, csd={}) for scales in (cheap, START["csd"], dear)]
+    assert [plan.iterations for plan in plans] == [30, 20, 12]
+    assert {plan.evaluations for plan in plans} == {2880}
+
+
+def test_in2n_is_compared_on_mixed_and_on_edited_views_by_default(store, prior):
+    domain, given = SceneDomain(prior, FEW, store), draw_scene(3, "validation", store)
+    found = {}
+    for arm in SceneDomain.arms:
+        method, options = domain._method_and_options(Job(tuned_arm("scene", arm)))
+        config = scene_runs.arm_config(method, given, options, csd={})
+        found[arm.name] = (config.pipeline.update, config.pipeline.datamanager.only_edited_views)
+    assert found["in2n"] == ("in2n", False)
+    assert found["in2n-edited-only"] == ("in2n", True)
+    assert {found[name][1] for name in ("csd", "csd-no-stein", "sds", "ip2p")} == {True}
 
 
 def test_scales_that_need_more_estimates_cost_all_methods_as_much():
@@ -115,6 +139,11 @@ def edited(
     return run
 
 
+def tuned(name: str) -> Arm:
+    arms = {arm.name: arm for arm in (*SceneDomain.arms, *SceneDomain.ablations)}
+    return tuned_arm("scene", arms[name])
+
+
 def pictures(folder: Path) -> torch.Tensor:
     arrays = [np.array(Image.open(path)) for path in sorted(folder.glob("*.png"))]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
@@ -122,10 +151,10 @@ def pictures(folder: Path) -> torch.Tensor:
 
 def test_a_scene_is_drawn_once_and_shows_its_edit(store, given):
     record = json.loads((given.folder / "edit.json").read_text())
-    assert (record["edit"], record["split"]) == ("sepia", "validation")
-    assert (given.edit.name, given.name) == ("sepia", "03 sepia")
+    assert (record["edit"], record["split"]) == ("darker", "validation")
+    assert (given.edit.name, given.name) == ("darker", "03 darker")
     source01, truth01 = (pictures(given.folder / kind) for kind in ("images", "edited"))
-    assert (truth01 - LOOKS["sepia"](source01)).abs().max() < 0.01
+    assert (truth01 - LOOKS["darker"](source01)).abs().max() < 0.01
     written = (given.folder / "transforms.json").stat().st_mtime_ns
     assert draw_scene(3, "validation", store) == given
     assert (given.folder / "transforms.json").stat().st_mtime_ns == written
@@ -211,7 +240,7 @@ def test_the_benchmark_gets_its_rows(store, prior, monkeypatch, tmp_path):
     assert isinstance(domain, Domain)
     given = domain.draw(3, "validation")
     assert isinstance(given, TruthInput)
-    job = Job(Arm("csd-independent-noise", "csd", {"noise": "independent"}), seed=2)
+    job = Job(tuned("csd-independent-noise"), seed=2)
     row = domain.measure(job, given, tmp_path / "run").row
     assert {column.key for column in domain.columns} | {"evaluations", "seconds"} == row.keys()
     assert row["evaluations"] == 3 * 14 * 3
@@ -219,15 +248,15 @@ def test_the_benchmark_gets_its_rows(store, prior, monkeypatch, tmp_path):
 
 def test_what_decides_a_result_on_a_scene_is_told(store, prior, monkeypatch):
     monkeypatch.setattr(scenes, "SOURCE_STEPS", 3)
-    domain, csd = SceneDomain(prior, FEW, store), Job(Arm("csd", "csd"))
+    domain, csd = SceneDomain(prior, FEW, store), Job(tuned("csd"))
     given = domain.draw(3, "validation")
     asked = [
         domain.decides(csd, given),
-        domain.decides(Job(Arm("csd", "csd"), seed=1), given),
-        domain.decides(Job(Arm("csd", "csd"), budget=2.0), given),
-        domain.decides(Job(Arm("csd-no-stein", "csd-no-stein")), given),
-        domain.decides(Job(Arm("source", None)), given),
-        domain.decides(Job(Arm("autoencoder", None)), given),
+        domain.decides(Job(tuned("csd"), seed=1), given),
+        domain.decides(Job(tuned("csd"), budget=2.0), given),
+        domain.decides(Job(tuned("csd-no-stein")), given),
+        domain.decides(Job(tuned("source")), given),
+        domain.decides(Job(tuned("autoencoder")), given),
         SceneDomain(prior, {**FEW, "text_scale": 2.0}, store).decides(csd, given),
     ]
     monkeypatch.setattr(scenes, "SOURCE_STEPS", 4)

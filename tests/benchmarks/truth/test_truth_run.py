@@ -14,6 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks.truth import media, videos
 from benchmarks.truth.domains import chosen_arms
 from benchmarks.truth.media import Input
+from benchmarks.truth.residuals import Guidance
 from benchmarks.truth.run import run_truth
 from benchmarks.truth.settings import TruthSettings
 from benchmarks.truth.videos import VideoDomain
@@ -52,7 +53,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
 
 
 def settings(output: Path, **given: Any) -> TruthSettings:
-    values = {"domain": "video", "split": "validation", "inputs": 1, "arms": ("csd", "ip2p")}
+    values = {"domain": "video", "split": "validation", "inputs": 1, "seeds": 1}
+    values |= {"arms": ("csd", "ip2p")}
     return TruthSettings(output=output, **{**values, **given})
 
 
@@ -67,7 +69,9 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(tmp_path, runs):
     runs.stop_after = 99
     text = run_truth(settings(tmp_path / "a", inputs=2))
     assert runs.calls == [
-        (name, method) for name in ("00 night", "01 floor grass") for method in ("csd", "ip2p")
+        (name, method)
+        for name in ("00 black and white", "01 floor wood")
+        for method in ("csd", "ip2p")
     ]
     run_truth(settings(tmp_path / "b", inputs=2))
 
@@ -108,7 +112,9 @@ def test_more_inputs_and_arms_are_added_to_a_folder(tmp_path, runs):
     run_truth(settings(tmp_path, arms=("sds",)))
     run_truth(settings(tmp_path, inputs=2, arms=("csd", "sds")))
     assert sorted(runs.calls) == [
-        (name, method) for name in ("00 night", "01 floor grass") for method in ("csd", "sds")
+        (name, method)
+        for name in ("00 black and white", "01 floor wood")
+        for method in ("csd", "sds")
     ]
 
 
@@ -160,15 +166,15 @@ def test_differences_are_taken_to_the_baseline_of_equal_input_and_seed(tmp_path,
     monkeypatch.setattr(VideoDomain, "edit", staticmethod(edit))
     text = run_truth(settings(tmp_path, inputs=2, baseline="csd"))
     psnr = {(row["arm"], row["input"]): row["psnr"] for row in rows_of(tmp_path)}
-    names = ("00 night", "01 floor grass")
+    names = ("00 black and white", "01 floor wood")
     gained = np.array([psnr["ip2p", name] - psnr["csd", name] for name in names])
     error = gained.std(ddof=1) / 2**0.5
     line = next(
-        line for line in text.splitlines() if line.startswith("| ip2p | 2 | ") and "+" in line
+        line for line in text.splitlines() if line.startswith("| ip2p | 2 | 2 | ") and "+" in line
     )
-    told = line.split(" | ")[2].replace("**", "")
+    told = line.split(" | ")[3].replace("**", "")
     assert told == f"{gained.mean():+.2f} ± {error:.2f}"
-    assert "| minus csd | pairs | PSNR, dB ↑ |" in text
+    assert "| minus csd | inputs | pairs | PSNR, dB ↑ |" in text
 
 
 @pytest.mark.parametrize("arm", ["csd", "sds", "ip2p"])
@@ -199,17 +205,18 @@ def test_ablations_take_the_place_of_the_other_methods(tmp_path):
 def test_ablations_tell_what_is_left_of_the_residuals_at_the_truth(tmp_path, runs, monkeypatch):
     asked = []
 
-    def residuals(prior, source01, truth01, prompt, **scales):
-        asked.append(prompt)
+    def residuals(prior, source01, truth01, prompt, scales):
+        asked.append((prompt, scales))
         return {"csd": {"bias_0.1": 0.25}, "sds": {"bias_0.1": 0.125}}
 
     monkeypatch.setattr(media, "residuals_at_truth", residuals)
     for _ in range(2):
         run_truth(settings(tmp_path, arms=(), ablations=True))
-    assert asked == ["make it night"]
-    lines = (tmp_path / "residuals.md").read_text().splitlines()
-    assert lines[2].startswith("| csd | 1 | 0.250 |")
-    assert lines[3].startswith("| sds | 1 | **0.125** |")
+    scales = {"csd": Guidance(1.0, 1.25), "sds": Guidance(1.0, 1.0)}
+    assert asked == [("make it black and white", scales)], "Each at the scales of its own arm."
+    text = (tmp_path / "table.md").read_text()
+    assert "\n| csd | 1 | 0.250 |" in text
+    assert "\n| sds | 1 | 0.125 |" in text
 
 
 def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
@@ -235,9 +242,9 @@ def test_mistaken_settings_are_refused(tmp_path, given, message):
 
 
 def test_the_command_reads_the_settings_themselves(tmp_path, runs, capsys):
-    words = f"truth video --output {tmp_path} --split validation --inputs 1 --arms sds"
+    words = f"truth video --output {tmp_path} --split validation --inputs 1 --seeds 1 --arms sds"
     command.main([*words.split(), "--updates", "3", "--text-scale", "2"])
-    assert runs.calls == [("00 night", "sds")]
+    assert runs.calls == [("00 black and white", "sds")]
     asked = json.loads((tmp_path / "results.json").read_text())["settings"]
     assert (asked["updates"], asked["text_scale"], asked["learning_rate"]) == (3, 2.0, None)
     assert "| sds | 1 |" in capsys.readouterr().out

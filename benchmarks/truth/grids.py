@@ -1,0 +1,153 @@
+"""What `python -m benchmarks truth DOMAIN --tune` tries for each arm: a table, no code.
+
+An arm is searched stage by stage. A stage tries all combinations of its values, with the other
+options at the best values so far; the first stage begins at `start`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.truth.choice_arms import OPTIMISED, SAMPLED
+from benchmarks.truth.domains import Arm
+from csd_nerf.bundled import TUNED
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The search for an arm's options; any option of the arm's method can be named."""
+
+    start: Options
+    """Values at which the search begins. An arm that was never tuned uses them as they are."""
+    stages: tuple[Mapping[str, tuple[Any, ...]], ...]
+    """The values to try, by option, in ascending order."""
+
+    def without(self, names: Collection[str]) -> Grid:
+        """The same search without some options, such as those that an arm sets itself."""
+        stages = ({k: v for k, v in stage.items() if k not in names} for stage in self.stages)
+        start = {key: value for key, value in self.start.items() if key not in names}
+        return Grid(start, tuple(stage for stage in stages if stage))
+
+
+@dataclass(frozen=True)
+class DomainGrids:
+    """The searches of a domain."""
+
+    methods: Mapping[str, Grid]
+    """By method: the search of all its arms that are not in `arms`."""
+    arms: Mapping[str, Grid] = field(default_factory=dict)
+    """By the arm's name."""
+
+
+def candidates(stage: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """All combinations of a stage's values."""
+    for values in itertools.product(*stage.values()):
+        yield dict(zip(stage, values, strict=True))
+
+
+def grid_of(domain: str, arm: Arm) -> Grid:
+    """An arm's search, without the options that define the arm."""
+    grids = GRIDS[domain]
+    assert arm.method is not None, "References have no options."
+    return grids.arms.get(arm.name, grids.methods[arm.method]).without(arm.options)
+
+
+_RATES = (0.5, 1.0, 2.0, 4.0)
+_LOW_RATES = (0.125, 0.25, 0.5, 1.0)
+_HIGH_RATES = (2.0, 5.0, 10.0, 20.0)
+_T_RANGES = ((0.02, 0.5), (0.02, 0.65), (0.02, 0.8), (0.02, 0.95))
+_OPTIMISED = {key: TUNED[key] for key in ("text_scale", "image_scale", "t_range")}
+_GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.25, 1.5, 2.0)}
+_SAMPLED = Grid({"text_scale": 2.0, "image_scale": 1.5}, (_GUIDANCE,))
+
+
+def _optimised(rate: float, *, rates: tuple[float, ...] = _RATES, text_scale: float = 1.25) -> Grid:
+    """Rate and text scale together, then the range of timesteps."""
+    return Grid(
+        {**_OPTIMISED, "learning_rate": rate, "text_scale": text_scale},
+        (
+            {"learning_rate": rates, "text_scale": (1.0, 1.25, 1.5, 2.0)},
+            {"t_range": _T_RANGES},
+        ),
+    )
+
+
+_STRONG = _optimised(0.5, rates=_LOW_RATES)
+# Guidance at the scale for which InstructPix2Pix was trained wants smaller steps.
+_STRONG_ARMS = dict.fromkeys(("csd-strong", "csd-no-stein-strong", "sds-strong"), _STRONG)
+# Division by n instead of the row sum makes steps shorter by the ratio of the two, 0.2 to 0.4
+# for these batches.
+_DIVIDED = {"csd-divided-by-n": _optimised(5.0, rates=_HIGH_RATES)}
+
+# A run of a scene takes minutes, so that one option at a time is searched.
+_SCENE = {key: TUNED[key] for key in ("normalize", "repulsion")}
+
+
+def _optimised_scene(rate: float, *, text_scale: float = TUNED["text_scale"]) -> Grid:
+    return Grid(
+        {**_SCENE, **_OPTIMISED, "learning_rate": rate, "text_scale": text_scale},
+        (
+            {"learning_rate": (0.5, 1.0, 2.0, 4.0)},
+            {"text_scale": (1.0, 1.25, 1.75)},
+            {"t_range": ((0.02, 0.5), (0.02, 0.8))},
+        ),
+    )
+
+
+_SAMPLED_SCENE = Grid(
+    _SAMPLED.start, ({"text_scale": (1.0, 1.5, 2.0, 3.0)}, {"image_scale": (1.0, 1.5, 2.0)})
+)
+
+_CHOICE = ("learning_rate", "text_scale", "t_range", "t_order")
+
+GRIDS: dict[str, DomainGrids] = {
+    "video": DomainGrids(
+        {
+            "csd": _optimised(2.0),
+            "csd-no-stein": _optimised(2.0),
+            "sds": _optimised(1.0, text_scale=1.0),
+            "ip2p": _SAMPLED,
+        },
+        {**_STRONG_ARMS, **_DIVIDED},
+    ),
+    "panorama": DomainGrids(
+        {
+            "csd": _optimised(2.0),
+            "csd-no-stein": _optimised(1.5),
+            "sds": _optimised(1.5, text_scale=1.0),
+            "ip2p-downsize": _SAMPLED,
+            "ip2p-windows": _SAMPLED,
+        },
+        {**_STRONG_ARMS, **_DIVIDED},
+    ),
+    "scene": DomainGrids(
+        {
+            "csd": _optimised_scene(2.0),
+            "csd-no-stein": _optimised_scene(2.0),
+            "sds": _optimised_scene(1.0, text_scale=1.0),
+            "ip2p": _SAMPLED_SCENE,
+            "in2n": _SAMPLED_SCENE,
+        },
+    ),
+    "choice": DomainGrids(
+        {
+            "edit": Grid(
+                {key: OPTIMISED[key] for key in _CHOICE},
+                (
+                    {"learning_rate": (1.0, 2.0, 4.0), "text_scale": (1.5, 3.0, 5.0)},
+                    {"t_range": ((0.02, 0.8), (0.02, 0.95)), "t_order": ("falling", "random")},
+                ),
+            ),
+            "ip2p": Grid(
+                {key: SAMPLED[key] for key in ("text_scale", "image_scale")},
+                ({"text_scale": (1.5, 2.0, 3.0, 5.0), "image_scale": (1.0, 1.5, 2.0)},),
+            ),
+        },
+    ),
+}
+"""The searches by domain."""

@@ -1,0 +1,103 @@
+"""The tuned options of all arms: `tuned/DOMAIN.json`, which `--tune` writes and all runs read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.truth.domains import Arm
+from benchmarks.truth.grids import grid_of
+from benchmarks.truth.settings import TruthSettings
+from csd_nerf.media.files import check_writable, write_json
+
+FOLDER = Path(__file__).with_name("tuned")
+Entry = dict[str, Any]
+"""What is known of an arm: its `options`, and how they were chosen; see `tune.run_tune`."""
+
+
+def tuned_file(domain: str) -> Path:
+    """The file of a domain."""
+    return FOLDER / f"{domain}.json"
+
+
+def read_tuned(domain: str) -> dict[str, Entry]:
+    """The entries of a domain's arms by name; empty if nothing was tuned.
+
+    Raises:
+        ValueError: If the file can't be read.
+    """
+    path = tuned_file(domain)
+    if not path.is_file():
+        return {}
+    try:
+        entries: dict[str, Entry] = json.loads(path.read_text("utf8"))
+        for entry in entries.values():
+            entry["options"] = _with_tuples(entry["options"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path} must hold tuned options, but can't be read; restore it or tune again."
+        ) from None
+    return entries
+
+
+def write_tuned(domain: str, name: str, entry: Entry) -> None:
+    """Replace an arm's entry, and keep those of the others."""
+    check_writable(tuned_file(domain))
+    write_json(tuned_file(domain), {**read_tuned(domain), name: entry})
+
+
+def tuned_arm(domain: str, arm: Arm) -> Arm:
+    """An arm with its tuned options, below those that define it.
+
+    An arm without an entry takes the options of its method's arm, and without these the start of
+    its grid.
+    """
+    if arm.method is None:
+        return arm
+    entries, grid = read_tuned(domain), grid_of(domain, arm)
+    entry = entries.get(arm.name) or entries.get(arm.method)
+    options = grid.start if entry is None else entry["options"]
+    return dataclasses.replace(arm, options={**grid.start, **options, **arm.options})
+
+
+def tuning_note(settings: TruthSettings, arms: Sequence[Arm], *, prior: str) -> str:
+    """Markdown that says which arms were tuned, how, and on which edits.
+
+    Args:
+        settings: The user's settings.
+        arms: The arms of a table, without their tuned options.
+        prior: Digest of the weights with which the table was made.
+    """
+    domain = settings.domain
+    given = {key: value for key, value in settings.options.items() if key != "media"}
+    entries = read_tuned(domain)
+    groups: dict[str, list[str]] = {}
+    for arm in arms:
+        if arm.method is not None:
+            known = bool(grid_of(domain, arm).stages)
+            how = _how(entries.get(arm.name), prior) if known else "set by the arm itself."
+            groups.setdefault(how, []).append(arm.name)
+    lines = [f"{', '.join(group)}: {how}" for how, group in groups.items()]
+    if given:
+        lines.append(
+            f"all: {', '.join(f'{key} {value}' for key, value in given.items())} as given."
+        )
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _how(entry: Mapping[str, Any] | None, prior: str) -> str:
+    if entry is None:
+        return "not tuned."
+    weights = "" if entry["prior"] == prior else ", with other weights of the prior"
+    return (
+        f"tuned on {entry['inputs']} inputs x {entry['seeds']} seeds of the split "
+        f"{entry['split']}{weights}. Edits: {', '.join(entry['edits'])}."
+    )
+
+
+def _with_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists only; options of a method are tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

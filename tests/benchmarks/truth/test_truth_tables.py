@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import tables
+from benchmarks.tables import tables_of
+from benchmarks.truth import media, videos
+from benchmarks.truth.run import run_truth
+from benchmarks.truth.settings import COUNTS, TUNING_COUNTS, TruthSettings
+from benchmarks.truth.videos import VideoDomain
+
+RESULTS = Path(tables.__file__).with_name("results")
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, str]:
+    """A run with two budgets, and what it printed."""
+
+    def edit(given: Any, options: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        off = (
+            (0.05 if options.method == "sds" else 0.15)
+            + 0.01 * options.seed
+            + 0.1 * (given.name[1] == "0")
+        )
+        return given.truth01 + off, {"evaluations": options.updates or 1}
+
+    monkeypatch.setattr(videos, "FRAMES", 2)
+    monkeypatch.setattr(VideoDomain, "edit", staticmethod(edit))
+    monkeypatch.setattr(
+        media, "residuals_at_truth", lambda *_: {"csd": {"bias_0.1": 1.0}, "sds": {"bias_0.1": 0.5}}
+    )
+    arms = ("csd", "sds", "csd-strong")
+    settings = TruthSettings(
+        domain="video", output=tmp_path, inputs=3, seeds=2, budgets=(1.0, 0.5), ablations=True
+    )
+    text = run_truth(TruthSettings(**{**vars(settings), "arms": arms}))
+    return tmp_path, text
+
+
+def test_the_tables_of_a_record_are_those_of_the_run(finished, capsys):
+    output, text = finished
+    assert text == tables_of(output / "record.json.gz")
+    assert (output / "table.md").read_text() == text.rstrip() + "\n"
+    moved = output / "copy.json.gz"
+    moved.write_bytes((output / "record.json.gz").read_bytes())
+    command.main(["tables", str(moved)])
+    assert capsys.readouterr().out == text + "\n"
+    for part in (
+        "| sds | 6 | **",
+        "| minus csd | inputs | pairs |",
+        "bias at t = 0.1",
+        "not tuned",
+    ):
+        assert part in text
+
+
+def test_a_record_has_all_rows_but_no_seconds_and_no_paths(finished):
+    output, _ = finished
+    record = json.loads(gzip.decompress((output / "record.json.gz").read_bytes()))
+    rows = json.loads((output / "results.json").read_text())["rows"]
+    assert all("seconds" in row for row in rows)
+    assert record["rows"] == [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    # Two references, and three arms with two seeds and another budget.
+    assert len(record["rows"]) == 3 * (2 + 3 * 3)
+    assert {"torch", "csd_nerf"} <= record["versions"].keys()
+    assert (record["settings"]["inputs"], record["settings"]["seeds"]) == (3, 2)
+    assert str(output) not in json.dumps(record)
+    assert "seconds" not in (output / "table.md").read_text()
+
+
+def test_equal_results_make_equal_files(finished):
+    output, _ = finished
+    before = (output / "record.json.gz").read_bytes()
+    asked = json.loads((output / "results.json").read_text())["settings"]
+    lists = {name: tuple(asked.pop(name)) for name in ("budgets", "arms")}
+    run_truth(TruthSettings(output=output, **asked, **lists))
+    assert (output / "record.json.gz").read_bytes() == before
+
+
+def test_what_is_no_record_is_named(tmp_path):
+    path = tmp_path / "record.json.gz"
+    with pytest.raises(FileNotFoundError, match="A record must exist, got"):
+        tables_of(path)
+    for content in (b"text", gzip.compress(b"{}"), gzip.compress(b"[1]")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"A record must be a record.json.gz that an exp"):
+            tables_of(path)
+    path.write_bytes(gzip.compress(b'{"experiment": "magic", "rows": []}'))
+    with pytest.raises(ValueError, match=r"needs to be of truth.*, got one of 'magic'"):
+        tables_of(path)
+
+
+def test_the_committed_records_make_tables():
+    for path in RESULTS.glob("*.json.gz"):
+        assert "| --- |" in tables_of(path), path.name
+
+
+def test_the_default_numbers_are_those_of_the_domain(tmp_path):
+    def counts(domain: str, **given: Any) -> tuple[int, int]:
+        found = TruthSettings(domain=domain, output=tmp_path, **given).counts
+        return found.inputs, found.seeds
+
+    for domain in ("panorama", "video"):
+        assert counts(domain) >= (10, 3)
+        assert counts(domain, ablations=True) >= (10, 3)
+        assert counts(domain)[1] == 3
+    assert counts("scene") == (8, 2)
+    assert counts("choice") == (30, 5)
+    assert counts("video", inputs=5) == (5, 3)
+    assert counts("video", seeds=1) == (12, 1)
+    assert counts("scene", tune=True) == (4, 1)
+    assert COUNTS.keys() == TUNING_COUNTS.keys()
