@@ -77,6 +77,12 @@ def _optimised(rate: float, *, rates: tuple[float, ...] = _RATES, text_scale: fl
     )
 
 
+def _with_share(grid: Grid) -> Grid:
+    """The same with the share of the source's estimate, which is 1 in csd and 0 in sds."""
+    share = {"source_share": (0.25, 0.5, 0.75)}
+    return Grid({**grid.start, "source_share": 0.5}, (*grid.stages, share))
+
+
 _STRONG = _optimised(0.5, rates=_LOW_RATES)
 # Guidance at the scale for which InstructPix2Pix was trained wants smaller steps.
 _STRONG_ARMS = dict.fromkeys(("csd-strong", "csd-no-stein-strong", "sds-strong"), _STRONG)
@@ -113,7 +119,7 @@ GRIDS: dict[str, DomainGrids] = {
             "sds": _optimised(1.0, text_scale=1.0),
             "ip2p": _SAMPLED,
         },
-        {**_STRONG_ARMS, **_DIVIDED},
+        {"csd-share": _with_share(_optimised(2.0)), **_STRONG_ARMS, **_DIVIDED},
     ),
     "panorama": DomainGrids(
         {
@@ -123,7 +129,7 @@ GRIDS: dict[str, DomainGrids] = {
             "ip2p-downsize": _SAMPLED,
             "ip2p-windows": _SAMPLED,
         },
-        {**_STRONG_ARMS, **_DIVIDED},
+        {"csd-share": _with_share(_optimised(2.0)), **_STRONG_ARMS, **_DIVIDED},
     ),
     "scene": DomainGrids(
         {
@@ -133,6 +139,7 @@ GRIDS: dict[str, DomainGrids] = {
             "ip2p": _SAMPLED_SCENE,
             "in2n": _SAMPLED_SCENE,
         },
+        {"csd-share": _with_share(_optimised_scene(2.0))},
     ),
     "choice": DomainGrids(
         {

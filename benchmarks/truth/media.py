@@ -36,6 +36,8 @@ USUAL_ARMS = (
     Arm("source", None),
     Arm("autoencoder", None),
     *(Arm(name, name) for name in RESIDUALS),
+    # csd with the share of the source's estimate that is best on validation inputs.
+    Arm("csd-share", "csd"),
 )
 """The references are the unedited source, and the true edit encoded and decoded, which shows the
 error of the autoencoder."""

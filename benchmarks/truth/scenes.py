@@ -40,6 +40,8 @@ class SceneDomain:
 
     arms = (
         *(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS),
+        # With the share of the source's estimate that is best on validation inputs.
+        Arm("csd-share", "csd"),
         # Like the others, which never train on a photograph once there is an edit.
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )

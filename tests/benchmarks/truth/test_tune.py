@@ -190,6 +190,21 @@ def test_the_start_is_the_arm_that_has_no_entry():
     assert tuned_arm("video", Arm("source", None)).options == {}
 
 
+def test_the_share_of_an_arm_is_searched_and_reaches_the_editor(tmp_path, edits, monkeypatch):
+    monkeypatch.setattr(edits, "error", lambda values: abs(values.source_share - 0.25) / 10)
+    grid = grids._with_share(CSD)
+    domain = DomainGrids(grids.GRIDS["video"].methods, {"csd-share": grid})
+    monkeypatch.setitem(grids.GRIDS, "video", domain)
+    run_tune(settings(tmp_path, arms=("csd", "csd-share")))
+    entries = read_tuned("video")
+    assert entries["csd-share"]["options"]["source_share"] == 0.25
+    assert "source_share" not in entries["csd"]["options"]
+    edits.calls.clear()
+    run = {"tune": False, "inputs": 1, "seeds": 1, "arms": ("csd", "csd-share")}
+    run_truth(settings(tmp_path / "run", **run))
+    assert [values.source_share for _, values in edits.calls] == [1.0, 0.25]
+
+
 def test_a_damaged_file_is_named():
     tuned_file("video").write_text('{"csd": {}}')
     with pytest.raises(ValueError, match=r"video.json must hold tuned options.* tune again"):
