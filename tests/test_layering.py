@@ -82,6 +82,14 @@ def test_the_package_uses_nothing_outside_of_it(path):
     assert not {name for name in names if name.split(".")[0] in OUTSIDE}
 
 
+@pytest.mark.parametrize("folder", OUTSIDE)
+def test_neither_of_the_two_outside_uses_the_other(folder):
+    others = {*OUTSIDE} - {folder}
+    for path in (PACKAGE.parent / folder).rglob("*.py"):
+        names = all_imports(path.read_text(), [folder])
+        assert not {name for name in names if name.split(".")[0] in others}, path
+
+
 @pytest.mark.parametrize(
     ("room", "statement", "found"),
     [

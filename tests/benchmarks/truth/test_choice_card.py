@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.truth import choice_card
+from benchmarks.truth.choice_card import Settings, examine, report, verdicts
+from benchmarks.truth.exact_prior import ExactPrior
 from benchmarks.worlds.choices import draw_choice_set
 from csd_nerf.synthetic.edits import find_edit
-from training import choice_card
-from training.choice_card import Settings, examine, report, verdicts
 
 PERFECT = {
     "agree": 0.5,
@@ -87,14 +88,11 @@ def test_a_set_is_compared_with_the_same_answers_asked_by_name(monkeypatch):
     fake = SamplingByName(given)
     monkeypatch.setattr(choice_card, "sample_edit", fake)
 
-    class Prior:
-        latent_channels, cell_size = 2, 8
-
     settings = Settings(steps=4, text_scale=1.25, image_scale=1.0)
-    row = examine(Prior(), given, settings, seed=3)
+    row = examine(ExactPrior.of(given), given, settings, seed=3)
     assert fake.words[0] == given.choice.instructions[0]
     assert fake.noises[0].equal(fake.noises[1])
-    assert fake.noises[0].shape == (6, 2, 8, 8)
+    assert fake.noises[0].shape == (6, 3, 16, 16)
     assert not fake.noises[0][0].equal(fake.noises[0][1]), "A noise each."
     assert row["agree"] == pytest.approx(5 / 6)
     assert row["changed"] == 1

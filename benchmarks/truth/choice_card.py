@@ -1,8 +1,8 @@
 """Decides whether a prior has learnt instructions with several right answers.
 
-Run it as `python -m training.choice_card --prior FOLDER`. Plain sampling edits each image of some
-sets (`benchmarks.worlds.choices`) from a noise of its own, asked for the choice, and from the same
-noise asked by name for the answer that it chose. The prior is accepted if, on every split,
+Run it as `python -m benchmarks.truth.choice_card --prior FOLDER`. Plain sampling edits each image
+of some sets (`benchmarks.worlds.choices`) from a noise of its own, asked for the choice, and from
+the same noise asked by name for the answer that it chose. The prior is accepted if, on every split,
 
 - images of a set disagree: at most `MOST_AGREEING` of them have the commonest answer;
 - almost all images change, and are as near to an answer as if it had been asked by name;
@@ -85,8 +85,15 @@ def examine(prior: priors.Prior, given: ChoiceSet, settings: Settings, *, seed: 
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     def sample(words: str | Sequence[str]) -> torch.Tensor:
-        scales = {"text_scale": settings.text_scale, "image_scale": settings.image_scale}
-        return sample_edit(prior, source01, words, steps=settings.steps, noise=noise, **scales)
+        return sample_edit(
+            prior,
+            source01,
+            words,
+            text_scale=settings.text_scale,
+            image_scale=settings.image_scale,
+            steps=settings.steps,
+            noise=noise,
+        )
 
     chosen01 = sample(given.choice.instructions[0])
     judged = Judged(chosen01, given.truths01, source01, given.region)
@@ -155,7 +162,9 @@ def main(settings: Settings) -> None:
     prior = priors.load(settings.prior)
     found: dict[str, list[Row]] = {}
     for split in settings.splits:
-        places = [(medium, number) for number in range(settings.sets) for medium in MEDIA]
+        places: list[tuple[Medium, int]] = [
+            (medium, number) for number in range(settings.sets) for medium in MEDIA
+        ]
         found[split] = []
         for medium, number in tqdm(places, desc=split):
             given = draw_choice_set(medium, number, split)
