@@ -39,7 +39,7 @@ from csd_nerf.core.kernels import median_bandwidth, squared_distances
 PATCH = 3
 """Edge of a patch in cells."""
 _SAMPLE = 512
-"""Number of cells, evenly spaced, whose distances give the median."""
+"""Number of cells of all images, about, whose distances give the median."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,16 @@ def patch_kernel(
     grid = _grid(height, width, max_cells // n)
     with torch.autocast(source.device.type, enabled=False):
         features = _features(functional.adaptive_avg_pool2d(source.float(), grid))
-        squared = squared_distances(features)
-        step = math.ceil(len(features) / _SAMPLE)
-        h = median_bandwidth(squared[::step, ::step], divisor=1 / bandwidth)
-        blocks = torch.exp(-squared / h).view(n, grid[0] * grid[1], n, grid[0] * grid[1])
+        cells = grid[0] * grid[1]
+        squared = squared_distances(features).view(n, cells, n, cells)
+        h = median_bandwidth(_sample(squared), divisor=1 / bandwidth)
+        blocks = squared.div_(-h).exp_()
         # The diagonal is a view: row i holds the block of image i with itself.
         own = blocks.diagonal(dim1=0, dim2=2)
         own.copy_(torch.diag_embed(own.sum(1).T).permute(1, 2, 0))
         weights = blocks.flatten(2).flatten(0, 1)
-        return PatchKernel(weights / weights.sum(1, keepdim=True), grid)
+        weights /= weights.sum(1, keepdim=True)
+        return PatchKernel(weights, grid)
 
 
 def _grid(height: int, width: int, cells: int) -> tuple[int, int]:
@@ -112,6 +113,14 @@ def _grid(height: int, width: int, cells: int) -> tuple[int, int]:
     while math.ceil(height / edge) * math.ceil(width / edge) > cells:
         edge += 1
     return math.ceil(height / edge), math.ceil(width / edge)
+
+
+def _sample(squared: Float[Tensor, "n l n l"]) -> Float[Tensor, "m m"]:
+    """Distances of some cells, the same ones of each image, so that images can change places."""
+    n, cells = squared.shape[:2]
+    drawn = torch.randperm(cells, generator=torch.Generator().manual_seed(0))
+    some = drawn[: max(_SAMPLE // n, 1)].to(squared.device)
+    return squared[:, some][:, :, :, some].flatten(2).flatten(0, 1)
 
 
 def _features(latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "m f"]:

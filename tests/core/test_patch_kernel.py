@@ -4,6 +4,8 @@ import pytest
 import torch
 from slow_patches import slow_mix
 
+from csd_nerf.core import patches
+from csd_nerf.core.kernels import median_bandwidth, squared_distances
 from csd_nerf.core.patches import PatchKernel, patch_kernel
 
 
@@ -42,12 +44,26 @@ def test_identical_images_get_identical_steps():
     torch.testing.assert_close(found, found[:1].expand_as(found), atol=1e-6, rtol=1e-6)
 
 
-def test_a_permutation_of_the_images_permutes_the_result():
-    source, residual = noise(0, 4, 2, 5, 4).float(), noise(1, 4, 2, 5, 4).float()
+@pytest.mark.parametrize("size", [(5, 4), (16, 17)])
+def test_a_permutation_of_the_images_permutes_the_result(size):
+    """The larger ones have more cells than the median is taken of."""
+    source, residual = noise(0, 4, 2, *size).float(), noise(1, 4, 2, *size).float()
+    source *= torch.tensor([0.5, 1.0, 2.0, 4.0])[:, None, None, None]
     order = torch.tensor([2, 0, 3, 1])
-    found = patch_kernel(source).mix(residual)
-    permuted = patch_kernel(source[order]).mix(residual[order])
-    torch.testing.assert_close(permuted, found[order], atol=1e-6, rtol=1e-5)
+    found = patch_kernel(source, bandwidth=0.5).mix(residual)
+    permuted = patch_kernel(source[order], bandwidth=0.5).mix(residual[order])
+    torch.testing.assert_close(permuted, found[order], atol=1e-5, rtol=1e-4)
+
+
+def test_the_cells_of_which_the_median_is_taken_stand_for_all():
+    points = noise(0, 4 * 256, 3).float()
+    points.view(4, 16, 16, 3)[:, :, ::4] *= 8  # Columns that evenly spaced cells would be.
+    squared = squared_distances(points)
+    some = patches._sample(squared.view(4, 256, 4, 256))
+    assert some.shape == (512, 512)
+    medians = [float(median_bandwidth(s, divisor=1.0)) for s in (some, squared)]
+    assert medians[0] == pytest.approx(medians[1], rel=0.1)
+    assert float(median_bandwidth(squared[::4, ::4], divisor=1.0)) > 5 * medians[1]
 
 
 def test_a_residual_that_is_the_same_everywhere_stays():
