@@ -19,6 +19,7 @@ from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job
 from benchmarks.worlds.choices import ChoiceSet, cut_tiles, join_tiles
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
+from csd_nerf.bundled import TUNED
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.window_canvas import WindowCanvas
@@ -31,13 +32,10 @@ UPDATES = 15
 DECAYS = 5
 """Number of decays of the learning rate in a run."""
 OPTIMISED: dict[str, Any] = {
-    "learning_rate": 2.0,
+    **TUNED,
+    # An instruction that leaves the answer open needs a stronger push.
     "text_scale": 3.0,
-    "image_scale": 1.0,
-    "t_range": (0.02, 0.8),
     "t_order": "falling",
-    "normalize": "rowsum",
-    "repulsion": 0.0,
     # The windows of a sweep over a panorama are mixed cell by cell.
     "patch_cells": 8192,
 }

@@ -66,7 +66,9 @@ _GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.25, 1.5,
 _SAMPLED = Grid({"text_scale": 2.0, "image_scale": 1.5}, (_GUIDANCE,))
 
 
-def _optimised(rate: float, *, rates: tuple[float, ...] = _RATES, text_scale: float = 1.25) -> Grid:
+def _optimised(
+    rate: float, *, rates: tuple[float, ...] = _RATES, text_scale: float = TUNED["text_scale"]
+) -> Grid:
     """Rate and text scale together, then the range of timesteps."""
     return Grid(
         {**_OPTIMISED, "learning_rate": rate, "text_scale": text_scale},

@@ -109,10 +109,12 @@ _TINY = {
     **TUNED,
     "prior": "tiny",
     "max_batch": None,
+    "updates": UPDATES,
     "decays": DECAYS,
     "steps": 15,
     "solver": "ddim",
 }
+_TINY_SAMPLED = {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
 _PRESETS: dict[Preset, dict[str, Any]] = {
     "full": _FULL,
     "small": _SMALL,
@@ -138,12 +140,12 @@ def _mixing(method: str) -> dict[str, Any]:
 
 def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
     if preset == "tiny":
-        rates = {"csd": 2.0, "csd-no-stein": 1.5}
-        if method in rates:
-            return {"learning_rate": rates[method], "updates": UPDATES}
-        if method == "sds":
-            return {"learning_rate": 1.5, "updates": UPDATES, "text_scale": 1.0}
-        return {"learning_rate": 1.0, "updates": 1, "text_scale": 2.0, "image_scale": 1.5}
+        differ: dict[PanoramaMethod, dict[str, Any]] = {
+            "csd": {},
+            "csd-no-stein": {"learning_rate": 1.5},
+            "sds": {"learning_rate": 1.5, "text_scale": 1.0},
+        }
+        return differ.get(method, _TINY_SAMPLED)
     # The paper's rate and iterations: 200 of 4 windows update a cell of a 1920x512 picture about
     # 213 times. Without mixing, steps at batch 4 are 2.5 times as long, so the rate is lower.
     values = {"learning_rate": 2.0 if method == "csd" else 0.8, "updates": 200}
@@ -155,13 +157,13 @@ def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
 
 def _video(preset: Preset, method: VideoMethod) -> dict[str, Any]:
     if preset == "tiny":
-        rates = {"csd": 2.0, "csd-no-stein": 2.0}
-        if method in rates:
-            return {"learning_rate": rates[method], "updates": UPDATES, "batch": 8}
-        if method == "sds":
-            return {"learning_rate": 1.0, "updates": UPDATES, "batch": 8, "text_scale": 1.0}
-        sampling = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}
-        return {"learning_rate": 1.0, "updates": 1, "batch": 8, **sampling}
+        differ: dict[VideoMethod, dict[str, Any]] = {
+            "csd": {},
+            "csd-no-stein": {},
+            "sds": {"learning_rate": 1.0, "text_scale": 1.0},
+        }
+        sampled = {**_TINY_SAMPLED, "noise": "independent"}
+        return {"batch": 8, **differ.get(method, sampled)}
     # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.
     rate = 1.0 if method == "csd" else 0.25
     values = {"learning_rate": rate, "updates": 100, "batch": 8}
