@@ -22,6 +22,7 @@ def velocity_loss(
     text: Float[Tensor, "n tokens width"],
     *,
     condition: Float[Tensor, "n k h w"] | None = None,
+    weight: Float[Tensor, "n 1 h w"] | float = 1.0,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the velocity v = alpha e - sigma x that a U-Net predicts.
 
@@ -33,13 +34,15 @@ def velocity_loss(
         timestep: One a latent.
         text: Hidden states of the texts.
         condition: Further channels of the U-Net's input.
+        weight: Of each cell's squared error.
     """
     noisy = scheduler.add_noise(clean, noise, timestep)
     shown = noisy if condition is None else torch.cat([noisy, condition], dim=1)
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=clean.device.type == "cuda"):
         output = unet(shown, timestep, encoder_hidden_states=text).sample
     velocity = output[:, : clean.shape[1]].float()
-    return (velocity - scheduler.get_velocity(clean, noise, timestep)).square().mean()
+    errors = (velocity - scheduler.get_velocity(clean, noise, timestep)).square()
+    return (weight * errors).mean()
 
 
 def train_denoiser(

@@ -61,6 +61,24 @@ def test_the_unet_sees_the_noisy_latent_and_beside_it_the_condition():
     assert torch.equal(seen.shown[:, 3:], condition)
 
 
+def test_a_cell_counts_as_often_as_its_weight_says():
+    scheduler = unet.build_scheduler()
+    clean, noise, timestep = batch()
+    answer = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
+    weight = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(6))
+    squares = (answer - scheduler.get_velocity(clean, noise, timestep)).double().square()
+    expected = sum(
+        float(weight[i, 0, y, x] * squares[i, :, y, x].sum())
+        for i in range(4)
+        for y in range(5)
+        for x in range(5)
+    )
+    found = denoising.velocity_loss(
+        Answering(answer), scheduler, clean, noise, timestep, torch.zeros(4, 1, 1), weight=weight
+    )
+    assert float(found) == pytest.approx(expected / squares.numel(), rel=1e-5)
+
+
 @pytest.mark.parametrize("module", [unet, tiny_text_prior])
 def test_each_trainer_trains_by_this_loss(module):
     assert module.velocity_loss is denoising.velocity_loss

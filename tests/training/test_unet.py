@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 from transformers import CLIPTokenizer
 
 from csd_nerf.synthetic.choices import all_choices
@@ -60,3 +61,59 @@ def test_the_words_of_a_pair_are_those_of_its_edit_or_choice(tokenizer):
         assert len(drawn) > 1
     empty = tokenizer.decode(wordings.tokens[0], skip_special_tokens=True)
     assert empty.strip() == ""
+
+
+def test_changed_cells_weigh_five_times_as_much_as_others():
+    """Four of 16 cells change in the first pair, all in the second, none in the third."""
+    source = torch.zeros(3, 2, 4, 4)
+    edited = source.clone()
+    edited[0, :, 1:3, 1:3] = 0.5
+    edited[0, 0, 0, 0] = 0.3  # 0.045 in the mean over the channels: too little.
+    edited[1] = 1.0
+    weight = unet.change_weight(source, edited)
+    expected = torch.full((4, 4), 0.5)
+    expected[1:3, 1:3] = 2.5
+    assert torch.allclose(weight[0, 0], expected)
+    assert torch.allclose(weight[1:], torch.ones(2, 1, 4, 4))
+    assert torch.equal(unet.change_weight(edited, source), weight)
+
+
+def test_pairs_weigh_changes_where_text_and_image_are_shown(tokenizer, monkeypatch, tmp_path):
+    """What `velocity_loss` gets: a pair whose text or image is dropped has equal weights."""
+    seen = []
+
+    def spy(model, scheduler, clean, noise, timestep, text, *, condition, weight):
+        seen.append((condition, weight))
+        return (model.weight * 0).sum()
+
+    def loop_of(model, encoder, loss_of, **_):
+        loss_of(0, torch.Generator().manual_seed(3))
+
+    monkeypatch.setattr(unet, "velocity_loss", spy)
+    monkeypatch.setattr(unet, "train_denoiser", loop_of)
+    monkeypatch.setattr(unet, "DROP_IMAGE", 0.4)
+    source = torch.ones(64, 2, 4, 4)
+    edited = source.clone()
+    edited[:, :, 0, 0] = 3.0
+    shard = unet.LatentShard(source.half(), edited.half(), ["night"] * 64)
+    unet.train(
+        torch.nn.Linear(1, 1),
+        unet.build_text_encoder(tokenizer, 0),
+        tokenizer,
+        [shard],
+        scaling_factor=0.5,
+        steps=1,
+        batch=64,
+        learning_rate=1e-3,
+        seed=0,
+        checkpoint=tmp_path / "none.pt",
+        device=torch.device("cpu"),
+    )
+    ((condition, weight),) = seen
+    no_image = (condition == 0).all(1).all(1).all(1)
+    assert 10 < int(no_image.sum()) < 54
+    assert torch.allclose(weight[no_image], torch.ones(()))
+    ratio = weight[~no_image, 0, 0, 0] / weight[~no_image, 0, 1, 1]
+    # A few have lost their text instead.
+    assert set(ratio.tolist()) == {1.0, 5.0}
+    assert (ratio == 5.0).float().mean() > 0.7
