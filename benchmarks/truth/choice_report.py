@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from benchmarks.engine.pictures import kept_frames
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.truth.report import EDITED
-from benchmarks.worlds.choices import ChoiceSet
 from csd_nerf.media.pixels import to_01
 from csd_nerf.media.sheets import enlarge, save_rows
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """An input with all its answers: a set of images, or the held-out views of a scene."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the inputs."""
+        ...
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the answers."""
+        ...
+
+    @property
+    def source(self) -> UInt8[Tensor, "n h w 3"]:
+        """The images."""
+        ...
+
+    @property
+    def source01(self) -> Float[Tensor, "n 3 h w"]:
+        """The images in [0, 1]."""
+        ...
+
+    @property
+    def truths01(self) -> Float[Tensor, "k n 3 h w"]:
+        """The true result of each answer."""
+        ...
+
 
 ENLARGED = 2
 """Factor by which pictures are enlarged in a sheet."""
 
 
 def save_input_sheet(
-    store: Store, given: ChoiceSet, names: Sequence[str], trials: Sequence[Trial]
+    store: Store, given: Answered, names: Sequence[str], trials: Sequence[Trial]
 ) -> None:
     """Write a picture of an input and its edits to the folder `sheets`.
 

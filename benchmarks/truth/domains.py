@@ -65,6 +65,8 @@ class Arm:
     """Options that differ from the preset."""
     tiles: bool = False
     """Whether windows lie side by side instead of overlapping."""
+    tuned_as: str | None = None
+    """The arm whose tuned options it takes; None means its own."""
 
 
 @dataclass(frozen=True)

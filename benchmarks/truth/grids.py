@@ -113,6 +113,9 @@ _SAMPLED_SCENE = Grid(
 
 _CHOICE = ("learning_rate", "text_scale", "t_range", "t_order")
 
+# Without stages: scenes with choices take what was tuned on sets of images; see `tuned.SHARED`.
+_CHOICE_SCENE = Grid(OPTIMISED, ())
+
 GRIDS: dict[str, DomainGrids] = {
     "video": DomainGrids(
         {
@@ -156,6 +159,15 @@ GRIDS: dict[str, DomainGrids] = {
                 {key: SAMPLED[key] for key in ("text_scale", "image_scale")},
                 ({"text_scale": (1.5, 2.0, 3.0, 5.0), "image_scale": (1.0, 1.5, 2.0)},),
             ),
+        },
+    ),
+    "choice-scene": DomainGrids(
+        {
+            "csd": _CHOICE_SCENE,
+            "csd-no-stein": _CHOICE_SCENE,
+            "sds": _CHOICE_SCENE,
+            "ip2p": Grid(_SAMPLED.start, ()),
+            "in2n": Grid(_SAMPLED.start, ()),
         },
     ),
 }

@@ -16,7 +16,6 @@ from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.pictures import save_frames
 from benchmarks.engine.progress import Progress
 from benchmarks.engine.trials import Store, Trial
-from benchmarks.truth.choice import ChoiceDomain
 from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
 from benchmarks.truth.media import MediaDomain
@@ -29,6 +28,7 @@ from csd_nerf import priors
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_bytes
+from csd_nerf.synthetic.choices import Choice
 
 
 def run_truth(settings: TruthSettings) -> str:
@@ -63,7 +63,7 @@ def run_truth(settings: TruthSettings) -> str:
 
 
 def _save_sheets(runs: Runs, arms: Sequence[Arm], budget: float) -> None:
-    if isinstance(runs.domain, ChoiceDomain):
+    if isinstance(runs.inputs[0].edit, Choice):
         first = [trial for trial in runs.trials if trial.labels["budget"] == budget]
         for given in runs.inputs:
             save_input_sheet(runs.store, given, [arm.name for arm in arms if arm.method], first)

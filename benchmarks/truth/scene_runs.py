@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from csd_nerf.evaluation.compare import true_edit
 from csd_nerf.evaluation.cross_view import cross_view_error
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
+from csd_nerf.synthetic.choices import Choice
 from csd_nerf.synthetic.edits import Edit
 
 if TYPE_CHECKING:
@@ -41,6 +42,38 @@ class SceneInput:
     edit: Edit
     folder: Path
 
+    def truth01(
+        self, photograph01: Float[Tensor, "n 3 h w"], names: Sequence[Path]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """The true edit of some photographs, given their files."""
+        return true_edit(self.edit, photograph01, names, data=self.folder)
+
+
+@runtime_checkable
+class EditedScene(Protocol):
+    """What a method needs to know of a data set: `SceneInput`, or one with several answers."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the benchmark's inputs."""
+        ...
+
+    @property
+    def edit(self) -> Edit | Choice:
+        """What is asked for."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the data set."""
+        ...
+
+    def truth01(
+        self, photograph01: Float[Tensor, "n 3 h w"], names: Sequence[Path]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """A right answer for some photographs, given their files."""
+        ...
+
 
 @dataclass(frozen=True)
 class SceneResult:
@@ -50,6 +83,7 @@ class SceneResult:
         edited01: Renders of the held-out views.
         truth01: True edits of the held-out views.
         views01: The training images at the end, in the order of the views.
+        names: Files of the held-out views, and of the training views.
         evaluations: Number of U-Net evaluations.
         seconds: Wall-clock time of editing and training.
         cross_view: `cross_view_error` of the renders, by the true depth.
@@ -63,6 +97,7 @@ class SceneResult:
     seconds: float
     cross_view: float
     cross_view_edits: float
+    names: tuple[Sequence[Path], Sequence[Path]] = ((), ())
 
 
 def tiny_config(data: Path, *, prompt: str) -> Any:
@@ -110,7 +145,7 @@ def set_options(config: TrainerConfig, options: Mapping[str, Any]) -> None:
     pipeline.edit = EditSettings(**edit)
 
 
-def train_source(given: SceneInput, store: Store, *, steps: int) -> Path:
+def train_source(given: EditedScene, store: Store, *, steps: int) -> Path:
     """Train the unedited scene, unless it is in the store; all methods start from it.
 
     Args:
@@ -138,7 +173,7 @@ def train_source(given: SceneInput, store: Store, *, steps: int) -> Path:
 
 def arm_config(
     name: str,
-    given: SceneInput,
+    given: EditedScene,
     options: Mapping[str, Any],
     *,
     budget: float = 1.0,
@@ -155,7 +190,7 @@ def arm_config(
 
 def run_scene_arm(
     name: str,
-    given: SceneInput,
+    given: EditedScene,
     source: Path,
     folder: Path,
     *,
@@ -197,27 +232,28 @@ def run_scene_arm(
         return _measured(pipeline, given, seconds)
 
 
-def _measured(pipeline: Any, given: SceneInput, seconds: float) -> SceneResult:
+def _measured(pipeline: Any, given: EditedScene, seconds: float) -> SceneResult:
     edited01, names = held_out_renders(pipeline)
     photograph01 = photographs(pipeline.datamanager.eval_dataset)
     views01 = training_images(pipeline.datamanager)
     train_names = [Path(path) for path in pipeline.datamanager.train_dataset.image_filenames]
     return SceneResult(
         edited01=edited01,
-        truth01=true_edit(given.edit, photograph01, names, data=given.folder),
+        truth01=given.truth01(photograph01, names),
         views01=views01,
         evaluations=pipeline.stage.state.evaluations,
         seconds=seconds,
         cross_view=disagreement(edited01, names, given.folder),
         cross_view_edits=disagreement(views01, train_names, given.folder),
+        names=(names, train_names),
     )
 
 
-def _edit_truly(pipeline: Any, given: SceneInput, prior: Prior) -> None:
+def _edit_truly(pipeline: Any, given: EditedScene, prior: Prior) -> None:
     """Replace the photographs by their true edits after encoding and decoding."""
     data = pipeline.datamanager.train_dataset
     names = [Path(path) for path in data.image_filenames]
-    truth01 = true_edit(given.edit, photographs(data), names, data=given.folder)
+    truth01 = given.truth01(photographs(data), names)
     edited01 = torch.cat([prior.decode(prior.encode(part)) for part in truth01.split(ROUND_VIEWS)])
     images = to_bytes(edited01)
     pipeline.datamanager.set_edited(dict(enumerate(images)))

@@ -17,7 +17,14 @@ from benchmarks.method_runs import config_content
 from benchmarks.truth.budgets import rate_at
 from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, column_of, edit_at
 from benchmarks.truth.scene_plans import REFERENCES, SCENE_ARMS
-from benchmarks.truth.scene_runs import SceneInput, arm_config, run_scene_arm, train_source
+from benchmarks.truth.scene_runs import (
+    EditedScene,
+    SceneInput,
+    SceneResult,
+    arm_config,
+    run_scene_arm,
+    train_source,
+)
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column
 from csd_nerf.priors.base import Prior
@@ -68,7 +75,7 @@ class SceneDomain:
         """The input at a position of the benchmark."""
         return draw_scene(position, split, self._store)
 
-    def decides(self, job: Job, given: SceneInput) -> dict[str, Any]:
+    def decides(self, job: Job, given: EditedScene) -> dict[str, Any]:
         """Everything but the prior that decides a job's result; trains the source if needed."""
         method, options = self._method_and_options(job)
         config = arm_config(
@@ -84,8 +91,20 @@ class SceneDomain:
 
     def measure(self, job: Job, given: SceneInput, folder: Path) -> Outcome:
         """Run a method on a scene, and measure the result against the truth."""
+        result = self._run(job, given, folder)
+        row = {
+            "psnr": psnr(result.edited01, result.truth01),
+            "ssim": ssim(result.edited01, result.truth01),
+            "cross_view": result.cross_view,
+            "cross_view_edits": result.cross_view_edits,
+            "evaluations": result.evaluations,
+            "seconds": result.seconds,
+        }
+        return Outcome(row, result.edited01, result.truth01)
+
+    def _run(self, job: Job, given: EditedScene, folder: Path) -> SceneResult:
         method, options = self._method_and_options(job)
-        result = run_scene_arm(
+        return run_scene_arm(
             method,
             given,
             train_source(given, self._store, steps=SOURCE_STEPS),
@@ -96,15 +115,6 @@ class SceneDomain:
             csd=self._options,
             seed=job.seed,
         )
-        row = {
-            "psnr": psnr(result.edited01, result.truth01),
-            "ssim": ssim(result.edited01, result.truth01),
-            "cross_view": result.cross_view,
-            "cross_view_edits": result.cross_view_edits,
-            "evaluations": result.evaluations,
-            "seconds": result.seconds,
-        }
-        return Outcome(row, result.edited01, result.truth01)
 
     def _method_and_options(self, job: Job) -> tuple[str, dict[str, Any]]:
         method = job.arm.method or job.arm.name

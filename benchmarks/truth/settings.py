@@ -18,6 +18,7 @@ DOMAINS = {
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
     "choice": "benchmarks.truth.choice:ChoiceDomain",
+    "choice-scene": "benchmarks.truth.choice_scenes:ChoiceSceneDomain",
 }
 """The domains, as `module:class`, imported when needed; each class is a `Domain`, see
 `benchmarks.truth.domains`."""
@@ -38,6 +39,7 @@ COUNTS = {
     "panorama": Counts(12, 3),
     "video": Counts(12, 3),
     "choice": Counts(30, 5),
+    "choice-scene": Counts(4, 2),
 }
 """The default counts. A run of a scene takes minutes; choices have ten inputs of each medium."""
 TUNING_COUNTS = {
@@ -46,7 +48,8 @@ TUNING_COUNTS = {
     "video": Counts(8, 1),
     "choice": Counts(12, 1),
 }
-"""The default counts of `--tune`: each of the edits that are tuned on, for scenes half of them."""
+"""The default counts of `--tune`: each of the edits that are tuned on, for scenes half of them.
+Scenes with choices take what was tuned on sets of images."""
 _DEFAULT = tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the domain's)")
 
 
@@ -66,17 +69,17 @@ class TruthSettings:
     """Split of the inputs' seeds: tune on validation, report on benchmark."""
     inputs: Annotated[int | None, _DEFAULT] = None
     """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them.
-    The domain's: 12, scene 8, choice 30; with --tune 8, scene 4, choice 12."""
+    The domain's: 12, scene 8, choice 30, choice-scene 4; with --tune 8, scene 4, choice 12."""
     seeds: Annotated[int | None, _DEFAULT] = None
     """Number of runs of each method on each input, with different seeds.
-    The domain's: 3, scene 2, choice 5; with --tune 1."""
+    The domain's: 3, scene and choice-scene 2, choice 5; with --tune 1."""
     budgets: tuple[float, ...] = (1.0,)
     """Number of U-Net evaluations of every method, relative to csd with its preset.
     Tables show the first budget; several budgets give a plot of quality by cost."""
     arms: tuple[str, ...] = ()
     """Methods to compare; if not given, all."""
     baseline: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: csd; none-shared-noise for choice)")
+        str | None, tyro.conf.arg(help_behavior_hint="(default: csd; without mixing for choices)")
     ] = None
     """Method with which the paired differences of the others are computed."""
     media: Annotated[
@@ -107,6 +110,11 @@ class TruthSettings:
             raise ValueError(
                 "--media and --prior exact need the domain choice, got the domain "
                 f"{self.domain}; leave them out."
+            )
+        if self.tune and self.domain not in TUNING_COUNTS:
+            raise ValueError(
+                f"--tune needs one of {', '.join(TUNING_COUNTS)}, got {self.domain}, which takes "
+                "the options of choice; tune these."
             )
         for name, count in dataclasses.asdict(self.counts).items():
             if count < 1:

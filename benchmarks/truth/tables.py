@@ -56,14 +56,14 @@ def record_of(
 def truth_tables(record: Record) -> str:
     """Means and paired differences at the first budget, residuals and tuning, in markdown.
 
-    The domain choice has further tables, see `choice_tables`.
+    Instructions with several right answers have further tables, see `choice_tables`.
     """
     rows, names, references = _first(record), record["arms"], record["references"]
     baseline = record["baseline"]
     methods = [name for name in names if name not in references]
     parts = [means_table(record).markdown()]
     parts.append(paired_markdown(rows, methods, _columns(record), baseline=baseline))
-    if record["settings"]["domain"] == "choice":
+    if any("answer" in row for row in rows):
         parts.append(choice_tables(rows, names, references, baseline=baseline))
     if record["residuals"]:
         parts.append(residuals_table(record).markdown())

@@ -14,13 +14,15 @@ from benchmarks.truth.settings import TruthSettings
 from csd_nerf.media.files import check_writable, write_json
 
 FOLDER = Path(__file__).with_name("tuned")
+SHARED = {"choice-scene": "choice"}
+"""Domains that take the tuned options of another one."""
 Entry = dict[str, Any]
 """What is known of an arm: its `options`, and how they were chosen; see `tune.run_tune`."""
 
 
 def tuned_file(domain: str) -> Path:
-    """The file of a domain."""
-    return FOLDER / f"{domain}.json"
+    """The file of a domain, or of the one whose options it takes."""
+    return FOLDER / f"{SHARED.get(domain, domain)}.json"
 
 
 def read_tuned(domain: str) -> dict[str, Entry]:
@@ -58,7 +60,7 @@ def tuned_arm(domain: str, arm: Arm) -> Arm:
     if arm.method is None:
         return arm
     entries, grid = read_tuned(domain), grid_of(domain, arm)
-    entry = entries.get(arm.name) or entries.get(arm.method)
+    entry = entries.get(arm.tuned_as or arm.name) or entries.get(arm.method)
     options = grid.start if entry is None else entry["options"]
     return dataclasses.replace(arm, options={**grid.start, **options, **arm.options})
 
@@ -77,8 +79,9 @@ def tuning_note(settings: TruthSettings, arms: Sequence[Arm], *, prior: str) -> 
     groups: dict[str, list[str]] = {}
     for arm in arms:
         if arm.method is not None:
-            known = bool(grid_of(domain, arm).stages)
-            how = _how(entries.get(arm.name), prior) if known else "set by the arm itself."
+            known = domain in SHARED or bool(grid_of(domain, arm).stages)
+            entry = entries.get(arm.tuned_as or arm.name)
+            how = _how(entry, prior) if known else "set by the arm itself."
             groups.setdefault(how, []).append(arm.name)
     lines = [f"{', '.join(group)}: {how}" for how, group in groups.items()]
     if given:

@@ -80,6 +80,9 @@ class StageOptions:
     keep_detail: bool = False
     """Keep the photographs' fine detail: only the change made by the edit is resized and added to
     them."""
+    repeat_noise: bool = False
+    """Draw the same timesteps and noise in every round, so that views of different rounds agree
+    where the instruction leaves several answers open."""
     seed: int = 0
     """Seed of the rounds' randomness: the order of the views and the noise."""
 
@@ -224,6 +227,8 @@ class EditingStage:
             total=self._scene.num_views,
             generator=generator,
         )
+        if options.repeat_noise:
+            generator.manual_seed(1_000_003 * options.seed - 1)
         photographs01 = {view: self._scene.photograph01(view) for view in views}
         done = edit_views(
             self._prior(),

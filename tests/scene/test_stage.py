@@ -201,6 +201,21 @@ def test_what_an_update_starts_from(update, start, renders):
         assert torch.allclose(edit.start01, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("repeat", [False, True])
+def test_rounds_draw_the_same_noise_if_asked_to(repeat):
+    """Views are grey and alike, so that only what is drawn tells their edits apart."""
+    scene = ImageScene(photographs()[:1].expand(6, -1, -1, -1).clone())
+    barely = EditSettings(iterations=2, learning_rate=1.0, text_scale=1.0)
+    asked = options(edit=barely, start="original", repeat_noise=repeat)
+    _, rounds = run(scene, asked, end=7)
+    assert sorted(view for report in rounds for view in report.edits) == list(range(6))
+    edits = [scene.edited[next(iter(report.edits))] for report in rounds]
+    assert torch.equal(*edits) == repeat
+    again = ImageScene(photographs()[:1].expand(6, -1, -1, -1).clone())
+    run(again, replace(asked, seed=1), end=7)
+    assert not torch.equal(again.edited[0], scene.edited[0])
+
+
 def test_another_seed_takes_views_in_another_order_and_draws_other_noise():
     orders, edits = [], []
     for seed in (0, 0, 1):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from counting_prior import CountingPrior
 from PIL import Image
+from small_scenes import FEW, SIZE, VIEWS, shrunk
 
 from benchmarks.engine.trials import Store
 from benchmarks.truth import scene_runs, scenes
@@ -22,7 +23,6 @@ from benchmarks.truth.scene_runs import (
     SceneResult,
     disagreement,
     run_scene_arm,
-    tiny_config,
     train_source,
 )
 from benchmarks.truth.scenes import SceneDomain, draw_scene
@@ -32,9 +32,6 @@ from csd_nerf.synthetic.looks import LOOKS
 
 START = {name: grid.start for name, grid in GRIDS["scene"].methods.items()}
 EDITING = [name for name in SCENE_ARMS if name not in ("source", "autoencoder")]
-VIEWS, SIZE = 16, 32
-FEW = {"edit_steps": 6, "updates": 1, "edit_size": 32}
-"""Options that make a run short."""
 
 
 @pytest.mark.parametrize("name", EDITING)
@@ -90,19 +87,6 @@ def test_scales_that_need_more_estimates_cost_all_methods_as_much():
     assert plan_arm("csd", scales).evaluations == 3 * 16 * 20 * 5
     assert plan_arm("in2n", scales).evaluations == 3 * 16 * 20 * 5
     assert plan_arm("sds", scales).iterations == round(20 * 5 / 3)
-
-
-def shrunk(data: Path, *, prompt: str) -> Any:
-    """csd-edit-tiny with a scene model that is smaller still."""
-    config: Any = tiny_config(data, prompt=prompt)
-    model, manager = config.pipeline.model, config.pipeline.datamanager
-    model.num_levels, model.log2_hashmap_size, model.max_res = 4, 8, 64
-    model.hidden_dim = model.hidden_dim_color = 16
-    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (8, 8), 8
-    net = {"hidden_dim": 8, "log2_hashmap_size": 6, "num_levels": 2, "use_linear": False}
-    model.proposal_net_args_list = [{**net, "max_res": 16}, {**net, "max_res": 32}]
-    manager.train_num_rays_per_batch = manager.edit_num_rays_per_batch = 64
-    return config
 
 
 @pytest.fixture(scope="module")
