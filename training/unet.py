@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections import defaultdict
@@ -148,7 +149,8 @@ class Wordings:
             for text in asked.instructions:
                 self._by_name[asked.name].append(len(texts))
                 texts.append(text)
-        self.tokens = tokenizer(
+        # A tokenizer keeps how it was called last, which is not to be saved with it.
+        self.tokens = copy.deepcopy(tokenizer)(
             texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
         ).input_ids
 

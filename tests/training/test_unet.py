@@ -51,6 +51,14 @@ def test_the_tokenizer_survives_its_folder(tokenizer, tmp_path):
     assert len(again) == len(tokenizer) <= 850 + 256
 
 
+def test_training_leaves_the_tokenizer_s_folder_as_it_is(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "before")
+    unet.Wordings(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "after")
+    for path in sorted((tmp_path / "before").iterdir()):
+        assert (tmp_path / "after" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_the_words_of_a_pair_are_those_of_its_edit_or_choice(tokenizer):
     wordings = unet.Wordings(tokenizer)
     choose = random.Random(0)
