@@ -35,6 +35,8 @@ OPTIMISED: dict[str, Any] = {
     **TUNED,
     # An instruction that leaves the answer open needs a stronger push.
     "text_scale": 3.0,
+    # An image decides for an answer at high noise levels.
+    "t_range": (0.02, 0.95),
     "t_order": "falling",
     # The windows of a sweep over a panorama are mixed cell by cell.
     "patch_cells": 8192,

@@ -151,9 +151,8 @@ GRIDS: dict[str, DomainGrids] = {
             "edit": Grid(
                 {key: OPTIMISED[key] for key in _CHOICE},
                 (
-                    # An image decides for an answer at high noise levels.
-                    {"t_range": ((0.02, 0.8), (0.02, 0.95), (0.02, 0.98))},
                     {"learning_rate": (2.0, 4.0, 8.0), "text_scale": (1.5, 3.0, 5.0)},
+                    {"t_range": ((0.02, 0.8), (0.02, 0.95), (0.02, 0.98))},
                     {"t_order": ("falling", "random")},
                 ),
             ),
