@@ -43,7 +43,11 @@ OPTIMISED: dict[str, Any] = {
 }
 """Options of the arms that optimise, which are fields of `EditSettings`; the start of their
 tuning."""
-EXACT_OPTIONS: dict[str, Any] = {"text_scale": 1.0, "image_scale": 1.0}
+EXACT_OPTIONS: dict[str, Any] = {
+    "text_scale": 1.0,
+    "image_scale": 1.0,
+    "t_range": TUNED["t_range"],
+}
 """Options of all arms with the exact prior, whose answers need no guidance, in place of tuned
 ones."""
 SAMPLED: dict[str, Any] = {"text_scale": 2.0, "image_scale": 1.5, "noise": "independent"}

@@ -88,7 +88,7 @@ def test_every_method_gives_frames_of_the_input_s_size_and_its_facts(tiny, metho
     edited, facts = edit_frames(tiny, frames, options(method=method, image_scale=1.1))
     assert edited.shape == frames.shape
     # The bundled prior's autoencoder blurs, but what comes out is still the film.
-    assert 2 < edited.float().sub(frames).abs().mean() < 90
+    assert 2 < edited.float().sub(frames).abs().mean() < 100
     assert facts["method"] == method
     assert (facts["input_size"], facts["work_size"]) == ([47, 30], [32, 16])
     assert facts["frames"] == COUNT

@@ -116,7 +116,7 @@ def test_each_arm_edits_as_its_name_says(
     found = recorded_settings(monkeypatch, sets["views"], name, {})
     assert (found.mixing, found.noise, found.residual) == (mixing, noise, residual)
     assert (found.iterations, found.learning_rate, found.text_scale) == (iterations, 2.0, 3.0)
-    assert (found.normalize, found.repulsion, found.t_range) == ("rowsum", 0.0, (0.02, 0.8))
+    assert (found.normalize, found.repulsion, found.t_range) == ("rowsum", 0.0, (0.02, 0.95))
     assert -(-iterations // found.decay_every) == 5
     assert found.t_order == "falling"
     assert found.source_share == (0.5 if name == "patch-half-source" else 1)

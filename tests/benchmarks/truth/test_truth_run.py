@@ -230,7 +230,10 @@ def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"domain": "sculpture"}, "must be one of scene, panorama, video, choice, got sculpture"),
+        (
+            {"domain": "sculpture"},
+            "must be one of scene, panorama, video, choice, choice-scene, got sculpture",
+        ),
         ({"inputs": 0}, "--inputs must be at least 1, got 0"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"budgets": (1.0, 0.0)}, r"--budgets must be positive numbers, got \(1.0, 0.0\)"),
