@@ -14,6 +14,9 @@ from benchmarks.truth.report import EDITED
 from csd_nerf.media.pixels import to_01
 from csd_nerf.media.sheets import enlarge, save_rows
 
+ENLARGED = 2
+"""Factor by which pictures are enlarged in a sheet."""
+
 
 @runtime_checkable
 class Answered(Protocol):
@@ -43,10 +46,6 @@ class Answered(Protocol):
     def truths01(self) -> Float[Tensor, "k n 3 h w"]:
         """The true result of each answer."""
         ...
-
-
-ENLARGED = 2
-"""Factor by which pictures are enlarged in a sheet."""
 
 
 def save_input_sheet(

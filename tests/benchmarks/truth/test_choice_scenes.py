@@ -10,10 +10,11 @@ import torch
 from small_scenes import FEW, SIZE, VIEWS, shrunk
 
 from benchmarks.engine.trials import Store
-from benchmarks.truth import choice_scenes, scene_runs, scenes, tuned
+from benchmarks.truth import choice_scenes, scene_runs, scenes
+from benchmarks.truth.choice_arms import CHOICE_ARMS
 from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.choice_scenes import ChoiceSceneDomain
-from benchmarks.truth.domains import Arm, Domain, Job, TruthInput
+from benchmarks.truth.domains import Domain, Job, TruthInput
 from benchmarks.truth.settings import TruthSettings
 from benchmarks.truth.tuned import tuned_arm, tuning_note, write_tuned
 from csd_nerf import priors
@@ -31,13 +32,12 @@ def prior() -> priors.Prior:
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (scenes, choice_scenes):
         monkeypatch.setattr(module, "SCENE_VIEWS", VIEWS)
         monkeypatch.setattr(module, "SCENE_SIZE", SIZE)
     monkeypatch.setattr(scenes, "SOURCE_STEPS", 3)
     monkeypatch.setattr(scene_runs, "tiny_config", shrunk)
-    monkeypatch.setattr(tuned, "FOLDER", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,5 @@ def test_the_options_are_those_tuned_on_sets_of_images():
 
 
 def test_arms_that_take_the_options_of_others_name_arms_of_these():
-    from benchmarks.truth.choice_arms import CHOICE_ARMS
-
     known = {arm.name for arm in CHOICE_ARMS}
     assert {arm.tuned_as for arm in ARMS.values() if arm.tuned_as} <= known
-    assert isinstance(ARMS["source"], Arm)

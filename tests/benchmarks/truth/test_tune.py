@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks.truth import grids, tuned, videos
+from benchmarks.truth import grids, tune, tuned, videos
 from benchmarks.truth.choice import ChoiceDomain
 from benchmarks.truth.domains import EDITS, TUNING_EDITS, Arm, edit_at
 from benchmarks.truth.grids import GRIDS, DomainGrids, Grid, grid_of
@@ -204,6 +204,24 @@ def test_the_share_of_an_arm_is_searched_and_reaches_the_editor(tmp_path, edits,
     run = {"tune": False, "inputs": 1, "seeds": 1, "arms": ("csd", "csd-share")}
     run_truth(settings(tmp_path / "run", **run))
     assert [values.source_share for _, values in edits.calls] == [1.0, 0.25]
+
+
+def test_the_best_candidate_changes_enough_images():
+    """An unchanged image is near the answer where the target is small."""
+    figures = {
+        "lazy": (30.0, 0.5),
+        "good": (27.0, 0.85),
+        "spoils": (20.0, 1.0),
+        "fair": (25.0, 0.9),
+    }
+    rows = [
+        {"options": name, "psnr": psnr, "changed": changed}
+        for name, (psnr, changed) in figures.items()
+    ]
+    assert tune._best(rows, [*figures]) == "good"
+    # Where nothing is said of changes, the highest PSNR wins.
+    rows = [{"options": name, "psnr": psnr} for name, (psnr, _) in figures.items()]
+    assert tune._best(rows, [*figures]) == "lazy"
 
 
 def test_a_damaged_file_is_named():
