@@ -8,24 +8,35 @@ from __future__ import annotations
 
 from typing import Any
 
-UPDATES = 20
+UPDATES = 30
 """Number of updates of each image."""
 DECAYS = 6
 """Number of decays of the learning rate in a run."""
 TUNED: dict[str, Any] = {
-    "learning_rate": 2.0,
-    "text_scale": 1.25,
+    "learning_rate": 1.0,
+    # No guidance beyond the instruction itself.
+    "text_scale": 1.0,
     "image_scale": 1.0,
     "t_range": (0.02, 0.8),
+    "t_order": "falling-first",
     "normalize": "rowsum",
     # Particles that share one noise need no repulsion.
     "repulsion": 0.0,
 }
-"""Fields of `EditSettings` that differ from the paper's values."""
+"""Fields of `EditSettings` that differ from the paper's values, for scenes and videos."""
+TUNED_PANORAMA: dict[str, Any] = {
+    **TUNED,
+    "learning_rate": 4.0,
+    "t_range": (0.02, 0.95),
+    "t_order": "falling",
+}
+"""The same for panoramas, whose windows overlap."""
+TUNED_SDS: dict[str, Any] = {"t_range": (0.02, 0.95), "t_order": "random"}
+"""What SDS takes instead, in all media."""
 TUNED_RUN: dict[str, Any] = {
     **TUNED,
     "iterations": UPDATES,
     # Rounded up.
     "decay_every": -(-UPDATES // DECAYS),
 }
-"""The same for a run that updates all images at every iteration."""
+"""Those for scenes and videos, for a run that updates all images at every iteration."""

@@ -60,22 +60,22 @@ def grid_of(domain: str, arm: Arm) -> Grid:
 _RATES = (0.5, 1.0, 2.0, 4.0)
 _LOW_RATES = (0.125, 0.25, 0.5, 1.0)
 _HIGH_RATES = (2.0, 5.0, 10.0, 20.0)
-_T_RANGES = ((0.02, 0.5), (0.02, 0.65), (0.02, 0.8), (0.02, 0.95))
+_TIMESTEPS = {
+    "t_range": ((0.02, 0.5), (0.02, 0.8), (0.02, 0.95)),
+    "t_order": ("falling", "falling-first", "random"),
+}
 _OPTIMISED = {key: TUNED[key] for key in ("text_scale", "image_scale", "t_range")}
-_GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.25, 1.5, 2.0)}
+_GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.5, 2.0)}
 _SAMPLED = Grid({"text_scale": 2.0, "image_scale": 1.5}, (_GUIDANCE,))
 
 
 def _optimised(
     rate: float, *, rates: tuple[float, ...] = _RATES, text_scale: float = TUNED["text_scale"]
 ) -> Grid:
-    """Rate and text scale together, then the range of timesteps."""
+    """Range and order of the timesteps together, then the rate, then the text scale."""
     return Grid(
-        {**_OPTIMISED, "learning_rate": rate, "text_scale": text_scale},
-        (
-            {"learning_rate": rates, "text_scale": (1.0, 1.25, 1.5, 2.0)},
-            {"t_range": _T_RANGES},
-        ),
+        {**_OPTIMISED, "t_order": "random", "learning_rate": rate, "text_scale": text_scale},
+        (_TIMESTEPS, {"learning_rate": rates}, {"text_scale": (1.0, 1.25, 1.5, 2.0)}),
     )
 
 
@@ -92,28 +92,16 @@ _STRONG_ARMS = dict.fromkeys(("csd-strong", "csd-no-stein-strong", "sds-strong")
 # for these batches.
 _DIVIDED = {"csd-divided-by-n": _optimised(5.0, rates=_HIGH_RATES)}
 
-# A run of a scene takes minutes, so that one option at a time is searched.
-_SCENE = {key: TUNED[key] for key in ("normalize", "repulsion")}
-
-
-def _optimised_scene(rate: float, *, text_scale: float = TUNED["text_scale"]) -> Grid:
-    return Grid(
-        {**_SCENE, **_OPTIMISED, "learning_rate": rate, "text_scale": text_scale},
-        (
-            {"learning_rate": (0.5, 1.0, 2.0, 4.0)},
-            {"text_scale": (1.0, 1.25, 1.75)},
-            {"t_range": ((0.02, 0.5), (0.02, 0.8))},
-        ),
-    )
-
-
-_SAMPLED_SCENE = Grid(
+# Scenes, whose runs take minutes, take what was tuned on videos; see `tuned.SHARED`. Only the
+# update that no video has is searched, one option at a time.
+_SCENE = Grid(TUNED, ())
+_IN2N = Grid(
     _SAMPLED.start, ({"text_scale": (1.0, 1.5, 2.0, 3.0)}, {"image_scale": (1.0, 1.5, 2.0)})
 )
 
 _CHOICE = ("learning_rate", "text_scale", "t_range", "t_order")
 
-# Without stages: scenes with choices take what was tuned on sets of images; see `tuned.SHARED`.
+# In the same way scenes with choices take what was tuned on sets of images.
 _CHOICE_SCENE = Grid(OPTIMISED, ())
 
 GRIDS: dict[str, DomainGrids] = {
@@ -138,20 +126,19 @@ GRIDS: dict[str, DomainGrids] = {
     ),
     "scene": DomainGrids(
         {
-            "csd": _optimised_scene(2.0),
-            "csd-no-stein": _optimised_scene(2.0),
-            "sds": _optimised_scene(1.0, text_scale=1.0),
-            "ip2p": _SAMPLED_SCENE,
-            "in2n": _SAMPLED_SCENE,
+            "csd": _SCENE,
+            "csd-no-stein": _SCENE,
+            "sds": Grid({**TUNED, "text_scale": 1.0}, ()),
+            "ip2p": Grid(_SAMPLED.start, ()),
+            "in2n": _IN2N,
         },
-        {"csd-share": _with_share(_optimised_scene(2.0))},
     ),
     "choice": DomainGrids(
         {
             "edit": Grid(
                 {key: OPTIMISED[key] for key in _CHOICE},
                 (
-                    {"learning_rate": (2.0, 4.0, 8.0), "text_scale": (1.5, 3.0, 5.0)},
+                    {"learning_rate": (2.0, 4.0, 8.0), "text_scale": (1.0, 1.5, 3.0, 5.0)},
                     {"t_range": ((0.02, 0.8), (0.02, 0.95), (0.02, 0.98))},
                     {"t_order": ("falling", "random")},
                 ),

@@ -38,6 +38,8 @@ USUAL_ARMS = (
     *(Arm(name, name) for name in RESIDUALS),
     # csd with the share of the source's estimate that is best on validation inputs.
     Arm("csd-share", "csd"),
+    Arm("csd-patch", "csd", {"mixing": "patch"}),
+    Arm("csd-patch-own-noise", "csd", {"mixing": "patch", "noise": "independent"}),
 )
 """The references are the unedited source, and the true edit encoded and decoded, which shows the
 error of the autoencoder."""

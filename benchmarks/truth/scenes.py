@@ -49,6 +49,8 @@ class SceneDomain:
         *(Arm(name, None if name in REFERENCES else name) for name in SCENE_ARMS),
         # With the share of the source's estimate that is best on validation inputs.
         Arm("csd-share", "csd"),
+        Arm("csd-patch", "csd", {"mixing": "patch"}),
+        Arm("csd-patch-own-noise", "csd", {"mixing": "patch", "noise": "independent"}),
         # Like the others, which never train on a photograph once there is an edit.
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )

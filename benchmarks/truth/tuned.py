@@ -14,15 +14,17 @@ from benchmarks.truth.settings import TruthSettings
 from csd_nerf.media.files import check_writable, write_json
 
 FOLDER = Path(__file__).with_name("tuned")
-SHARED = {"choice-scene": "choice"}
-"""Domains that take the tuned options of another one."""
+SHARED = {"scene": "video", "choice-scene": "choice"}
+"""Domains that take the tuned options of another one, for the arms that they don't tune themselves:
+views of a scene are edited together as frames are, with as many updates, in seconds instead of
+minutes."""
 Entry = dict[str, Any]
 """What is known of an arm: its `options`, and how they were chosen; see `tune.run_tune`."""
 
 
 def tuned_file(domain: str) -> Path:
-    """The file of a domain, or of the one whose options it takes."""
-    return FOLDER / f"{SHARED.get(domain, domain)}.json"
+    """The file of a domain."""
+    return FOLDER / f"{domain}.json"
 
 
 def read_tuned(domain: str) -> dict[str, Entry]:
@@ -59,7 +61,7 @@ def tuned_arm(domain: str, arm: Arm) -> Arm:
     """
     if arm.method is None:
         return arm
-    entries, grid = read_tuned(domain), grid_of(domain, arm)
+    entries, grid = _known(domain), grid_of(domain, arm)
     entry = entries.get(arm.tuned_as or arm.name) or entries.get(arm.method)
     options = grid.start if entry is None else entry["options"]
     return dataclasses.replace(arm, options={**grid.start, **options, **arm.options})
@@ -75,13 +77,15 @@ def tuning_note(settings: TruthSettings, arms: Sequence[Arm], *, prior: str) -> 
     """
     domain = settings.domain
     given = {key: value for key, value in settings.options.items() if key != "media"}
-    entries = read_tuned(domain)
+    own, entries = read_tuned(domain), _known(domain)
     groups: dict[str, list[str]] = {}
     for arm in arms:
         if arm.method is not None:
-            known = domain in SHARED or bool(grid_of(domain, arm).stages)
             entry = entries.get(arm.tuned_as or arm.name)
+            known = entry is not None or bool(grid_of(domain, arm).start)
             how = _how(entry, prior) if known else "set by the arm itself."
+            if entry is not None and (arm.tuned_as or arm.name) not in own:
+                how = f"as for the domain {SHARED[domain]}, {how}"
             groups.setdefault(how, []).append(arm.name)
     lines = [f"{', '.join(group)}: {how}" for how, group in groups.items()]
     if given:
@@ -89,6 +93,11 @@ def tuning_note(settings: TruthSettings, arms: Sequence[Arm], *, prior: str) -> 
             f"all: {', '.join(f'{key} {value}' for key, value in given.items())} as given."
         )
     return "".join(f"- {line}\n" for line in lines)
+
+
+def _known(domain: str) -> dict[str, Entry]:
+    """The domain's entries, and for other arms those of the domain whose options it takes."""
+    return {**read_tuned(SHARED.get(domain, domain)), **read_tuned(domain)}
 
 
 def _how(entry: Mapping[str, Any] | None, prior: str) -> str:

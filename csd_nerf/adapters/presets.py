@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from csd_nerf.bundled import DECAYS, TUNED, UPDATES
+from csd_nerf.bundled import DECAYS, TUNED, TUNED_PANORAMA, TUNED_SDS, UPDATES
 
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
@@ -141,9 +141,9 @@ def _mixing(method: str) -> dict[str, Any]:
 def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
     if preset == "tiny":
         differ: dict[PanoramaMethod, dict[str, Any]] = {
-            "csd": {},
-            "csd-no-stein": {"learning_rate": 1.5},
-            "sds": {"learning_rate": 1.5, "text_scale": 1.0},
+            "csd": TUNED_PANORAMA,
+            "csd-no-stein": TUNED_PANORAMA,
+            "sds": {**TUNED_SDS, "learning_rate": 1.5},
         }
         return differ.get(method, _TINY_SAMPLED)
     # The paper's rate and iterations: 200 of 4 windows update a cell of a 1920x512 picture about
@@ -160,7 +160,7 @@ def _video(preset: Preset, method: VideoMethod) -> dict[str, Any]:
         differ: dict[VideoMethod, dict[str, Any]] = {
             "csd": {},
             "csd-no-stein": {},
-            "sds": {"learning_rate": 1.0, "text_scale": 1.0},
+            "sds": TUNED_SDS,
         }
         sampled = {**_TINY_SAMPLED, "noise": "independent"}
         return {"batch": 8, **differ.get(method, sampled)}

@@ -142,7 +142,7 @@ def test_the_options_are_those_tuned_on_sets_of_images():
     said = tuning_note(
         settings, [ARMS["patch-repeated-noise"], ARMS["sds-repeated-noise"]], prior="x"
     )
-    assert "patch-repeated-noise: tuned on 3 inputs x 1 seeds" in said
+    assert "patch-repeated-noise: as for the domain choice, tuned on 3 inputs x 1 seeds" in said
     assert "sds-repeated-noise: not tuned." in said
     with pytest.raises(ValueError, match=r"--tune needs one of .*choice, got choice-scene"):
         TruthSettings(domain="choice-scene", output=Path(), tune=True)

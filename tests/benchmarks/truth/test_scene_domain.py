@@ -26,11 +26,13 @@ from benchmarks.truth.scene_runs import (
     train_source,
 )
 from benchmarks.truth.scenes import SceneDomain, draw_scene
-from benchmarks.truth.tuned import tuned_arm
+from benchmarks.truth.settings import TruthSettings
+from benchmarks.truth.tuned import tuned_arm, tuning_note, write_tuned
 from csd_nerf import priors
 from csd_nerf.synthetic.looks import LOOKS
 
 START = {name: grid.start for name, grid in GRIDS["scene"].methods.items()}
+START["csd"] = {**START["csd"], "text_scale": 1.25}
 EDITING = [name for name in SCENE_ARMS if name not in ("source", "autoencoder")]
 
 
@@ -80,6 +82,24 @@ def test_in2n_is_compared_on_mixed_and_on_edited_views_by_default(store, prior):
     assert found["in2n"] == ("in2n", False)
     assert found["in2n-edited-only"] == ("in2n", True)
     assert {found[name][1] for name in ("csd", "csd-no-stein", "sds", "ip2p")} == {True}
+
+
+def test_a_scene_takes_what_was_tuned_on_videos_below_its_own():
+    entry = {"split": "validation", "inputs": 6, "seeds": 1, "edits": ["darker"], "prior": "x"}
+    write_tuned("video", "csd", {**entry, "options": {"learning_rate": 9.0, "t_order": "falling"}})
+    write_tuned("video", "in2n", {**entry, "options": {"text_scale": 9.0}})
+    write_tuned("scene", "in2n", {**entry, "inputs": 2, "options": {"text_scale": 3.0}})
+    csd = tuned("csd").options
+    assert (csd["learning_rate"], csd["t_order"], csd["repulsion"]) == (9.0, "falling", 0.0)
+    assert tuned("in2n-edited-only").options["text_scale"] == 3.0
+    arms = [arm for arm in SceneDomain.arms if arm.name in ("csd", "in2n", "ip2p")]
+    settings = TruthSettings(domain="scene", output=Path())
+    assert tuning_note(settings, arms, prior="x").splitlines() == [
+        "- ip2p: not tuned.",
+        "- in2n: tuned on 2 inputs x 1 seeds of the split validation. Edits: darker.",
+        "- csd: as for the domain video, tuned on 6 inputs x 1 seeds of the split validation. "
+        "Edits: darker.",
+    ]
 
 
 def test_scales_that_need_more_estimates_cost_all_methods_as_much():
