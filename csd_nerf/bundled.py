@@ -13,7 +13,7 @@ UPDATES = 30
 DECAYS = 6
 """Number of decays of the learning rate in a run."""
 TUNED: dict[str, Any] = {
-    "learning_rate": 1.0,
+    "learning_rate": 2.0,
     # No guidance beyond the instruction itself.
     "text_scale": 1.0,
     "image_scale": 1.0,
@@ -23,20 +23,23 @@ TUNED: dict[str, Any] = {
     # Particles that share one noise need no repulsion.
     "repulsion": 0.0,
 }
-"""Fields of `EditSettings` that differ from the paper's values, for scenes and videos."""
+"""Fields of `EditSettings` that differ from the paper's values, for scenes and videos, with any
+mixing."""
+TUNED_MIXING: dict[str, Any] = {"mixing": "patch", "noise": "independent"}
+"""Mixing for all media."""
 TUNED_PANORAMA: dict[str, Any] = {
-    **TUNED,
     "learning_rate": 4.0,
     "t_range": (0.02, 0.95),
     "t_order": "falling",
 }
-"""The same for panoramas, whose windows overlap."""
+"""What differs from `TUNED` for panoramas, whose windows overlap."""
 TUNED_SDS: dict[str, Any] = {"t_range": (0.02, 0.95), "t_order": "random"}
-"""What SDS takes instead, in all media."""
+"""What differs from `TUNED` for SDS, in all media."""
 TUNED_RUN: dict[str, Any] = {
     **TUNED,
+    **TUNED_MIXING,
     "iterations": UPDATES,
     # Rounded up.
     "decay_every": -(-UPDATES // DECAYS),
 }
-"""Those for scenes and videos, for a run that updates all images at every iteration."""
+"""All fields for a run on a scene or a video that updates all images at every iteration."""

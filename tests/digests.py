@@ -225,12 +225,13 @@ KINDS: dict[str, Callable[[Path], Digest]] = {
     "panorama, regions": lambda f: _panorama(f, "--region", "make it night@0,0,40,64"),
     "panorama, wrapped": lambda f: _panorama(f, "--wrap"),
     "panorama, the paper's drawing": lambda f: _panorama(
-        f, "--drawing", "uniform", "--taper", 0, "--noise", "independent", "--repulsion", 1
+        f, "--mixing", "stein", "--drawing", "uniform", "--taper", 0, "--repulsion", 1
     ),
     "panorama, SDS": lambda f: _panorama(f, "--method", "sds"),
     "panorama, downsized": lambda f: _panorama(f, "--method", "ip2p-downsize"),
     "panorama, averaged windows": lambda f: _panorama(f, "--method", "ip2p-windows"),
     "video": _video,
+    "video, the paper's mixing": lambda f: _video(f, "--mixing", "stein", "--noise", "shared"),
     "video, no mixing": lambda f: _video(f, "--method", "csd-no-stein", "--square"),
     "video, InstructPix2Pix": lambda f: _video(f, "--method", "ip2p"),
     "sampling": lambda _: _sampled(),

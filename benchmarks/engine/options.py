@@ -1,8 +1,8 @@
-"""Types of command-line options; imports nothing heavy."""
+"""What options of several benchmarks share; imports nothing heavy."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -11,3 +11,6 @@ Preset = Annotated[
     _Number | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: the preset's)")
 ]
 """A number whose default, None, stands for the value of the method's preset."""
+
+PAPER_MIXING: dict[str, Any] = {"mixing": "stein", "noise": "shared"}
+"""The paper's mixing, for the preset tiny, which has another."""

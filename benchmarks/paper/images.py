@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from benchmarks.engine.identity import plain, weights_digest
+from benchmarks.engine.options import PAPER_MIXING
 from benchmarks.engine.trials import Trial
 from benchmarks.paper.experiment import Line
 from benchmarks.paper.inputs import (
@@ -90,7 +91,8 @@ def line_options(setup: Setup, line: Line, prompt: str) -> PanoramaOptions | Vid
     settings = setup.settings
     chosen: dict[str, Any] = {"prompt": prompt, "method": line.method, "device": settings.place}
     if settings.tiny:
-        chosen |= {**line.tiny, **setup.size.options, "preset": "tiny"}
+        mixing = PAPER_MIXING if line.method == "csd" else {}
+        chosen |= {**mixing, **line.tiny, **setup.size.options, "preset": "tiny"}
     else:
         chosen |= {**line.options, "preset": settings.preset}
     return (PanoramaOptions if setup.experiment.kind == "panorama" else VideoOptions)(**chosen)

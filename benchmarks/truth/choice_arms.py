@@ -190,7 +190,7 @@ def _sample_panorama(
     source, image_rows = encode_tiled(prior, _strip(given))
     canvas = _canvas(prior, source, image_rows)
     positions = _sampled_positions(canvas, shared=options["noise"] == "shared")
-    windows = canvas.batch_size * canvas.iterations_for(100) / 100
+    windows = canvas.windows_per_iteration * canvas.iterations_for(100) / 100
     scales, steps, branches = _sampling(options, options["evaluations"] * windows / len(positions))
     latent = sample_windows(
         prior,

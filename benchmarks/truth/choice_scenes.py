@@ -100,6 +100,13 @@ class ChoiceSceneDomain(SceneDomain):
         Arm("stein-repeated-noise", "csd", _REPEATED, tuned_as="stein-shared-noise"),
         Arm("patch-shared-noise", "csd", _PATCH),
         Arm("patch-repeated-noise", "csd", _PATCH | _REPEATED, tuned_as="patch-shared-noise"),
+        Arm("patch-own-noise", "csd", _PATCH | _OWN),
+        Arm(
+            "patch-own-repeated-noise",
+            "csd",
+            _PATCH | _OWN | _REPEATED,
+            tuned_as="patch-own-noise",
+        ),
         Arm("sds-repeated-noise", "sds", _REPEATED, tuned_as="sds-shared-noise"),
         Arm("ip2p-own-noise", "ip2p"),
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),

@@ -138,14 +138,22 @@ GRIDS: dict[str, DomainGrids] = {
             "edit": Grid(
                 {key: OPTIMISED[key] for key in _CHOICE},
                 (
-                    {"learning_rate": (2.0, 4.0, 8.0), "text_scale": (1.0, 1.5, 3.0, 5.0)},
+                    {
+                        "learning_rate": (1.0, 2.0, 4.0, 8.0),
+                        "text_scale": (1.0, 1.5, 3.0, 5.0),
+                    },
                     {"t_range": ((0.02, 0.8), (0.02, 0.95), (0.02, 0.98))},
                     {"t_order": ("falling", "random")},
                 ),
             ),
             "ip2p": Grid(
                 {key: SAMPLED[key] for key in ("text_scale", "image_scale")},
-                ({"text_scale": (1.5, 2.0, 3.0, 5.0), "image_scale": (1.0, 1.5, 2.0)},),
+                (
+                    {
+                        "text_scale": (1.0, 1.5, 2.0, 3.0, 5.0),
+                        "image_scale": (1.0, 1.5, 2.0, 3.0),
+                    },
+                ),
             ),
         },
     ),

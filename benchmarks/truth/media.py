@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from benchmarks.engine.identity import plain
+from benchmarks.engine.options import PAPER_MIXING
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome, column_of
@@ -35,10 +36,12 @@ RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds"
 USUAL_ARMS = (
     Arm("source", None),
     Arm("autoencoder", None),
-    *(Arm(name, name) for name in RESIDUALS),
+    Arm("csd", "csd", PAPER_MIXING),
+    Arm("csd-no-stein", "csd-no-stein"),
+    Arm("sds", "sds"),
     # csd with the share of the source's estimate that is best on validation inputs.
-    Arm("csd-share", "csd"),
-    Arm("csd-patch", "csd", {"mixing": "patch"}),
+    Arm("csd-share", "csd", PAPER_MIXING),
+    Arm("csd-patch", "csd", {"mixing": "patch", "noise": "shared"}),
     Arm("csd-patch-own-noise", "csd", {"mixing": "patch", "noise": "independent"}),
 )
 """The references are the unedited source, and the true edit encoded and decoded, which shows the
@@ -46,15 +49,15 @@ error of the autoencoder."""
 STRONG = {"text_scale": 7.5, "image_scale": 1.5}
 """The usual guidance of InstructPix2Pix, which is much stronger than the bundled prior needs."""
 ABLATIONS = (
-    Arm("csd-independent-noise", "csd", {"noise": "independent"}),
+    Arm("csd-independent-noise", "csd", PAPER_MIXING | {"noise": "independent"}),
     Arm("csd-no-stein-independent-noise", "csd-no-stein", {"noise": "independent"}),
     Arm("sds-independent-noise", "sds", {"noise": "independent"}),
     # With shared noise, kernels on clean and on noisy latents are equivalent.
-    Arm("csd-clean-kernel", "csd", {"noise": "independent", "kernel_on": "clean"}),
-    Arm("csd-divided-by-n", "csd", {"normalize": "n"}),
-    Arm("csd-full-repulsion", "csd", {"repulsion": 1.0}),
-    Arm("csd-paper-t", "csd", {"t_range": (0.02, 0.5)}),
-    Arm("csd-strong", "csd", STRONG),
+    Arm("csd-clean-kernel", "csd", PAPER_MIXING | {"noise": "independent", "kernel_on": "clean"}),
+    Arm("csd-divided-by-n", "csd", PAPER_MIXING | {"normalize": "n"}),
+    Arm("csd-full-repulsion", "csd", PAPER_MIXING | {"repulsion": 1.0}),
+    Arm("csd-paper-t", "csd", PAPER_MIXING | {"t_range": (0.02, 0.5)}),
+    Arm("csd-strong", "csd", PAPER_MIXING | STRONG),
     Arm("csd-no-stein-strong", "csd-no-stein", STRONG),
     Arm("sds-strong", "sds", STRONG),
 )

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.engine.options import PAPER_MIXING
 from benchmarks.truth.domains import SEEDS_APART, Arm, column_of, edit_at
 from benchmarks.truth.media import RESIDUALS, SIMILARITY, USUAL_ARMS, Input, MediaDomain
 from benchmarks.worlds.panoramas import find_panorama, render_panorama
@@ -25,7 +26,7 @@ from csd_nerf.synthetic.scenes import Split
 
 PANORAMA_SIZE = (96, 256)
 """Height and width in pixels."""
-_MANY = 100
+_MANY = 1000
 """Number of updates over which the cost of one is averaged."""
 
 
@@ -35,7 +36,7 @@ class PanoramaDomain(MediaDomain):
     arms = (
         *USUAL_ARMS,
         # The paper's method: random windows, plain average.
-        Arm("csd-paper-drawing", "csd", {"drawing": "uniform", "taper": 0}),
+        Arm("csd-paper-drawing", "csd", {**PAPER_MIXING, "drawing": "uniform", "taper": 0}),
         Arm("ip2p-downsize", "ip2p-downsize"),
         Arm("ip2p-windows", "ip2p-windows"),
         Arm("ip2p-tiles", "ip2p-windows", tiles=True),
@@ -84,7 +85,7 @@ class PanoramaDomain(MediaDomain):
             drawing=values.drawing,
             taper=values.taper,
         )
-        return branches * values.batch * canvas.iterations_for(_MANY) / _MANY
+        return branches * canvas.windows_per_iteration * canvas.iterations_for(_MANY) / _MANY
 
     def edit(
         self, given: Input, options: PanoramaOptions

@@ -118,7 +118,7 @@ class EditOptions:
     The rest is the drawn noise. 1: CSD-Edit. 0: SDS."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
-        _unset("{shared,independent}", "shared; independent for ip2p"),
+        _unset("{shared,independent}", "the preset's for the method"),
     ] = None
     """shared: one noise for all frames, or one noise field under all windows.
     independent: a noise for each window or frame."""
@@ -222,6 +222,22 @@ class EditOptions:
         for option, methods in _TAKEN_BY.items():
             if given[option] and method not in methods:
                 raise ValueError(f"{option} needs --method {' or '.join(methods)}, got {method}.")
+        self._check_kernel(method)
+
+    def _check_kernel(self, method: str) -> None:
+        """Refuse options of the kernel between images if nothing is mixed by it."""
+        given = {
+            "--kernel-on clean": self.kernel_on == "clean",
+            "--normalize": self.normalize is not None,
+            "--repulsion": self.repulsion is not None,
+        }
+        mixing = self.values().mixing
+        for option, is_given in given.items():
+            if is_given and mixing != "stein":
+                raise ValueError(
+                    f"{option} needs the mixing stein, got {mixing} from --method {method} and "
+                    f"--preset {self.preset}; take csd with --mixing stein, or leave it out."
+                )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from csd_nerf.bundled import DECAYS, TUNED, TUNED_PANORAMA, TUNED_SDS, UPDATES
+from csd_nerf.bundled import DECAYS, TUNED, TUNED_MIXING, TUNED_PANORAMA, TUNED_SDS, UPDATES
 
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
@@ -109,6 +109,8 @@ _TINY = {
     **TUNED,
     "prior": "tiny",
     "max_batch": None,
+    # Only windows or frames of a batch are mixed, so that a larger one agrees better.
+    "batch": 16,
     "updates": UPDATES,
     "decays": DECAYS,
     "steps": 15,
@@ -141,7 +143,7 @@ def _mixing(method: str) -> dict[str, Any]:
 def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
     if preset == "tiny":
         differ: dict[PanoramaMethod, dict[str, Any]] = {
-            "csd": TUNED_PANORAMA,
+            "csd": {**TUNED_PANORAMA, **TUNED_MIXING},
             "csd-no-stein": TUNED_PANORAMA,
             "sds": {**TUNED_SDS, "learning_rate": 1.5},
         }
@@ -158,12 +160,12 @@ def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
 def _video(preset: Preset, method: VideoMethod) -> dict[str, Any]:
     if preset == "tiny":
         differ: dict[VideoMethod, dict[str, Any]] = {
-            "csd": {},
-            "csd-no-stein": {},
-            "sds": TUNED_SDS,
+            "csd": TUNED_MIXING,
+            "csd-no-stein": {"learning_rate": 1.0},
+            "sds": {**TUNED_SDS, "learning_rate": 1.0},
         }
         sampled = {**_TINY_SAMPLED, "noise": "independent"}
-        return {"batch": 8, **differ.get(method, sampled)}
+        return differ.get(method, sampled)
     # The paper gives a rate of 0.25 to 2 and 200 to 500 iterations; the other values are ours.
     rate = 1.0 if method == "csd" else 0.25
     values = {"learning_rate": rate, "updates": 100, "batch": 8}

@@ -98,7 +98,18 @@ class WindowCanvas:
         """Iterations per sweep; 1 for uniform drawing."""
         if self.drawing == "uniform":
             return 1
-        return -(-self._axes[0].count * self._axes[1].count // self.batch_size)
+        return -(-self._windows_per_sweep // self.batch_size)
+
+    @property
+    def windows_per_iteration(self) -> float:
+        """Mean number of windows of a batch."""
+        if self.drawing == "uniform":
+            return float(min(self.batch_size, self.size))
+        return self._windows_per_sweep / self.batches_per_sweep
+
+    @property
+    def _windows_per_sweep(self) -> int:
+        return self._axes[0].count * self._axes[1].count
 
     def iterations_for(self, updates: int) -> int:
         """Iterations that update a cell `updates` times on average, rounded to whole sweeps."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from csd_nerf.adapters.options import PanoramaOptions, VideoOptions
@@ -35,13 +37,13 @@ def test_plain_sampling_of_frames_takes_noise_of_their_own_unless_told():
     for preset in ("full", "tiny"):
         assert VideoOptions(preset=preset, method="ip2p").values().noise == "independent"
         assert VideoOptions(preset=preset, method="ip2p", noise="shared").values().noise == "shared"
-        assert VideoOptions(preset=preset, method="csd").values().noise == "shared"
+        assert VideoOptions(preset=preset, method="csd-no-stein").values().noise == "shared"
 
 
 def test_given_values_go_over_the_method_and_the_method_over_the_preset():
     sds = VideoOptions(preset="tiny", method="sds").values()
     csd = VideoOptions(preset="tiny").values()
-    assert sds.text_scale != csd.text_scale
+    assert sds.t_range != csd.t_range
     assert VideoOptions(preset="tiny", method="sds", text_scale=9.0).values().text_scale == 9.0
     assert PanoramaOptions(preset="tiny", t_range=(0.1, 0.2)).values().t_range == (0.1, 0.2)
 
@@ -50,9 +52,23 @@ def test_given_values_go_over_the_method_and_the_method_over_the_preset():
 @pytest.mark.parametrize("preset", ["full", "small", "release", "tiny"])
 def test_presets_take_the_paper_s_share_and_order_unless_told(kind, preset):
     values = kind(preset=preset).values()
-    assert (values.source_share, values.t_order) == (1.0, "random")
+    assert values.source_share == 1.0
+    assert (values.t_order == "random") == (preset != "tiny")
     told = kind(preset=preset, source_share=0.0, t_order="falling").values()
     assert (told.source_share, told.t_order) == (0.0, "falling")
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+def test_only_the_tiny_preset_departs_from_the_paper_s_mixing(kind):
+    def mixing(preset: Any, method: Any = "csd") -> tuple[str, str]:
+        values = kind(preset=preset, method=method).values()
+        return values.mixing, values.noise
+
+    assert mixing("full") == mixing("small") == ("stein", "shared")
+    assert mixing("release") == ("stein", "independent")
+    assert mixing("tiny") == ("patch", "independent")
+    for method in ("csd-no-stein", "sds"):
+        assert mixing("tiny", method) == ("none", "shared")
 
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])

@@ -87,21 +87,19 @@ GIVEN = {
     "t_range": (0.1, 0.6),
     "t_order": "falling",
     "noise": "independent",
-    "kernel_on": "clean",
-    "normalize": "n",
-    "repulsion": 0.7,
     "max_batch": 3,
 }
+KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
 
 
 @pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
 @pytest.mark.parametrize(
     ("method", "given", "meant"),
     [
-        ("csd", {}, ("stein", "csd")),
-        ("csd", {"residual": "dds"}, ("stein", "dds")),
-        ("csd", {"mixing": "patch"}, ("patch", "csd")),
-        ("csd", {"source_share": 0.25}, ("stein", "csd")),
+        ("csd", {}, ("patch", "csd")),
+        ("csd", {"residual": "dds"}, ("patch", "dds")),
+        ("csd", {"mixing": "stein"}, ("stein", "csd")),
+        ("csd", {"source_share": 0.25}, ("patch", "csd")),
         ("csd-no-stein", {"source_share": 0.0}, ("none", "csd")),
         ("csd-no-stein", {}, ("none", "csd")),
         ("sds", {}, ("none", "sds")),
@@ -113,11 +111,15 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
     prompts = {"negative_prompt": "fog", "source_prompt": "a plain"}
     options = {"iterations": 12, "decays": 2, "drawing": "uniform", **given}
-    edit(kind, TintPrior(), method=method, **options, **prompts, **GIVEN)
     mixing, residual = meant
+    kernel = KERNEL if mixing == "stein" else {}
+    edit(kind, TintPrior(), method=method, **options, **prompts, **GIVEN, **kernel)
+    if not kernel:
+        # Nothing is mixed by a kernel between images, so the preset's values have no effect.
+        kernel = {"normalize": "rowsum", "repulsion": 0.0}
     share = {"source_share": given.get("source_share", 1.0)}
     assert asked["settings"] == EditSettings(
-        iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN
+        iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN, **kernel
     )
     assert asked["prompts"] == ["swap"]
     assert {name: asked[name] for name in prompts} == prompts
@@ -137,6 +139,24 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
 def test_options_are_refused_for_methods_without(method, given, message):
     with pytest.raises(ValueError, match=f"{message}, got {method}"):
         VideoOptions(method=method, **given)
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--kernel-on clean", {"kernel_on": "clean"}),
+        ("--normalize", {"normalize": "n"}),
+        ("--repulsion", {"repulsion": 0.0}),
+    ],
+)
+def test_options_of_the_kernel_are_refused_where_there_is_none(option, given):
+    VideoOptions(preset="tiny", mixing="stein", **given)
+    PanoramaOptions(preset="full", **given)
+    for kind in (VideoOptions, PanoramaOptions):
+        with pytest.raises(ValueError, match=f"{option} needs the mixing stein, got patch from"):
+            kind(preset="tiny", **given)
+        with pytest.raises(ValueError, match=f"{option} .* got none from --method sds and"):
+            kind(method="sds", **given)
 
 
 def test_options_reach_the_windows_of_a_panorama(monkeypatch):

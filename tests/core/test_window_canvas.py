@@ -126,6 +126,15 @@ def test_the_mean_number_of_updates_is_foretold():
         assert float(canvas.updates.mean()) == pytest.approx(20, rel=most)
 
 
+@pytest.mark.parametrize("drawing", ["balanced", "uniform"])
+@pytest.mark.parametrize("batch", [1, 5, 1000])
+def test_the_number_of_windows_of_an_iteration_is_the_mean_of_those_drawn(drawing, batch):
+    canvas = make(20, 32, window=(8, 8), drawing=drawing, batch_size=batch)
+    source, iterations = randomness(3), 3 * canvas.batches_per_sweep
+    drawn = sum(len(canvas.draw_batch(source)) for _ in range(iterations))
+    assert canvas.windows_per_iteration == pytest.approx(drawn / iterations)
+
+
 def test_a_sweep_has_one_timestep_and_one_field_of_noise():
     canvas, source = make(batch_size=3), randomness()
     seen = []

@@ -79,15 +79,15 @@ def test_an_update_without_a_share_costs_no_estimate_of_the_source(share, branch
 
 def test_a_video_s_cost_counts_the_share(tmp_path):
     given = VideoDomain(priors.load("tiny"), {}, Store(tmp_path))
-    # At the tiny preset's image scale of 1 the source has one estimate, the target two.
+    # At scales of 1 the source and the target have one estimate each.
     costs = [given.cost(VideoOptions(preset="tiny", source_share=s)) for s in (1.0, 0.5, 0.0)]
-    assert costs == [3, 3, 2]
+    assert costs == [2, 2, 1]
 
 
 def test_a_scene_s_plan_spends_what_the_share_saves():
     start = GRIDS["scene"].methods["csd"].start
     usual, without = (plan_arm("csd", {**start, "source_share": s}, csd={}) for s in (1.0, 0.0))
-    assert start["image_scale"] == 1.0
-    # Two estimates instead of three; the budget is still that of csd.
-    assert without.iterations == round(usual.iterations * 3 / 2)
+    assert (start["text_scale"], start["image_scale"]) == (1.0, 1.0)
+    # One estimate instead of two; the budget is still that of csd.
+    assert without.iterations == usual.iterations * 2
     assert without.evaluations == usual.evaluations

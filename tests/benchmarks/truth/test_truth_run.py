@@ -17,6 +17,7 @@ from benchmarks.truth.media import Input
 from benchmarks.truth.residuals import Guidance
 from benchmarks.truth.run import run_truth
 from benchmarks.truth.settings import TruthSettings
+from benchmarks.truth.tuned import write_tuned
 from benchmarks.truth.videos import VideoDomain
 from csd_nerf import priors
 from csd_nerf.evaluation.tables import Row
@@ -184,7 +185,7 @@ def test_half_a_budget_is_half_of_the_evaluations(tmp_path, monkeypatch, arm):
     counted = {}
     for budget in (1.0, 0.5):
         prior.evaluations = 0
-        run_truth(settings(tmp_path, arms=(arm,), budgets=(budget,), updates=4))
+        run_truth(settings(tmp_path, arms=(arm,), budgets=(budget,), updates=6))
         (row,) = [row for row in rows_of(tmp_path) if row["arm"] == arm]
         counted[budget] = (prior.evaluations, row["evaluations"])
     (whole, told), (half, told_half) = counted[1.0], counted[0.5]
@@ -210,6 +211,8 @@ def test_ablations_tell_what_is_left_of_the_residuals_at_the_truth(tmp_path, run
         return {"csd": {"bias_0.1": 0.25}, "sds": {"bias_0.1": 0.125}}
 
     monkeypatch.setattr(media, "residuals_at_truth", residuals)
+    entry = {"split": "validation", "inputs": 1, "seeds": 1, "edits": ["fog"], "prior": "x"}
+    write_tuned("video", "csd", {**entry, "options": {"text_scale": 1.25}})
     for _ in range(2):
         run_truth(settings(tmp_path, arms=(), ablations=True))
     scales = {"csd": Guidance(1.0, 1.25), "sds": Guidance(1.0, 1.0)}
