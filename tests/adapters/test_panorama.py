@@ -27,7 +27,7 @@ def tiny():
 
 
 FEW = {"batch": 2, "iterations": 3, "steps": 3}
-GIVEN = {"text_scale": 2.5, "image_scale": 1.5, "normalize": "n"}
+GIVEN = {"text_scale": 2.5, "image_scale": 1.5}
 """What the preset would give otherwise, which is tuned now and then."""
 
 
