@@ -121,6 +121,17 @@ def test_every_experiment_on_pictures_runs_and_stands_beside_the_paper(name, tmp
     assert told == (name in ("figure5", "figure7"))
 
 
+@pytest.mark.parametrize("name", ["table2", "table3"])
+def test_the_paper_s_experiments_mix_as_the_paper_does_with_the_tiny_prior_too(name, tmp_path):
+    settings = PaperSettings(experiment=name, output=tmp_path, tiny=True)
+    setup = Setup(EXPERIMENTS[name], settings, Store(tmp_path), Networks(clip=None), SMALLEST)
+    lines = {line.method: line for line in setup.experiment.lines if line.method}
+    values = images.line_options(setup, lines["csd"], "make it night").values()
+    assert (values.mixing, values.noise) == ("stein", "shared")
+    for method in {"csd-no-stein", "sds"} & {*lines}:
+        assert images.line_options(setup, lines[method], "fog").values().mixing == "none"
+
+
 def test_without_weights_the_truth_still_judges(tmp_path, monkeypatch):
     missing_networks(monkeypatch)
     settings = PaperSettings(experiment="table3", output=tmp_path, tiny=True, clip="some")

@@ -128,6 +128,8 @@ def test_arms_differ_in_mixing_and_in_what_rounds_share(domain):
     assert found["stein-shared-noise"] == ("stein", "shared", False)
     assert found["patch-repeated-noise"] == ("patch", "shared", True)
     assert found["sds-repeated-noise"] == ("none", "shared", True)
+    assert found["patch-own-noise"] == ("patch", "independent", False)
+    assert found["patch-own-repeated-noise"] == ("patch", "independent", True)
     assert configs["sds-repeated-noise"].edit.residual == "sds"
     assert {configs[name].edit.t_order for name in found} == {"falling"}
 
@@ -135,6 +137,11 @@ def test_arms_differ_in_mixing_and_in_what_rounds_share(domain):
 def test_the_options_are_those_tuned_on_sets_of_images():
     entry = {"options": {"learning_rate": 9.0}, "split": "validation", "inputs": 3, "seeds": 1}
     write_tuned("choice", "patch-shared-noise", {**entry, "edits": ["change sky"], "prior": "x"})
+    write_tuned(
+        "choice", "patch-own-noise", {**entry, "options": {"learning_rate": 5.0}, "prior": "x"}
+    )
+    for name in ("patch-own-noise", "patch-own-repeated-noise"):
+        assert tuned_arm("choice-scene", ARMS[name]).options["learning_rate"] == 5.0
     for name in ("patch-shared-noise", "patch-repeated-noise"):
         assert tuned_arm("choice-scene", ARMS[name]).options["learning_rate"] == 9.0
     assert tuned_arm("choice-scene", ARMS["stein-shared-noise"]).options["learning_rate"] == 2.0

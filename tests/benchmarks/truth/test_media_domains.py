@@ -131,6 +131,23 @@ def test_every_ablation_differs_from_csd_or_its_peer(domain, medium):
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.parametrize("medium", ["panorama", "video"])
+def test_arms_mix_as_their_names_say_whatever_the_preset_does(domain, medium):
+    given = domain(medium)
+    found = {}
+    for arm in (*given.arms, *given.ablations):
+        if arm.method in ("csd", "csd-no-stein", "sds"):
+            values = arm_options(given, arm.name).values()
+            found[arm.name] = (values.mixing, values.noise)
+    for name, (mixing, noise) in found.items():
+        own = "independent" if "own-noise" in name or "independent" in name else "shared"
+        assert noise == ("independent" if name == "csd-clean-kernel" else own), name
+        plain_ones = ("csd-no-stein", "sds")
+        mixes = "patch" if "patch" in name else "stein"
+        assert mixing == ("none" if name.startswith(plain_ones) else mixes), name
+    assert found["csd"] == ("stein", "shared")
+
+
 def test_plain_windows_update_more_with_one_budget(domain):
     ours, paper = (
         arm_options(domain("panorama", updates=40), name) for name in ("csd", "csd-paper-drawing")

@@ -63,6 +63,14 @@ def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
     assert config.pipeline.model.implementation == "torch"
 
 
+def test_only_the_tiny_preset_departs_from_the_paper_s_mixing():
+    for method in (entry.csd_edit, entry.csd_edit_small, entry.csd_edit_tiny):
+        edit = method.config.pipeline.edit
+        is_tiny = method.config.method_name == "csd-edit-tiny"
+        wanted = ("patch", "independent") if is_tiny else ("stein", "shared")
+        assert (edit.mixing, edit.noise) == wanted
+
+
 def parsed(name: str, *arguments: str):
     """The config that a command line of ns-train gives."""
     import tyro
