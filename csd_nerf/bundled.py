@@ -20,7 +20,7 @@ TUNED: dict[str, Any] = {
     "t_range": (0.02, 0.8),
     "t_order": "falling-first",
     "normalize": "rowsum",
-    # Particles that share one noise need no repulsion.
+    # For Stein mixing: particles that share one noise need no repulsion.
     "repulsion": 0.0,
 }
 """Fields of `EditSettings` that differ from the paper's values, for scenes and videos, with any

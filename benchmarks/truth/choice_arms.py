@@ -33,7 +33,6 @@ DECAYS = 5
 """Number of decays of the learning rate in a run."""
 OPTIMISED: dict[str, Any] = {
     **TUNED,
-    "learning_rate": 2.0,
     # An instruction that leaves the answer open needs a stronger push.
     "text_scale": 3.0,
     # An image decides for an answer at high noise levels.

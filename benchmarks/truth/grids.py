@@ -69,12 +69,10 @@ _GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.5, 2.0)}
 _SAMPLED = Grid({"text_scale": 2.0, "image_scale": 1.5}, (_GUIDANCE,))
 
 
-def _optimised(
-    rate: float, *, rates: tuple[float, ...] = _RATES, text_scale: float = TUNED["text_scale"]
-) -> Grid:
+def _optimised(rate: float, *, rates: tuple[float, ...] = _RATES) -> Grid:
     """Range and order of the timesteps together, then the rate, then the text scale."""
     return Grid(
-        {**_OPTIMISED, "t_order": "random", "learning_rate": rate, "text_scale": text_scale},
+        {**_OPTIMISED, "t_order": "random", "learning_rate": rate},
         (_TIMESTEPS, {"learning_rate": rates}, {"text_scale": (1.0, 1.25, 1.5, 2.0)}),
     )
 
@@ -109,7 +107,7 @@ GRIDS: dict[str, DomainGrids] = {
         {
             "csd": _optimised(2.0),
             "csd-no-stein": _optimised(2.0),
-            "sds": _optimised(1.0, text_scale=1.0),
+            "sds": _optimised(1.0),
             "ip2p": _SAMPLED,
         },
         {"csd-share": _with_share(_optimised(2.0)), **_STRONG_ARMS, **_DIVIDED},
@@ -118,7 +116,7 @@ GRIDS: dict[str, DomainGrids] = {
         {
             "csd": _optimised(2.0),
             "csd-no-stein": _optimised(1.5),
-            "sds": _optimised(1.5, text_scale=1.0),
+            "sds": _optimised(1.5),
             "ip2p-downsize": _SAMPLED,
             "ip2p-windows": _SAMPLED,
         },
@@ -128,7 +126,7 @@ GRIDS: dict[str, DomainGrids] = {
         {
             "csd": _SCENE,
             "csd-no-stein": _SCENE,
-            "sds": Grid({**TUNED, "text_scale": 1.0}, ()),
+            "sds": _SCENE,
             "ip2p": Grid(_SAMPLED.start, ()),
             "in2n": _IN2N,
         },

@@ -49,7 +49,8 @@ TUNING_COUNTS = {
     "choice": Counts(12, 1),
 }
 """The default counts of `--tune`: each of the edits that are tuned on, for scenes half of them.
-Scenes with choices take what was tuned on sets of images."""
+Other arms of scenes than Instruct-NeRF2NeRF's, and scenes with choices, take what was tuned on
+other domains; see `tuned.SHARED`."""
 _DEFAULT = tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the domain's)")
 
 
