@@ -71,16 +71,17 @@ CHOICE_ARMS = (
         for name, options in _METHODS.items()
         for noise, drawn in (("own-noise", _OWN), ("shared-noise", _SHARED))
     ),
-    Arm("patch-half-source", "edit", {"mixing": "patch", "source_share": 0.5, **_SHARED}),
+    # With the share of the source's estimate that is best on validation inputs.
+    Arm("patch-share-own-noise", "edit", {"mixing": "patch", **_OWN}),
     Arm("sds-shared-noise", "edit", {"mixing": "none", "residual": "sds", **_SHARED}),
-    Arm("sds-patch-shared-noise", "edit", {"mixing": "patch", "residual": "sds", **_SHARED}),
+    Arm("sds-patch-own-noise", "edit", {"mixing": "patch", "residual": "sds", **_OWN}),
     Arm("ip2p-own-noise", "ip2p", _OWN),
     Arm("ip2p-shared-noise", "ip2p", _SHARED),
 )
 """none: every image follows its own residual. stein: CSD-Edit; with shared noise as printed in the
 paper, with a noise for each image as in the authors' release. patch: mixing by patches of the
-source; half-source: with the drawn noise in place of half of the source's estimate. sds: SDS, which
-subtracts the drawn noise. ip2p: InstructPix2Pix; in panoramas, own noise
+source; share: with the drawn noise in place of a part of the source's estimate. sds: SDS, which
+subtracts the drawn noise alone. ip2p: InstructPix2Pix; in panoramas, own noise
 means tiles that are sampled each for itself, shared noise means overlapping windows on one canvas.
 Of the references, source is the unedited set, and autoencoder the first answer encoded and decoded.
 """

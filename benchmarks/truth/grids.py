@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.truth.choice_arms import OPTIMISED, SAMPLED
 from benchmarks.truth.domains import Arm
-from csd_nerf.bundled import TUNED
+from csd_nerf.bundled import TUNED, TUNED_PANORAMA, TUNED_SDS
 
 Options = Mapping[str, Any]
 
@@ -59,36 +59,54 @@ def grid_of(domain: str, arm: Arm) -> Grid:
 
 _RATES = (0.5, 1.0, 2.0, 4.0)
 _LOW_RATES = (0.125, 0.25, 0.5, 1.0)
-_HIGH_RATES = (2.0, 5.0, 10.0, 20.0)
 _TIMESTEPS = {
     "t_range": ((0.02, 0.5), (0.02, 0.8), (0.02, 0.95)),
     "t_order": ("falling", "falling-first", "random"),
 }
 _OPTIMISED = {key: TUNED[key] for key in ("text_scale", "image_scale", "t_range")}
 _GUIDANCE = {"text_scale": (1.0, 1.5, 2.0, 3.0), "image_scale": (1.0, 1.5, 2.0)}
+_SHARES = {"source_share": (0.25, 0.5, 0.75)}
 _SAMPLED = Grid({"text_scale": 2.0, "image_scale": 1.5}, (_GUIDANCE,))
 
 
-def _optimised(rate: float, *, rates: tuple[float, ...] = _RATES) -> Grid:
+def _optimised(rate: float) -> Grid:
     """Range and order of the timesteps together, then the rate, then the text scale."""
     return Grid(
         {**_OPTIMISED, "t_order": "random", "learning_rate": rate},
-        (_TIMESTEPS, {"learning_rate": rates}, {"text_scale": (1.0, 1.25, 1.5, 2.0)}),
+        (_TIMESTEPS, {"learning_rate": _RATES}, {"text_scale": (1.0, 1.25, 1.5, 2.0)}),
     )
 
 
 def _with_share(grid: Grid) -> Grid:
     """The same with the share of the source's estimate, which is 1 in csd and 0 in sds."""
-    share = {"source_share": (0.25, 0.5, 0.75)}
-    return Grid({**grid.start, "source_share": 0.5}, (*grid.stages, share))
+    return Grid({**grid.start, "source_share": 0.5}, (*grid.stages, _SHARES))
 
 
-_STRONG = _optimised(0.5, rates=_LOW_RATES)
-# Guidance at the scale for which InstructPix2Pix was trained wants smaller steps.
-_STRONG_ARMS = dict.fromkeys(("csd-strong", "csd-no-stein-strong", "sds-strong"), _STRONG)
-# Division by n instead of the row sum makes steps shorter by the ratio of the two, 0.2 to 0.4
-# for these batches.
-_DIVIDED = {"csd-divided-by-n": _optimised(5.0, rates=_HIGH_RATES)}
+def _ablations(tuned: Options) -> dict[str, Grid]:
+    """The searches of the ablations, which differ from csd in one setting.
+
+    They have csd's timesteps, and are judged at the rate and the text scale that suit them.
+    """
+    start = {key: tuned[key] for key in (*_OPTIMISED, "t_order", "learning_rate")}
+
+    def grid(rates: tuple[float, ...] = _RATES, **differ: Any) -> Grid:
+        scales = {"text_scale": (1.0, 1.25, 1.5)}
+        return Grid({**start, **differ}, ({"learning_rate": rates}, scales))
+
+    return {
+        "csd-independent-noise": grid(),
+        "csd-no-stein-independent-noise": grid(),
+        "sds-independent-noise": grid(**TUNED_SDS),
+        "csd-clean-kernel": grid(),
+        # Division by n instead of the row sum makes steps shorter by the ratio of the two, 0.2 to
+        # 0.4 for these batches.
+        "csd-divided-by-n": grid((2.0, 5.0, 10.0, 20.0)),
+        "csd-full-repulsion": grid(),
+        "csd-paper-t": grid(),
+        # Guidance at the scale for which InstructPix2Pix was trained wants smaller steps.
+        **dict.fromkeys(("csd-strong", "csd-no-stein-strong", "sds-strong"), grid(_LOW_RATES)),
+    }
+
 
 # Scenes, whose runs take minutes, take what was tuned on videos; see `tuned.SHARED`. Only the
 # update that no video has is searched, one option at a time.
@@ -97,7 +115,14 @@ _IN2N = Grid(
     _SAMPLED.start, ({"text_scale": (1.0, 1.5, 2.0, 3.0)}, {"image_scale": (1.0, 1.5, 2.0)})
 )
 
-_CHOICE = ("learning_rate", "text_scale", "t_range", "t_order")
+_CHOICE_GRID = Grid(
+    {key: OPTIMISED[key] for key in ("learning_rate", "text_scale", "t_range", "t_order")},
+    (
+        {"learning_rate": (1.0, 2.0, 4.0, 8.0), "text_scale": (1.0, 1.5, 3.0, 5.0)},
+        {"t_range": ((0.02, 0.8), (0.02, 0.95), (0.02, 0.98))},
+        {"t_order": ("falling", "random")},
+    ),
+)
 
 # In the same way scenes with choices take what was tuned on sets of images.
 _CHOICE_SCENE = Grid(OPTIMISED, ())
@@ -110,7 +135,12 @@ GRIDS: dict[str, DomainGrids] = {
             "sds": _optimised(1.0),
             "ip2p": _SAMPLED,
         },
-        {"csd-share": _with_share(_optimised(2.0)), **_STRONG_ARMS, **_DIVIDED},
+        {
+            **dict.fromkeys(
+                ("csd-share", "csd-patch-own-noise-share"), _with_share(_optimised(2.0))
+            ),
+            **_ablations(TUNED),
+        },
     ),
     "panorama": DomainGrids(
         {
@@ -120,7 +150,12 @@ GRIDS: dict[str, DomainGrids] = {
             "ip2p-downsize": _SAMPLED,
             "ip2p-windows": _SAMPLED,
         },
-        {"csd-share": _with_share(_optimised(2.0)), **_STRONG_ARMS, **_DIVIDED},
+        {
+            **dict.fromkeys(
+                ("csd-share", "csd-patch-own-noise-share"), _with_share(_optimised(2.0))
+            ),
+            **_ablations({**TUNED, **TUNED_PANORAMA}),
+        },
     ),
     "scene": DomainGrids(
         {
@@ -133,17 +168,7 @@ GRIDS: dict[str, DomainGrids] = {
     ),
     "choice": DomainGrids(
         {
-            "edit": Grid(
-                {key: OPTIMISED[key] for key in _CHOICE},
-                (
-                    {
-                        "learning_rate": (1.0, 2.0, 4.0, 8.0),
-                        "text_scale": (1.0, 1.5, 3.0, 5.0),
-                    },
-                    {"t_range": ((0.02, 0.8), (0.02, 0.95), (0.02, 0.98))},
-                    {"t_order": ("falling", "random")},
-                ),
-            ),
+            "edit": _CHOICE_GRID,
             "ip2p": Grid(
                 {key: SAMPLED[key] for key in ("text_scale", "image_scale")},
                 (
@@ -154,6 +179,7 @@ GRIDS: dict[str, DomainGrids] = {
                 ),
             ),
         },
+        {"patch-share-own-noise": _with_share(_CHOICE_GRID)},
     ),
     "choice-scene": DomainGrids(
         {

@@ -33,16 +33,19 @@ _MOST_STEPS = 50
 
 RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
 """The methods that optimise, with their residuals."""
+_PATCH = {"mixing": "patch", "noise": "independent"}
 USUAL_ARMS = (
     Arm("source", None),
     Arm("autoencoder", None),
     Arm("csd", "csd", PAPER_MIXING),
     Arm("csd-no-stein", "csd-no-stein"),
     Arm("sds", "sds"),
-    # csd with the share of the source's estimate that is best on validation inputs.
+    # share: with the share of the source's estimate that is best on validation inputs.
     Arm("csd-share", "csd", PAPER_MIXING),
     Arm("csd-patch", "csd", {"mixing": "patch", "noise": "shared"}),
-    Arm("csd-patch-own-noise", "csd", {"mixing": "patch", "noise": "independent"}),
+    Arm("csd-patch-own-noise", "csd", _PATCH),
+    Arm("csd-patch-own-noise-share", "csd", _PATCH),
+    Arm("sds-patch-own-noise", "sds", _PATCH),
 )
 """The references are the unedited source, and the true edit encoded and decoded, which shows the
 error of the autoencoder."""

@@ -105,9 +105,9 @@ def test_without_a_share_an_arm_makes_as_many_updates_as_sds(sets, monkeypatch):
         ("stein-shared-noise", "stein", "shared", "csd", 15),
         ("patch-own-noise", "patch", "independent", "csd", 15),
         ("patch-shared-noise", "patch", "shared", "csd", 15),
-        ("patch-half-source", "patch", "shared", "csd", 15),
+        ("patch-share-own-noise", "patch", "independent", "csd", 15),
         ("sds-shared-noise", "none", "shared", "sds", 22),
-        ("sds-patch-shared-noise", "patch", "shared", "sds", 22),
+        ("sds-patch-own-noise", "patch", "independent", "sds", 22),
     ],
 )
 def test_each_arm_edits_as_its_name_says(
@@ -119,7 +119,7 @@ def test_each_arm_edits_as_its_name_says(
     assert (found.normalize, found.repulsion, found.t_range) == ("rowsum", 0.0, (0.02, 0.95))
     assert -(-iterations // found.decay_every) == 5
     assert found.t_order == "falling"
-    assert found.source_share == (0.5 if name == "patch-half-source" else 1)
+    assert found.source_share == (0.5 if name == "patch-share-own-noise" else 1)
 
 
 def test_tuned_options_are_those_of_their_arm_and_the_user_s_win(sets, monkeypatch):

@@ -142,9 +142,8 @@ def test_arms_mix_as_their_names_say_whatever_the_preset_does(domain, medium):
     for name, (mixing, noise) in found.items():
         own = "independent" if "own-noise" in name or "independent" in name else "shared"
         assert noise == ("independent" if name == "csd-clean-kernel" else own), name
-        plain_ones = ("csd-no-stein", "sds")
-        mixes = "patch" if "patch" in name else "stein"
-        assert mixing == ("none" if name.startswith(plain_ones) else mixes), name
+        unmixed = name.startswith(("csd-no-stein", "sds"))
+        assert mixing == ("patch" if "patch" in name else "none" if unmixed else "stein"), name
     assert found["csd"] == ("stein", "shared")
 
 

@@ -22,6 +22,7 @@ from benchmarks.truth.tune import run_tune
 from benchmarks.truth.tuned import read_tuned, tuned_arm, tuned_file, write_tuned
 from benchmarks.truth.videos import VideoDomain
 from csd_nerf.adapters.options import Values
+from csd_nerf.bundled import TUNED, TUNED_PANORAMA, TUNED_SDS
 from csd_nerf.synthetic.edits import all_edits
 
 KINDS: dict[str, Any] = {
@@ -185,10 +186,29 @@ def test_options_tuned_with_other_weights_are_told(tmp_path, edits):
 
 
 def test_the_start_is_the_arm_that_has_no_entry():
-    arm = Arm("csd-paper-t", "csd", {"t_range": (0.02, 0.5)})
+    arm = Arm("csd", "csd", {"t_range": (0.02, 0.5)})
     found = tuned_arm("video", arm).options
     assert found == {**GRIDS["video"].methods["csd"].start, "t_range": (0.02, 0.5)}
     assert tuned_arm("video", Arm("source", None)).options == {}
+
+
+@pytest.mark.parametrize(
+    ("domain", "csd"), [("video", TUNED), ("panorama", {**TUNED, **TUNED_PANORAMA})]
+)
+def test_ablations_have_csd_s_timesteps_and_a_rate_and_a_scale_of_their_own(domain, csd):
+    grids_of_arms = {
+        arm.name: (arm.options, grid_of(domain, arm))
+        for arm in KINDS[domain].ablations
+        if arm.method != "ip2p"
+    }
+    assert len(grids_of_arms) == 10
+    for name, (own, grid) in grids_of_arms.items():
+        expected = {**csd, **TUNED_SDS} if name == "sds-independent-noise" else csd
+        start = {**grid.start, **own}
+        assert start["t_range"] == own.get("t_range", expected["t_range"])
+        assert start["t_order"] == expected["t_order"]
+        searched = [option for stage in grid.stages for option in stage]
+        assert searched == [o for o in ("learning_rate", "text_scale") if o not in own]
 
 
 def test_the_share_of_an_arm_is_searched_and_reaches_the_editor(tmp_path, edits, monkeypatch):
