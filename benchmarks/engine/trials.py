@@ -52,13 +52,18 @@ class Trial:
 class Store:
     """A folder with the results of trials, each in a subfolder named by the trial's id."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, known: Sequence[Row] = ()) -> None:
         """Open a folder, which is made if it does not exist.
+
+        Args:
+            output: The folder.
+            known: Rows of a record. Trials with their ids count as finished, without files.
 
         Raises:
             OSError: If files can't be written there.
         """
         self.output = output
+        self._known = {row["trial"]: row for row in known}
         check_writable(output / RECORD)
 
     def folder(self, trial: Trial | str) -> Path:
@@ -73,7 +78,8 @@ class Store:
         """
         path = self.folder(trial) / RECORD
         if not path.is_file():
-            return None
+            known = self._known.get(trial.id)
+            return None if known is None else {**known, **trial.labels}
         try:
             found = json.loads(path.read_text("utf8"))["row"]
             return {**trial.labels, **found, "trial": trial.id}

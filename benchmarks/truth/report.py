@@ -100,16 +100,28 @@ def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, 
 
 
 def save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
-    """Write sheet.png: first, middle and last frame of each input, one column per arm and truth."""
-    columns: dict[str, list[Tensor]] = {name: [] for name in (*names, TRUTH)}
-    for trial in trials:
-        labels = trial.labels
-        if labels["seed"] == 0 and labels["budget"] == budget:
-            columns[labels["arm"]].append(_three_frames(store.folder(trial) / EDITED))
-            if labels["arm"] == names[0]:
-                columns[TRUTH].append(_three_frames(store.folder(trial) / TRUTH))
-    pictures = {name: torch.cat(shown) for name, shown in columns.items()}
+    """Write sheet.png: first, middle and last frame of each input, one column per arm and truth.
+
+    Arms whose results are from a record have no pictures and are left out.
+    """
+    shown = [trial for trial in trials if _is_shown(trial, budget)]
+    bare = {trial.labels["arm"] for trial in shown if not (store.folder(trial) / EDITED).is_dir()}
+    seen = [name for name in names if name not in bare]
+    if not seen:
+        return
+    columns: dict[str, list[Tensor]] = {name: [] for name in (*seen, TRUTH)}
+    for trial in shown:
+        arm, folder = trial.labels["arm"], store.folder(trial)
+        if arm in seen:
+            columns[arm].append(_three_frames(folder / EDITED))
+        if arm == seen[0]:
+            columns[TRUTH].append(_three_frames(folder / TRUTH))
+    pictures = {name: torch.cat(images) for name, images in columns.items()}
     save_contact_sheet(store.output / "sheet.png", pictures)
+
+
+def _is_shown(trial: Trial, budget: float) -> bool:
+    return trial.labels["seed"] == 0 and trial.labels["budget"] == budget
 
 
 def _three_frames(folder: Path) -> Float[Tensor, "n 3 h w"]:

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.pictures import save_frames
 from benchmarks.engine.progress import Progress
+from benchmarks.engine.records import read_record
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
@@ -86,7 +87,8 @@ class Runs:
 def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
     """Run all trials of these arms that are not finished."""
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
-    store, exact = Store(settings.output), settings.prior == EXACT
+    known = [row for path in settings.records for row in read_record(path)["rows"]]
+    store, exact = Store(settings.output, known), settings.prior == EXACT
     domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
     runs = Runs(store, domain, EXACT if exact else weights_digest(settings.prior))
     jobs = [job for arm in arms for job in _jobs(arm, settings)]

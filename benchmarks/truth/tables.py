@@ -38,8 +38,9 @@ def record_of(
         residuals: Rows of the table of residuals; empty for no such table.
         tuning: How the arms were tuned, from `tuning_note`.
     """
-    # A prior may be a folder; the digest of its weights decides each trial's id.
-    asked = {key: value for key, value in vars(settings).items() if key not in ("output", "prior")}
+    # Folders and files are left out. The digest of a prior's weights decides each trial's id.
+    paths = ("output", "prior", "records")
+    asked = {key: value for key, value in vars(settings).items() if key not in paths}
     return {
         "experiment": "truth",
         "settings": {**asked, **dataclasses.asdict(settings.counts)},

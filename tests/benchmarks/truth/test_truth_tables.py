@@ -80,7 +80,7 @@ def test_equal_results_make_equal_files(finished):
     output, _ = finished
     before = (output / "record.json.gz").read_bytes()
     asked = json.loads((output / "results.json").read_text())["settings"]
-    lists = {name: tuple(asked.pop(name)) for name in ("budgets", "arms")}
+    lists = {name: tuple(asked.pop(name)) for name in ("budgets", "arms", "records")}
     run_truth(TruthSettings(output=output, **asked, **lists))
     assert (output / "record.json.gz").read_bytes() == before
 
