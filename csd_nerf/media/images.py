@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -31,6 +31,7 @@ _ORIENTATION = 0x0112
 """The EXIF tag."""
 _LYING = range(5, 9)
 """EXIF orientations that swap width and height."""
+_DEEP = "16 bits a channel brought to 8"
 _LONGEST_EDGE = {"JPEG": 65500, "WEBP": 16383}
 _NAMES = {
     "1": "black and white",
@@ -76,6 +77,28 @@ def read_image(
             ImageOps.exif_transpose(image, in_place=True)
         whole = _rgb(image, path, notices, keep_alpha=keep_alpha)
         return torch.from_numpy(np.array(whole)), notices
+
+
+def read_mask(path: Path, *, upright: bool = True) -> Bool[Tensor, "H W"]:
+    """Read a mask: True where a picture is neither black nor fully transparent.
+
+    Args:
+        path: The file, grey, palette or colour.
+        upright: As for `read_image`.
+
+    Raises:
+        FileNotFoundError: As `read_image` does.
+        ValueError: As `read_image` does.
+    """
+    image, notices = read_image(path, keep_alpha=True, upright=upright)
+    if _DEEP in notices:
+        # A grey mask of 0 and 1 would be black after its scaling to 8 bits.
+        with _no_pixel_limit(), _open(path) as deep:
+            whole = np.asarray(ImageOps.exif_transpose(deep) if upright else deep)
+        if whole.ndim == 2:
+            return torch.from_numpy(whole > 0)
+    white = image[..., :3].amax(2) > 0
+    return white & (image[..., 3] > 0) if image.shape[2] == 4 else white
 
 
 def image_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
@@ -194,7 +217,7 @@ def _notices_of_file(image: Image.Image) -> Iterator[str]:
     if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
         yield f"only the first of its {count} frames is used"
     if any(";16" in str(part[3]) for part in getattr(image, "tile", [])):
-        yield "16 bits a channel brought to 8"
+        yield _DEEP
 
 
 def _rgb(image: Image.Image, path: Path, notices: list[str], *, keep_alpha: bool) -> Image.Image:
@@ -221,7 +244,6 @@ def _from_16_bits(image: Image.Image, path: Path, notices: list[str]) -> Image.I
         raise ValueError(
             f"A picture may have 8 or 16 bits a channel, got {path} with 32; save it with 16."
         )
-    notice = "16 bits a channel brought to 8"
-    notices.extend(text for text in (notice, "grey converted to RGB") if text not in notices)
+    notices.extend(text for text in (_DEEP, "grey converted to RGB") if text not in notices)
     scaled = (grey.astype(np.uint32) + 128) // 257
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,10 +43,14 @@ class RoundReport:
     metrics: dict[str, float]
     wants_picture: bool
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path, *, notices: Sequence[str] = ()) -> Path:
         """Save a contact sheet, round_INDEX.png, and a JSON file of the same name.
 
-        The JSON file holds the request and the metrics.
+        The JSON file holds the request, the metrics and the notices.
+
+        Args:
+            folder: The folder of all rounds.
+            notices: What was put right or could not be honoured in the whole run.
 
         Returns:
             Path of the contact sheet.
@@ -63,6 +67,7 @@ class RoundReport:
             "negative_prompt": self.request.negative_prompt,
             "settings": dataclasses.asdict(self.request.settings),
             "metrics": self.metrics,
+            "notices": list(notices),
         }
         write_json(path.with_suffix(".json"), record)
         return path

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import UInt8
-from nerfstudio.data.datasets.base_dataset import InputDataset
+from typing import Any, Literal
 
-from csd_nerf.media.images import image_size, read_image
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+from torch.nn import functional
+
+from csd_nerf.media.images import image_size, read_image, read_mask
 from csd_nerf.media.pixels import resize
 
 
@@ -30,6 +35,34 @@ class Photographs(InputDataset):
             height, width = (int(edge * self.scale_factor) for edge in image.shape[:2])
             image = resize(image, (height, width), by="bilinear")
         return image.numpy()
+
+    def get_data(
+        self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32"
+    ) -> dict[str, Any]:
+        """Read an image, with its mask if it has one, as nerfstudio does.
+
+        nerfstudio itself takes grey masks only.
+
+        Raises:
+            FileNotFoundError: As `get_numpy_image` does.
+            ValueError: As `get_numpy_image` does.
+        """
+        is_float = image_type == "float32"
+        image = (self.get_image_float32 if is_float else self.get_image_uint8)(image_idx)
+        data: dict[str, Any] = {"image_idx": image_idx, "image": image}
+        if self._dataparser_outputs.mask_filenames is not None:
+            data["mask"] = self._mask(image_idx, (image.shape[0], image.shape[1]))
+            if self.mask_color:
+                colour = torch.tensor(self.mask_color) * (1 if is_float else 255)
+                data["image"] = image.where(data["mask"], colour.to(image.dtype))
+        return {**data, **self.get_metadata(data)}
+
+    def _mask(self, image_idx: int, size: tuple[int, int]) -> Bool[Tensor, "h w 1"]:
+        assert self._dataparser_outputs.mask_filenames is not None
+        path = self._dataparser_outputs.mask_filenames[image_idx]
+        mask = read_mask(path, upright=self._is_upright(image_idx))[None, None].byte()
+        # Nearest neighbour: a pixel is in the mask or not.
+        return functional.interpolate(mask, size, mode="nearest-exact")[0, 0, :, :, None].bool()
 
     def _is_upright(self, image_idx: int) -> bool:
         """Whether the camera belongs to the picture turned by its EXIF orientation.

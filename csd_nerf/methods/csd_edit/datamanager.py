@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.photographs import Photographs
+from csd_nerf.methods.common.transforms import checked
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 
 
@@ -63,13 +64,56 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
 
     config: CSDEditDataManagerConfig
 
+    def __init__(
+        self,
+        config: CSDEditDataManagerConfig,
+        device: str | torch.device = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        # nerfstudio renders camera paths without looking at the photographs.
+        config.dataparser = checked(config.dataparser, pictures=test_mode != "inference")
+        super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+
     def create_train_dataset(self) -> Photographs:
-        """Open the training images, scaled down to `max_image_size`."""
+        """Open the training images, scaled down to `max_image_size`.
+
+        Raises:
+            MethodError: If there are fewer than two.
+        """
+        count = len(self.train_dataparser_outputs.image_filenames)
+        if count < 2:
+            raise MethodError(
+                f"A scene needs 2 training views or more, got {count} from {self.config.data}; "
+                "for a picture take csd-nerf panorama."
+            )
         return self._open(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> Photographs:
-        """Open the held-out images at the scale of the training images."""
-        return self._open(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        """Open the held-out images at the scale of the training images.
+
+        If none is held out, these are the training images.
+        """
+        held_out = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        self.holds_out = len(held_out.image_filenames) > 0
+        return self._open(held_out if self.holds_out else self.train_dataparser_outputs)
+
+    @property
+    def notices(self) -> list[str]:
+        """What was put right or taken instead of something else, for the user."""
+        found: list[str] = [*getattr(self.dataparser, "notices", ())]
+        if not self.holds_out:
+            found.append("no view is held out: evaluation shows training views")
+        if crowded := [view for view in range(self.num_views) if not self._patches.has_room(view)]:
+            name = self.train_dataset.image_filenames[crowded[0]].name
+            found.append(
+                f"{len(crowded)} views, {name} first, have no room for a patch of "
+                f"{self.config.edit_patch_size} pixels inside their masks: the editing stage "
+                "doesn't train on them"
+            )
+        return found
 
     def _open(self, outputs: Any) -> Photographs:
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self._scale_factor())
@@ -100,7 +144,14 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
             else:
                 batch[key] = values[order]
         self.edited: dict[int, UInt8[Tensor, "_ _ 3"]] = {}
-        self._patches: PatchSampler | None = None
+        masks = batch.get("mask")
+        # Made before the source stage, so that masks which leave no room are found at once.
+        self._patches = PatchSampler(
+            [tuple(image.shape[:2]) for image in batch["image"]],
+            masks=None if masks is None else [mask[..., 0].bool() for mask in masks],
+            patch_size=self.config.edit_patch_size,
+        )
+        self._is_editing = False
 
     @property
     def num_views(self) -> int:
@@ -137,17 +188,11 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
 
     def begin_editing(self) -> None:
         """Draw rays in patches from now on."""
-        batch = self._cached
-        masks = batch.get("mask")
-        self._patches = PatchSampler(
-            [tuple(image.shape[:2]) for image in batch["image"]],
-            masks=None if masks is None else [mask[..., 0].bool() for mask in masks],
-            patch_size=self.config.edit_patch_size,
-        )
+        self._is_editing = True
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Draw the rays of a training step: pixels before editing, patches while editing."""
-        if self._patches is None:
+        if not self._is_editing:
             return super().next_train(step)
         self.train_count += 1
         edited_only = self.config.only_edited_views and self.edited
@@ -158,7 +203,7 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
 
     def get_train_rays_per_batch(self) -> int:
         """Number of rays per training step in the current stage."""
-        if self._patches is None:
+        if not self._is_editing:
             return super().get_train_rays_per_batch()
         return self._patches_per_batch * self.config.edit_patch_size**2
 

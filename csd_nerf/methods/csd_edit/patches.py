@@ -54,14 +54,15 @@ class PatchSampler:
         self._corners = None
         if masks is not None:
             self._corners = [allowed_corners(mask, size=patch_size) for mask in masks]
-        self._usable = [self._has_place(view) for view in range(len(self._sizes))]
+        self._usable = [self.has_room(view) for view in range(len(self._sizes))]
         if not any(self._usable):
             raise MethodError(
                 f"No image has room for a patch of {patch_size} pixels inside its mask; choose a "
                 "smaller one: --pipeline.datamanager.edit-patch-size."
             )
 
-    def _has_place(self, view: int) -> bool:
+    def has_room(self, view: int) -> bool:
+        """Whether a patch lies somewhere in an image, inside its mask."""
         if self._corners is not None:
             return len(self._corners[view]) > 0
         return min(self._sizes[view]) >= self.patch_size

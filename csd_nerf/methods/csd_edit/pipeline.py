@@ -126,7 +126,8 @@ class CSDEditPipeline(VanillaPipeline):
             self._restored_random_state = None
         done = self.stage.before_step(step)
         if done is not None:
-            show_round(done, trainer.base_dir / "rounds", self.controls)
+            folder = trainer.base_dir / "rounds"
+            show_round(done, folder, self.controls, notices=self.datamanager.notices)
         elif self.stage.state.last_round == step - 1:
             forget_last_step()
 

@@ -125,7 +125,7 @@ def test_a_photograph_that_is_cut_off_ends_in_one_line(tmp_path):
 def test_csd_edit_trains_on_photographs_read_so(tmp_path):
     parsed(tmp_path, palette)
     parser = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
-    config = CSDEditDataManagerConfig(data=tmp_path, dataparser=parser)
+    config = CSDEditDataManagerConfig(data=tmp_path, dataparser=parser, edit_patch_size=1)
     manager = CSDEditDataManager(config)
     meant = torch.from_numpy(PIXELS // 128 * 255).float() / 255
     for image in (manager._cached["image"][0], manager.photograph01(0), manager.eval_dataset[1]):

@@ -1,0 +1,122 @@
+"""nerfstudio's parser of transforms.json, behind a check of the file and of its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.data.dataparsers import nerfstudio_dataparser
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import (
+    Nerfstudio,
+    NerfstudioDataParserConfig,
+)
+
+from csd_nerf.media.images import image_size
+from csd_nerf.media.transforms import read_transforms
+from csd_nerf.methods.common.errors import MethodError
+
+_ROUNDING = 1
+"""Pixels by which the size of a shrunken picture may differ from its camera's."""
+
+
+class CheckedTransforms(Nerfstudio):
+    """nerfstudio's parser, which reads the file by `read_transforms`.
+
+    Args:
+        config: nerfstudio's options of its parser.
+        pictures: Whether the pictures are needed, and therefore checked.
+
+    Attributes:
+        notices: What was put right in the file, for the user.
+    """
+
+    def __init__(self, config: NerfstudioDataParserConfig, *, pictures: bool = True) -> None:
+        super().__init__(config)
+        self.notices: tuple[str, ...] = ()
+        self._pictures = pictures
+
+    def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
+        with self._checked_reading():
+            outputs = super()._generate_dataparser_outputs(split)
+        if self._pictures:
+            check_pictures(outputs)
+        return outputs
+
+    @contextmanager
+    def _checked_reading(self) -> Iterator[None]:
+        """Replace the function by which nerfstudio's parser reads the file."""
+        plain = nerfstudio_dataparser.load_from_json
+
+        def read(path: Path) -> dict[str, Any]:
+            found = read_transforms(path, pictures=self._pictures)
+            self.notices = found.notices
+            return found.content
+
+        nerfstudio_dataparser.load_from_json = read
+        try:
+            yield
+        except (ValueError, FileNotFoundError) as error:
+            raise MethodError(str(error)) from None
+        except ZeroDivisionError:
+            raise MethodError(
+                f"Cameras need different places, for nerfstudio to scale poses by their distance, "
+                f"got {self.config.data} with all at one; leave them as they are with "
+                "nerfstudio-data --auto-scale-poses False at the end of the command."
+            ) from None
+        finally:
+            nerfstudio_dataparser.load_from_json = plain
+
+
+def checked(config: DataParserConfig, *, pictures: bool) -> DataParserConfig:
+    """The config of a `CheckedTransforms` in place of nerfstudio's own parser; others unchanged."""
+    if config._target is not Nerfstudio:
+        return config
+    return dataclasses.replace(config, _target=partial(CheckedTransforms, pictures=pictures))
+
+
+def check_pictures(outputs: DataparserOutputs) -> None:
+    """Check that the pictures and masks of a split are there and as large as their cameras.
+
+    A picture with an EXIF orientation may have the size of either reading; see
+    `Photographs`.
+
+    Raises:
+        MethodError: If one isn't; the message names the first.
+    """
+    cameras = outputs.cameras
+    masks = outputs.mask_filenames or [None] * len(outputs.image_filenames)
+    wrong = []
+    for index, (picture, mask) in enumerate(zip(outputs.image_filenames, masks, strict=True)):
+        camera = (int(cameras.height[index]), int(cameras.width[index]))
+        sizes = [_size_of(picture, upright=upright) for upright in (True, False)]
+        if not any(_fits(size, camera) for size in sizes):
+            wrong.append((picture, sizes[0], camera))
+        elif mask is not None and _size_of(mask, upright=False) not in sizes:
+            height, width = _size_of(mask, upright=False)
+            raise MethodError(
+                f"A mask must be as large as its photograph, {sizes[0][1]} x {sizes[0][0]}, got "
+                f"{mask} with {width} x {height}; resize it."
+            )
+    if wrong:
+        picture, (height, width), camera = wrong[0]
+        raise MethodError(
+            f"Photographs must be as large as their cameras, got {picture} with {width} x "
+            f"{height} for a camera of {camera[1]} x {camera[0]}, and {len(wrong) - 1} others; "
+            "restore the photographs, or set w and h and scale fl_x, fl_y, cx and cy with them."
+        )
+
+
+def _fits(size: tuple[int, int], camera: tuple[int, int]) -> bool:
+    return all(abs(ours - theirs) <= _ROUNDING for ours, theirs in zip(size, camera, strict=True))
+
+
+def _size_of(path: Path, *, upright: bool) -> tuple[int, int]:
+    try:
+        return image_size(path, upright=upright)
+    except (ValueError, FileNotFoundError) as error:
+        raise MethodError(str(error)) from None
