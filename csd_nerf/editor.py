@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from csd_nerf.core.canvas import Canvas, ImageStack
-from csd_nerf.core.finite import FiniteWatch
+from csd_nerf.core.finite import FiniteWatch, require_finite
 from csd_nerf.core.mixing import Mixer, SettingsMixer
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
@@ -92,7 +92,7 @@ def edit_images(
 
     Raises:
         ValueError: If sizes or weights don't fit, or the prior can't serve the residual.
-        FloatingPointError: If a gradient isn't finite; names iteration and particles.
+        FloatingPointError: If a gradient isn't finite, with iteration and particles, or the result.
     """
     _check_sizes(prior, source01, start01)
 
@@ -129,7 +129,9 @@ def edit_images(
         after_step=after_step,
     )
     seconds = perf_counter() - began
-    return EditResult(decode(), stack.latent, source, evaluations, seconds)
+    image01 = decode()
+    require_finite(image01, "Decoded images")
+    return EditResult(image01, stack.latent, source, evaluations, seconds)
 
 
 @torch.no_grad()

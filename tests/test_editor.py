@@ -701,10 +701,14 @@ def test_images_that_do_not_fit_are_refused(monkeypatch):
         ({"decay_every": 0}, "decay_every needs to be at least 1, got 0"),
         ({"max_batch": 0}, "max_batch needs to be at least 1, got 0"),
         ({"learning_rate": -1.0}, "learning_rate needs to be positive, got -1.0"),
-        ({"decay": math.nan}, "decay needs to be positive, got nan"),
+        ({"decay": math.nan}, "decay needs to be finite, got nan"),
+        ({"learning_rate": math.inf}, "learning_rate needs to be finite, got inf"),
+        ({"text_scale": -math.inf}, "text_scale needs to be finite, got -inf"),
+        ({"repulsion": math.nan}, "repulsion needs to be finite, got nan"),
+        ({"t_range": (0.1, math.nan)}, r"t_range needs to be finite, got \(0.1, nan\)"),
         ({"source_share": 1.5}, r"source_share needs 0 <= source_share <= 1 .*, got 1.5\."),
         ({"source_share": -0.1}, r"source_share needs 0 <= source_share <= 1 .*, got -0.1\."),
-        ({"source_share": math.nan}, "source_share needs .*, got nan"),
+        ({"source_share": math.nan}, "source_share needs to be finite, got nan"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

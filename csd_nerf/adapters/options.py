@@ -22,6 +22,7 @@ from csd_nerf.adapters.presets import (
     panorama_values,
     video_values,
 )
+from csd_nerf.core.numbers import non_finite_fields
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 """Exceptions that are reported to the user as one line; all others are bugs."""
@@ -184,6 +185,8 @@ class EditOptions:
 
     def __post_init__(self) -> None:
         """Check all that can be checked without a prior."""
+        for name, value in non_finite_fields(self):
+            raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}.")
         for name in ("batch", "iterations", "updates", "decays", "steps", "size", "max_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""Detects non-finite numbers without making the CPU wait for the device at every step."""
+"""Detects non-finite numbers, in loops without making the CPU wait for the device at every step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,48 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _NEVER = torch.iinfo(torch.long).max
+
+
+def require_finite(values: Tensor, what: str) -> None:
+    """Wait for the device, and raise if a value is NaN or infinite.
+
+    Args:
+        values: The values.
+        what: Their name, which begins the message, such as "Images".
+
+    Raises:
+        FloatingPointError: If one isn't finite.
+    """
+    if not bool(values.isfinite().all()):
+        raise FloatingPointError(
+            f"{what} need to be finite, got inf or nan; lower the guidance scales or the learning "
+            "rate, or run the prior in float32."
+        )
+
+
+class LossWatch:
+    """Records, on the device, the first step of training whose loss was not finite."""
+
+    def __init__(self) -> None:
+        self._first_bad: Int[Tensor, ""] | None = None
+
+    def record(self, step: int, loss: Float[Tensor, ""]) -> None:
+        """Record a step's loss."""
+        now = torch.where(loss.detach().isfinite(), _NEVER, step)
+        self._first_bad = now if self._first_bad is None else self._first_bad.minimum(now)
+
+    def check(self) -> None:
+        """Wait for the device, and raise if anything was recorded.
+
+        Raises:
+            FloatingPointError: If a loss was not finite; names the first step.
+        """
+        if self._first_bad is not None and (first := int(self._first_bad)) != _NEVER:
+            raise FloatingPointError(
+                f"The loss needs to be finite, got inf or nan at step {first}; go on from the last "
+                "checkpoint, which was finite, with lower learning rates (--optimizers) or "
+                "--mixed-precision False."
+            )
 
 
 class FiniteWatch:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from csd_nerf.core.kernels import Median
+from csd_nerf.core.numbers import non_finite_fields
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.stein import Normalize
@@ -82,6 +83,7 @@ class EditSettings:
     means no limit."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         check_t_range(self.t_range)
         _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch", "patch_cells")
         for name in ("learning_rate", "decay", "patch_bandwidth"):
@@ -119,11 +121,17 @@ class DistillSettings:
     """Largest number of model evaluations in one call; None means no limit."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         check_t_range(self.t_range)
         _check_counts(self, "max_batch")
         if self.repulsion < 0:
             raise ValueError(f"repulsion can't be negative, got {self.repulsion}.")
         _check_choices(self)
+
+
+def _check_finite(settings: EditSettings | DistillSettings) -> None:
+    for name, value in non_finite_fields(settings):
+        raise ValueError(f"{name} needs to be finite, got {value}.")
 
 
 def _check_counts(settings: EditSettings | DistillSettings, *names: str) -> None:

@@ -20,7 +20,16 @@ Filter = Literal["lanczos", "bilinear", "box"]
 
 
 def to_bytes(image01: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n h w c"]:
-    """Convert images in [0, 1] to 8 bits, rounded; values outside are clipped."""
+    """Convert images in [0, 1] to 8 bits, rounded; values outside are clipped.
+
+    Raises:
+        FloatingPointError: If a value is NaN or infinite, which would become black or white.
+    """
+    if not bool(image01.isfinite().all()):
+        raise FloatingPointError(
+            "Images need to be finite, got inf or nan; lower the guidance scales or the learning "
+            "rate, or run the prior in float32."
+        )
     return (255 * image01.clamp(0, 1)).round().byte().movedim(-3, -1)
 
 

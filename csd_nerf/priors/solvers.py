@@ -17,6 +17,7 @@ from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from csd_nerf.core.finite import require_finite
 from csd_nerf.core.schedules import DiscreteSchedule, Schedule
 
 # The timestep spacings are those of Stable Diffusion's own configurations of these solvers.
@@ -121,12 +122,16 @@ def solve(
         done: Number of steps to skip, because they are done already.
         generator: Source of the solver's noise.
         after_step: Called after each step with the number of steps done and the latent.
+
+    Raises:
+        FloatingPointError: If the result isn't finite.
     """
     for number, step in enumerate(scheduler.timesteps[done:], done + 1):
         noise = estimate(scheduler.scale_model_input(latent, step), step)
         latent = scheduler.step(noise, step, latent, generator=generator).prev_sample
         if after_step is not None:
             after_step(number, latent)
+    require_finite(latent, "Sampled latents")
     return latent
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.core.numbers import non_finite_fields
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01
@@ -88,6 +89,8 @@ class StageOptions:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        for name, value in non_finite_fields(self):
+            raise ValueError(f"{name} needs to be finite, got {value}.")
         for name in ("edit_steps", "edit_every", "edit_views", "denoising_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -116,6 +116,9 @@ MISTAKES = {
     "a/x.png --output out.png --device cuda:99": "A device needs to be there, got cuda:99",
     "a/x.png --output out.png --batch 0": "--batch must be at least 1, got 0.",
     "a/x.png --output out.png --t-range 0.5 0.2": "--t-range needs 0 <= low < high <= 1",
+    "a/x.png --output out.png --text-scale nan": "--text-scale must be finite, got nan.",
+    "a/x.png --output out.png --learning-rate inf": "--learning-rate must be finite, got inf.",
+    "a/x.png --output out.png --t-range 0 nan": "--t-range must be finite, got (0.0, nan).",
     "a/x.png --output out.png --source-share 2": "--source-share must be from 0 to 1, got 2",
 }
 
@@ -160,6 +163,44 @@ def test_a_mistake_ends_in_one_line_before_the_prior_is_loaded(
     assert MISTAKES[arguments].replace('"', "'") in told.replace('"', "'")
     assert told.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["panorama", "video"])
+@pytest.mark.parametrize(
+    ("spoil", "options", "words"),
+    [
+        (None, "--method ip2p-windows --text-scale 1e38", "Sampled latents need to be finite"),
+        (None, "--learning-rate 1e38", "need"),
+        ("decoder", "--updates 1", "Images need to be finite"),
+        ("decoder", "--method ip2p-windows --steps 1", "Images need to be finite"),
+    ],
+)
+def test_numbers_that_overflow_never_become_a_picture(
+    tmp_path, run, tiny, monkeypatch, command, spoil, options, words
+):
+    if spoil == "decoder":
+        plain = tiny.decode
+
+        def decode(latent):
+            image01 = plain(latent)
+            image01[..., 0, 0] = float("nan")
+            return image01
+
+        monkeypatch.setattr(tiny, "decode", decode)
+    monkeypatch.setattr(priors, "load", lambda *_, **__: tiny)
+    source = tmp_path / "source"
+    for number in range(2):
+        picture(source / f"{number}.png")
+    given = source / "0.png" if command == "panorama" else source
+    output = tmp_path / ("out.png" if command == "panorama" else "out")
+    if command == "video":
+        options = options.replace("ip2p-windows", "ip2p")
+    words_of_command = [command, given, "--output", output, "--prompt", "make it night"]
+    code, told = run(*words_of_command, "--preset", "tiny", *options.split())
+    assert code == 1
+    assert words in told
+    assert told.splitlines()[-1].startswith("csd-nerf: ")
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("arguments", VIDEO_MISTAKES)

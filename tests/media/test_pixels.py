@@ -20,6 +20,14 @@ def test_eight_bits_are_rounded_and_clipped():
     assert pixels[0, 0, :, 0].tolist() == [0, 0, 1, 255, 255]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_become_no_pixels(value):
+    image01 = torch.full((3, 2, 2), 0.5)
+    image01[1, 0, 1] = value
+    with pytest.raises(FloatingPointError, match="Images need to be finite, got inf or nan"):
+        to_bytes(image01)
+
+
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_bytes_survive_the_way_there_and_back(lead):
     pixels = noise(16, 16).expand(*lead, -1, -1, -1)

@@ -145,7 +145,7 @@ def test_values_that_are_not_finite_are_told(monkeypatch):
     nan = torch.full((3, 1, 3, 32, 32), torch.nan)
     monkeypatch.setattr(TintPrior, "predict", lambda *_, **__: nan)
     photographs = {0: photograph(0, 32, 32)}
-    with pytest.raises(FloatingPointError, match="Sampled images need to be finite"):
+    with pytest.raises(FloatingPointError, match="Sampled latents need to be finite"):
         edit(photographs, photographs, update="ip2p")
 
 

@@ -326,6 +326,10 @@ def test_of_many_small_rounds_few_want_a_picture(monkeypatch):
             {"noise_range": (0.9, 0.7)},
             r"noise_range needs 0 <= low < high <= 1 .*, got \(0.9, 0.7\)",
         ),
+        (
+            {"noise_range": (0.1, float("nan"))},
+            r"noise_range needs to be finite, got \(0.1, nan\)",
+        ),
         ({"denoising_steps": 0}, "denoising_steps needs to be at least 1, got 0"),
         ({"source_steps": -1}, "source_steps can't be negative"),
     ],

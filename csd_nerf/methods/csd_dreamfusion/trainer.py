@@ -18,6 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from csd_nerf.methods.common.checkpoints import find_checkpoint, save_whole
 from csd_nerf.methods.common.checks import asked_prompt, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
+from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.csd_dreamfusion.pipeline import (
     CSDDreamFusionPipeline,
     CSDDreamFusionPipelineConfig,
@@ -26,9 +27,6 @@ from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
 
 RESULT_FOLDER = "result"
 """Folder of a run with turntables and contact sheets."""
-
-LEAST_SCALE = 1e-3
-"""Smallest scale of the gradient scaler. It falls below this only after dozens of overflows."""
 
 
 @dataclass
@@ -67,6 +65,7 @@ class CSDDreamFusionTrainer(Trainer):
         # ns-train saved the config before this change; other commands read the file.
         config.save_config()
         super().__init__(config, local_rank, world_size)
+        self._finite = FiniteTraining()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends in one line."""
@@ -99,6 +98,7 @@ class CSDDreamFusionTrainer(Trainer):
 
     def save_checkpoint(self, step: int) -> None:
         """Save a checkpoint; it replaces the earlier one only when it is complete."""
+        self._finite.before_saving(step, self.pipeline.model)
         save = super().save_checkpoint
         save_whole(self, self.checkpoint_dir, save=lambda: save(step))
 
@@ -106,19 +106,11 @@ class CSDDreamFusionTrainer(Trainer):
         """Train one step; if it fails, save the result's pictures, but no checkpoint."""
         try:
             outcome = super().train_iteration(step)
-            self._check_gradients(step)
+            self._finite.after_step(step, outcome[0], self.grad_scaler)
         except FloatingPointError:
             self._finish()
             raise
         return outcome
-
-    def _check_gradients(self, step: int) -> None:
-        """Stop if gradients always overflow; mixed precision would skip such steps for ever."""
-        if self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() < LEAST_SCALE:
-            raise FloatingPointError(
-                f"Gradients need to be finite, got overflow at every scale by step {step}; add "
-                "--mixed-precision False, or --pipeline.prior-dtype float32."
-            )
 
     def _after_train(self) -> None:
         """Save the result's pictures first: nerfstudio's part never ends if a viewer runs."""

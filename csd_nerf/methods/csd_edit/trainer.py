@@ -22,6 +22,7 @@ from csd_nerf.methods.common.checkpoints import (
 )
 from csd_nerf.methods.common.checks import asked_prompt, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
+from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.methods.csd_edit import loading
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
@@ -70,6 +71,7 @@ class CSDEditTrainer(Trainer):
             self._take_over_settings(config)
             _check(config, world_size)
         super().__init__(config, local_rank, world_size)
+        self._finite = FiniteTraining()
 
     def _take_over_settings(self, config: CSDEditTrainerConfig) -> None:
         """Complete the config from nerfstudio's --prompt and from the loaded run."""
@@ -173,11 +175,26 @@ class CSDEditTrainer(Trainer):
         if loaded["scalers"]:
             self.grad_scaler.load_state_dict(loaded["scalers"])
 
+    def train_iteration(self, step: int) -> Any:
+        """Train one step.
+
+        Raises:
+            FloatingPointError: If its numbers are not finite; nothing of it is saved.
+        """
+        outcome = super().train_iteration(step)
+        self._finite.after_step(step, outcome[0], self.grad_scaler)
+        return outcome
+
     def save_checkpoint(self, step: int) -> None:
-        """Save a checkpoint; it replaces the earlier one only when it is complete."""
+        """Save a checkpoint; it replaces the earlier one only when it is complete.
+
+        Raises:
+            FloatingPointError: If a parameter is not finite.
+        """
         self._save_into(self.checkpoint_dir, step)
 
     def _save_into(self, folder: Path, step: int) -> None:
+        self._finite.before_saving(step, self.pipeline.model)
         save_whole(self, folder, save=lambda: super(CSDEditTrainer, self).save_checkpoint(step))
 
 
