@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
+from csd_nerf.core.numbers import non_finite_fields
 from csd_nerf.methods.common.errors import MethodError
 
 
@@ -29,8 +30,11 @@ def check_run(
         wanted: What a prompt should say, with an example, for the message.
 
     Raises:
-        MethodError: If there are several devices, no prompt, or no GPU where one is wanted.
+        MethodError: If a number is not finite, there are several devices, no prompt, or no GPU
+            where one is wanted.
     """
+    for name, value in non_finite_fields(config):
+        raise MethodError(f"--{name.replace('_', '-')} must be finite, got {value}.")
     if world_size > 1:
         raise MethodError(
             f"{method} trains on one device, got {world_size}; a second GPU can hold the prior: "

@@ -52,6 +52,22 @@ def test_a_gpu_that_is_not_there(make_config, tint_prior, monkeypatch):
     assert "torch finds no GPU" in message_of(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda c: setattr(c.pipeline.model, "lpips_weight", float("nan")), "model.lpips-weight"),
+        (lambda c: setattr(c.pipeline.model, "far_plane", float("inf")), "model.far-plane must"),
+        (lambda c: setattr(c.pipeline.datamanager, "camera_res_scale_factor", float("nan")), "got"),
+    ],
+)
+def test_numbers_that_are_not_finite(make_config, tint_prior, change, text):
+    config = make_config()
+    change(config)
+    message = message_of(config)
+    assert text in message
+    assert "must be finite, got" in message
+
+
 def test_several_devices(make_config, tint_prior):
     with pytest.raises(SystemExit, match=r"trains on one device, got 2.*--pipeline.prior-device"):
         make_config().setup(local_rank=0, world_size=2)
