@@ -19,6 +19,7 @@ from csd_nerf.evaluation.similarity import psnr
 from csd_nerf.media.files import write_json
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01
+from csd_nerf.media.run_config import read_run_config
 from csd_nerf.media.sheets import enlarge, label_columns, save_contact_sheet, save_video
 from csd_nerf.synthetic.dataset import RECORD
 from csd_nerf.synthetic.edits import Edit, find_edit
@@ -67,11 +68,7 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         raise FileNotFoundError(
             f"--load-config needs the config.yml of a csd-edit run, got {load_config}."
         )
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    config, pipeline, checkpoint, step = eval_setup(
-        load_config, test_mode="test", update_config_callback=_require_edited_run
-    )
+    config, pipeline, checkpoint, step = _load(load_config)
     asked: Any = config.pipeline
     known = find_edit(edit or asked.prompt)
     cameras, photograph01, names = _held_out_views(pipeline)
@@ -104,7 +101,24 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     return metrics
 
 
-def _require_edited_run(config: TrainerConfig) -> TrainerConfig:
+def _load(load_config: Path) -> tuple[TrainerConfig, Any, Path, int]:
+    """What nerfstudio's `eval_setup` does, which would run code that the file names."""
+    from nerfstudio.engine.trainer import TrainerConfig
+    from nerfstudio.utils.eval_utils import eval_load_checkpoint
+
+    config = read_run_config(load_config)
+    if not isinstance(config, TrainerConfig):
+        raise ValueError(f"--load-config needs the config of a run, got {load_config}.")
+    _require_edited_run(config)
+    config.load_dir = config.get_checkpoint_dir()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = config.pipeline.setup(device=device, test_mode="test")
+    pipeline.eval()
+    checkpoint, step = eval_load_checkpoint(config, pipeline)
+    return config, pipeline, checkpoint, step
+
+
+def _require_edited_run(config: TrainerConfig) -> None:
     if not hasattr(config.pipeline, "prompt"):
         raise ValueError(f"--load-config needs a csd-edit run, got one of {config.method_name}.")
     folder = config.get_checkpoint_dir()
@@ -113,7 +127,6 @@ def _require_edited_run(config: TrainerConfig) -> TrainerConfig:
             f"A run needs a checkpoint to be compared, but {folder} has none; let it train until "
             "it saves, and call this from the folder that ns-train was called from."
         )
-    return config
 
 
 def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], list[Path]]:

@@ -102,6 +102,20 @@ def write_config(path: Path, config) -> Path:
     return path / "config.yml"
 
 
+def test_comparing_runs_no_code_of_a_config(tmp_path, monkeypatch):
+    from nerfstudio.configs.method_configs import all_methods
+
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path, all_methods["csd-edit-tiny"])
+    spoilt = "!!python/object/apply:os.system ['touch RAN']"
+    config.write_text(
+        config.read_text().replace("load_scheduler: true", f"load_scheduler: {spoilt}")
+    )
+    with pytest.raises(ValueError, match=r"it names os.system, and only options of nerfstudio"):
+        compare_scene(config, tmp_path / "out")
+    assert not Path("RAN").exists()
+
+
 def test_comparing_needs_a_run_of_csd_edit(tmp_path):
     from nerfstudio.configs.method_configs import all_methods
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from csd_nerf.methods.common.errors import MethodError
 
+_STEP = re.compile(r"step-(\d+)\.ckpt")
 OUR_STATE = "_extra_state"
 """Key of a module's extra state; checkpoints of nerfstudio's own methods have none."""
 
@@ -51,7 +53,8 @@ def find_checkpoint(
         if load_checkpoint is not None and not load_checkpoint.is_file():
             raise MethodError(f"--load-checkpoint needs a file, got {load_checkpoint}.")
         return load_checkpoint
-    steps = {int(path.stem.split("-")[1]): path for path in load_dir.glob("step-*.ckpt")}
+    names = {path: _STEP.fullmatch(path.name) for path in load_dir.glob("step-*.ckpt")}
+    steps = {int(name[1]): path for path, name in names.items() if name}
     if not steps:
         raise MethodError(
             f"--load-dir needs a folder with step-*.ckpt in it, got {load_dir}; of a nerfstudio "

@@ -9,6 +9,7 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from csd_nerf.media import run_config
 from csd_nerf.methods.common.errors import MethodError
 
 _KEPT_FIELDS = ("_target", "prompt", "eval_num_rays_per_chunk")
@@ -18,21 +19,16 @@ _KEPT_FIELDS = ("_target", "prompt", "eval_num_rays_per_chunk")
 def read_run_config(checkpoint: Path) -> TrainerConfig | None:
     """Read the config.yml of the run that a checkpoint belongs to; None if it has none.
 
-    As everywhere in nerfstudio, reading a config.yml can run code: read only files that you trust.
-
     Raises:
         MethodError: If the file can't be read, or is of another method.
     """
-    import yaml
-
     path = checkpoint.parent.parent / "config.yml"
     if not path.is_file():
         return None
     try:
-        config = yaml.load(path.read_text("utf8"), Loader=yaml.Loader)
-    except (yaml.YAMLError, ImportError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MethodError(f"{path} can't be read: {reason}; was it written elsewhere?") from None
+        config = run_config.read_run_config(path)
+    except ValueError as error:
+        raise MethodError(str(error)) from None
     if not isinstance(config, TrainerConfig):
         raise MethodError(f"{path} is not the config of a nerfstudio run.")
     if not isinstance(config.pipeline.model, NerfactoModelConfig):

@@ -116,6 +116,23 @@ def test_runs_of_other_methods_are_refused(make_config, train, tmp_path):
         start(ours)
 
 
+@pytest.mark.parametrize("option", ["load_dir", "load_checkpoint"])
+def test_code_in_the_config_of_a_loaded_run_is_refused_before_anything_runs(
+    make_config, train, tmp_path, monkeypatch, option
+):
+    monkeypatch.chdir(tmp_path)
+    first = train(make_config("first"))
+    path = first.base_dir / "config.yml"
+    spoilt = "!!python/object/apply:os.system ['touch RAN']"
+    path.write_text(path.read_text().replace("load_scheduler: true", f"load_scheduler: {spoilt}"))
+    config = make_config("second")
+    (checkpoint,) = first.checkpoint_dir.iterdir()
+    setattr(config, option, first.checkpoint_dir if option == "load_dir" else checkpoint)
+    with pytest.raises(SystemExit, match=r"csd-edit: .*it names os.system, .* \(line \d+\)"):
+        start(config)
+    assert not Path("RAN").exists()
+
+
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
 def test_checkpoints_with_numpy_scalars_can_be_read(tmp_path, module):
     """numpy 1 and 2 pickle the same function under different names, as does each torch."""
@@ -142,6 +159,13 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path):
     torch.save({"weights": 1}, path)
     with pytest.raises(MethodError, match="is not a checkpoint of nerfstudio's"):
         checkpoints.read_checkpoint(path)
+
+
+def test_files_with_odd_names_are_no_checkpoints(tmp_path):
+    for name in ("step-000000002.ckpt", "step-best.ckpt", "step-000000009-old.ckpt", "step-.ckpt"):
+        (tmp_path / name).touch()
+    found = checkpoints.find_checkpoint(load_dir=tmp_path, load_step=None, load_checkpoint=None)
+    assert found == tmp_path / "step-000000002.ckpt"
 
 
 def test_the_newest_checkpoint_is_found_or_the_one_that_is_named(tmp_path):
