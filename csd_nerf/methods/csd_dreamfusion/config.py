@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from csd_nerf.core.settings import DistillSettings
 from csd_nerf.methods.common.checkpoints import allow_nerfstudio_checkpoints
+from csd_nerf.methods.common.viewer import viewer_config
 from csd_nerf.methods.csd_dreamfusion.datamanager import CSDDreamFusionDataManagerConfig
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModelConfig
 from csd_nerf.methods.csd_dreamfusion.optimization import AdanOptimizerConfig, WarmupCosineConfig
@@ -85,7 +86,7 @@ csd_dreamfusion = MethodSpecification(
         mixed_precision=True,
         pipeline=_as_stable_dreamfusion(),
         optimizers=_optimizers(lr=2e-3, warmup=2000, steps=10_000, weight_decay=2e-5, max_norm=5.0),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 14),
+        viewer=viewer_config(rays=1 << 14),
         vis="viewer",
     ),
     description="Make an object from a sentence with Collaborative Score Distillation.",
@@ -135,7 +136,7 @@ csd_dreamfusion_tiny = MethodSpecification(
             prior_dtype="float32",
         ),
         optimizers=_optimizers(lr=1e-2, warmup=30, steps=450),
-        viewer=ViewerConfig(num_rays_per_chunk=4096),
+        viewer=viewer_config(rays=4096),
         # With a viewer the command would not end after training.
         vis="tensorboard",
     ),

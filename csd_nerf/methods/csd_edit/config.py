@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.base_config import (
-    MachineConfig,
-    ViewerConfig,
-)
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
@@ -18,6 +15,7 @@ from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checkpoints import allow_nerfstudio_checkpoints
 from csd_nerf.methods.common.terminal import logging_config
+from csd_nerf.methods.common.viewer import viewer_config
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.model import CSDEditModelConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
@@ -61,7 +59,7 @@ def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerCo
         mixed_precision=True,
         pipeline=pipeline,
         optimizers=_optimizers(lr_final=1e-4, max_steps=200_000),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        viewer=viewer_config(rays=1 << 15),
         logging=logging_config(),
         vis="viewer",
     )
@@ -172,7 +170,7 @@ csd_edit_tiny = MethodSpecification(
             edit=EditSettings(**TUNED_RUN),
         ),
         optimizers=_optimizers(lr_final=1e-3, max_steps=1000),
-        viewer=ViewerConfig(num_rays_per_chunk=4096),
+        viewer=viewer_config(rays=4096),
         logging=logging_config(),
         # With a viewer the command would not end after training.
         vis="tensorboard",

@@ -68,6 +68,11 @@ def test_what_the_paper_takes_from_stable_dreamfusion_is_theirs():
     assert adan.betas == (0.98, 0.92, 0.99)
 
 
+def test_the_viewer_is_open_to_this_machine_alone():
+    for method in (entry.csd_dreamfusion, entry.csd_dreamfusion_tiny):
+        assert method.config.viewer.websocket_host == "127.0.0.1"
+
+
 def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
     config = entry.csd_dreamfusion_tiny.config
     assert config.machine.device_type == "cpu"

@@ -53,6 +53,11 @@ def test_the_small_preset_saves_memory():
     assert small.edit.max_batch < full.edit.max_batch
 
 
+def test_the_viewer_is_open_to_this_machine_alone():
+    for method in (entry.csd_edit, entry.csd_edit_small, entry.csd_edit_tiny):
+        assert method.config.viewer.websocket_host == "127.0.0.1"
+
+
 def test_the_tiny_preset_needs_neither_gpu_nor_network_nor_a_person():
     config = entry.csd_edit_tiny.config
     assert config.machine.device_type == "cpu"
