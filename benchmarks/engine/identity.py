@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from csd_nerf import priors
 from csd_nerf.adapters import run_files
 from csd_nerf.priors.families import Kind
 
+_TOLD = ("evaluation.json", "training.json")
+"""Files beside a bundled prior's weights that say how it was trained and how good it is."""
 PACKAGES = ("csd_nerf", "torch", "numpy", "diffusers", "transformers", "nerfstudio")
 """Packages whose versions can change the result of an edit."""
 
@@ -85,13 +87,20 @@ def files_digest(path: Path) -> str:
         raise FileNotFoundError(f"An input must exist, got {path}.")
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     names = (file.relative_to(path).as_posix() for file in files)
+    return _named_digest(names, files)
+
+
+def _named_digest(names: Iterable[str], files: Iterable[Path]) -> str:
     return digest([[name, _content(file)] for name, file in zip(names, files, strict=True)])
 
 
 def weights_digest(
     name_or_path: str | Path, *, variant: str | None = None, kind: Kind = "edit"
 ) -> str:
-    """`files_digest` of the folder of a prior's weights, which are downloaded if needed.
+    """SHA-256 of the files that a prior is loaded from, which are downloaded if needed.
+
+    What is only told about a prior, such as its card, does not belong to it: the card is written
+    anew whenever the prior is measured.
 
     Args:
         name_or_path: As for `csd_nerf.priors.load`.
@@ -101,7 +110,14 @@ def weights_digest(
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be downloaded.
     """
-    return files_digest(priors.fetch(name_or_path, variant=variant, kind=kind)[0])
+    folder = priors.fetch(name_or_path, variant=variant, kind=kind)[0]
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_told(p, folder))
+    return _named_digest((file.relative_to(folder).as_posix() for file in files), files)
+
+
+def _is_told(file: Path, folder: Path) -> bool:
+    in_folder = file.relative_to(folder).as_posix()
+    return in_folder in _TOLD or file.suffix == ".md" or file.name.startswith(".")
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:

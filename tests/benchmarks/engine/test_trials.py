@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from benchmarks.engine.identity import files_digest, plain, weights_digest
 from benchmarks.engine.trials import Store, Trial
+from csd_nerf import priors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,19 @@ def test_weights_are_read_once_in_a_process(weights, monkeypatch):
     first = files_digest(weights)
     monkeypatch.setattr(Path, "open", lambda *arguments: pytest.fail("read again"))
     assert files_digest(weights) == first
+
+
+def test_what_is_told_about_a_prior_does_not_decide_its_results(tmp_path):
+    folder = tmp_path / "prior"
+    shutil.copytree(priors.fetch("tiny")[0], folder)
+    before = weights_digest(folder)
+    assert before == weights_digest("tiny")
+    for name in ("README.md", "evaluation.json", "training.json", ".gitattributes"):
+        (folder / name).write_text("measured again")
+    assert weights_digest(folder) == before
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert weights_digest(folder) != before
 
 
 def test_the_bundled_priors_have_digests_of_their_own():
