@@ -13,15 +13,18 @@ PACKAGE = Path(__file__).parent.parent / "csd_nerf"
 
 MAY_ENTER = {
     "bundled": set(),
-    "core": {"core"},
+    "numbers": set(),
+    "core": {"core", "numbers"},
     "media": {"media"},
     "synthetic": {"synthetic", "media"},
     "priors": {"priors", "core"},
     "editor": {"editor", "core", "priors.base", "priors.estimates"},
     "distill": {"distill", "core", "priors.base", "priors.estimates"},
-    "adapters": {"adapters", "bundled", "editor", "priors", "media", "core"},
-    "scene": {"scene", "editor", "priors", "media", "core"},
-    "methods": {"methods", "bundled", "scene", "editor", "distill", "priors", "media", "core"},
+    "adapters": {"adapters", "bundled", "numbers", "editor", "priors", "media", "core"},
+    "scene": {"scene", "numbers", "editor", "priors", "media", "core"},
+    "methods": {
+        *("methods", "bundled", "numbers", "scene", "editor", "distill", "priors", "media", "core"),
+    },
     "evaluation": {"evaluation", "adapters", "synthetic", "editor", "priors", "media", "core"},
     "cli": {"cli", "evaluation", "adapters", "synthetic", "editor", "priors", "media", "core"},
 }

@@ -37,6 +37,58 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
+LABELS = ("input", "arm", "budget", "seed")
+"""Fields of a row that say which trial it is of."""
+
+
+def join_records(records: Sequence[Record]) -> Record:
+    """One record of several runs of an experiment, such as of further arms, inputs or seeds.
+
+    Baseline and order of the arms are those of the first record.
+
+    Raises:
+        ValueError: If the runs are of other experiments, settings or versions, or if two have
+            results of the same arm, input and seed. Only those of references may be in several.
+    """
+    first, *others = records
+    joined = {**first, "settings": {**first["settings"]}}
+    for other in others:
+        _check_alike(joined, other)
+        known = {_label(row) for row in joined["rows"]}
+        methods = [row for row in other["rows"] if row["arm"] not in other["references"]]
+        if twice := [row for row in methods if _label(row) in known]:
+            raise ValueError(
+                "Records to be joined must have different trials, got two of "
+                f"{', '.join(f'{key} {twice[0][key]}' for key in LABELS)}; leave one out."
+            )
+        new = [row for row in other["rows"] if _label(row) not in known]
+        for key, added in (("rows", new), ("residuals", other["residuals"])):
+            joined[key] = [*joined[key], *added]
+        for key in ("arms", "references"):
+            joined[key] = [*dict.fromkeys((*joined[key], *other[key]))]
+        for key in ("inputs", "seeds"):
+            joined["settings"][key] = max(r["settings"][key] for r in (joined, other))
+        joined["tuning"] += other["tuning"]
+    return joined
+
+
+def _label(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in LABELS)
+
+
+def _check_alike(first: Record, other: Record) -> None:
+    fixed = ("domain", "split", "budgets", "updates", "learning_rate", "text_scale", "image_scale")
+    pairs = {key: (first[key], other[key]) for key in ("experiment", "versions")}
+    pairs |= {key: (first["settings"][key], other["settings"][key]) for key in fixed}
+    if any("weights" in record for record in (first, other)):
+        pairs["weights"] = (first.get("weights"), other.get("weights"))
+    for key, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise ValueError(
+                f"Records to be joined must have the same {key}, got {ours} and {theirs}."
+            )
+
+
 def read_record(path: Path) -> Record:
     """Read a record.
 

@@ -52,18 +52,13 @@ class Trial:
 class Store:
     """A folder with the results of trials, each in a subfolder named by the trial's id."""
 
-    def __init__(self, output: Path, known: Sequence[Row] = ()) -> None:
+    def __init__(self, output: Path) -> None:
         """Open a folder, which is made if it does not exist.
-
-        Args:
-            output: The folder.
-            known: Rows of a record. Trials with their ids count as finished, without files.
 
         Raises:
             OSError: If files can't be written there.
         """
         self.output = output
-        self._known = {row["trial"]: row for row in known}
         check_writable(output / RECORD)
 
     def folder(self, trial: Trial | str) -> Path:
@@ -78,8 +73,7 @@ class Store:
         """
         path = self.folder(trial) / RECORD
         if not path.is_file():
-            known = self._known.get(trial.id)
-            return None if known is None else {**known, **trial.labels}
+            return None
         try:
             found = json.loads(path.read_text("utf8"))["row"]
             return {**trial.labels, **found, "trial": trial.id}

@@ -68,9 +68,8 @@ def save_input_sheet(
     for trial in trials:
         labels = trial.labels
         mine = labels["input"] == given.name and labels["seed"] == 0
-        folder = store.folder(trial) / EDITED
-        if mine and labels["arm"] in names and folder.is_dir():
-            pictures[labels["arm"]] = to_01(kept_frames(folder))
+        if mine and labels["arm"] in names and store.row(trial) is not None:
+            pictures[labels["arm"]] = to_01(kept_frames(store.folder(trial) / EDITED))
     path = store.output / "sheets" / f"{given.name.replace(' ', '_')}.png"
     path.parent.mkdir(exist_ok=True)
     edge = ENLARGED * max(given.source.shape[1:3])

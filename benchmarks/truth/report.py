@@ -37,6 +37,7 @@ def write_report(
     baseline: str,
     residuals: Sequence[Row],
     tuning: str,
+    weights: str,
 ) -> str:
     """Write the results to the output folder.
 
@@ -52,13 +53,15 @@ def write_report(
         baseline: As for `record_of`.
         residuals: As for `record_of`.
         tuning: As for `record_of`.
+        weights: As for `record_of`.
 
     Returns:
         The contents of table.md, from `truth_tables`.
     """
     output, names = settings.output, [arm.name for arm in arms]
     rows = [row for trial in trials if (row := store.row(trial)) is not None]
-    record = record_of(settings, arms, rows, baseline=baseline, residuals=residuals, tuning=tuning)
+    facts = {"baseline": baseline, "residuals": residuals, "tuning": tuning, "weights": weights}
+    record = record_of(settings, arms, rows, **facts)
     text = truth_tables(record)
     write_record(output / RECORD_NAME, record)
     write_text(output / "table.md", text)
@@ -100,28 +103,16 @@ def _curve(rows: Sequence[Row], name: str, column: Column) -> list[tuple[float, 
 
 
 def save_sheet(store: Store, trials: Sequence[Trial], names: Sequence[str], budget: float) -> None:
-    """Write sheet.png: first, middle and last frame of each input, one column per arm and truth.
-
-    Arms whose results are from a record have no pictures and are left out.
-    """
-    shown = [trial for trial in trials if _is_shown(trial, budget)]
-    bare = {trial.labels["arm"] for trial in shown if not (store.folder(trial) / EDITED).is_dir()}
-    seen = [name for name in names if name not in bare]
-    if not seen:
-        return
-    columns: dict[str, list[Tensor]] = {name: [] for name in (*seen, TRUTH)}
-    for trial in shown:
-        arm, folder = trial.labels["arm"], store.folder(trial)
-        if arm in seen:
-            columns[arm].append(_three_frames(folder / EDITED))
-        if arm == seen[0]:
-            columns[TRUTH].append(_three_frames(folder / TRUTH))
-    pictures = {name: torch.cat(images) for name, images in columns.items()}
+    """Write sheet.png: first, middle and last frame of each input, one column per arm and truth."""
+    columns: dict[str, list[Tensor]] = {name: [] for name in (*names, TRUTH)}
+    for trial in trials:
+        labels = trial.labels
+        if labels["seed"] == 0 and labels["budget"] == budget:
+            columns[labels["arm"]].append(_three_frames(store.folder(trial) / EDITED))
+            if labels["arm"] == names[0]:
+                columns[TRUTH].append(_three_frames(store.folder(trial) / TRUTH))
+    pictures = {name: torch.cat(shown) for name, shown in columns.items()}
     save_contact_sheet(store.output / "sheet.png", pictures)
-
-
-def _is_shown(trial: Trial, budget: float) -> bool:
-    return trial.labels["seed"] == 0 and trial.labels["budget"] == budget
 
 
 def _three_frames(folder: Path) -> Float[Tensor, "n 3 h w"]:

@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.pictures import save_frames
 from benchmarks.engine.progress import Progress
-from benchmarks.engine.records import read_record
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.truth.choice_report import save_input_sheet
 from benchmarks.truth.domains import Arm, Domain, Job, TruthInput, chosen_arms
@@ -56,9 +55,8 @@ def run_truth(settings: TruthSettings) -> str:
     if settings.ablations and isinstance(runs.domain, MediaDomain):
         residuals = _residuals(runs, settings.domain, runs.domain)
     note = "" if exact else tuning_note(settings, chosen, prior=runs.weights)
-    text = write_report(
-        runs.store, settings, arms, runs.trials, baseline=baseline, residuals=residuals, tuning=note
-    )
+    facts = {"baseline": baseline, "residuals": residuals, "tuning": note, "weights": runs.weights}
+    text = write_report(runs.store, settings, arms, runs.trials, **facts)
     _save_sheets(runs, arms, settings.budgets[0])
     return text
 
@@ -87,8 +85,7 @@ class Runs:
 def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
     """Run all trials of these arms that are not finished."""
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
-    known = [row for path in settings.records for row in read_record(path)["rows"]]
-    store, exact = Store(settings.output, known), settings.prior == EXACT
+    store, exact = Store(settings.output), settings.prior == EXACT
     domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
     runs = Runs(store, domain, EXACT if exact else weights_digest(settings.prior))
     jobs = [job for arm in arms for job in _jobs(arm, settings)]

@@ -63,9 +63,6 @@ class TruthSettings:
     output: Path
     """Folder for tables, curves, pictures and results.
     Finished trials in it are not run again."""
-    records: tuple[Path, ...] = ()
-    """Records of earlier runs, such as benchmarks/results/video.json.gz to add an arm to it.
-    Results of the same trials are taken from them; the pictures show only what is run."""
     prior: str = "tiny"
     """The bundled prior, or a folder with another one.
     exact, for the domain choice only: an exact prior of each input's answers, without a network."""

@@ -27,6 +27,7 @@ def record_of(
     baseline: str,
     residuals: Sequence[Row] = (),
     tuning: str = "",
+    weights: str = "",
 ) -> Record:
     """All that the tables need.
 
@@ -37,14 +38,15 @@ def record_of(
         baseline: Arm with which the paired differences of the others are computed.
         residuals: Rows of the table of residuals; empty for no such table.
         tuning: How the arms were tuned, from `tuning_note`.
+        weights: Digest of the prior's weights.
     """
-    # Folders and files are left out. The digest of a prior's weights decides each trial's id.
-    paths = ("output", "prior", "records")
-    asked = {key: value for key, value in vars(settings).items() if key not in paths}
+    # A prior may be a folder; the digest of its weights decides each trial's id.
+    asked = {key: value for key, value in vars(settings).items() if key not in ("output", "prior")}
     return {
         "experiment": "truth",
         "settings": {**asked, **dataclasses.asdict(settings.counts)},
         "versions": versions(),
+        "weights": weights,
         "arms": [arm.name for arm in arms],
         "baseline": baseline,
         "references": [arm.name for arm in arms if arm.method is None],

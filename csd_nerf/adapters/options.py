@@ -22,7 +22,7 @@ from csd_nerf.adapters.presets import (
     panorama_values,
     video_values,
 )
-from csd_nerf.core.numbers import non_finite_fields
+from csd_nerf.numbers import non_finite_fields
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 """Exceptions that are reported to the user as one line; all others are bugs."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from csd_nerf.core.kernels import Median
-from csd_nerf.core.numbers import non_finite_fields
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.stein import Normalize
+from csd_nerf.numbers import non_finite_fields
 
 Mixing = Literal["stein", "patch", "none"]
 Noise = Literal["shared", "independent"]

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.core.numbers import non_finite_fields
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01
+from csd_nerf.numbers import non_finite_fields
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
 from csd_nerf.scene.plan import (

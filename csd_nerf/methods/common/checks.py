@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
-from csd_nerf.core.numbers import non_finite_fields
 from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.numbers import non_finite_fields
 
 
 def asked_prompt(config: TrainerConfig) -> str:

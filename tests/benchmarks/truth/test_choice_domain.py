@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks import __main__ as command
 from benchmarks.engine.identity import weights_digest
 from benchmarks.engine.trials import Store
-from benchmarks.tables import tables_of
+from benchmarks.tables import joined_record, tables_of
 from benchmarks.truth import choice_arms, grids
 from benchmarks.truth.choice import ChoiceDomain
 from benchmarks.truth.choice_arms import CHOICE_ARMS, arm_options, run_arm
@@ -219,7 +219,7 @@ def test_the_whole_benchmark_runs_and_goes_on_with_the_exact_prior(tmp_path, cap
         assert row["answer"] == given.answers[judged.common]
     common = {(row["arm"], row["answer"]) for row in rows if row["arm"] == arms[0]}
     told = text.replace("**", "")
-    assert tables_of(tmp_path / "record.json.gz") == text
+    assert tables_of(joined_record([tmp_path / "record.json.gz"])) == text
     assert f"| {arms[0]} | 1 | {len(common)}.00 |" in told
     sheet = Image.open(tmp_path / "sheets" / f"{given.name.replace(' ', '_')}.png")
     assert sheet.height == (1 + len(given.answers) + 2) * 128

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -118,34 +117,6 @@ def test_more_inputs_and_arms_are_added_to_a_folder(tmp_path, runs):
         for name in ("00 black and white", "01 floor wood")
         for method in ("csd", "sds")
     ]
-
-
-def test_an_arm_is_added_to_a_record_without_running_the_others_again(tmp_path, runs):
-    first, record = tmp_path / "first", tmp_path / "known.json.gz"
-    run_truth(settings(first, inputs=2))
-    (first / "record.json.gz").rename(record)
-    runs.calls.clear()
-    text = run_truth(settings(tmp_path / "b", inputs=2, arms=("csd", "sds"), records=(record,)))
-    assert [method for _, method in runs.calls] == ["sds", "sds"]
-    assert "| csd | 2 |" in text
-    assert "| sds | 2 |" in text
-    assert "ip2p" not in text, "Arms of the record that weren't asked for stay out."
-    known = {(row["input"], row["arm"]): row["psnr"] for row in rows_of(first)}
-    kept = {(row["input"], row["arm"]): row["psnr"] for row in rows_of(tmp_path / "b")}
-    assert all(known[key] == kept[key] for key in kept if key[1] == "csd")
-    # csd has no pictures: sds and the truth, twice enlarged.
-    assert Image.open(tmp_path / "b" / "sheet.png").size[0] == 2 * 128
-    assert (
-        str(tmp_path)
-        not in gzip.decompress((tmp_path / "b" / "record.json.gz").read_bytes()).decode()
-    )
-
-
-def test_trials_of_other_settings_are_not_taken_from_a_record(tmp_path, runs):
-    run_truth(settings(tmp_path / "a", arms=("sds",)))
-    records = (tmp_path / "a" / "record.json.gz",)
-    run_truth(settings(tmp_path / "b", arms=("sds",), records=records, updates=3))
-    assert len(runs.calls) == 2
 
 
 @pytest.mark.parametrize("change", [{"split": "benchmark"}, {"text_scale": 9.0}, {"updates": 3}])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import tables
-from benchmarks.tables import tables_of
+from benchmarks.engine.records import join_records, read_record, write_record
+from benchmarks.tables import joined_record, tables_of
 from benchmarks.truth import media, videos
 from benchmarks.truth.run import run_truth
 from benchmarks.truth.settings import COUNTS, TUNING_COUNTS, TruthSettings
@@ -47,7 +49,7 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, str
 
 def test_the_tables_of_a_record_are_those_of_the_run(finished, capsys):
     output, text = finished
-    assert text == tables_of(output / "record.json.gz")
+    assert text == tables_of(joined_record([output / "record.json.gz"]))
     assert (output / "table.md").read_text() == text.rstrip() + "\n"
     moved = output / "copy.json.gz"
     moved.write_bytes((output / "record.json.gz").read_bytes())
@@ -80,7 +82,7 @@ def test_equal_results_make_equal_files(finished):
     output, _ = finished
     before = (output / "record.json.gz").read_bytes()
     asked = json.loads((output / "results.json").read_text())["settings"]
-    lists = {name: tuple(asked.pop(name)) for name in ("budgets", "arms", "records")}
+    lists = {name: tuple(asked.pop(name)) for name in ("budgets", "arms")}
     run_truth(TruthSettings(output=output, **asked, **lists))
     assert (output / "record.json.gz").read_bytes() == before
 
@@ -88,19 +90,19 @@ def test_equal_results_make_equal_files(finished):
 def test_what_is_no_record_is_named(tmp_path):
     path = tmp_path / "record.json.gz"
     with pytest.raises(FileNotFoundError, match="A record must exist, got"):
-        tables_of(path)
+        joined_record([path])
     for content in (b"text", gzip.compress(b"{}"), gzip.compress(b"[1]")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"A record must be a record.json.gz that an exp"):
-            tables_of(path)
+            joined_record([path])
     path.write_bytes(gzip.compress(b'{"experiment": "magic", "rows": []}'))
     with pytest.raises(ValueError, match=r"needs to be of truth.*, got one of 'magic'"):
-        tables_of(path)
+        joined_record([path])
 
 
 def test_the_committed_records_make_tables():
     for path in RESULTS.glob("*.json.gz"):
-        assert "| --- |" in tables_of(path), path.name
+        assert "| --- |" in tables_of(joined_record([path])), path.name
 
 
 def test_the_default_numbers_are_those_of_the_domain(tmp_path):
@@ -118,3 +120,51 @@ def test_the_default_numbers_are_those_of_the_domain(tmp_path):
     assert counts("video", seeds=1) == (12, 1)
     assert counts("scene", tune=True) == (4, 1)
     assert COUNTS.keys() - TUNING_COUNTS.keys() == {"choice-scene"} <= SHARED.keys()
+
+
+def part(record: dict[str, Any], keep: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The record of a run of some trials; references were run by every one."""
+    rows = [row for row in record["rows"] if row["arm"] in record["references"] or keep(row)]
+    arms = [arm for arm in record["arms"] if any(row["arm"] == arm for row in rows)]
+    return {**record, "rows": rows, "arms": arms, "residuals": [], "tuning": f"- {arms[-1]}\n"}
+
+
+def test_records_of_arms_and_seeds_are_joined(finished, tmp_path, capsys):
+    whole = read_record(finished[0] / "record.json.gz")
+    parts = (
+        part(whole, lambda row: row["arm"] == "csd"),
+        part(whole, lambda row: row["arm"] == "sds" and row["seed"] == 0),
+        part(whole, lambda row: row["arm"] == "sds" and row["seed"] == 1),
+    )
+    assert len(parts[1]["rows"]) < len(parts[0]["rows"])
+    files = [tmp_path / f"{number}.json.gz" for number in range(3)]
+    for file, record in zip(files, parts, strict=True):
+        write_record(file, record)
+    kept = tmp_path / "joined.json.gz"
+    command.main(["tables", *map(str, files), "--output", str(kept)])
+    printed = capsys.readouterr().out
+    meant = part(whole, lambda row: row["arm"] in ("csd", "sds"))
+    joined = read_record(kept)
+    assert sorted(map(str, joined["rows"])) == sorted(map(str, meant["rows"]))
+    assert printed.split("Options of")[0] == tables_of(meant).split("Options of")[0]
+    assert "- csd\n- sds\n- sds\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"versions": {"torch": "1.0"}}, "the same versions, got"),
+        ({"weights": "of another training"}, "the same weights, got .* and of another training"),
+        ({"experiment": "paper"}, "the same experiment, got truth and paper"),
+    ],
+)
+def test_records_of_other_runs_are_not_joined(finished, change, text):
+    whole = read_record(finished[0] / "record.json.gz")
+    first, other = (part(whole, lambda row, arm=arm: row["arm"] == arm) for arm in ("csd", "sds"))
+    with pytest.raises(ValueError, match=text):
+        join_records([first, {**other, **change}])
+    settings = {**other["settings"], "split": "validation"}
+    with pytest.raises(ValueError, match="the same split, got benchmark and validation"):
+        join_records([first, {**other, "settings": settings}])
+    with pytest.raises(ValueError, match=r"got two of input 00 night, arm csd, budget 1.0, seed 0"):
+        join_records([first, first])
