@@ -14,6 +14,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checkpoints import (
     OUR_STATE,
     find_checkpoint,
@@ -218,6 +219,7 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
             "--pipeline.edit.residual dds needs a description of the photographs; give "
             '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
         )
+    _check_kernel(config.method_name or "csd-edit", pipeline.edit)
     patch = pipeline.datamanager.edit_patch_size
     if pipeline.model.lpips_weight > 0 and patch < LPIPS_PATCH:
         raise MethodError(
@@ -231,6 +233,21 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
             f"{pipeline.source_steps}; name one with --load-dir."
         )
     _check_data(pipeline)
+
+
+def _check_kernel(method: str, edit: EditSettings) -> None:
+    """Refuse options of the kernel between images if nothing is mixed by it."""
+    # Late: it imports the configs of all methods, this one among them.
+    from nerfstudio.configs.method_configs import all_methods
+
+    preset = _pipeline_config(all_methods[method]).edit
+    for name in ("bandwidth", "kernel_on", "normalize", "repulsion", "repulsion_scale"):
+        usual = (getattr(preset, name), getattr(EditSettings, name))
+        if edit.mixing != "stein" and getattr(edit, name) not in usual:
+            raise MethodError(
+                f"--pipeline.edit.{name.replace('_', '-')} needs the mixing stein, got "
+                f"{edit.mixing}; add --pipeline.edit.mixing stein, or leave it out."
+            )
 
 
 def _check_data(pipeline: CSDEditPipelineConfig) -> None:

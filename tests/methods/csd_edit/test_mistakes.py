@@ -9,6 +9,8 @@ import yaml
 from edit_runs import start
 
 from csd_nerf import priors
+from csd_nerf.bundled import TUNED_RUN
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
@@ -66,6 +68,26 @@ def test_numbers_that_are_not_finite(make_config, tint_prior, change, text):
     message = message_of(config)
     assert text in message
     assert "must be finite, got" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("repulsion", 0.5),
+        ("repulsion_scale", "one"),
+        ("kernel_on", "clean"),
+        ("bandwidth", "with-diagonal"),
+    ],
+)
+def test_options_of_a_kernel_that_is_not_used(make_config, tint_prior, option, value):
+    config = make_config()
+    config.pipeline.edit = EditSettings(**{**TUNED_RUN, option: value})
+    message = message_of(config)
+    assert (
+        f"--pipeline.edit.{option.replace('_', '-')} needs the mixing stein, got patch" in message
+    )
+    config.pipeline.edit = EditSettings(**{**TUNED_RUN, option: value, "mixing": "stein"})
+    start(config)
 
 
 def test_several_devices(make_config, tint_prior):
