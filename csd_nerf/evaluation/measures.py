@@ -31,7 +31,7 @@ from csd_nerf.evaluation.needs import (
     VIEWS,
     Need,
 )
-from csd_nerf.evaluation.similarity import frame_lpips, psnr, ssim
+from csd_nerf.evaluation.similarity import frame_lpips, mean_of_finite, psnr, ssim
 from csd_nerf.evaluation.tables import Column
 
 Image01 = Float[Tensor, "n 3 h w"]
@@ -315,7 +315,7 @@ def _over_samples(
             else:
                 found[item.key].append(value)
         before = frame
-    return {key: sum(values) / len(values) for key, values in found.items()}
+    return {key: mean_of_finite(values) for key, values in found.items()}
 
 
 def _given(before: Sample | None, now: Sample) -> dict[tuple[str, bool], Sample]:

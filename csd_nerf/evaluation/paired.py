@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -74,11 +74,14 @@ def paired_difference(
     differences: dict[Any, list[float]] = {}
     for place, value in first.items():
         if place in second:
-            differences.setdefault(place[0], []).append(value - second[place])
+            # Two infinite values are equal.
+            same = value == second[place]
+            differences.setdefault(place[0], []).append(0.0 if same else value - second[place])
     if not differences:
         return None
     means = [fmean(seeds) for seeds in differences.values()]
-    error = stdev(means) / sqrt(len(means)) if len(means) > 1 else None
+    known = len(means) > 1 and all(map(isfinite, means))
+    error = stdev(means) / sqrt(len(means)) if known else None
     pairs = sum(len(seeds) for seeds in differences.values())
     return Difference(fmean(means), error, len(means), pairs)
 

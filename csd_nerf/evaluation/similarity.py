@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
 from statistics import fmean
 from typing import Any
 
@@ -18,10 +20,16 @@ _LPIPS_EDGE = 32
 def psnr(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
     """Peak signal-to-noise ratio, -10 log10(MSE) per image in dB, averaged over the images.
 
-    Higher is better; identical images give infinity.
+    Higher is better. Images that equal the truth, whose ratio is infinite, are left out of the
+    mean; if all do, it is infinite.
     """
     error = (image01 - truth01).square().mean(dim=(1, 2, 3))
-    return float((-10 * error.log10()).mean())
+    return mean_of_finite((-10 * error.log10()).tolist())
+
+
+def mean_of_finite(values: Sequence[float]) -> float:
+    """Mean of the values that are not infinite; infinity if all are. NaN stays NaN."""
+    return fmean([value for value in values if value != inf] or [inf])
 
 
 def ssim(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
@@ -110,10 +111,10 @@ class Table:
         values = self.values(name, column)
         if not values:
             return ""
-        mean = f"{fmean(values):.{column.digits}f}"
+        mean = f"{fmean(values):.{column.digits}f}".replace("inf", "∞")
         if name == self._best(column):
             mean = bold.format(mean)
-        if len(values) == 1:
+        if len(values) == 1 or not all(map(isfinite, values)):
             return mean
         return f"{mean}{between}{stdev(values):.{column.digits}f}"
 

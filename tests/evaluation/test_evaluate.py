@@ -103,6 +103,10 @@ def test_a_video_is_measured_by_hand(tmp_path, offline):
     assert values["flicker"] == values["extra_change"] == pytest.approx(15 / 255, abs=1e-4)
     assert values["extra_change_of_truth"] == 0
     assert "seams" in left_out
+    # That of the one frame that isn't exact.
+    assert values["psnr_edited"] == pytest.approx(-20 * np.log10(30 / 255), abs=1e-4)
+    exact = save_frames(tmp_path / "exact", [155, 155, 155])
+    _, left_out = measured(tmp_path, source=source, edited=(str(exact),), look="invert it")
     assert left_out["psnr_edited"] == "it equals the truth: the PSNR is infinite"
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,16 @@ def test_psnr_averages_decibels_over_the_images():
     truth = torch.zeros(2, 3, 4, 4)
     image = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.01)])
     assert psnr(image, truth) == pytest.approx((20 + 40) / 2, abs=1e-4)
+
+
+def test_images_that_equal_the_truth_leave_the_psnr_of_the_others():
+    truth = torch.zeros(3, 3, 8, 8)
+    image = truth.clone()
+    image[1:] += 0.1
+    assert psnr(image, truth) == pytest.approx(20)
+    assert psnr(truth, truth) == math.inf
+    image[0] = math.nan
+    assert math.isnan(psnr(image, truth))
 
 
 def test_ssim_is_that_of_torchmetrics_without_its_mirrored_edges():

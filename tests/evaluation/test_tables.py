@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from statistics import stdev
 
 import pytest
 
+from csd_nerf.evaluation.paired import paired_difference
 from csd_nerf.evaluation.plots import save_bars, save_curves
 from csd_nerf.evaluation.tables import Column, Table
 
@@ -48,6 +50,20 @@ def bold(table: Table) -> list[str]:
         "**" in line for line in lines
     ]
     return [line.split(" | ")[0].removeprefix("| ") for line in lines if "**" in line]
+
+
+def test_infinite_values_print_as_such_and_break_nothing():
+    rows = [
+        {"arm": "exact", "input": "a", "psnr": math.inf},
+        {"arm": "exact", "input": "b", "psnr": math.inf},
+        {"arm": "near", "input": "a", "psnr": math.inf},
+        {"arm": "near", "input": "b", "psnr": 30.0},
+    ]
+    text = Table(rows, ["exact", "near"], [Column("psnr", "PSNR", better="higher")]).markdown()
+    assert "| exact | 2 | ∞ |" in text
+    assert "| near | 2 | ∞ |" in text
+    assert paired_difference(rows, "exact", "near", "psnr").mean == math.inf
+    assert paired_difference(rows, "exact", "near", "psnr").error is None
 
 
 def test_the_best_is_bold_if_it_is_surely_better_than_the_second():
