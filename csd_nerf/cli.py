@@ -49,6 +49,8 @@ def call(
 ) -> None:
     """Parse a subcommand's options and run it; a user's mistake ends in one line and exit code 1.
 
+    Ctrl-C ends in one line and exit code 130.
+
     Args:
         program: Name of the command.
         commands: Dataclass of each subcommand, by its name.
@@ -73,6 +75,9 @@ def call(
     except MISTAKES as error:
         print(f"{program.split()[-1]}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1
+    except KeyboardInterrupt:
+        print(f"{program.split()[-1]}: interrupted.", file=sys.stderr)
+        code = 130
     if code:
         raise SystemExit(code)
 
@@ -84,7 +89,3 @@ def _unchecked(kind: type) -> type:
         pass
 
     return type(kind.__name__, (kind,), {"__post_init__": no_checks, "__doc__": kind.__doc__})
-
-
-if __name__ == "__main__":
-    main()

@@ -3,18 +3,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from csd_nerf import cli
+from csd_nerf import __main__, cli
 
 HEAVY = ("torch", "nerfstudio", "diffusers", "transformers", "numpy")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "csd_nerf.cli", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "csd_nerf", *arguments], capture_output=True, text=True
     )
 
 
@@ -48,6 +49,36 @@ def test_a_mistake_in_an_option_is_found_without_a_heavy_library(command):
 
 def test_the_check_of_heavy_libraries_can_fail():
     assert modules_loaded_by("import numpy") == {"numpy"}
+
+
+@pytest.mark.parametrize("where", ["csd_nerf.cli.tyro.cli", "csd_nerf.cli.SyntheticSettings.run"])
+def test_ctrl_c_ends_in_one_line_and_130(monkeypatch, capsys, tmp_path, where):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["synthetic", "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "csd-nerf: interrupted.\n"
+
+
+def test_ctrl_c_while_the_command_is_imported(monkeypatch, capsys):
+    def interrupted(name: str, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["csd-nerf", "--help"])
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main()
+    monkeypatch.undo()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "csd-nerf: interrupted.\n"
+
+
+def test_the_version_is_told():
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"csd-nerf {version('csd_nerf')}\n")
 
 
 def test_the_module_is_the_command_and_its_help_names_the_subcommands():

@@ -26,6 +26,7 @@ MAY_ENTER = {
         *("methods", "bundled", "numbers", "scene", "editor", "distill", "priors", "media", "core"),
     },
     "evaluation": {"evaluation", "adapters", "synthetic", "editor", "priors", "media", "core"},
+    "__main__": {"cli"},
     "cli": {"cli", "evaluation", "adapters", "synthetic", "editor", "priors", "media", "core"},
 }
 """What each room may import of ours.
