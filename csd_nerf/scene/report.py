@@ -74,19 +74,24 @@ class RoundReport:
 
 
 def sheet_columns(edits: Mapping[int, ViewEdit]) -> dict[str, Float[Tensor, "n 3 h w"]]:
-    """The columns of a contact sheet: source, start and edit of every view, at one size."""
-    size = next(iter(edits.values())).source01.shape[-2:]
+    """The columns of a contact sheet: source, start and edit of every view.
+
+    Views of other shapes keep theirs: a cell is as high and as wide as the largest, and white
+    beside the others.
+    """
+    shapes = [edit.source01.shape[-2:] for edit in edits.values()]
+    cell = (max(height for height, _ in shapes), max(width for _, width in shapes))
 
     def column(name: str) -> Float[Tensor, "n 3 h w"]:
-        images = [getattr(edit, name)[None] for edit in edits.values()]
-        fitted = [i if i.shape[-2:] == size else _fitted(i, size) for i in images]
-        return torch.cat(fitted).cpu()
+        return torch.stack([_padded(getattr(edit, name).cpu(), cell) for edit in edits.values()])
 
     return {"source": column("source01"), "start": column("start01"), "edit": column("edited01")}
 
 
-def _fitted(image01: Float[Tensor, "1 3 _ _"], size: torch.Size) -> Float[Tensor, "1 3 _ _"]:
-    return functional.interpolate(image01, size, mode="area")
+def _padded(image01: Float[Tensor, "3 _ _"], cell: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    below, beside = cell[0] - image01.shape[1], cell[1] - image01.shape[2]
+    sides = (beside // 2, beside - beside // 2, below // 2, below - below // 2)
+    return functional.pad(image01, sides, value=1.0)
 
 
 def round_metrics(

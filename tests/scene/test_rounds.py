@@ -75,7 +75,12 @@ def test_views_of_mixed_aspects_keep_theirs():
     assert [tuple(e.edited01.shape[1:]) for e in edits.values()] == list(sizes.values())
     columns = sheet_columns(edits)
     assert list(columns) == ["source", "start", "edit"]
-    assert all(column.shape == (3, 3, 40, 24) for column in columns.values())
+    # Views as they are, in cells of 40 x 40, white beside.
+    assert all(column.shape == (3, 3, 40, 40) for column in columns.values())
+    assert torch.equal(columns["edit"][0, :, :, 8:32], edits[0].edited01)
+    assert torch.equal(columns["source"][1, :, 8:32], edits[1].source01)
+    assert columns["start"][0, :, :, :8].eq(1).all()
+    assert columns["start"][1, :, 32:].eq(1).all()
     metrics = round_metrics(edits, seconds=2.0, evaluations=7, evaluations_before=5)
     assert (metrics["evaluations"], metrics["evaluations_so_far"]) == (7, 12)
     assert metrics["views"] == 3
