@@ -57,7 +57,7 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         `psnr_source_to_photograph` (in dB); `cross_view_source` and `cross_view_edited`, the
         `cross_view_error` of neighbouring frames of the video by each scene's own depth, and
         `cross_view_seen_source` and `cross_view_seen_edited`, the share of pixels compared; and the
-        settings.
+        settings. Without held-out views all are of training views, which `views` says.
 
     Raises:
         ValueError: If the true edit is not known.
@@ -72,6 +72,9 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     asked: Any = config.pipeline
     known = find_edit(edit or asked.prompt)
     cameras, photograph01, names = _held_out_views(pipeline)
+    holds_out = pipeline.datamanager.holds_out
+    if not holds_out:
+        print("csd-nerf: no view of this run is held out; training views are compared.")
     truth01 = true_edit(known, photograph01, names, data=asked.datamanager.data)
     path = path_through(cameras, FRAMES_BETWEEN_VIEWS)
     edited01, _ = render_cameras(pipeline, cameras, "edited views")
@@ -87,7 +90,8 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         "psnr_source_to_photograph": round(psnr(source01, photograph01), 3),
         **_agreement("source", path, *source_path),
         **_agreement("edited", path, *edited_path),
-        "held_out_views": len(names),
+        "held_out_views": len(names) if holds_out else 0,
+        "views": "held out" if holds_out else "training, since none is held out",
         "edit": known.name,
         "prompt": asked.prompt,
         "step": step,
@@ -130,9 +134,12 @@ def _require_edited_run(config: TrainerConfig) -> None:
 
 
 def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], list[Path]]:
-    """Cameras, photographs and file names of the evaluation split, at the run's image size."""
-    dataset = pipeline.datamanager.eval_dataset
-    rows = [dataset.get_image_float32(i)[..., :3] for i in range(len(dataset))]
+    """Cameras, photographs and file names of the evaluation split, at the run's image size.
+
+    Transparent photographs are blended with the background of the model.
+    """
+    dataset, blend = pipeline.datamanager.eval_dataset, pipeline.model.renderer_rgb.blend_background
+    rows = [blend(dataset.get_image_float32(i)) for i in range(len(dataset))]
     sizes = sorted({tuple(row.shape[:2]) for row in rows})
     if len(sizes) > 1:
         raise ValueError(f"Held-out views must be of one size, got (height, width) {sizes}.")

@@ -162,13 +162,23 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         """Read the original photograph of a view, RGB or RGBA in [0, 1]."""
         return self.train_dataset[view]["image"]
 
-    def set_edited(self, edited: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
+    def set_edited(
+        self,
+        edited: Mapping[int, UInt8[Tensor, "_ _ 3"]],
+        *,
+        background: Float[Tensor, "3"] | None = None,
+    ) -> None:
         """Train on edited images from now on; transparency is that of the photographs.
+
+        Args:
+            edited: Images by view, over the background where their photographs are transparent.
+            background: The colour with which training blends transparent parts; None is black.
 
         Raises:
             MethodError: If the size of an image isn't its photograph's.
         """
         images = self._cached["image"]
+        background = torch.zeros(3) if background is None else background
         for view, image in edited.items():
             height, width = images[view].shape[:2]
             if image.shape[:2] != (height, width):
@@ -177,7 +187,7 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
                     f"{width}x{height}, got {image.shape[1]}x{image.shape[0]}; keep "
                     "--pipeline.datamanager's image size as it was in the run that is loaded."
                 )
-            images[view][..., :3] = image.to(images[view]) / 255
+            _set_colours(images[view], image.to(images[view]) / 255, background)
             self.edited[view] = image.cpu()
 
     def reset_images(self) -> None:
@@ -216,3 +226,19 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         batch = self.train_image_dataloader.cached_collated_batch
         assert batch is not None
         return batch
+
+
+def _set_colours(
+    image: Float[Tensor, "h w c"], blended: Float[Tensor, "h w 3"], background: Float[Tensor, "3"]
+) -> None:
+    """Give an image, in place, the colours that look like `blended` over a background.
+
+    With the alpha a of an RGBA image, blended = a colour + (1 - a) background. Where a is 0 every
+    colour looks alike, and the old one stays.
+    """
+    if image.shape[-1] == 3:
+        image[:] = blended
+        return
+    alpha = image[..., 3:]
+    colour = (blended - (1 - alpha) * background.to(image)) / alpha.clamp(min=1 / 255)
+    image[..., :3] = torch.where(alpha > 0, colour.clamp(0, 1), image[..., :3])

@@ -51,6 +51,11 @@ class NerfactoScene:
         image = self._images.photograph01(view).to(self._model.device)
         return self._model.renderer_rgb.blend_background(image).permute(2, 0, 1)
 
+    @property
+    def _background(self) -> Float[Tensor, "3"]:
+        """What training shows through a fully transparent pixel."""
+        return self._model.renderer_rgb.blend_background(torch.zeros(4))
+
     @torch.no_grad()
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
         """Render a training view with its optimised camera pose.
@@ -72,7 +77,7 @@ class NerfactoScene:
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
-        self._images.set_edited(images)
+        self._images.set_edited(images, background=self._background)
 
     def reset_images(self) -> None:
         """Train on the photographs again."""
@@ -94,7 +99,7 @@ class NerfactoScene:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state of `state_dict`; nerfstudio itself would reset the sampler's counters."""
-        self._images.set_edited(state["edited"])
+        self.set_edited(state["edited"])
         sampler = self._model.proposal_sampler
         sampler._step = state["sampler"]["step"]
         sampler._steps_since_update = state["sampler"]["since"]

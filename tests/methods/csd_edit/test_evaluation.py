@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
-from edit_runs import start
+from edit_runs import VIEWS, start, write_dataset
 from PIL import Image
 
 from csd_nerf import priors
+from csd_nerf.evaluation.compare import compare_scene
 
 
 @pytest.fixture
@@ -99,3 +103,31 @@ def test_held_out_views_are_rendered_by_ns_render_dataset(finished, tmp_path):
     ).main()
     (image,) = (tmp_path / "renders").rglob("*.*g")
     assert Image.open(image).size == (48, 48)
+
+
+def test_a_run_without_held_out_views_is_compared_on_its_training_views(
+    make_config, train, tmp_path, capsys
+):
+    """Photographs are transparent too: they are compared over the model's background, black."""
+    folder = write_dataset(tmp_path / "data")
+    for path in (folder / "images").iterdir():
+        picture = Image.open(path)
+        picture.putalpha(128)
+        picture.save(path)
+    transforms = folder / "transforms.json"
+    content = json.loads(transforms.read_text())
+    content["train_filenames"] = [frame["file_path"] for frame in content["frames"]]
+    transforms.write_text(json.dumps(content))
+    trainer = train(make_config(data=folder))
+    output = tmp_path / "compared"
+    metrics = compare_scene(trainer.base_dir / "config.yml", output, edit="sepia")
+    assert metrics["held_out_views"] == 0
+    assert metrics["views"] == "training, since none is held out"
+    assert "no view of this run is held out" in capsys.readouterr().out
+    rows = 18 + VIEWS * 48 * round(256 / 48)
+    sheet = Image.open(output / "contact_sheet.png")
+    assert sheet.height == rows
+    # The first photograph, enlarged: half of its light.
+    first = np.asarray(Image.open(folder / "images/frame_00000.png").convert("RGB"))[24, 24]
+    shown = np.asarray(sheet)[18 + 24 * 5 + 2, 24 * 5 + 2]
+    assert np.abs(shown - first * (128 / 255)).max() <= 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from edit_runs import start, write_dataset
 from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 
+from csd_nerf.media.pixels import to_bytes
 from csd_nerf.methods.csd_edit.scene import resized_camera
 from csd_nerf.scene.protocol import Scene
 
@@ -51,6 +53,38 @@ def test_names_photographs_and_sizes_are_those_of_the_files(tmp_path, make_confi
         path = tmp_path / "data" / "images" / scene.name(view)
         truth = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255
         assert torch.equal(scene.photograph01(view), truth)
+
+
+@pytest.mark.parametrize("background", ["last_sample", "white"])
+def test_transparency_is_blended_once(tmp_path, make_config, tint_prior, background):
+    folder = write_dataset(tmp_path / "data")
+    alpha = torch.linspace(0, 255, 48).round().byte().expand(48, 48)
+    for path in (folder / "images").iterdir():
+        picture = Image.open(path)
+        picture.putalpha(Image.fromarray(alpha.numpy()))
+        picture.save(path)
+    config = make_config(data=folder)
+    config.pipeline.model.background_color = background
+    pipeline = start(config).pipeline
+    scene, images = pipeline.scene, pipeline.datamanager._cached["image"]
+
+    def trained_on(view: int) -> torch.Tensor:
+        """As nerfacto's loss blends it."""
+        blend = pipeline.model.renderer_rgb.blend_background_for_loss_computation
+        return blend(torch.zeros(48, 48, 3), torch.zeros(48, 48, 1), images[view])[1]
+
+    before, original = trained_on(2), images[2].clone()
+    scene.set_edited({2: to_bytes(scene.photograph01(2))})
+    assert (trained_on(2) - before).abs().max() <= 0.5 / 255 + 1e-5
+    assert torch.equal(images[2][..., 3], original[..., 3])
+    # Half of the light is reached wherever the background itself isn't brighter.
+    scene.set_edited({2: to_bytes(scene.photograph01(2) / 2)})
+    shines = (1 - original[..., 3:]) * (background == "white")
+    reached = (before / 2 >= shines).all(-1) & (original[..., 3] > 0)
+    assert reached.float().mean() > 0.05
+    assert (trained_on(2) - before / 2)[reached].abs().max() <= 1 / 255
+    scene.reset_images()
+    assert torch.equal(images[2], original)
 
 
 def test_edited_images_are_trained_on_in_their_own_view_and_photographs_come_back(
