@@ -12,5 +12,7 @@ Preset = Annotated[
 ]
 """A number whose default, None, stands for the value of the method's preset."""
 
-PAPER_MIXING: dict[str, Any] = {"mixing": "stein", "noise": "shared"}
+STEIN: dict[str, Any] = {"mixing": "stein", "noise": "shared"}
 """The paper's mixing, for the preset tiny, which has another."""
+PAPER_MIXING: dict[str, Any] = {**STEIN, "source_share": 1.0}
+"""The same with all of the source's estimate, as in the paper."""

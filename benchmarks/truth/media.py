@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from benchmarks.engine.identity import plain
-from benchmarks.engine.options import PAPER_MIXING
+from benchmarks.engine.options import PAPER_MIXING, STEIN
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome, column_of
@@ -34,6 +34,7 @@ _MOST_STEPS = 50
 RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
 """The methods that optimise, with their residuals."""
 _PATCH = {"mixing": "patch", "noise": "independent"}
+_WHOLE = {"source_share": 1.0}
 USUAL_ARMS = (
     Arm("source", None),
     Arm("autoencoder", None),
@@ -41,9 +42,9 @@ USUAL_ARMS = (
     Arm("csd-no-stein", "csd-no-stein"),
     Arm("sds", "sds"),
     # share: with the share of the source's estimate that is best on validation inputs.
-    Arm("csd-share", "csd", PAPER_MIXING),
-    Arm("csd-patch", "csd", {"mixing": "patch", "noise": "shared"}),
-    Arm("csd-patch-own-noise", "csd", _PATCH),
+    Arm("csd-share", "csd", STEIN),
+    Arm("csd-patch", "csd", {"mixing": "patch", "noise": "shared", **_WHOLE}),
+    Arm("csd-patch-own-noise", "csd", {**_PATCH, **_WHOLE}),
     Arm("csd-patch-own-noise-share", "csd", _PATCH),
     Arm("sds-patch-own-noise", "sds", _PATCH),
 )

@@ -162,8 +162,8 @@ class EditOptions:
             if getattr(self, option) is not None:
                 chosen[other] = None
         if self.residual == "dds":
-            # A text-to-image model has no condition.
-            chosen["condition"] = "raw"
+            # A text-to-image model has no condition, and DDS is its source's estimate.
+            chosen |= {"condition": "raw", "source_share": 1.0}
         names = [field.name for field in dataclasses.fields(Values)]
         given = {n: v for n in names if (v := getattr(self, n, None)) is not None}
         return Values(**{**chosen, **given})

@@ -52,7 +52,12 @@ def test_given_values_go_over_the_method_and_the_method_over_the_preset():
 @pytest.mark.parametrize("preset", ["full", "small", "release", "tiny"])
 def test_presets_take_the_paper_s_share_and_order_unless_told(kind, preset):
     values = kind(preset=preset).values()
-    assert values.source_share == 1.0
+    assert values.source_share == (0.25 if preset == "tiny" else 1.0)
+    for method in ("csd-no-stein", "sds"):
+        assert kind(preset=preset, method=method).values().source_share == 1.0
+    dds = {"preset": preset, "residual": "dds", "source_prompt": "a photo of a man"}
+    assert kind(**dds).values().source_share == 1.0
+    assert kind(**dds, source_share=0.5).values().source_share == 0.5
     assert (values.t_order == "random") == (preset != "tiny")
     told = kind(preset=preset, source_share=0.0, t_order="falling").values()
     assert (told.source_share, told.t_order) == (0.0, "falling")

@@ -74,6 +74,7 @@ def test_only_the_tiny_preset_departs_from_the_paper_s_mixing():
         is_tiny = method.config.method_name == "csd-edit-tiny"
         wanted = ("patch", "independent") if is_tiny else ("stein", "shared")
         assert (edit.mixing, edit.noise) == wanted
+        assert edit.source_share == (0.25 if is_tiny else 1.0)
 
 
 def parsed(name: str, *arguments: str):
