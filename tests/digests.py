@@ -210,6 +210,8 @@ _AS_RELEASED = EditSettings(
 )
 _SHARES = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.3, 0.0]])
 
+_STEIN = ("--mixing", "stein", "--source-share", 1)
+"""The paper's mixing and baseline, for the preset tiny, which has others."""
 KINDS: dict[str, Callable[[Path], Digest]] = {
     "images": lambda _: _images(EditSettings(iterations=3)),
     "images, release's choices and two prompts": lambda _: _images(
@@ -225,13 +227,13 @@ KINDS: dict[str, Callable[[Path], Digest]] = {
     "panorama, regions": lambda f: _panorama(f, "--region", "make it night@0,0,40,64"),
     "panorama, wrapped": lambda f: _panorama(f, "--wrap"),
     "panorama, the paper's drawing": lambda f: _panorama(
-        f, "--mixing", "stein", "--drawing", "uniform", "--taper", 0, "--repulsion", 1
+        f, *_STEIN, "--drawing", "uniform", "--taper", 0, "--repulsion", 1
     ),
     "panorama, SDS": lambda f: _panorama(f, "--method", "sds"),
     "panorama, downsized": lambda f: _panorama(f, "--method", "ip2p-downsize"),
     "panorama, averaged windows": lambda f: _panorama(f, "--method", "ip2p-windows"),
     "video": _video,
-    "video, the paper's mixing": lambda f: _video(f, "--mixing", "stein", "--noise", "shared"),
+    "video, the paper's mixing": lambda f: _video(f, *_STEIN, "--noise", "shared"),
     "video, no mixing": lambda f: _video(f, "--method", "csd-no-stein", "--square"),
     "video, InstructPix2Pix": lambda f: _video(f, "--method", "ip2p"),
     "sampling": lambda _: _sampled(),
