@@ -97,7 +97,7 @@ def _named_digest(names: Iterable[str], files: Iterable[Path]) -> str:
 def weights_digest(
     name_or_path: str | Path, *, variant: str | None = None, kind: Kind = "edit"
 ) -> str:
-    """SHA-256 of the files that a prior is loaded from, which are downloaded if needed.
+    """SHA-256 of a prior's files, which are downloaded if needed.
 
     What is only told about a prior, such as its card, does not belong to it: the card is written
     anew whenever the prior is measured.
@@ -116,8 +116,9 @@ def weights_digest(
 
 
 def _is_told(file: Path, folder: Path) -> bool:
-    in_folder = file.relative_to(folder).as_posix()
-    return in_folder in _TOLD or file.suffix == ".md" or file.name.startswith(".")
+    place = file.relative_to(folder)
+    hidden = any(part.startswith(".") for part in place.parts)
+    return place.as_posix() in _TOLD or file.suffix == ".md" or hidden
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:

@@ -62,13 +62,16 @@ def join_records(records: Sequence[Record]) -> Record:
                 f"{', '.join(f'{key} {twice[0][key]}' for key in LABELS)}; leave one out."
             )
         new = [row for row in other["rows"] if _label(row) not in known]
-        for key, added in (("rows", new), ("residuals", other["residuals"])):
-            joined[key] = [*joined[key], *added]
+        joined["rows"] = [*joined["rows"], *new]
+        residuals = [row for row in other["residuals"] if row not in joined["residuals"]]
+        joined["residuals"] = [*joined["residuals"], *residuals]
         for key in ("arms", "references"):
             joined[key] = [*dict.fromkeys((*joined[key], *other[key]))]
         for key in ("inputs", "seeds"):
             joined["settings"][key] = max(r["settings"][key] for r in (joined, other))
-        joined["tuning"] += other["tuning"]
+        lines = (joined["tuning"] + other["tuning"]).splitlines(keepends=True)
+        joined["tuning"] = "".join(dict.fromkeys(lines))
+        joined["settings"]["arms"] = joined["arms"]
     return joined
 
 
@@ -77,7 +80,8 @@ def _label(row: Row) -> tuple[Any, ...]:
 
 
 def _check_alike(first: Record, other: Record) -> None:
-    fixed = ("domain", "split", "budgets", "updates", "learning_rate", "text_scale", "image_scale")
+    fixed = ("domain", "split", "media", "budgets", "updates", "learning_rate")
+    fixed = (*fixed, "text_scale", "image_scale")
     pairs = {key: (first[key], other[key]) for key in ("experiment", "versions")}
     pairs |= {key: (first["settings"][key], other["settings"][key]) for key in fixed}
     if any("weights" in record for record in (first, other)):

@@ -45,7 +45,9 @@ def run_truth(settings: TruthSettings) -> str:
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
     chosen = chosen_arms(kind.arms, kind.ablations, settings.arms, ablate=settings.ablations)
     known = [arm.name for arm in (*kind.arms, *kind.ablations)]
-    baseline = settings.baseline or kind.baseline
+    methods = [arm.name for arm in chosen if arm.method is not None]
+    usual = kind.baseline if kind.baseline in methods else next(iter(methods), kind.baseline)
+    baseline = settings.baseline or usual
     if baseline not in known:
         raise ValueError(f"--baseline needs one of {', '.join(known)}, got {baseline!r}.")
     exact = settings.prior == EXACT

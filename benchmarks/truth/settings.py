@@ -82,7 +82,8 @@ class TruthSettings:
     baseline: Annotated[
         str | None, tyro.conf.arg(help_behavior_hint="(default: csd; without mixing for choices)")
     ] = None
-    """Method with which the paired differences of the others are computed."""
+    """Method with which the paired differences of the others are computed.
+    If it is not among the methods, the first takes its place."""
     media: Annotated[
         tuple[Literal["views", "video", "panorama"], ...] | None,
         tyro.conf.arg(help_behavior_hint="(default: all)"),

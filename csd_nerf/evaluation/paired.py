@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from statistics import fmean, stdev
+from statistics import stdev
 from typing import Any, Literal
 
 SURE = 2
@@ -79,11 +79,12 @@ def paired_difference(
             differences.setdefault(place[0], []).append(0.0 if same else value - second[place])
     if not differences:
         return None
-    means = [fmean(seeds) for seeds in differences.values()]
+    # Not by fmean, which raises for infinities of both signs.
+    means = [sum(seeds) / len(seeds) for seeds in differences.values()]
     known = len(means) > 1 and all(map(isfinite, means))
     error = stdev(means) / sqrt(len(means)) if known else None
     pairs = sum(len(seeds) for seeds in differences.values())
-    return Difference(fmean(means), error, len(means), pairs)
+    return Difference(sum(means) / len(means), error, len(means), pairs)
 
 
 def _values(

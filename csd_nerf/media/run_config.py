@@ -36,7 +36,7 @@ def read_run_config(path: Path) -> Any:
         raise FileNotFoundError(f"A run needs its config.yml, got {path}, which does not exist.")
     try:
         config = yaml.load(path.read_text("utf8"), Loader=_ConfigLoader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, OSError, RecursionError) as error:
         raise ValueError(
             f"{path} must be the config of a nerfstudio run, but can't be read: {_reason(error)}."
         ) from None
@@ -89,7 +89,8 @@ def _refused(name: str, node: yaml.Node) -> yaml.YAMLError:
 
 
 def _tuple(loader: _ConfigLoader, node: yaml.Node) -> tuple[Any, ...]:
-    assert isinstance(node, yaml.SequenceNode)
+    if not isinstance(node, yaml.SequenceNode):
+        raise _refused("tuple", node)
     return tuple(loader.construct_sequence(node, deep=True))
 
 

@@ -10,80 +10,25 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from csd_nerf.media.images import PICTURE_SUFFIXES, image_size
+from csd_nerf.media.transforms_schema import TransformsFile
 
 TRANSFORMS = "transforms.json"
 SPLITS = ("train", "val", "test")
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
-Row = Annotated[list[Number], Field(min_length=4, max_length=4)]
-CameraModel = Literal[
-    "SIMPLE_PINHOLE",
-    "PINHOLE",
-    "SIMPLE_RADIAL",
-    "RADIAL",
-    "OPENCV",
-    "OPENCV_FISHEYE",
-    "EQUIRECTANGULAR",
-    "OMNIDIRECTIONALSTEREO_L",
-    "OMNIDIRECTIONALSTEREO_R",
-    "VR180_L",
-    "VR180_R",
-    "ORTHOPHOTO",
-    "FISHEYE624",
-]
 _FOCAL = ("fl_x", "fl_y", "cx", "cy")
 _SIZE = ("w", "h")
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2", "distortion_params")
+_ALL_AT_ONCE = "distortion_params"
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2", _ALL_AT_ONCE)
 _FILES = ("file_path", "mask_path")
 """Files that training reads."""
 _CENTRED = 0.05
 """Largest distance of a principal point from the middle of its picture, as a fraction of width plus
 height, for which it belongs to the picture rather than to one with swapped edges."""
-
-
-class _Lens(BaseModel):
-    """Intrinsics, of the whole file or of one frame. Fields that we don't know are kept."""
-
-    model_config = ConfigDict(extra="allow")
-
-    fl_x: Positive | None = None
-    fl_y: Positive | None = None
-    cx: Number | None = None
-    cy: Number | None = None
-    w: Annotated[int, Field(gt=0)] | None = None
-    h: Annotated[int, Field(gt=0)] | None = None
-    k1: Number | None = None
-    k2: Number | None = None
-    k3: Number | None = None
-    k4: Number | None = None
-    p1: Number | None = None
-    p2: Number | None = None
-    distortion_params: list[Number] | None = None
-
-
-class _Frame(_Lens):
-    file_path: Name
-    transform_matrix: Annotated[list[Row], Field(min_length=3, max_length=4)]
-    mask_path: Name | None = None
-    depth_file_path: Name | None = None
-
-
-class _File(_Lens):
-    frames: Annotated[list[_Frame], Field(min_length=1)]
-    camera_model: CameraModel | None = None
-    applied_transform: Annotated[list[Row], Field(min_length=3, max_length=3)] | None = None
-    applied_scale: Positive | None = None
-    ply_file_path: Name | None = None
-    train_filenames: list[Name] | None = None
-    val_filenames: list[Name] | None = None
-    test_filenames: list[Name] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +50,8 @@ def read_transforms(path: Path, *, pictures: bool = True) -> Transforms:
 
     Args:
         path: The file.
-        pictures: Whether the pictures that it names must exist.
+        pictures: Whether the pictures that it names must exist. Otherwise those that exist help to
+            put things right.
 
     Raises:
         FileNotFoundError: If the file is missing, or a picture that it names.
@@ -115,8 +61,8 @@ def read_transforms(path: Path, *, pictures: bool = True) -> Transforms:
     content = _checked(path, _read_json(path))
     _check_frames(path, content["frames"])
     notices: list[str] = []
-    steps = (_square_poses, _own_lenses, _find_splits)
-    for step in (_find_files, *steps, _find_sizes) if pictures else steps:
+    notices += _find_files(path, content, needed=pictures)
+    for step in (_square_poses, _own_lenses, _find_splits, _find_sizes):
         notices += step(path, content)
     return Transforms(content, tuple(notices))
 
@@ -137,7 +83,7 @@ def _read_json(path: Path) -> Any:
 def _checked(path: Path, content: Any) -> dict[str, Any]:
     """The content with all fields of the right type."""
     try:
-        return _File.model_validate(content).model_dump(exclude_none=True)
+        return TransformsFile.model_validate(content).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, what = list(first["loc"]), first["msg"]
@@ -172,19 +118,20 @@ def _check_frames(path: Path, frames: list[dict[str, Any]]) -> None:
         )
 
 
-def _find_files(path: Path, content: dict[str, Any]) -> Iterator[str]:
+def _find_files(path: Path, content: dict[str, Any], *, needed: bool) -> Iterator[str]:
     """Replace names that are written in another way than those of the files."""
     for key in _FILES:
         named = [frame for frame in content["frames"] if key in frame]
         found = [_existing(path.parent, frame[key]) for frame in named]
         missing = [f[key] for f, name in zip(named, found, strict=True) if name is None]
-        if missing:
+        if missing and needed:
             raise FileNotFoundError(
                 f"Files of {path} must exist, got {key} {missing[0]}, which doesn't, and "
                 f"{len(missing) - 1} others of {len(named)}; put them there, or take their frames "
                 "out."
             )
-        renamed = {f[key]: n for f, n in zip(named, found, strict=True) if n != f[key]}
+        pairs = ((frame[key], name) for frame, name in zip(named, found, strict=True))
+        renamed = {old: new for old, new in pairs if new not in (None, old)}
         if renamed:
             old, new = next(iter(renamed.items()))
             yield f"{len(renamed)} names of {path.name} read as those of files, {old} as {new}"
@@ -234,8 +181,9 @@ def _own_lenses(path: Path, content: dict[str, Any]) -> Iterator[str]:
         ]
         if common and any(own):
             for frame in content["frames"]:
-                has_own = any(key in frame for key in keys)
-                frame |= {} if has_own else common
+                mixes = _ALL_AT_ONCE in common or _ALL_AT_ONCE in frame
+                if not (mixes and any(key in frame for key in keys)):
+                    frame |= {**common, **{key: frame[key] for key in keys if key in frame}}
             for key in common:
                 del content[key]
             yield (
@@ -257,8 +205,10 @@ def _find_sizes(path: Path, content: dict[str, Any]) -> Iterator[str]:
     frames = content["frames"]
     places = [path.parent / frame["file_path"] for frame in frames]
     if any(key not in content and any(key not in f for f in frames) for key in _SIZE):
+        if not all(place.is_file() for place in places):
+            return  # nerfstudio says that they are missing.
         for frame, place in zip(frames, places, strict=True):
-            frame["h"], frame["w"] = image_size(place, upright=False)
+            frame["h"], frame["w"] = _size_of(place, {**content, **frame})
         for key in _SIZE:
             content.pop(key, None)
         yield f"w and h, which {path.name} lacks, taken from the pictures"
@@ -275,6 +225,25 @@ def _find_sizes(path: Path, content: dict[str, Any]) -> Iterator[str]:
         yield f"w and h, which are swapped in {path.name}, put right"
 
 
+def _size_of(picture: Path, lens: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a picture as the camera has it: upright, or as it is stored."""
+    upright, stored = (image_size(picture, upright=upright) for upright in (True, False))
+    if upright == stored:
+        return stored
+    for size in (stored, upright):
+        if _is_centred(lens, size):
+            return size
+    raise ValueError(
+        f"Cameras of pictures with an EXIF orientation need w and h, got none for {picture}, which "
+        f"may be {upright[1]} x {upright[0]} or {stored[1]} x {stored[0]}; add them."
+    )
+
+
+def _is_centred(lens: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    off = abs(lens["cx"] - size[1] / 2) + abs(lens["cy"] - size[0] / 2)
+    return off < _CENTRED * sum(size)
+
+
 def _is_swapped(lens: Mapping[str, Any], picture: Path) -> bool:
     """Whether width and height, but not the principal point, belong to a picture's other edges."""
     if not picture.is_file():
@@ -284,8 +253,7 @@ def _is_swapped(lens: Mapping[str, Any], picture: Path) -> bool:
         return False
     if image_size(picture) != (height, width):
         return False  # The camera may belong to the picture turned upright.
-    off = abs(lens["cx"] - width / 2) + abs(lens["cy"] - height / 2)
-    return off < _CENTRED * (width + height)
+    return _is_centred(lens, (height, width))
 
 
 def _find_splits(path: Path, content: dict[str, Any]) -> Iterator[str]:
@@ -293,17 +261,19 @@ def _find_splits(path: Path, content: dict[str, Any]) -> Iterator[str]:
     lists = {split: content.get(f"{split}_filenames") for split in SPLITS}
     if not any(names is not None for names in lists.values()):
         return
-    known = {frame["file_path"] for frame in content["frames"]}
+    known = {Path(frame["file_path"]) for frame in content["frames"]}
     for split, names in lists.items():
-        unknown = [name for name in names or () if name not in known]
+        unknown = [name for name in names or () if Path(name) not in known]
         if unknown:
             raise ValueError(
                 f"{split}_filenames must name frames, got {unknown[0]} in {path}; take it out."
             )
     if lists["train"] is None:
-        held_out = {*(lists["val"] or ()), *(lists["test"] or ())}
+        held_out = {Path(name) for name in (*(lists["val"] or ()), *(lists["test"] or ()))}
         content["train_filenames"] = [
-            frame["file_path"] for frame in content["frames"] if frame["file_path"] not in held_out
+            frame["file_path"]
+            for frame in content["frames"]
+            if Path(frame["file_path"]) not in held_out
         ]
         yield f"train_filenames, which {path.name} lacks: all that are in no other list"
     for split, other in (("val", "test"), ("test", "val")):

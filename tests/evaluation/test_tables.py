@@ -64,6 +64,8 @@ def test_infinite_values_print_as_such_and_break_nothing():
     assert "| near | 2 | ∞ |" in text
     assert paired_difference(rows, "exact", "near", "psnr").mean == math.inf
     assert paired_difference(rows, "exact", "near", "psnr").error is None
+    rows[0]["psnr"] = 20.0
+    assert math.isnan(paired_difference(rows, "exact", "near", "psnr").mean)
 
 
 def test_the_best_is_bold_if_it_is_surely_better_than_the_second():

@@ -58,7 +58,14 @@ def test_code_never_runs_from_a_config(tmp_path, monkeypatch, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [", "\t", "!!python/object:nerfstudio.engine.trainer.Trainers {}", "a: &x [*y]", "\x00"],
+    [
+        "!!python/tuple {a: 1}",
+        "a: [",
+        "\t",
+        "!!python/object:nerfstudio.engine.trainer.Trainers {}",
+        "a: &x [*y]",
+        "\x00",
+    ],
 )
 def test_a_damaged_config_is_one_line(tmp_path, text):
     path = written(tmp_path, text)

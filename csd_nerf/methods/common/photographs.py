@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from csd_nerf.media.images import image_size, read_image, read_mask
 from csd_nerf.media.pixels import resize
+from csd_nerf.methods.common.errors import MethodError
 
 
 class Photographs(InputDataset):
@@ -26,11 +28,13 @@ class Photographs(InputDataset):
         """Read an image and resize it by `scale_factor`; RGBA if it has transparency.
 
         Raises:
-            FileNotFoundError: If there is no file.
-            ValueError: If it is not a picture or is damaged.
+            MethodError: If there is no file, or it is not a picture or is damaged.
         """
         path = self._dataparser_outputs.image_filenames[image_idx]
-        image, _ = read_image(path, keep_alpha=True, upright=self._is_upright(image_idx))
+        try:
+            image, _ = read_image(path, keep_alpha=True, upright=self._is_upright(image_idx))
+        except (ValueError, FileNotFoundError) as error:
+            raise MethodError(str(error)) from None
         if self.scale_factor != 1:
             height, width = (int(edge * self.scale_factor) for edge in image.shape[:2])
             image = resize(image, (height, width), by="bilinear")
@@ -44,8 +48,7 @@ class Photographs(InputDataset):
         nerfstudio itself takes grey masks only.
 
         Raises:
-            FileNotFoundError: As `get_numpy_image` does.
-            ValueError: As `get_numpy_image` does.
+            MethodError: As `get_numpy_image` does.
         """
         is_float = image_type == "float32"
         image = (self.get_image_float32 if is_float else self.get_image_uint8)(image_idx)
@@ -60,18 +63,25 @@ class Photographs(InputDataset):
     def _mask(self, image_idx: int, size: tuple[int, int]) -> Bool[Tensor, "h w 1"]:
         assert self._dataparser_outputs.mask_filenames is not None
         path = self._dataparser_outputs.mask_filenames[image_idx]
-        mask = read_mask(path, upright=self._is_upright(image_idx))[None, None].byte()
+        try:
+            mask = read_mask(path, upright=self._is_upright(image_idx))[None, None].byte()
+        except (ValueError, FileNotFoundError) as error:
+            raise MethodError(str(error)) from None
         # Nearest neighbour: a pixel is in the mask or not.
         return functional.interpolate(mask, size, mode="nearest-exact")[0, 0, :, :, None].bool()
 
     def _is_upright(self, image_idx: int) -> bool:
-        """Whether the camera belongs to the picture turned by its EXIF orientation.
-
-        It doesn't if a tool such as COLMAP found the pose from the pixels as they are stored.
-        """
-        path = self._dataparser_outputs.image_filenames[image_idx]
-        height, width = image_size(path)
-        if (height, width) == image_size(path, upright=False):
-            return False
         cameras = self._dataparser_outputs.cameras
-        return (int(cameras.height[image_idx]) > int(cameras.width[image_idx])) == (height > width)
+        camera = (int(cameras.height[image_idx]), int(cameras.width[image_idx]))
+        return is_upright(self._dataparser_outputs.image_filenames[image_idx], camera)
+
+
+def is_upright(picture: Path, camera: tuple[int, int]) -> bool:
+    """Whether a camera (height, width) belongs to a picture turned by its EXIF orientation.
+
+    It doesn't if a tool such as COLMAP found the pose from the pixels as they are stored.
+    """
+    height, width = image_size(picture)
+    if (height, width) == image_size(picture, upright=False):
+        return False
+    return (camera[0] > camera[1]) == (height > width)

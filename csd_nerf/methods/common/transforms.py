@@ -19,6 +19,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import (
 from csd_nerf.media.images import image_size
 from csd_nerf.media.transforms import read_transforms
 from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.photographs import is_upright
 
 _ROUNDING = 1
 """Pixels by which the size of a shrunken picture may differ from its camera's."""
@@ -44,7 +45,10 @@ class CheckedTransforms(Nerfstudio):
         with self._checked_reading():
             outputs = super()._generate_dataparser_outputs(split)
         if self._pictures:
-            check_pictures(outputs)
+            try:
+                check_pictures(outputs)
+            except (ValueError, FileNotFoundError) as error:
+                raise MethodError(str(error)) from None
         return outputs
 
     @contextmanager
@@ -74,7 +78,8 @@ class CheckedTransforms(Nerfstudio):
 
 def checked(config: DataParserConfig, *, pictures: bool) -> DataParserConfig:
     """The config of a `CheckedTransforms` in place of nerfstudio's own parser; others unchanged."""
-    if config._target is not Nerfstudio:
+    ours = isinstance(config._target, partial) and config._target.func is CheckedTransforms
+    if config._target is not Nerfstudio and not ours:
         return config
     return dataclasses.replace(config, _target=partial(CheckedTransforms, pictures=pictures))
 
@@ -93,14 +98,14 @@ def check_pictures(outputs: DataparserOutputs) -> None:
     wrong = []
     for index, (picture, mask) in enumerate(zip(outputs.image_filenames, masks, strict=True)):
         camera = (int(cameras.height[index]), int(cameras.width[index]))
-        sizes = [_size_of(picture, upright=upright) for upright in (True, False)]
-        if not any(_fits(size, camera) for size in sizes):
-            wrong.append((picture, sizes[0], camera))
-        elif mask is not None and _size_of(mask, upright=False) not in sizes:
-            height, width = _size_of(mask, upright=False)
+        upright = is_upright(picture, camera)
+        size = image_size(picture, upright=upright)
+        if not _fits(size, camera):
+            wrong.append((picture, size, camera))
+        elif mask is not None and (masked := image_size(mask, upright=upright)) != size:
             raise MethodError(
-                f"A mask must be as large as its photograph, {sizes[0][1]} x {sizes[0][0]}, got "
-                f"{mask} with {width} x {height}; resize it."
+                f"A mask must be as large as its photograph, {size[1]} x {size[0]}, got {mask} "
+                f"with {masked[1]} x {masked[0]}; resize or turn it."
             )
     if wrong:
         picture, (height, width), camera = wrong[0]
@@ -113,10 +118,3 @@ def check_pictures(outputs: DataparserOutputs) -> None:
 
 def _fits(size: tuple[int, int], camera: tuple[int, int]) -> bool:
     return all(abs(ours - theirs) <= _ROUNDING for ours, theirs in zip(size, camera, strict=True))
-
-
-def _size_of(path: Path, *, upright: bool) -> tuple[int, int]:
-    try:
-        return image_size(path, upright=upright)
-    except (ValueError, FileNotFoundError) as error:
-        raise MethodError(str(error)) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -108,7 +109,9 @@ class CSDDreamFusionTrainer(Trainer):
             outcome = super().train_iteration(step)
             self._finite.after_step(step, outcome[0], self.grad_scaler)
         except FloatingPointError:
-            self._finish()
+            # A field of NaN has no pictures.
+            with suppress(FloatingPointError):
+                self._finish()
             raise
         return outcome
 

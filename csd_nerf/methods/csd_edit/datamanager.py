@@ -144,14 +144,19 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
             else:
                 batch[key] = values[order]
         self.edited: dict[int, UInt8[Tensor, "_ _ 3"]] = {}
+        self._is_editing = False
+        if self.test_mode == "val":
+            # Before the source stage, so that masks which leave no room are found at once.
+            self._patches = self._patch_sampler()
+
+    def _patch_sampler(self) -> PatchSampler:
+        batch = self._cached
         masks = batch.get("mask")
-        # Made before the source stage, so that masks which leave no room are found at once.
-        self._patches = PatchSampler(
+        return PatchSampler(
             [tuple(image.shape[:2]) for image in batch["image"]],
             masks=None if masks is None else [mask[..., 0].bool() for mask in masks],
             patch_size=self.config.edit_patch_size,
         )
-        self._is_editing = False
 
     @property
     def num_views(self) -> int:

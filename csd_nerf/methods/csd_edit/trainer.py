@@ -14,6 +14,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checkpoints import (
     OUR_STATE,
@@ -219,6 +220,9 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
             "--pipeline.edit.residual dds needs a description of the photographs; give "
             '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
         )
+    if pipeline.edit.residual == "dds" and pipeline.edit.source_share == TUNED_RUN["source_share"]:
+        # The bundled prior's share is for editing priors; DDS is the source's estimate.
+        pipeline.edit = dataclasses.replace(pipeline.edit, source_share=1.0)
     _check_kernel(config.method_name or "csd-edit", pipeline.edit)
     patch = pipeline.datamanager.edit_patch_size
     if pipeline.model.lpips_weight > 0 and patch < LPIPS_PATCH:
@@ -240,7 +244,7 @@ def _check_kernel(method: str, edit: EditSettings) -> None:
     # Late: it imports the configs of all methods, this one among them.
     from nerfstudio.configs.method_configs import all_methods
 
-    preset = _pipeline_config(all_methods[method]).edit
+    preset = _pipeline_config(all_methods[method]).edit if method in all_methods else EditSettings()
     for name in ("bandwidth", "kernel_on", "normalize", "repulsion", "repulsion_scale"):
         usual = (getattr(preset, name), getattr(EditSettings, name))
         if edit.mixing != "stein" and getattr(edit, name) not in usual:

@@ -152,6 +152,9 @@ def test_what_is_told_about_a_prior_does_not_decide_its_results(tmp_path):
     for name in ("README.md", "evaluation.json", "training.json", ".gitattributes"):
         (folder / name).write_text("measured again")
     assert weights_digest(folder) == before
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / "unet.lock").touch()
+    assert weights_digest(folder) == before
     config = folder / "unet" / "config.json"
     config.write_text(config.read_text() + " ")
     assert weights_digest(folder) != before

@@ -147,7 +147,9 @@ def test_records_of_arms_and_seeds_are_joined(finished, tmp_path, capsys):
     joined = read_record(kept)
     assert sorted(map(str, joined["rows"])) == sorted(map(str, meant["rows"]))
     assert printed.split("Options of")[0] == tables_of(meant).split("Options of")[0]
-    assert "- csd\n- sds\n- sds\n" in printed
+    assert "- csd\n- sds\n" in printed
+    assert printed.count("- sds\n") == 1
+    assert joined["settings"]["arms"] == joined["arms"]
 
 
 @pytest.mark.parametrize(

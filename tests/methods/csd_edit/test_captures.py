@@ -13,6 +13,8 @@ import torch
 from edit_runs import SIZE, VIEWS, start, write_dataset
 from PIL import Image
 
+from csd_nerf.media.transforms import read_transforms
+
 Content = dict[str, Any]
 
 
@@ -72,6 +74,11 @@ def no_picture(folder: Path) -> None:
     (folder / "images/frame_00003.png").write_bytes(b"")
 
 
+def cut_picture(folder: Path) -> None:
+    path = folder / "images/frame_00003.png"
+    path.write_bytes(path.read_bytes()[:-60])
+
+
 def small_pictures(folder: Path) -> None:
     for path in (folder / "images").iterdir():
         Image.open(path).resize((SIZE // 2, SIZE // 2)).save(path)
@@ -122,6 +129,7 @@ def at_one_place(folder: Path) -> None:
         (set_in_file("camera_model", "PINHOLES"), ["camera_model", "OPENCV", "'PINHOLES'"]),
         (without_picture, ["images/frame_00003.png, which doesn't", "0 others of 12"]),
         (no_picture, ["frame_00003.png", "picture"]),
+        (cut_picture, ["frame_00003.png", "breaks off"]),
         (small_pictures, ["24 x 24 for a camera of 48 x 48", "others", "w and h"]),
         (set_in_frame("w", SIZE + 9), ["48 x 48 for a camera of 57 x 48"]),
         (a_mask_that_is_missing, ["mask_path none.png", "0 others of 12"]),
@@ -292,3 +300,97 @@ def test_a_mask_of_another_size_is_named(make_config, tint_prior, tmp_path):
     message = message_of(make_config(data=folder))
     assert "mask_00002.png with 48 x 52" in message
     assert "its photograph, 48 x 48" in message
+
+
+def test_names_in_lists_of_splits_are_paths(make_config, tint_prior, capture):
+    def by(content: Content) -> None:
+        found = [frame["file_path"] for frame in content["frames"]]
+        content["val_filenames"] = [f"./{name}" for name in found[8:]]
+
+    change(capture, by)
+    images = start(make_config(data=capture)).pipeline.datamanager
+    assert (images.num_views, len(images.eval_dataset)) == (8, 4)
+
+
+def test_a_repaired_capture_is_repaired_for_rendering_too(make_config, tint_prior, train, capture):
+    """As ns-render does: cameras without pictures first, then with them, by one config."""
+    names(capture, lambda name: name.replace("/", "\\"))
+    change(capture, without_sizes)
+    trainer = train(make_config(data=capture))
+    config = trainer.config.pipeline.datamanager
+    for mode in ("inference", "test"):
+        images = config.setup(device="cpu", test_mode=mode)
+        assert int(images.train_dataset.cameras.width[0]) == SIZE
+        assert images.train_dataset.image_filenames[1].name == "frame_00001.png"
+        assert images.dataparser._pictures == (mode == "test")
+    for path in (capture / "images").iterdir():
+        path.rename(path.with_suffix(".moved"))
+    change(capture, lambda c: [frame.update(w=SIZE, h=SIZE) for frame in c["frames"]])
+    assert config.setup(device="cpu", test_mode="inference").num_views > 0
+
+
+def turned(path: Path) -> None:
+    """The same pixels, with an EXIF orientation that turns them by a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_missing_sizes_of_turned_pictures_are_those_of_their_cameras(
+    make_config, tint_prior, tmp_path, upright
+):
+    height, width = SIZE, SIZE + 16
+    folder = write_dataset(tmp_path / "turned", sizes=[(height, width)] * VIEWS)
+    for path in (folder / "images").iterdir():
+        turned(path)
+
+    def by(content: Content) -> None:
+        without_sizes(content)
+        for frame in content["frames"]:
+            frame["cx"], frame["cy"] = (
+                (height / 2, width / 2) if upright else (width / 2, height / 2)
+            )
+
+    change(folder, by)
+    images = start(make_config("known", data=folder)).pipeline.datamanager
+    expected = (width, height) if upright else (height, width)
+    assert tuple(images.photograph01(0).shape[:2]) == expected
+
+    def off(content: Content) -> None:
+        for frame in content["frames"]:
+            frame["cx"] = frame["cy"] = 3.0
+
+    change(folder, off)
+    assert "EXIF orientation need w and h" in message_of(make_config("unknown", data=folder))
+
+
+def test_a_mask_that_lies_where_its_photograph_stands_is_named(make_config, tint_prior, tmp_path):
+    height, width = SIZE, SIZE + 16
+    folder = write_dataset(tmp_path / "turned", sizes=[(height, width)] * VIEWS)
+
+    def by(content: Content) -> None:
+        for frame in content["frames"]:
+            frame |= {"w": height, "h": width, "cx": height / 2, "cy": width / 2}
+            frame["mask_path"] = "mask.png"
+
+    for path in (folder / "images").iterdir():
+        turned(path)
+    change(folder, by)
+    Image.new("L", (width, height), 255).save(folder / "mask.png")
+    assert "as large as its photograph, 48 x 64, got" in message_of(make_config(data=folder))
+    Image.new("L", (height, width), 255).save(folder / "mask.png")
+    start(make_config("right", data=folder))
+
+
+def test_a_frame_s_own_distortion_leaves_the_rest_of_the_file_s(tmp_path):
+    folder = write_dataset(tmp_path / "bent")
+
+    def by(content: Content) -> None:
+        content |= {"k1": 0.1, "k2": 0.2}
+        content["frames"][3]["k1"] = 0.3
+
+    change(folder, by)
+    frames = read_transforms(folder / "transforms.json").content["frames"]
+    assert (frames[3]["k1"], frames[3]["k2"]) == (0.3, 0.2)
+    assert (frames[0]["k1"], frames[0]["k2"]) == (0.1, 0.2)

@@ -60,6 +60,10 @@ def test_a_gpu_that_is_not_there(make_config, tint_prior, monkeypatch):
         (lambda c: setattr(c.pipeline.model, "lpips_weight", float("nan")), "model.lpips-weight"),
         (lambda c: setattr(c.pipeline.model, "far_plane", float("inf")), "model.far-plane must"),
         (lambda c: setattr(c.pipeline.datamanager, "camera_res_scale_factor", float("nan")), "got"),
+        (
+            lambda c: setattr(c.optimizers["fields"]["optimizer"], "lr", float("nan")),
+            "--optimizers.fields.optimizer.lr",
+        ),
     ],
 )
 def test_numbers_that_are_not_finite(make_config, tint_prior, change, text):
@@ -88,6 +92,14 @@ def test_options_of_a_kernel_that_is_not_used(make_config, tint_prior, option, v
     )
     config.pipeline.edit = EditSettings(**{**TUNED_RUN, option: value, "mixing": "stein"})
     start(config)
+
+
+def test_dds_has_all_of_its_baseline_with_the_tiny_preset_too(make_config, tint_prior):
+    config = make_config()
+    config.pipeline.edit = EditSettings(**{**TUNED_RUN, "residual": "dds"})
+    config.pipeline.source_prompt = "a photo of a man"
+    start(config)
+    assert config.pipeline.edit.source_share == 1.0
 
 
 def test_several_devices(make_config, tint_prior):
