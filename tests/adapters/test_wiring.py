@@ -99,7 +99,7 @@ KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
         ("csd", {}, ("patch", "csd")),
         ("csd", {"residual": "dds"}, ("patch", "dds")),
         ("csd", {"mixing": "stein"}, ("stein", "csd")),
-        ("csd", {"source_share": 0.25}, ("patch", "csd")),
+        ("csd", {"source_share": 0.5}, ("patch", "csd")),
         ("csd-no-stein", {"source_share": 0.0}, ("none", "csd")),
         ("csd-no-stein", {}, ("none", "csd")),
         ("sds", {}, ("none", "sds")),
@@ -117,7 +117,8 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     if not kernel:
         # Nothing is mixed by a kernel between images, so the preset's values have no effect.
         kernel = {"normalize": "rowsum", "repulsion": 0.0}
-    share = {"source_share": given.get("source_share", 1.0)}
+    usual = 0.25 if method == "csd" and residual == "csd" else 1.0
+    share = {"source_share": given.get("source_share", usual)}
     assert asked["settings"] == EditSettings(
         iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN, **kernel
     )

@@ -138,10 +138,20 @@ def save_result(
     *,
     size: int,
     frames: int = 48,
+    failed: bool = False,
 ) -> list[Path]:
     """Write the turntable and contact sheet of each object, and settings.json.
 
     settings.json also holds the `object_difference` of every two objects.
+
+    Args:
+        folder: Where to write.
+        model: The objects.
+        settings: The settings of the run.
+        size: Edge of the views in pixels.
+        frames: Number of views of a turntable.
+        failed: Whether the run failed. Then values of its objects that aren't finite are shown as
+            black; otherwise they are an error.
 
     Returns:
         The files: each object's video and contact sheet, then settings.json.
@@ -151,6 +161,9 @@ def save_result(
     for shown in range(len(model.fields)):
         name = f"object_{shown}" if len(model.fields) > 1 else "object"
         turn = render_around(model, views=frames, size=size, shown=shown)
+        if failed:
+            finite = {name: maps.nan_to_num(0, 0, 0) for name, maps in vars(turn).items()}
+            turn = ObjectRenders(**finite)
         video, sheet = folder / f"{name}_turntable.mp4", folder / f"{name}.png"
         wide = torch.cat([turn.colour01, turn.depth01, turn.normals01], dim=3)
         save_video(video, enlarge(wide, edge=768), fps=16)

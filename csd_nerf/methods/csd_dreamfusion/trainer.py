@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -109,9 +108,7 @@ class CSDDreamFusionTrainer(Trainer):
             outcome = super().train_iteration(step)
             self._finite.after_step(step, outcome[0], self.grad_scaler)
         except FloatingPointError:
-            # A field of NaN has no pictures.
-            with suppress(FloatingPointError):
-                self._finish()
+            self._finish(failed=True)
             raise
         return outcome
 
@@ -125,12 +122,14 @@ class CSDDreamFusionTrainer(Trainer):
             path = self.base_dir / "previews" / f"step_{step:06d}.png"
             save_preview(path, self.pipeline.model, size=self.config.preview_size)
 
-    def _finish(self) -> None:
+    def _finish(self, *, failed: bool = False) -> None:
         pipeline = self.config.pipeline
         assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
         settings = dataclasses.asdict(pipeline)
         folder = self.base_dir / RESULT_FOLDER
-        files = save_result(folder, self.pipeline.model, settings, size=self.config.result_size)
+        files = save_result(
+            folder, self.pipeline.model, settings, size=self.config.result_size, failed=failed
+        )
         CONSOLE.print(f"Wrote {', '.join(path.name for path in files)} to {folder}.")
 
 
