@@ -14,7 +14,6 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.bundled import TUNED_RUN
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checkpoints import (
     OUR_STATE,
@@ -220,10 +219,13 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
             "--pipeline.edit.residual dds needs a description of the photographs; give "
             '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
         )
-    if pipeline.edit.residual == "dds" and pipeline.edit.source_share == TUNED_RUN["source_share"]:
-        # The bundled prior's share is for editing priors; DDS is the source's estimate.
+    preset = _preset_edit(config.method_name)
+    if pipeline.edit.residual == "dds" and pipeline.edit.source_share == preset.source_share < 1:
+        CONSOLE.print(
+            "csd-edit: dds is the source's estimate; the preset's source-share becomes 1."
+        )
         pipeline.edit = dataclasses.replace(pipeline.edit, source_share=1.0)
-    _check_kernel(config.method_name or "csd-edit", pipeline.edit)
+    _check_kernel(pipeline.edit, preset)
     patch = pipeline.datamanager.edit_patch_size
     if pipeline.model.lpips_weight > 0 and patch < LPIPS_PATCH:
         raise MethodError(
@@ -239,12 +241,17 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
     _check_data(pipeline)
 
 
-def _check_kernel(method: str, edit: EditSettings) -> None:
-    """Refuse options of the kernel between images if nothing is mixed by it."""
+def _preset_edit(method: str | None) -> EditSettings:
+    """The options of editing of a method before the user's."""
     # Late: it imports the configs of all methods, this one among them.
     from nerfstudio.configs.method_configs import all_methods
 
-    preset = _pipeline_config(all_methods[method]).edit if method in all_methods else EditSettings()
+    known = method is not None and method in all_methods
+    return _pipeline_config(all_methods[method]).edit if known else EditSettings()
+
+
+def _check_kernel(edit: EditSettings, preset: EditSettings) -> None:
+    """Refuse options of the kernel between images if nothing is mixed by it."""
     for name in ("bandwidth", "kernel_on", "normalize", "repulsion", "repulsion_scale"):
         usual = (getattr(preset, name), getattr(EditSettings, name))
         if edit.mixing != "stein" and getattr(edit, name) not in usual:

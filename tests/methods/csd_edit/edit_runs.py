@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -96,6 +97,16 @@ def start(config, *, seed: int = 0):
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     return trainer
+
+
+def message_of(config) -> str:
+    """The one line with which a mistake ends a run before its first step."""
+    with pytest.raises(SystemExit) as stopped:
+        start(config)
+    message = str(stopped.value)
+    assert message.startswith("csd-edit: ")
+    assert "\n" not in message
+    return message
 
 
 def checkpoint_of(trainer) -> dict:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edit_runs import SIZE, VIEWS, start, write_dataset
+from edit_runs import SIZE, VIEWS, message_of, start, write_dataset
 from PIL import Image
 
 from csd_nerf.media.transforms import read_transforms
@@ -28,15 +28,6 @@ def change(folder: Path, by: Callable[[Content], None]) -> None:
     content = json.loads(path.read_text())
     by(content)
     path.write_text(json.dumps(content))
-
-
-def message_of(config) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        start(config)
-    message = str(stopped.value)
-    assert message.startswith("csd-edit: ")
-    assert "\n" not in message
-    return message
 
 
 def set_in_frame(key: str, value: Any, *, frame: int = 3) -> Callable[[Path], None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from edit_runs import start
+from edit_runs import message_of, start
 
 from csd_nerf import priors
 from csd_nerf.bundled import TUNED_RUN
@@ -14,15 +14,6 @@ from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipelineConfig
-
-
-def message_of(config) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        start(config)
-    message = str(stopped.value)
-    assert message.startswith("csd-edit: ")
-    assert "\n" not in message
-    return message
 
 
 def test_an_empty_prompt(make_config, tint_prior):
@@ -100,6 +91,11 @@ def test_dds_has_all_of_its_baseline_with_the_tiny_preset_too(make_config, tint_
     config.pipeline.source_prompt = "a photo of a man"
     start(config)
     assert config.pipeline.edit.source_share == 1.0
+    told = make_config("told")
+    told.pipeline.edit = EditSettings(**{**TUNED_RUN, "residual": "dds", "source_share": 0.5})
+    told.pipeline.source_prompt = "a photo of a man"
+    start(told)
+    assert told.pipeline.edit.source_share == 0.5
 
 
 def test_several_devices(make_config, tint_prior):
