@@ -101,6 +101,7 @@ class ChoiceSceneDomain(SceneDomain):
         Arm("patch-shared-noise", "csd", _PATCH),
         Arm("patch-repeated-noise", "csd", _PATCH | _REPEATED, tuned_as="patch-shared-noise"),
         Arm("patch-own-noise", "csd", _PATCH | _OWN),
+        Arm("patch-share-own-noise", "csd", _PATCH | _OWN),
         Arm(
             "patch-own-repeated-noise",
             "csd",

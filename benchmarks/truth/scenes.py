@@ -42,6 +42,9 @@ _TRIED = 400
 """Largest number of scenes that are searched for one to which an edit applies."""
 
 
+_PATCH = {"mixing": "patch", "noise": "independent"}
+
+
 class SceneDomain:
     """The domain of scenes."""
 
@@ -50,7 +53,8 @@ class SceneDomain:
         # With the share of the source's estimate that is best on validation inputs.
         Arm("csd-share", "csd"),
         Arm("csd-patch", "csd", {"mixing": "patch"}),
-        Arm("csd-patch-own-noise", "csd", {"mixing": "patch", "noise": "independent"}),
+        Arm("csd-patch-own-noise", "csd", _PATCH),
+        Arm("csd-patch-own-noise-share", "csd", _PATCH),
         # Like the others, which never train on a photograph once there is an edit.
         Arm("in2n-edited-only", "in2n", {"only_edited_views": True}),
     )
