@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from csd_nerf.adapters.reporter import State
 from csd_nerf.adapters.run_files import RunFiles
-from csd_nerf.media.images import write_image
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class FileReporter:
@@ -23,7 +24,7 @@ class FileReporter:
 
     Use it as a context manager. Within it, the first Ctrl-C stops the run at the end of the current
     unit of work, after its state is saved; a second Ctrl-C stops at once. In a stage that saves no
-    state the first stops at once.
+    state the first stops at once. SIGTERM is taken for Ctrl-C.
     """
 
     def __init__(
@@ -56,14 +57,15 @@ class FileReporter:
         self._began = monotonic()
         self._stoppable = False
         self._stop = False
-        self._handler_before: Any = None
+        self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> FileReporter:
         """Start the clock and take over Ctrl-C."""
         self._began = monotonic()
         if not self.resuming:
             self._files.state.unlink(missing_ok=True)
-        self._handler_before = signal.signal(signal.SIGINT, self._interrupted)
+        for number in _STOPPING:
+            self._handlers_before[number] = signal.signal(number, self._interrupted)
         return self
 
     def __exit__(
@@ -72,8 +74,9 @@ class FileReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Restore the handler of Ctrl-C, and close the bar."""
-        signal.signal(signal.SIGINT, self._handler_before)
+        """Restore the handlers of the signals, and close the bar."""
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
         if self._bar is not None:
             self._bar.close()
 
@@ -125,7 +128,7 @@ class FileReporter:
         if self._stop:
             raise KeyboardInterrupt
         if preview is not None and self._preview_every and done % self._preview_every == 0:
-            write_image(self._files.preview, preview())
+            self._files.save_preview(preview())
 
     def note(self, text: str) -> None:
         """Print a notice once, as a line that starts with `note:`, and keep it for the record."""
@@ -134,7 +137,7 @@ class FileReporter:
             tqdm.write(f"note: {self._label}{text}", file=sys.stderr)
 
     def _interrupted(self, *_: object) -> None:
-        """Handle SIGINT; a run can't be resumed from the middle of an iteration."""
+        """Handle a signal; a run can't be resumed from the middle of an iteration."""
         if not self._stoppable or self._stop:
             raise KeyboardInterrupt
         self._stop = True

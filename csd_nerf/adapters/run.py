@@ -10,7 +10,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.options import MISTAKES, EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.regions import parse_region, region_mask
 from csd_nerf.adapters.run_files import RunFiles, fingerprint
-from csd_nerf.media.files import check_writable
+from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
+from csd_nerf.priors.identity import weights_identity
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, by the convention of shells."""
@@ -153,12 +154,14 @@ class _Call:
         with _naming("--device"):
             device = find_device(self.options.device, bundled=bundled)
         try:
-            tasks = self._checked(inputs, outputs, device)
-            if tasks:
-                notices: list[str] = []
-                prior = self._load(device, notices)
-                for task in tasks:
-                    self._do(task, prior, notices)
+            with ExitStack() as locks:
+                tasks = self._checked(inputs, outputs, device, locks)
+                if tasks:
+                    notices: list[str] = []
+                    prior, weights = self._load(device, notices)
+                    for task in tasks:
+                        task.files.weights = weights
+                        self._do(task, prior, notices)
         except KeyboardInterrupt:
             again = [*self.command, *(["--resume"] if "--resume" not in self.command else [])]
             print(f"csd-nerf: interrupted; go on with: {shlex.join(again)}", file=sys.stderr)
@@ -166,19 +169,27 @@ class _Call:
         return 1 if self.failures else 0
 
     def _checked(
-        self, inputs: Sequence[Path], outputs: Sequence[Path], device: torch.device
+        self,
+        inputs: Sequence[Path],
+        outputs: Sequence[Path],
+        device: torch.device,
+        locks: ExitStack,
     ) -> list[_Task]:
+        """The inputs that are left to edit; their outputs are locked until `locks` is closed."""
         tasks = []
         for number, (source, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
             label = f"[{number}/{len(inputs)}] {source.name}: " if len(inputs) > 1 else ""
             with self._telling(source):
                 edit = self.prepare(source, output)
                 files = self._files(source, output, device)
+                files.check_apart_from([*inputs, *self.region_masks])
+                # The state has the longest name.
+                check_writable(files.state)
+                locks.enter_context(one_writer(output))
                 found = files.look(resume=self.options.resume, overwrite=self.options.overwrite)
                 if found == "result":
                     print(f"{output} is finished: nothing is left to do.")
                     continue
-                check_writable(output)
                 reporter = FileReporter(
                     files,
                     resuming=found == "state",
@@ -198,8 +209,10 @@ class _Call:
             source, output, settings, self.command, fingerprint(source, *self.region_masks)
         )
 
-    def _load(self, device: torch.device, notices: list[str]) -> priors.Prior:
+    def _load(self, device: torch.device, notices: list[str]) -> tuple[priors.Prior, str]:
+        """The prior and the identity of its weights."""
         values = self.options.values()
+        kind = "text" if self.options.residual == "dds" else "edit"
 
         def tell(text: str) -> None:
             notices.append(text)
@@ -208,14 +221,17 @@ class _Call:
         with _naming("--prior"):
             prior = priors.load(
                 values.prior,
-                kind="text" if self.options.residual == "dds" else "edit",
+                kind=kind,
                 device=device,
                 dtype=values.dtype,
                 variant=self.options.prior_variant,
                 condition=values.condition,
                 vae_slicing=self.options.preset == "small",
             )
-        return HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
+            variant = self.options.prior_variant
+            weights = priors.fetch(values.prior, variant=variant, kind=kind)[0]
+        halving = HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
+        return halving, weights_identity(weights)
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
         files = task.files

@@ -1,26 +1,32 @@
 """The files beside an output: state of an interrupted run, record of a finished one, preview.
 
-State and record hold the run's settings and a fingerprint of its input. A later run may resume from
-them only if its settings and its input are the same.
+State and record hold the run's settings and fingerprints of its input and of the prior's weights. A
+later run may resume from them only if these are the same, and if the contents are those that were
+saved. Only files that such runs have written are replaced or removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
 import json
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin
+from torch import Tensor
 
 from csd_nerf.adapters.reporter import State
-from csd_nerf.media.files import write_json, written_whole
+from csd_nerf.media.files import remove_unfinished, write_json, written_whole
+from csd_nerf.media.frames import is_picture
 
 NEUTRAL_SETTINGS = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
 """Settings that don't change the result, so that a resumed run may change them."""
@@ -29,10 +35,17 @@ Found = Literal["nothing", "state", "result"]
 """What an earlier run left: nothing, the state of an interrupted run, or a finished result."""
 
 _PACKAGES = ("csd_nerf", "torch", "diffusers", "transformers", "av", "numpy")
-_FIELDS = {"settings", "fingerprint", "seconds", "done", "state"}
+_FIELDS = {"settings", "fingerprint", "weights", "versions", "seconds", "done", "state"}
+_RECORDED = {"output", "input", "command", "settings", "facts"}
+"""Fields by which a record is known to be ours."""
+_MARK = ("Software", "csd-nerf")
+"""A text in our previews, by which they are known to be ours."""
+_STATE_MARK = (b"PK\3\4", b".csd-nerf-part/")
+"""What torch saves begins with the first, and has the name of the file, without its suffix, soon
+after; states are saved under a name of ours."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFiles:
     """The files of one run, from one input to one output."""
 
@@ -46,6 +59,8 @@ class RunFiles:
     """The words of the command line."""
     fingerprint: str
     """Hash of the input, from the function `fingerprint`."""
+    weights: str | None = None
+    """Hash of the prior's weights, from `priors.identity`; None before the prior is loaded."""
 
     @property
     def state(self) -> Path:
@@ -60,7 +75,7 @@ class RunFiles:
     @property
     def preview(self) -> Path:
         """Picture of the current result."""
-        return self.output.with_name(f"{self.output.stem}.preview.png")
+        return self.output.with_name(f"{self.output.name}.preview.png")
 
     def look(self, *, resume: bool, overwrite: bool) -> Found:
         """Find what an earlier run left to resume from; writes nothing.
@@ -70,13 +85,15 @@ class RunFiles:
             overwrite: Replace existing files, unless `resume` can use them.
 
         Raises:
-            FileExistsError: If files exist and the options don't allow to use or replace them.
+            FileExistsError: If files exist and the options don't allow to use or replace them, or
+                a file that no run has written has the name of one of the files beside the output.
             ValueError: If the files to resume from are damaged or of another run.
         """
+        self._check_marks()
         if resume:
             try:
                 if self.state.exists():
-                    self.load_state(mmap=True)
+                    self.load_state()
                     return "state"
                 if _holds_something(self.output) and self.record.exists():
                     self._check_record()
@@ -91,12 +108,41 @@ class RunFiles:
                 f"An interrupted run left its state in {self.state}; pass --resume to go on with "
                 "it, or --overwrite to start anew."
             )
-        if _holds_something(self.output):
-            raise FileExistsError(
-                f"The output must be a new one, got {self.output}; pass --overwrite to replace "
-                "it, or name another --output."
-            )
+        for path in (self.output, self.record):
+            if _holds_something(path):
+                raise FileExistsError(
+                    f"The output must be a new one, got {path}; pass --overwrite to replace "
+                    "it, or name another --output."
+                )
         return "nothing"
+
+    def check_apart_from(self, inputs: Sequence[Path]) -> None:
+        """Check that no input of the call has the name of a file that this run writes.
+
+        Raises:
+            ValueError: If one has.
+        """
+        written = {path.resolve() for path in (self.output, *self._beside)}
+        for path in inputs:
+            if path.resolve() in written:
+                raise ValueError(
+                    f"An input must not be a file that the run writes, got {path} for --output "
+                    f"{self.output}; name another --output."
+                )
+
+    @property
+    def _beside(self) -> tuple[Path, Path, Path]:
+        return (self.state, self.record, self.preview)
+
+    def _check_marks(self) -> None:
+        """Raise if a file beside the output is not of a run: it is somebody's and stays."""
+        known = {self.state: _is_state, self.record: _is_record, self.preview: _is_preview}
+        for path, is_ours in known.items():
+            if path.exists() and not is_ours(path):
+                raise FileExistsError(
+                    f"{path} has the name of a file that the run writes, and is not of csd-nerf; "
+                    "move it away, or name another --output."
+                )
 
     def save_state(self, state: State, *, done: int, seconds: float) -> None:
         """Write a state atomically, in place of the earlier one.
@@ -107,13 +153,15 @@ class RunFiles:
         saved = {
             "settings": json.dumps(self.settings),
             "fingerprint": self.fingerprint,
+            "weights": self.weights,
+            "versions": _packages(),
             "seconds": seconds,
             "done": done,
             "state": state,
         }
         try:
             with written_whole(self.state) as temporary:
-                torch.save(saved, temporary)
+                torch.save({**saved, "digest": _digest(saved)}, temporary)
         # torch reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as error:
             raise OSError(
@@ -121,18 +169,23 @@ class RunFiles:
                 "with --save-every 0."
             ) from error
 
-    def load_state(self, *, mmap: bool = False) -> tuple[State, float]:
-        """Read the state of an interrupted run, and the seconds that it ran.
+    def save_preview(self, image: UInt8[Tensor, "h w 3"]) -> None:
+        """Write a picture of the current result."""
+        mark = PngImagePlugin.PngInfo()
+        mark.add_text(*_MARK)
+        with written_whole(self.preview) as temporary:
+            Image.fromarray(image.cpu().numpy()).save(temporary, pnginfo=mark)
 
-        Args:
-            mmap: Leave the tensors in the file until they are used.
+    def load_state(self) -> tuple[State, float]:
+        """Read the state of an interrupted run, and the seconds that it ran.
 
         Raises:
             ValueError: If the file is damaged or belongs to another run.
         """
         try:
-            saved = torch.load(self.state, map_location="cpu", weights_only=True, mmap=mmap)
-            if not isinstance(saved, dict) or set(saved) != _FIELDS:
+            saved = torch.load(self.state, map_location="cpu", weights_only=True)
+            found = saved.pop("digest")
+            if saved.keys() != _FIELDS or found != _digest(saved):
                 raise ValueError("other contents")
             settings = json.loads(saved["settings"])
         # The exception of torch for a damaged file depends on where the damage is.
@@ -143,11 +196,14 @@ class RunFiles:
                 f"--resume needs a whole state, got {self.state}, which is damaged or not ours; "
                 "add --overwrite to start anew."
             ) from None
-        self._check_same(settings, saved["fingerprint"], self.state)
+        others = _different(saved["versions"], _packages())
+        if self.weights is not None and saved["weights"] != self.weights:
+            others.append("a prior with other weights")
+        self._check_same(settings, saved["fingerprint"], self.state, others)
         return {**saved["state"], "done": saved["done"]}, saved["seconds"]
 
     def finish(self, facts: dict[str, Any], *, notices: Sequence[str], seconds: float) -> None:
-        """Write the record of a finished run, then remove its state and its preview.
+        """Write the record of a finished run, then remove all that was needed before.
 
         Args:
             facts: The adapter's facts, in types that JSON has.
@@ -156,7 +212,9 @@ class RunFiles:
         """
         record = {
             "output": str(self.output),
+            "output_fingerprint": fingerprint(self.output),
             "input": {"path": str(self.source), "fingerprint": self.fingerprint},
+            "weights": self.weights,
             "command": shlex.join(self.command),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
@@ -169,38 +227,50 @@ class RunFiles:
         write_json(self.record, record)
         self.state.unlink(missing_ok=True)
         self.preview.unlink(missing_ok=True)
+        remove_unfinished(self.output, *self._beside)
 
     def _check_record(self) -> None:
-        """Check that the record of a finished run has the settings and the input of this run."""
+        """Check that the record is of this output, of these settings and of this input."""
         try:
-            record = json.loads(self.record.read_text())
-            settings, recorded = record["settings"], record["input"]["fingerprint"]
-        except (ValueError, KeyError, TypeError):
+            record = json.loads(self.record.read_text("utf8"))
+            settings, recorded = {**record["settings"]}, record["input"]["fingerprint"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(
                 f"--resume needs a record that can be read, got {self.record}; add --overwrite to "
                 "start anew."
             ) from None
-        self._check_same(settings, recorded, self.record)
+        same = record.get("output_fingerprint") == fingerprint(self.output)
+        others = [] if same else [f"another {self.output}"]
+        self._check_same(settings, recorded, self.record, others)
 
-    def _check_same(self, settings: dict[str, Any], fingerprint: str, path: Path) -> None:
-        """Raise if settings or input differ from this run's; the message names the options."""
+    def _check_same(
+        self, settings: dict[str, Any], fingerprint: str, path: Path, others: Sequence[str]
+    ) -> None:
+        """Raise if settings or input differ from this run's; the message names the options.
+
+        Args:
+            settings: Settings of the earlier run.
+            fingerprint: Fingerprint of its input.
+            path: Its file, for the message.
+            others: What else differs, for the message.
+        """
         now = json.loads(json.dumps(self.settings))
         names = [
             n
             for n in {**now, **settings}
             if n not in NEUTRAL_SETTINGS and now.get(n) != settings.get(n)
         ]
-        told = ", ".join(
+        told = [
             f"--{name.replace('_', '-')} {json.dumps(now.get(name))} instead of "
             f"{json.dumps(settings.get(name))}"
             for name in names
-        )
+        ]
         if not told and fingerprint != self.fingerprint:
-            told = "an input of other contents"
-        if told:
+            told = ["an input of other contents"]
+        if told := told or [*others]:
             raise ValueError(
-                f"--resume needs what {path} was made with, got {told}; give what it was made "
-                "with, or another --output, or add --overwrite to start anew."
+                f"--resume needs what {path} was made with, got {', '.join(told)}; give what it "
+                "was made with, or another --output, or add --overwrite to start anew."
             )
 
 
@@ -216,18 +286,78 @@ def versions(packages: Sequence[str]) -> dict[str, str | None]:
 
 
 def fingerprint(*paths: Path) -> str:
-    """SHA-256 of the contents of files, and of the names, sizes and times of files in folders."""
+    """SHA-256 of the contents of files, and of the names and contents of pictures in folders."""
     digest = hashlib.sha256()
     for path in paths:
-        if path.is_dir():
-            for file in sorted(path.iterdir()):
-                status = file.stat()
-                digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        else:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
+        files = sorted(filter(is_picture, path.iterdir())) if path.is_dir() else [path]
+        for file in files:
+            if path.is_dir():
+                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of what torch saves: tensors, numbers, texts, and collections of them."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping):
+            digest.update(b"{")
+            for key in sorted(value):
+                add(key)
+                add(value[key])
+            digest.update(b"}")
+        elif isinstance(value, (list, tuple)):
+            digest.update(b"[")
+            for item in value:
+                add(item)
+            digest.update(b"]")
+        else:
+            digest.update(f"{type(value).__name__} {value!r}".encode())
+
+    add(value)
+    return digest.hexdigest()
+
+
+def _packages() -> dict[str, str | None]:
+    """Versions of the packages; Python's own does not decide the result."""
+    return {name: found for name, found in versions(_PACKAGES).items() if name != "python"}
+
+
+def _different(earlier: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """The packages of which an earlier run had another version, for a message."""
+    return [f"{n} {now[n]} instead of {earlier.get(n)}" for n in now if now[n] != earlier.get(n)]
+
+
+def _is_state(path: Path) -> bool:
+    """Whether a file is a state, maybe damaged."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        begin = file.read(1024)
+        return begin.startswith(_STATE_MARK[0]) and _STATE_MARK[1] in begin
+    return False
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        record = json.loads(path.read_text("utf8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.keys() >= _RECORDED
+
+
+def _is_preview(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get(_MARK[0]) == _MARK[1]
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _holds_something(output: Path) -> bool:

@@ -1,4 +1,9 @@
-"""Atomic writing of files and folders: they appear complete, or not at all."""
+"""Writing files and folders whole: they appear complete, or not at all.
+
+What isn't finished yet has a name of its own beside the final one, which nobody else gives to a
+file, and which is the same every time. So the next run replaces what a killed run left, and a run
+that succeeds leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,23 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file or folder is while it is written; it keeps the suffix."""
+    return _beside(path, "part")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends, rename the file there to `path`.
+    """Yield the `unfinished` path; when the block ends, rename the file there to `path`.
 
-    The temporary path keeps the suffix. It is the same every time, so that the next run replaces
-    what a killed run left. If the block fails, the temporary file is removed and `path` unchanged.
+    If the block fails, the unfinished file is removed and `path` unchanged.
     """
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    temporary = unfinished(path)
     try:
         yield temporary
         # Without this, a crash of the machine could leave an empty file under the final name.
@@ -42,16 +51,16 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; when the block ends, move its files to `folder`.
+    """Yield the `unfinished` folder; when the block ends, move its files to `folder`.
 
-    If the block fails, the temporary folder is removed, and an existing `folder` is unchanged.
+    If the block fails, the unfinished folder is removed, and an existing `folder` is unchanged.
 
     Args:
         folder: The folder to make.
         replacing: Glob pattern for the files of an existing folder that are deleted; others stay.
             None means that an existing folder is replaced as a whole.
     """
-    temporary = folder.with_name(f".{folder.name}.part")
+    temporary = unfinished(folder)
     # A killed run may have left it.
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -69,13 +78,24 @@ def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Itera
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_unfinished(*paths: Path) -> None:
+    """Remove what a killed run left of these files and folders, whatever it was about to write."""
+    for path in paths:
+        for left in (unfinished(path), _beside(path, "probe")):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+
+
 def check_writable(path: Path) -> None:
-    """Make the parent folder of `path`, and check that files can be written there.
+    """Make the parent folder of `path`, and check that a file of such a name can be written there.
 
     Raises:
         OSError: If not; the message is one line that names the path.
     """
-    probe = path.with_name(f".{path.stem}.part{path.suffix}")
+    # The longest of the names that are needed.
+    probe = _beside(path, "probe")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -85,3 +105,36 @@ def check_writable(path: Path) -> None:
             f"The output needs a folder that can be written to, got {path} "
             f"({error.strerror or error}); name another --output."
         ) from None
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Let no other process that asks for the same write to `path` until the block ends.
+
+    A process that is killed gives the lock back.
+
+    Raises:
+        BlockingIOError: If another one holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    place = _beside(path, "lock")
+    lock = FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"Only one run at a time may write to an output, got {path}, to which another one "
+            "writes; wait until it ends, or name another --output."
+        ) from None
+    try:
+        yield
+    finally:
+        # Before it is given back: another process could hold it afterwards.
+        with suppress(OSError):
+            place.unlink()
+        lock.release()
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.csd-nerf-{what}{path.suffix}")

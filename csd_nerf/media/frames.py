@@ -109,7 +109,7 @@ def _notices(total: int, wanted: int | None) -> tuple[str, ...]:
 
 
 def _open_folder(folder: Path, wanted: int | None) -> FrameSource:
-    pictures = (path for path in folder.iterdir() if _is_picture(path))
+    pictures = (path for path in folder.iterdir() if is_picture(path))
     paths = sorted(pictures, key=lambda path: natural_order(path.name))
     if not paths:
         raise ValueError(
@@ -134,7 +134,8 @@ def _open_folder(folder: Path, wanted: int | None) -> FrameSource:
     )
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Whether a file of a folder is one of its frames."""
     hidden = path.name.startswith(".")
     return not hidden and path.suffix.lower() in FRAME_SUFFIXES and path.is_file()
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from csd_nerf.adapters import run_files as run_files_module
 from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.reporter import Reporter, SilentReporter
 from csd_nerf.adapters.run_files import RunFiles, fingerprint
+from csd_nerf.media.files import unfinished, written_whole
 
 SETTINGS = {"seed": 5, "text_scale": 7.5, "region": ("a@0,0,1,1",), "max_batch": 8, "resume": False}
 
@@ -36,10 +38,13 @@ def run_files(source, tmp_path):
 
 @pytest.fixture
 def make(run_files):
-    def make(*, settings=SETTINGS, resume=False, overwrite=False, **options) -> FileReporter:
+    def make(
+        *, settings=SETTINGS, resume=False, overwrite=False, weights=None, **options
+    ) -> FileReporter:
         """The reporter of a run, after a look at what lies there."""
         files = run_files(settings)
         found = files.look(resume=resume, overwrite=overwrite)
+        files.weights = weights
         plain = {"save_every": 2, "preview_every": 0, **options}
         return FileReporter(files, resuming=found == "state", **plain)
 
@@ -117,25 +122,105 @@ def test_a_folders_fingerprint_is_of_its_files(make, source, tmp_path):
     (source / "1.png").write_bytes(b"one")
     with make() as reporter:
         work(reporter, 2)
+    # Neither its times nor what is no picture matter.
+    os.utime(source / "1.png", (1, 1))
+    (source / "notes.txt").write_text("mine")
     assert make(resume=True).resuming
     (source / "2.png").write_bytes(b"two")
     with pytest.raises(ValueError, match="got an input of other contents"):
         make(resume=True)
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "done", "field"])
 def test_a_damaged_state_ends_in_one_line(make, tmp_path, damage):
     with make() as reporter:
         work(reporter, 2)
     path = tmp_path / "out" / "river.png.state.pt"
+    saved = torch.load(path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:300])
-    elif damage == "noise":
-        path.write_bytes(b"noise")
+    elif damage == "bit":
+        # In the middle of the latent's numbers.
+        content = bytearray(path.read_bytes())
+        content[content.index(torch.full((2,), 2.0).numpy().tobytes())] ^= 1
+        path.write_bytes(content)
     else:
-        torch.save({"other": 1}, path)
+        saved |= {"done": 999} if damage == "done" else {"other": 1}
+        with written_whole(path) as temporary:
+            torch.save(saved, temporary)
     with pytest.raises(ValueError, match=r"--resume needs a whole state, got .*; add"):
         make(resume=True)
+    assert not make(resume=True, overwrite=True).resuming
+
+
+@pytest.mark.parametrize("name", ["river.png.state.pt", "river.png.json", "river.png.preview.png"])
+@pytest.mark.parametrize("content", ["text", "kind"])
+def test_a_file_of_the_users_is_never_taken_for_ours(make, tmp_path, name, content):
+    path = tmp_path / "out" / name
+    if content == "text":
+        path.write_text("[1, 2]")
+    elif name.endswith(".pt"):
+        torch.save({"mine": torch.zeros(2)}, path)
+    elif name.endswith(".json"):
+        path.write_text('{"settings": {}, "output": "mine"}')
+    else:
+        Image.new("RGB", (4, 4)).save(path)
+    before = path.read_bytes()
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match=f"{name} has the name of a file that the run wr"):
+            make(**options)
+    assert path.read_bytes() == before
+
+
+def test_a_record_without_its_result_is_replaced_only_when_asked(make, run_files, tmp_path):
+    (tmp_path / "out" / "river.png").write_bytes(b"edited")
+    run_files().finish({}, notices=[], seconds=1.0)
+    (tmp_path / "out" / "river.png").unlink()
+    for options in ({}, {"resume": True}):
+        with pytest.raises(FileExistsError, match=r"got .*river.png.json; pass --overwrite"):
+            make(**options)
+    make(overwrite=True)
+
+
+def test_an_input_with_the_name_of_a_file_that_is_written_is_refused(run_files, tmp_path):
+    out = tmp_path / "out"
+    for name in ("river.png", "river.png.json", "river.png.state.pt", "river.png.preview.png"):
+        with pytest.raises(
+            ValueError, match=f"must not be a file that the run writes, got .*{name}"
+        ):
+            run_files().check_apart_from([tmp_path / "in" / "river.jpg", out / "." / name])
+    run_files().check_apart_from([tmp_path / "in" / "river.jpg", out / "other.png"])
+
+
+def test_a_state_of_other_weights_or_versions_is_refused(make, run_files, monkeypatch):
+    with make(weights="a") as reporter:
+        work(reporter, 2)
+    assert make(resume=True, weights="a").restored()["done"] == 2
+    with pytest.raises(ValueError, match="made with, got a prior with other weights;"):
+        make(resume=True, weights="b").restored()
+    monkeypatch.setattr(run_files_module, "versions", lambda names: dict.fromkeys(names, "9"))
+    with pytest.raises(ValueError, match=r"got .*torch 9 instead of "):
+        make(resume=True)
+
+
+def test_a_result_that_was_replaced_by_another_is_not_believed(make, run_files, tmp_path):
+    output = tmp_path / "out" / "river.png"
+    output.write_bytes(b"edited")
+    run_files().finish({}, notices=[], seconds=1.0)
+    assert run_files().look(resume=True, overwrite=False) == "result"
+    output.write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"was made with, got another .*river.png;"):
+        run_files().look(resume=True, overwrite=False)
+    assert run_files().look(resume=True, overwrite=True) == "nothing"
+
+
+def test_nothing_is_left_of_an_earlier_kill_after_success(run_files, tmp_path):
+    files = run_files()
+    files.output.write_bytes(b"edited")
+    for path in (files.state, files.record, files.preview, files.output):
+        unfinished(path).write_bytes(b"half")
+    files.finish({}, notices=[], seconds=1.0)
+    assert names(tmp_path) == {"river.png", "river.png.json"}
 
 
 def test_without_resume_a_state_is_not_lost_silently(make):
@@ -175,13 +260,14 @@ def test_a_finished_run_leaves_its_record_alone(make, run_files, tmp_path):
         reporter.begin("editing", 2)
         picture = torch.zeros(2, 2, 3, dtype=torch.uint8)
         reporter.tick(1, preview=lambda: picture)
-        with Image.open(tmp_path / "out" / "river.preview.png") as preview:
+        with Image.open(tmp_path / "out" / "river.png.preview.png") as preview:
             assert preview.size == (2, 2)
+        (tmp_path / "out" / "river.png").touch()
         reporter.note("enlarged")
         reporter.note("enlarged")
         told = ["cut off", *reporter.notices]
         run_files().finish({"evaluations": 12}, notices=told, seconds=reporter.seconds)
-    assert names(tmp_path) == {"river.png.json"}
+    assert names(tmp_path) == {"river.png", "river.png.json"}
     record = json.loads((tmp_path / "out" / "river.png.json").read_text())
     assert record["command"] == "csd-nerf panorama 'a b'"
     assert record["notices"] == ["cut off", "enlarged"]
@@ -197,12 +283,13 @@ def test_a_finished_run_leaves_its_record_alone(make, run_files, tmp_path):
 
 
 def test_a_finished_run_has_nothing_to_resume(make, run_files, tmp_path):
-    run_files().finish({}, notices=[], seconds=1.0)
     (tmp_path / "out" / "river.png").touch()
+    run_files().finish({}, notices=[], seconds=1.0)
     assert run_files().look(resume=True, overwrite=False) == "result"
     with pytest.raises(ValueError, match="got --seed 6 instead of 5"):
         make(settings={**SETTINGS, "seed": 6}, resume=True)
-    (tmp_path / "out" / "river.png.json").write_text("{}")
+    path = tmp_path / "out" / "river.png.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "input": ["mine"]}))
     with pytest.raises(ValueError, match="needs a record that can be read"):
         make(resume=True)
 
@@ -236,17 +323,18 @@ def test_a_note_is_printed_once(make, capsys):
     assert capsys.readouterr().err == "note: enlarged\n"
 
 
-def test_ctrl_c_waits_for_the_step_and_saves_it(make, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_wait_for_the_step_and_save_it(make, capsys, number):
     def interrupted() -> None:
         with make(save_every=100) as reporter:
             work(reporter, 2)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             reporter.tick(3, state=lambda: {"latent": torch.zeros(1)})
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert "Stopping after this step" in capsys.readouterr().err
     assert make(resume=True).restored()["done"] == 3
 

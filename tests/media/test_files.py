@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from csd_nerf.media.files import folder_written_whole, write_json, write_text, written_whole
+from csd_nerf.media.files import (
+    check_writable,
+    folder_written_whole,
+    one_writer,
+    remove_unfinished,
+    unfinished,
+    write_json,
+    write_text,
+    written_whole,
+)
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path):
@@ -68,8 +79,62 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path, replacing):
 
 
 def test_what_a_killed_run_left_does_not_get_into_the_folder(tmp_path):
-    left = tmp_path / ".folder.part"
+    left = unfinished(tmp_path / "folder")
     left.mkdir()
     (left / "old.png").touch()
     write(tmp_path / "folder", "1.png")
     assert names(tmp_path / "folder") == ["1.png"]
+
+
+def test_the_unfinished_file_has_a_name_that_is_nobody_elses(tmp_path):
+    mine = tmp_path / ".a.part.txt"
+    mine.write_text("mine")
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    with written_whole(tmp_path / "a.txt.txt") as other:
+        assert other != temporary
+        other.write_text("new")
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["out", "out.png"])
+def test_what_a_killed_run_left_does_not_keep_the_next_from_writing(tmp_path, name):
+    path = tmp_path / name
+    unfinished(path).mkdir()
+    (unfinished(path) / "00000.png").touch()
+    check_writable(path)
+    remove_unfinished(path)
+    assert [*tmp_path.iterdir()] == []
+
+
+_HOLDS = """
+import os, sys
+from pathlib import Path
+from csd_nerf.media.files import one_writer
+with one_writer(Path(sys.argv[1])):
+    os._exit(9)
+"""
+
+
+def test_only_one_writes_to_an_output(tmp_path):
+    path = tmp_path / "a.png"
+    with one_writer(path):
+        other = subprocess.run(
+            [sys.executable, "-c", _HOLDS, path], capture_output=True, text=True, check=False
+        )
+        assert "BlockingIOError: Only one run at a time may write to an output, got" in other.stderr
+        with one_writer(tmp_path / "b.png"):
+            pass
+    assert [*tmp_path.iterdir()] == []
+    with one_writer(path):
+        pass
+
+
+def test_the_lock_of_a_killed_run_is_free(tmp_path):
+    path = tmp_path / "a.png"
+    killed = subprocess.run([sys.executable, "-c", _HOLDS, path], check=False)
+    assert killed.returncode == 9
+    assert len([*tmp_path.iterdir()]) == 1
+    with one_writer(path):
+        pass
+    assert [*tmp_path.iterdir()] == []
