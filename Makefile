@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT := 0
 .PHONY: demo test lint types lock prior text-prior clean
 
 demo: $(STAMP)
-	$(BIN)/csd-nerf demo
+	$(BIN)/csd-nerf demo --overwrite
 
 test: $(STAMP) lint types
 	$(BIN)/pytest

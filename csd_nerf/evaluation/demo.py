@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,16 +16,21 @@ from csd_nerf.synthetic.dataset import write_dataset
 from csd_nerf.synthetic.edits import find_edit
 from csd_nerf.synthetic.options import SceneSettings
 
+RECORD = "demo.json"
+"""File by which a folder is known to be a demonstration's; it lists the pictures of the rounds."""
+
 
 def run_demo(settings: DemoSettings) -> None:
     """Make a scene, train and edit it with `ns-train`, and measure the result.
 
     Args:
         settings: The settings. The folder `output` gets before_after.mp4, contact_sheet.png,
-            metrics.json, the data set and nerfstudio's run; earlier ones are replaced.
+            metrics.json, the data set and nerfstudio's run.
 
     Raises:
         ValueError: If the edit is unknown.
+        FileExistsError: If the folder holds something, and is not to be replaced or is not an
+            earlier demonstration's.
         ChildProcessError: If ns-train fails.
     """
     output, known = settings.output, find_edit(settings.edit)
@@ -32,14 +38,12 @@ def run_demo(settings: DemoSettings) -> None:
     scene = SceneSettings(scene=settings.scene, size=settings.size)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    output.mkdir(parents=True, exist_ok=True)
-    for sheet in output.glob("round_*.png"):
-        sheet.unlink()
+    _clear(output, overwrite=settings.overwrite)
     write_dataset(output / "data", scene, edit=prompt, overwrite=True)
     seconds["scene"] = round(time.perf_counter() - began, 1)
 
     began = time.perf_counter()
-    config = _train(output, prompt, settings.train_options)
+    config = _run_in(output, ["--pipeline.prompt", prompt, *settings.train_options]).train()
     seconds["train_and_edit"] = round(time.perf_counter() - began, 1)
 
     began = time.perf_counter()
@@ -55,15 +59,40 @@ def run_demo(settings: DemoSettings) -> None:
     )
 
 
-def _train(output: Path, prompt: str, options: Sequence[str]) -> Path:
-    """Run `ns-train csd-edit-tiny` on the scene; returns the run's config.yml."""
+def _clear(output: Path, *, overwrite: bool) -> None:
+    """Make the folder, without what an earlier demonstration made that is not replaced later.
+
+    What the user added to it stays.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    record = output / RECORD
+    if any(output.iterdir()):
+        if not record.is_file():
+            raise FileExistsError(
+                "The demo's folder must be new or that of an earlier demo, got "
+                f"{output}, which has no {RECORD}; name another --output."
+            )
+        if not overwrite:
+            raise FileExistsError(
+                f"The demo's folder must be a new one, got {output}; pass --overwrite to replace "
+                "the demo in it, or name another --output."
+            )
+        for name in json.loads(record.read_text("utf8"))["pictures"]:
+            (output / Path(name).name).unlink(missing_ok=True)
+        shutil.rmtree(_run_in(output).folder, ignore_errors=True)
+    write_json(record, {"pictures": []})
+
+
+def _run_in(output: Path, options: Sequence[str] = ()) -> SceneRun:
+    """The run of `ns-train csd-edit-tiny` on the scene."""
     runs = output / "nerfstudio"
-    shutil.rmtree(runs, ignore_errors=True)
-    options = ["--pipeline.prompt", prompt, *options]
-    return SceneRun("csd-edit-tiny", output / "data", runs, "demo", "run", options).train()
+    return SceneRun("csd-edit-tiny", output / "data", runs, "demo", "run", options)
 
 
 def _copy_rounds(run: Path, output: Path) -> None:
     """Copy the contact sheets of the editing rounds to the output folder."""
-    for index, sheet in enumerate(sorted(run.rglob("round*.png"))):
-        shutil.copy(sheet, output / f"round_{index + 1}.png")
+    sheets = sorted(run.rglob("round*.png"))
+    names = [f"round_{index + 1}.png" for index in range(len(sheets))]
+    write_json(output / RECORD, {"pictures": names})
+    for sheet, name in zip(sheets, names, strict=True):
+        shutil.copy(sheet, output / name)

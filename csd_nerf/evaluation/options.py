@@ -123,6 +123,8 @@ class DemoSettings:
     """Number of the scene within the split `benchmark`."""
     size: int = 80
     """Height and width of the scene's images in pixels."""
+    overwrite: bool = False
+    """Replace an earlier demo in this folder; what you added to it stays."""
     train_options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Further options for ns-train, after --, such as --pipeline.edit.text-scale 5."""
 

@@ -1,0 +1,126 @@
+"""A run is killed before every operation on a file, with half of what it was writing on the disk.
+
+Whatever the moment, the command that goes on makes the same result and leaves nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from film_maker import write_film
+from PIL import Image
+from tint_prior import TintPrior
+
+from csd_nerf import cli, priors
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+EDIT = ("--preset", "tiny", "--prompt", "make it night", "--iterations", "2", "--save-every", "1")
+KILLED = 9
+
+
+def frames(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def loads(monkeypatch):
+    monkeypatch.setattr(priors, "load", lambda *_, **__: TintPrior())
+
+
+def edit(command: str, source: Path, output: Path, *options: str) -> int:
+    words = [command, str(source), "--output", str(output), *EDIT, *options]
+    try:
+        cli.main(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+class Crash:
+    """An audit hook that ends the process before the operation of this number in a folder."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder, self.left = folder, number
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and not (arguments[2] or 0) & WRITING:
+            return
+        if event != "open" and event not in OPERATIONS:
+            return
+        if str(self.folder) not in str(arguments[0]):
+            return
+        self.left -= 1
+        if self.left < 0:
+            for path in [p for p in self.folder.rglob("*") if "csd-nerf-part" in str(p)]:
+                if path.is_file():
+                    os.truncate(path, path.stat().st_size // 2)
+            os._exit(KILLED)
+
+
+def killed(number: int, folder: Path, *words: Any) -> bool:
+    """Edit in a child process; returns whether it came to the operation of this number."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with Path(os.devnull).open("w") as nowhere, contextlib.suppress(BaseException):
+            sys.stdout = sys.stderr = nowhere
+            sys.addaudithook(Crash(folder, number))
+            code = edit(*words)
+        os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, KILLED)
+    return status == KILLED
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but the record, which has the time."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+KINDS = {
+    "picture": ("panorama", "x.png", "y.png", False),
+    "film": ("video", "x.mp4", "y.mp4", False),
+    "folder": ("video", "x.mp4", "y", False),
+    "picture over an earlier one": ("panorama", "x.png", "y.png", True),
+    "folder over an earlier one": ("video", "x.mp4", "y", True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_is_killed_anywhere_goes_on_to_the_same(tmp_path, kind):
+    command, source, name, replaces = KINDS[kind]
+    Image.fromarray(frames(0)[0]).save(tmp_path / "x.png")
+    write_film(tmp_path / "x.mp4", frames(0), fps=12)
+    source = tmp_path / source
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    options: tuple[str, ...] = ()
+    if replaces:
+        assert edit(command, source, earlier / name, "--seed", "7") == 0
+        (earlier / "notes.txt").write_text("mine")
+        options = ("--overwrite",)
+    whole = tmp_path / "whole"
+    shutil.copytree(earlier, whole)
+    assert edit(command, source, whole / name, *options) == 0
+
+    number, went_on = 0, True
+    while went_on:
+        folder = tmp_path / "out"
+        shutil.copytree(earlier, folder)
+        went_on = killed(number, folder, command, source, folder / name, *options)
+        if went_on:
+            assert edit(command, source, folder / name, "--resume", *options) == 0, number
+        assert contents(folder) == contents(whole), number
+        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+        shutil.rmtree(folder)
+        number += 1
+    assert number > 12
