@@ -105,7 +105,6 @@ def test_a_data_set_is_written(tmp_path, capsys):
         ("synthetic --output DIR/new --edit cat", "An edit must be one whose true result is known"),
         ("synthetic --output DIR/new --size 4", "size must be at least 16 pixels, got 4."),
         ("synthetic --output DIR", "The output folder must be a new one"),
-        ("synthetic --output DIR --overwrite", "Only a data set of csd-nerf synthetic"),
         ("compare --load-config DIR/config.yml --output DIR/out", "--load-config needs the config"),
         ("demo --output DIR/demo --edit cat", "An edit must be one whose true result is known"),
         ("demo --output DIR/demo --scene -1", "scene must be from 0 to"),

@@ -137,7 +137,7 @@ def export(output: Path, parts: Parts, scale: float) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    with folder_written_whole(output) as partial:
+    with folder_written_whole(output, marker="model_index.json") as partial:
         pipeline.save_pretrained(partial)
 
 

@@ -241,7 +241,7 @@ def export(
         watermarker=None,
         requires_safety_checker=False,
     )
-    with folder_written_whole(output) as partial:
+    with folder_written_whole(output, marker="model_index.json") as partial:
         pipeline.save_pretrained(partial)
         write_json(partial / "training.json", record)
 

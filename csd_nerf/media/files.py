@@ -50,7 +50,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Iterator[Path]:
+def folder_written_whole(
+    folder: Path, *, replacing: str | None = None, marker: str | None = None
+) -> Iterator[Path]:
     """Yield the `unfinished` folder; when the block ends, move its files to `folder`.
 
     If the block fails, the unfinished folder is removed, and an existing `folder` is unchanged.
@@ -59,7 +61,15 @@ def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Itera
         folder: The folder to make.
         replacing: Glob pattern for the files of an existing folder that are deleted; others stay.
             None means that an existing folder is replaced as a whole.
+        marker: Name of a file by which a folder is known to have been made in this way, and may be
+            replaced as a whole.
+
+    Raises:
+        FileExistsError: If an existing folder would be replaced as a whole, holds something, and
+            lacks the marker.
     """
+    if replacing is None:
+        check_replaceable(folder, marker=marker)
     temporary = unfinished(folder)
     # A killed run may have left it.
     shutil.rmtree(temporary, ignore_errors=True)
@@ -76,6 +86,20 @@ def folder_written_whole(folder: Path, *, replacing: str | None = None) -> Itera
             path.rename(folder / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, *, marker: str | None) -> None:
+    """Check that a folder is new, empty, or known to be ours by a file in it.
+
+    Raises:
+        FileExistsError: If it is somebody's.
+    """
+    ours = marker is not None and (folder / marker).is_file()
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"Only a folder that this command made can be replaced, got {folder}, which has no "
+            f"{marker}; name another folder, or move it away."
+        )
 
 
 def remove_unfinished(*paths: Path) -> None:

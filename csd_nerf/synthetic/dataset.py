@@ -21,7 +21,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from csd_nerf.media.files import folder_written_whole, write_json
+from csd_nerf.media.files import check_replaceable, folder_written_whole, write_json
 from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import to_bytes
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
@@ -90,7 +90,7 @@ def write_dataset(
             f"{settings.scene} of {settings.split}; choose another edit or another --scene."
         )
     names = [f"{index:05d}.png" for index in range(settings.views)]
-    with folder_written_whole(output) as partial:
+    with folder_written_whole(output, marker=RECORD) as partial:
         _write_images(partial / "images", names, source.image01)
         _write_geometry(partial, names, source)
         if chosen is not None:
@@ -109,11 +109,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
             f"The output folder must be a new one, but {output} exists; name another one "
             "or pass --overwrite."
         )
-    if not (output / RECORD).is_file():
-        raise FileExistsError(
-            f"Only a data set of csd-nerf synthetic can be overwritten, but {output} has no "
-            f"{RECORD}; name another folder or remove it yourself."
-        )
+    check_replaceable(output, marker=RECORD)
 
 
 def _describe(edit: Edit | None, asked: str | None) -> dict[str, str | None]:

@@ -41,8 +41,14 @@ def test_json_has_one_line_break_at_its_end_and_paths_as_texts(tmp_path):
     assert text.endswith("}\n")
 
 
-def write(folder: Path, *names: str, replacing: str | None = None, fails: bool = False) -> None:
-    with folder_written_whole(folder, replacing=replacing) as temporary:
+def write(
+    folder: Path,
+    *names: str,
+    replacing: str | None = None,
+    marker: str | None = None,
+    fails: bool = False,
+) -> None:
+    with folder_written_whole(folder, replacing=replacing, marker=marker) as temporary:
         for name in names:
             (temporary / name).write_text("new")
         if fails:
@@ -56,7 +62,7 @@ def names(folder: Path) -> list[str]:
 def test_a_folder_takes_the_place_of_an_earlier_one(tmp_path):
     folder = tmp_path / "deep" / "folder"
     write(folder, "1.png", "2.png")
-    write(folder, "3.png")
+    write(folder, "3.png", marker="1.png")
     assert names(folder) == ["3.png"]
     assert names(folder.parent) == ["folder"]
 
@@ -68,14 +74,26 @@ def test_a_folder_keeps_files_that_are_not_to_be_replaced(tmp_path):
     assert names(folder) == ["2.png", "notes.txt"]
 
 
-@pytest.mark.parametrize("replacing", [None, "*.png"])
-def test_a_folder_that_fails_leaves_what_was_there(tmp_path, replacing):
+@pytest.mark.parametrize("options", [{"marker": "1.png"}, {"replacing": "*.png"}])
+def test_a_folder_that_fails_leaves_what_was_there(tmp_path, options):
     folder = tmp_path / "folder"
     write(folder, "1.png")
     with pytest.raises(RuntimeError, match="stop"):
-        write(folder, "2.png", replacing=replacing, fails=True)
+        write(folder, "2.png", **options, fails=True)
     assert names(folder) == ["1.png"]
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("marker", [None, "edit.json"])
+def test_a_folder_of_somebodys_is_never_replaced_as_a_whole(tmp_path, marker):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").touch()
+    (tmp_path / "file").touch()
+    for name in ("folder", "file"):
+        with pytest.raises(FileExistsError, match=f"that this command made .* has no {marker}"):
+            write(tmp_path / name, "1.png", marker=marker)
+    assert names(tmp_path / "folder") == ["mine.txt"]
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_what_a_killed_run_left_does_not_get_into_the_folder(tmp_path):

@@ -184,7 +184,7 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path):
 def test_a_folder_of_somebody_else_is_never_overwritten(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"Only a data set of csd-nerf synthetic"):
+    with pytest.raises(FileExistsError, match=r"Only a folder that this command made"):
         write_dataset(tmp_path / "home", SMALL, overwrite=True)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
 
