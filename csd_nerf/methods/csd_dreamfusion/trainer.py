@@ -15,6 +15,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.methods.common.checkpoints import find_checkpoint, save_whole
 from csd_nerf.methods.common.checks import asked_prompt, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
@@ -66,11 +67,15 @@ class CSDDreamFusionTrainer(Trainer):
         config.save_config()
         super().__init__(config, local_rank, world_size)
         self._finite = FiniteTraining()
+        prompts = (pipeline.prompt, pipeline.negative_prompt)
+        self._notices = notices_of_unknown(pipeline.prior, prompts)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends in one line."""
         with one_line_errors("csd-dreamfusion"):
             super().setup(test_mode)
+        for notice in self._notices:
+            CONSOLE.print(f"csd-dreamfusion: {notice}.")
         preview = TrainingCallback(
             where_to_run=[TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
             update_every_num_iters=self.config.steps_per_preview,
@@ -125,7 +130,7 @@ class CSDDreamFusionTrainer(Trainer):
     def _finish(self, *, failed: bool = False) -> None:
         pipeline = self.config.pipeline
         assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
-        settings = dataclasses.asdict(pipeline)
+        settings = dataclasses.asdict(pipeline) | {"notices": self._notices}
         folder = self.base_dir / RESULT_FOLDER
         files = save_result(
             folder, self.pipeline.model, settings, size=self.config.result_size, failed=failed
