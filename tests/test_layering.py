@@ -22,7 +22,7 @@ MAY_ENTER = {
     "core": {"core", "numbers"},
     "media": {"media", "json_files"},
     "synthetic": {"synthetic", "hints", "media"},
-    "priors": {"priors", "hints", "json_files", "core"},
+    "priors": {"priors", "json_files", "core"},
     "editor": {"editor", "core", "priors.base", "priors.estimates"},
     "distill": {"distill", "core", "priors.base", "priors.estimates"},
     "adapters": {"adapters", *LIGHT, "editor", "priors", "media", "core"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,10 +44,16 @@ class CSDDreamFusionTrainerConfig(TrainerConfig):
     """Edge in pixels of the views in turntables and contact sheets."""
 
     def set_experiment_name(self) -> None:
-        """Name a run by its prompt, since there is no data set to name it by."""
+        """Name a run by its prompt, since there is no data set to name it by.
+
+        Names of different prompts differ: where the words don't tell all, a hash follows them.
+        """
         if self.experiment_name is None:
-            words = re.findall(r"[a-z0-9]+", asked_prompt(self).lower())
-            self.experiment_name = "-".join(words)[:60] or "unnamed"
+            prompt = asked_prompt(self)
+            words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:60]
+            if words.replace("-", " ") != prompt:
+                words = f"{words or 'unnamed'}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"
+            self.experiment_name = words if prompt.strip() else "unnamed"
 
 
 class CSDDreamFusionTrainer(Trainer):
