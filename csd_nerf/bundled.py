@@ -1,12 +1,16 @@
 """The settings of CSD-Edit that were tuned for the bundled prior, `tiny`, on validation inputs.
 
-Presets, training's card and benchmarks all take them from here. This module imports nothing, since
-the command line needs it for its help.
+Presets, training's card and benchmarks all take them from here. So does what users are told of the
+bundled priors. This module imports nothing heavy, since the command line needs it for its help.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+LISTED_BY = "csd-nerf edits"
+"""The command that lists what the bundled priors know."""
 
 UPDATES = 30
 """Number of updates of each image."""
@@ -48,3 +52,22 @@ TUNED_RUN: dict[str, Any] = {
     "decay_every": -(-UPDATES // DECAYS),
 }
 """All fields for a run on a scene or a video that updates all images at every iteration."""
+
+
+def notices_of_unknown(prior: str, prompts: Iterable[str]) -> list[str]:
+    """One line for each prompt that a bundled prior doesn't know; empty for all other priors.
+
+    Args:
+        prior: Name of the prior.
+        prompts: The instructions, or for `tiny-text` the descriptions of objects. Empty ones are
+            skipped.
+    """
+    # Late: the command line's help needs none of it.
+    from csd_nerf.synthetic import known
+
+    groups = {"tiny": known.instructions, "tiny-text": known.objects}
+    if prior not in groups:
+        return []
+    asked = dict.fromkeys(prompt for prompt in prompts if prompt.strip())
+    told = (known.notice_of_unknown(one, groups[prior](), listed_by=LISTED_BY) for one in asked)
+    return [line for line in told if line is not None]

@@ -16,7 +16,8 @@ import tyro
 
 from csd_nerf.adapters.options import MISTAKES, PanoramaCommand, VideoCommand
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
-from csd_nerf.synthetic.options import SyntheticSettings
+from csd_nerf.hints import did_you_mean
+from csd_nerf.synthetic.options import EditsSettings, SyntheticSettings
 
 COMMANDS: dict[str, type] = {
     "synthetic": SyntheticSettings,
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type] = {
     "panorama": PanoramaCommand,
     "video": VideoCommand,
     "evaluate": EvaluateSettings,
+    "edits": EditsSettings,
 }
 
 
@@ -49,7 +51,7 @@ def call(
 ) -> None:
     """Parse a subcommand's options and run it; a user's mistake ends in one line and exit code 1.
 
-    Ctrl-C ends in one line and exit code 130.
+    An unknown subcommand is such a mistake. Ctrl-C ends in one line and exit code 130.
 
     Args:
         program: Name of the command.
@@ -63,11 +65,13 @@ def call(
         Annotated[_unchecked(kind), tyro.conf.subcommand(name)] for name, kind in commands.items()
     ]
     any_of_them: Any = functools.reduce(operator.or_, kinds)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
+        _check_subcommand(given, commands)
         parsed: Any = tyro.cli(
             any_of_them,
             prog=program,
-            args=arguments,
+            args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         checked: Any = type(parsed).__base__
@@ -80,6 +84,15 @@ def call(
         code = 130
     if code:
         raise SystemExit(code)
+
+
+def _check_subcommand(arguments: Sequence[str], commands: Mapping[str, type]) -> None:
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith("-") and first not in commands:
+        raise ValueError(
+            f"The subcommand must be one of {', '.join(commands)}, got {first}"
+            f"{did_you_mean(first, commands)}"
+        )
 
 
 def _unchecked(kind: type) -> type:

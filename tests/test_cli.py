@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -47,6 +48,115 @@ def test_a_mistake_in_an_option_is_found_without_a_heavy_library(command):
     assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})", code=1)
 
 
+ABSENT = {
+    "panorama rivr.jpg --output o.png --prompt x": "river.jpg",
+    "panorama river.jpg --region fog@mosk.png --output o.png": "mask.png",
+    "video brake --output o.mp4 --prompt x": "break",
+    "evaluate --source rivr.jpg --edited river.jpg --output o.json": "river.jpg",
+    "evaluate --source river.jpg --edited a=rivr.jpg --output o.json": "river.jpg",
+    "evaluate --source river.jpg --edited river.jpg --truth brek --output o.json": "break",
+    "compare --load-config confg.yml --output o": "config.yml",
+}
+"""Calls with a mistyped path, and what was meant."""
+
+
+@pytest.fixture
+def few_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("river.jpg", "mask.png", "config.yml"):
+        (tmp_path / name).touch()
+    (tmp_path / "break").mkdir()
+
+
+@pytest.mark.parametrize("command", ABSENT)
+def test_a_mistyped_path_is_found_without_a_heavy_library(few_files, command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command.split())
+    assert stop.value.code == 1
+    told = capsys.readouterr().err
+    assert told.endswith(f", which does not exist; did you mean {ABSENT[command]}?\n")
+    assert told.count("\n") == 1
+
+
+def test_paths_are_looked_at_before_a_heavy_library_is_imported(few_files, tmp_path, monkeypatch):
+    """One process for all, since each takes a while to start."""
+    monkeypatch.undo()
+    calls = "; ".join(f"call({command.split()})" for command in ABSENT)
+    script = (
+        "def call(words):\n    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        f"import os, sys\nfrom csd_nerf.cli import main\nos.chdir({str(tmp_path)!r})\n"
+        f"{calls}\nprint('loaded:', *sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stderr.count("did you mean") == len(ABSENT)
+    assert not {*result.stdout.partition("loaded:")[2].split()} & {*HEAVY}
+
+
+@pytest.mark.parametrize("command", ["panorama", "video"])
+def test_pipes_are_refused_before_they_are_read(tmp_path, capsys, command):
+    pipe = tmp_path / "in.png"
+    os.mkfifo(pipe)
+    with pytest.raises(SystemExit):
+        cli.main([command, str(pipe), "--output", "out.png", "--prompt", "x"])
+    assert f"got {pipe}, which is a pipe or a device." in capsys.readouterr().err
+
+
+def test_inputs_that_are_there_are_edited_though_others_are_not(few_files, monkeypatch):
+    monkeypatch.setattr("csd_nerf.adapters.run.run_panoramas", lambda *_, **__: 5)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["panorama", "rivr.jpg", "river.jpg", "--output", "out", "--prompt", "x"])
+    assert stop.value.code == 5
+
+
+def test_a_similar_subcommand_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["panoramma", "x"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.endswith("got panoramma; did you mean panorama?\n")
+
+
+def test_a_similar_edit_is_named(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--output", str(tmp_path), "--edit", "flor wood"])
+    assert (
+        "got 'flor wood'; did you mean floor wood? csd-nerf edits lists" in capsys.readouterr().err
+    )
+
+
+def test_the_known_edits_are_listed_without_a_heavy_library(capsys):
+    assert not modules_loaded_by("from csd_nerf.cli import main; main(['edits'])")
+    cli.main(["edits"])
+    told = capsys.readouterr().out
+    for line in ("make it night", "add fog", "make the floor lava", "make the sky pink"):
+        assert f"  {line}\n" in told or f" {line}\n" in told
+    assert "paint cube           paint the cube\n" in told
+    assert "a turquoise cone\n" in told
+
+
+@pytest.mark.parametrize("command", ["panorama", "video"])
+def test_without_weights_the_preset_that_needs_none_is_named(
+    few_files, monkeypatch, capsys, command
+):
+    from csd_nerf.adapters import run
+    from csd_nerf.priors import WeightsNotFoundError
+
+    def fails(*_: object, **__: object) -> None:
+        raise WeightsNotFoundError("No weights: `hf download x`. The option is --prior.")
+
+    monkeypatch.setattr(run, f"run_{command}s", fails)
+    given = [command, "river.jpg", "--output", "o.png", "--prompt", "x"]
+    with pytest.raises(SystemExit):
+        cli.main(given)
+    told = capsys.readouterr().err
+    assert "hf download x`. The option is --prior. Without them, --preset tiny runs" in told
+    for options in (["--preset", "tiny"], ["--residual", "dds", "--source-prompt", "a"]):
+        with pytest.raises(SystemExit):
+            cli.main([*given, *options])
+        assert "--preset tiny" not in capsys.readouterr().err
+
+
 def test_the_check_of_heavy_libraries_can_fail():
     assert modules_loaded_by("import numpy") == {"numpy"}
 
@@ -84,7 +194,7 @@ def test_the_version_is_told():
 def test_the_module_is_the_command_and_its_help_names_the_subcommands():
     result = run("--help")
     assert result.returncode == 0
-    for name in ("synthetic", "compare", "demo", "panorama", "video", "evaluate"):
+    for name in ("synthetic", "compare", "demo", "panorama", "video", "evaluate", "edits"):
         assert name in result.stdout
     assert "usage: csd-nerf" in result.stdout
 
@@ -109,6 +219,7 @@ def test_a_data_set_is_written(tmp_path, capsys):
         ("demo --output DIR/demo --edit cat", "An edit must be one whose true result is known"),
         ("demo --output DIR/demo --scene -1", "scene must be from 0 to"),
         ("evaluate --source s --edited e --output DIR/r.csv", "--output must end in .json, got"),
+        ("panoramma x", "The subcommand must be one of synthetic, compare, demo,"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_status_1(tmp_path, capsys, arguments, message):
@@ -171,7 +282,7 @@ def test_the_help_of_an_edit_shows_no_internals(command, capsys, monkeypatch):
         assert internal not in told
 
 
-def test_options_reach_the_run_as_given(monkeypatch):
+def test_options_reach_the_run_as_given(monkeypatch, tmp_path):
     from csd_nerf.adapters import run
 
     called = {}
@@ -181,6 +292,9 @@ def test_options_reach_the_run_as_given(monkeypatch):
         return 3
 
     monkeypatch.setattr(run, "run_panoramas", run_panoramas)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b c.png", "m.png"):
+        Path(name).touch()
     given = ["panorama", "a.png", "b c.png", "--output", "out", "--preset", "tiny"]
     given += ["--region", "fog@0,0,50%,9", "--region", "snow@m.png", "--t-range", "0.1", "0.4"]
     with pytest.raises(SystemExit) as stop:
@@ -201,12 +315,14 @@ def test_options_reach_the_run_as_given(monkeypatch):
     "error",
     [ImportError("no\nav"), MemoryError("too little"), FloatingPointError("inf"), OSError("full")],
 )
-def test_mistakes_of_every_kind_end_in_one_line(monkeypatch, capsys, error):
+def test_mistakes_of_every_kind_end_in_one_line(monkeypatch, capsys, tmp_path, error):
     def fails(*_, **__):
         raise error
 
     monkeypatch.setattr("csd_nerf.adapters.run.run_videos", fails)
+    film = tmp_path / "a.mp4"
+    film.touch()
     with pytest.raises(SystemExit) as stop:
-        cli.main(["video", "a.mp4", "--output", "b.mp4"])
+        cli.main(["video", str(film), "--output", "b.mp4"])
     assert stop.value.code == 1
     assert capsys.readouterr().err == f"csd-nerf: {' '.join(str(error).split())}\n"

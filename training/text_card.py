@@ -23,7 +23,7 @@ from csd_nerf.media.sheets import enlarge, save_contact_sheet
 from csd_nerf.priors.base import Prior
 from csd_nerf.synthetic import objects
 from csd_nerf.synthetic.cameras import Cameras, look_at
-from csd_nerf.synthetic.scenes import COLOURS, SHAPES
+from csd_nerf.synthetic.palette import COLOURS, SHAPES
 from training.text_sampling import sample_text
 
 ELEVATIONS = {"side": (0.0, 0.3, 0.6, 0.9), "overhead": (1.1, 1.3, 1.5)}

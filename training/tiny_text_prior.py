@@ -26,8 +26,8 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from csd_nerf.media.files import folder_written_whole, write_json
 from csd_nerf.methods.csd_dreamfusion.prompts import VIEWS, view_weights
-from csd_nerf.synthetic import objects
-from csd_nerf.synthetic.scenes import COLOURS, SHAPES
+from csd_nerf.synthetic import objects, wordings
+from csd_nerf.synthetic.palette import COLOURS, SHAPES
 from training import loop, text_card
 from training.denoising import train_denoiser, velocity_loss
 
@@ -58,7 +58,7 @@ class Recipe:
 
 def all_captions() -> list[str]:
     """Every caption that training uses, with and without views."""
-    words = [c for shape in SHAPES for colour in COLOURS for c in objects.captions(shape, colour)]
+    words = [c for shape in SHAPES for colour in COLOURS for c in wordings.captions(shape, colour)]
     return [*words, *(caption for said in words for caption in view_captions(said))]
 
 

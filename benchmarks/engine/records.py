@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from csd_nerf.evaluation.tables import Row
+from csd_nerf.json_files import parse_json
 from csd_nerf.media.files import written_whole
 
 Record = dict[str, Any]
@@ -93,6 +97,60 @@ def _check_alike(first: Record, other: Record) -> None:
             )
 
 
+class _Row(BaseModel):
+    """A trial's labels and results: numbers, and the names of what it is of."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | float | None]
+
+    arm: str
+    input: str
+    budget: float
+    seed: int
+    edit: str = ""
+    trial: str = ""
+    kind: str = ""
+    medium: str = ""
+    answer: str | None = None
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    domain: str
+    split: str
+    budgets: Annotated[list[float], Field(min_length=1)]
+    inputs: int
+    seeds: int
+    media: Any
+    updates: int | None
+    learning_rate: float | None
+    text_scale: float | None
+    image_scale: float | None
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    experiment: str
+    settings: _Settings
+    versions: dict[str, str | None]
+    arms: Annotated[list[str], Field(min_length=1)]
+    baseline: str
+    references: list[str]
+    tuning: str
+    rows: list[_Row]
+    residuals: list[dict[str, int | float | str | None]]
+    weights: str = ""
+
+    @model_validator(mode="after")
+    def _names_its_arms(self) -> _Record:
+        named = {*self.references, *(row.arm for row in self.rows)}
+        if others := sorted(named - {*self.arms}):
+            raise ValueError(f"arms must name all, and lack {', '.join(others)}")
+        return self
+
+
 def read_record(path: Path) -> Record:
     """Read a record.
 
@@ -101,12 +159,13 @@ def read_record(path: Path) -> Record:
         ValueError: If it is no record.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"A record must exist, got {path}.")
+        raise FileNotFoundError(f"A record must be a file that exists, got {path}.")
+    what, remedy = f"a {NAME} that an experiment has written", "make it again"
     try:
-        record: Record = json.loads(gzip.decompress(path.read_bytes()))
-        known = {"experiment", "rows"} <= record.keys()
-    except (OSError, EOFError, ValueError, AttributeError):
-        known, record = False, {}
-    if not known:
-        raise ValueError(f"A record must be a {NAME} that an experiment has written, got {path}.")
-    return record
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} must be {what}, but can't be unpacked ({error}); {remedy}."
+        ) from None
+    record = parse_json(data, _Record, path=path, what=what, remedy=remedy)
+    return record.model_dump(exclude_unset=True)

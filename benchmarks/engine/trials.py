@@ -17,15 +17,17 @@ of the second.
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from benchmarks.engine.identity import digest, plain, versions
 from csd_nerf.evaluation.tables import Row
+from csd_nerf.json_files import read_json
 from csd_nerf.media.files import check_writable, write_json
 
 RECORD = "trial.json"
@@ -47,6 +49,10 @@ class Trial:
     def id(self) -> str:
         """Hash of everything that decides the result."""
         return digest([self.decides, versions()])[:_ID_LENGTH]
+
+
+class _Finished(BaseModel):
+    row: dict[str, Any]
 
 
 class Store:
@@ -72,16 +78,11 @@ class Store:
             ValueError: If its record is damaged.
         """
         path = self.folder(trial) / RECORD
-        if not path.is_file():
+        if not path.exists():
             return None
-        try:
-            found = json.loads(path.read_text("utf8"))["row"]
-            return {**trial.labels, **found, "trial": trial.id}
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{path} must be the record of a trial, but can't be read as one; remove it to "
-                "run the trial anew."
-            ) from None
+        remedy = "remove it to run the trial anew"
+        found = read_json(path, _Finished, what="the record of a trial", remedy=remedy)
+        return {**trial.labels, **found.row, "trial": trial.id}
 
     def run(self, trial: Trial, make: Callable[[Path], Row]) -> Row:
         """Run a trial unless it is finished; returns its row.

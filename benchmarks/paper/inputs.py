@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import glob
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from torch import Tensor
 
 from benchmarks.paper.experiment import Experiment
+from csd_nerf.json_files import read_json
 from csd_nerf.media.frames import FRAME_SUFFIXES, Frame, natural_order, open_frames
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize
@@ -27,8 +29,6 @@ FRAMES = 24
 """Number of evenly spaced frames of a video (B.2)."""
 FRAME_EDGE = 512
 """Edge in pixels of the squares to which frames are resized (B.2)."""
-_KEYS = ("prompt", "source_caption", "edited_caption")
-_OPTIONAL = "input"
 
 Frames = UInt8[Tensor, "n h w 3"]
 
@@ -55,6 +55,31 @@ class Item:
     """The true edit; None if it is not known."""
 
 
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Entry(BaseModel):
+    """An edit in prompts.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: _Text
+    source_caption: _Text
+    edited_caption: _Text
+    input: _Text | None = None
+
+
+class _Entries(RootModel[dict[_Text, _Entry]]):
+    root: Annotated[dict[_Text, _Entry], Field(min_length=1)]
+
+
+class _Texts(RootModel[dict[_Text, _Text]]):
+    root: Annotated[dict[_Text, _Text], Field(min_length=1)]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
 def read_tasks(data: Path) -> list[Task]:
     """Read the prompts.json of a folder.
 
@@ -66,8 +91,17 @@ def read_tasks(data: Path) -> list[Task]:
         FileNotFoundError: If there is no prompts.json.
         ValueError: If it has another form.
     """
-    entries = _read_prompts(data, EXAMPLE)
-    return [_task(data / PROMPTS, name, entry) for name, entry in entries.items()]
+    entries = _read_prompts(data, _Entries, EXAMPLE).root
+    return [
+        Task(
+            name,
+            entry.prompt,
+            entry.source_caption,
+            entry.edited_caption,
+            data / (entry.input or name),
+        )
+        for name, entry in entries.items()
+    ]
 
 
 def read_texts(data: Path) -> dict[str, str]:
@@ -77,39 +111,18 @@ def read_texts(data: Path) -> dict[str, str]:
         FileNotFoundError: If there is no prompts.json.
         ValueError: If it has another form.
     """
-    entries = _read_prompts(data, TEXT_EXAMPLE)
-    for name, text in entries.items():
-        if not isinstance(text, str) or not text:
-            raise ValueError(
-                f"{data / PROMPTS} needs entries such as {TEXT_EXAMPLE}, got {text!r} for {name!r}."
-            )
-    return entries
+    return _read_prompts(data, _Texts, TEXT_EXAMPLE).root
 
 
-def _read_prompts(data: Path, example: str) -> dict[str, Any]:
+def _read_prompts(data: Path, schema: type[_Model], example: str) -> _Model:
     path = data / PROMPTS
     if not path.is_file():
         raise FileNotFoundError(
             f"--data must hold {PROMPTS} with the instructions, got {data} without it; write one "
             f"such as {example}."
         )
-    try:
-        entries = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON such as {example}, got {error}.") from None
-    if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"{path} needs entries such as {example}, got none.")
-    return entries
-
-
-def _task(path: Path, name: str, entry: Any) -> Task:
-    texts = entry if isinstance(entry, dict) else {}
-    missing = [key for key in _KEYS if not isinstance(texts.get(key), str) or not texts[key]]
-    unknown = [key for key in texts if key not in (*_KEYS, _OPTIONAL)]
-    if missing or unknown:
-        what = f"no {', '.join(missing)}" if missing else f"an unknown {', '.join(unknown)}"
-        raise ValueError(f"{path} needs entries such as {EXAMPLE}, got {what} for {name!r}.")
-    return Task(name, *(texts[key] for key in _KEYS), path=path.parent / texts.get(_OPTIONAL, name))
+    what = f"JSON with entries such as {example}"
+    return read_json(path, schema, what=what, remedy="mend it")
 
 
 def video_items(data: Path) -> list[Item]:
@@ -147,7 +160,7 @@ def find_input(path: Path) -> Path:
     """
     if path.exists():
         return path
-    found = sorted(path.parent.glob(f"{path.name}.*")) if path.parent.is_dir() else []
+    found = sorted(path.parent.glob(f"{glob.escape(path.name)}.*")) if path.parent.is_dir() else []
     if not found:
         raise FileNotFoundError(
             f"{path.parent} must hold {path.name}, as a file or a folder, but doesn't; see the "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from csd_nerf.synthetic.cameras import Cameras, look_at
 from csd_nerf.synthetic.objects import ObjectViews, find_object, orbit, render_objects, true_object
-from csd_nerf.synthetic.scenes import COLOURS
+from csd_nerf.synthetic.palette import COLOURS
 
 VIEWS = 12
 """Every 30 degrees of azimuth (CSD Appendix C.2)."""

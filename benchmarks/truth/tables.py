@@ -97,4 +97,10 @@ def _first(record: Record) -> list[Row]:
 
 
 def _columns(record: Record) -> tuple[Column, ...]:
-    return pkgutil.resolve_name(DOMAINS[record["settings"]["domain"]]).columns
+    domain = record["settings"]["domain"]
+    if domain not in DOMAINS:
+        raise ValueError(
+            f"A record of truth needs a domain out of {', '.join(DOMAINS)}, got {domain!r}; make "
+            "it again."
+        )
+    return pkgutil.resolve_name(DOMAINS[domain]).columns

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, RootModel
+
 from benchmarks.truth.domains import Arm
 from benchmarks.truth.grids import grid_of
 from benchmarks.truth.settings import TruthSettings
+from csd_nerf.json_files import read_json
 from csd_nerf.media.files import check_writable, write_json
 
 FOLDER = Path(__file__).with_name("tuned")
@@ -20,6 +22,23 @@ views of a scene are edited together as frames are, with as many updates, in sec
 minutes."""
 Entry = dict[str, Any]
 """What is known of an arm: its `options`, and how they were chosen; see `tune.run_tune`."""
+
+
+class _Entry(BaseModel):
+    """An arm's options, and how they were chosen."""
+
+    model_config = ConfigDict(extra="allow")
+
+    options: dict[str, Any]
+    prior: str
+    inputs: int
+    seeds: int
+    split: str
+    edits: list[str]
+
+
+class _Entries(RootModel[dict[str, _Entry]]):
+    """The entries of a domain by arm."""
 
 
 def tuned_file(domain: str) -> Path:
@@ -36,14 +55,11 @@ def read_tuned(domain: str) -> dict[str, Entry]:
     path = tuned_file(domain)
     if not path.is_file():
         return {}
-    try:
-        entries: dict[str, Entry] = json.loads(path.read_text("utf8"))
-        for entry in entries.values():
-            entry["options"] = _with_tuples(entry["options"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(
-            f"{path} must hold tuned options, but can't be read; restore it or tune again."
-        ) from None
+    what, remedy = "the tuned options of a domain", "restore it or tune again"
+    found = read_json(path, _Entries, what=what, remedy=remedy).root
+    entries = {name: entry.model_dump(exclude_unset=True) for name, entry in found.items()}
+    for entry in entries.values():
+        entry["options"] = _with_tuples(entry["options"])
     return entries
 
 

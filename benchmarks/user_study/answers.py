@@ -6,13 +6,15 @@ ranks. Rank 1 is the best.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
 
 from csd_nerf.evaluation.tables import Column, Row, Table
+from csd_nerf.json_files import read_json
 from csd_nerf.media.files import check_writable, write_text
 
 QUESTIONS = {
@@ -69,26 +71,16 @@ def read_answers(paths: Sequence[Path], key: Path) -> list[Row]:
         ValueError: If a file is damaged, belongs to another study, or repeats a participant, or
             if ranks are incomplete or tied.
     """
-    secret = _json(key)
-    if not isinstance(secret, dict) or not {"study", "examples"} <= secret.keys():
-        raise ValueError(f"The key must be the .key.json beside the page, got {key}.")
+    secret = _read_key(key)
     rows: list[Row] = []
     seen: dict[str, Path] = {}
     for path in paths:
-        answers = _json(path)
-        if not isinstance(answers, dict) or answers.get("study") != secret["study"]:
-            raise ValueError(
-                f"Answers must belong to the study of {key}, got {path}; leave it out."
-            )
+        answers = _read_answers(path, secret, key)
         try:
-            participant = str(answers["participant"])
             ranks = _ranks(answers, secret)
-        except (KeyError, TypeError, IndexError):
-            raise ValueError(
-                f"Answers must be whole, as the page saves them, got {path}; leave it out."
-            ) from None
         except ValueError as error:
             raise ValueError(f"{error} The file is {path}; leave it out.") from None
+        participant = answers.participant
         if participant in seen:
             raise ValueError(
                 f"Each participant counts once, got {seen[participant]} and {path} of one; leave "
@@ -106,34 +98,75 @@ def read_answers(paths: Sequence[Path], key: Path) -> list[Row]:
     return rows
 
 
-def _ranks(answers: dict[str, Any], secret: dict[str, Any]) -> dict[str, dict[str, list[int]]]:
+class _KeyExample(BaseModel):
+    id: str
+    name: str
+    results: Annotated[dict[str, str], Field(min_length=2)]
+    """Names of the methods by the opaque ids of their results."""
+
+
+class _Key(BaseModel):
+    study: str
+    examples: Annotated[list[_KeyExample], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_the_same_methods(self) -> _Key:
+        methods = sorted({*self.examples[0].results.values()})
+        if any(sorted(example.results.values()) != methods for example in self.examples):
+            raise ValueError("all examples need the same methods, each once")
+        return self
+
+
+class _Answer(BaseModel):
+    id: str
+    order: list[str]
+    ranks: dict[str, dict[str, int]]
+    """By question and result."""
+
+
+class _Answers(BaseModel):
+    study: str
+    participant: str
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)]
+    examples: list[_Answer]
+
+
+def _read_key(path: Path) -> _Key:
+    what = "the .key.json beside the page"
+    return read_json(path, _Key, what=what, remedy="name another --key")
+
+
+def _read_answers(path: Path, secret: _Key, key: Path) -> _Answers:
+    what = "whole answers, as the page saves them"
+    answers = read_json(path, _Answers, what=what, remedy="leave it out")
+    if answers.study != secret.study:
+        raise ValueError(f"Answers must belong to the study of {key}, got {path}; leave it out.")
+    return answers
+
+
+def _ranks(answers: _Answers, secret: _Key) -> dict[str, dict[str, list[int]]]:
     """The ranks of each method, by question, in all examples."""
-    methods = secret["examples"][0]["results"].values()
     ranks: dict[str, dict[str, list[int]]] = {
-        name: {question: [] for question in QUESTIONS} for name in sorted(methods)
+        name: {question: [] for question in QUESTIONS}
+        for name in sorted(secret.examples[0].results.values())
     }
-    given = {example["id"]: example for example in answers["examples"]}
-    for index, example in enumerate(secret["examples"]):
-        names, answer = example["results"], given[example["id"]]
-        if answer["order"] != shown_order(list(names), answers["seed"], index):
-            raise ValueError(f"The order of {example['name']} must follow from the answers' seed.")
+    given = {example.id: example for example in answers.examples}
+    for index, example in enumerate(secret.examples):
+        names, answer = example.results, given.get(example.id)
+        if answer is None:
+            raise ValueError(f"Answers must be whole, and those to {example.name} are missing.")
+        if answer.order != shown_order(list(names), answers.seed, index):
+            raise ValueError(f"The order of {example.name} must follow from the answers' seed.")
         for question in QUESTIONS:
-            mine = answer["ranks"][question]
+            mine = answer.ranks.get(question, {})
             if mine.keys() != names.keys() or sorted(mine.values()) != [*range(1, len(names) + 1)]:
                 raise ValueError(
                     f"Each rank from 1 to {len(names)} is given once, got "
-                    f"{list(mine.values())} for the {question} of {example['name']}."
+                    f"{list(mine.values())} for the {question} of {example.name}."
                 )
             for id, rank in mine.items():
                 ranks[names[id]][question].append(rank)
     return ranks
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"The file must be whole JSON, got {path}.") from None
 
 
 def summarize(
@@ -162,7 +195,7 @@ def summarize(
     names = list(dict.fromkeys(row["arm"] for row in rows))
     columns = [Column(key, head, digits=2, better="lower") for key, head in QUESTIONS.items()]
     text = Table(rows, names, columns, count=None, unit="participant").markdown()
-    examples = len(_json(key)["examples"])
+    examples = len(_read_key(key).examples)
     text += f"\nMean rank, 1 is best. Participants: {len(paths)}. Examples: {examples}.\n"
     if len(names) > 2 and len(paths) > 1:
         text += "\n" + "".join(

@@ -25,6 +25,14 @@ _MIME = {
     ".webp": "image/webp",
 }
 """MIME types of files that browsers show; other files are converted to MP4."""
+_PICTURES = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    # JPEG with further pictures, as phones write it.
+    "MPO": "image/jpeg",
+    "WEBP": "image/webp",
+}
+"""MIME types of pictures by their format."""
 _BROWSER_CODECS = {"h264", "vp8", "vp9", "av1"}
 _PROMPT = "prompt.txt"
 _SOURCE = "source"
@@ -47,11 +55,13 @@ def read_example(folder: Path) -> Example:
 
     Raises:
         FileNotFoundError: If the folder, the prompt or the source is missing.
-        ValueError: If there are fewer than two methods, or two entries with the same name.
+        ValueError: If there are fewer than two methods, two entries with the same name, or an entry
+            that is a link to elsewhere, a pipe or a device.
     """
     prompt = folder / _PROMPT
     if not prompt.is_file():
         raise FileNotFoundError(f"An example needs its instruction in a file, got no {prompt}.")
+    _check_files(folder)
     entries: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path == prompt:
@@ -70,22 +80,56 @@ def read_example(folder: Path) -> Example:
         raise ValueError(
             f"A ranking needs two methods or more, got {len(entries)} in {folder}; add results."
         )
-    return Example(folder.name, prompt.read_text("utf-8").strip(), source, entries)
+    return Example(folder.name, _read_text(prompt), source, entries)
 
 
-def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path:
+def _check_files(folder: Path) -> None:
+    """Refuse what isn't in the folder itself, since a page is given away, and what may never end.
+
+    Files beside frames that aren't pictures are not read, but are checked too.
+    """
+    home = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        target = path.resolve()
+        if not target.is_relative_to(home):
+            raise ValueError(
+                f"An example's files must lie in its folder, got {path}, a link to {target}; put a "
+                "copy in its place."
+            )
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(
+                f"An example must hold files and folders only, got {path}, a pipe or a device; "
+                "take it out."
+            )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"An instruction must be text in UTF-8, got {path}; save it as such."
+        ) from None
+
+
+def write_study(
+    folders: Sequence[Path], output: Path, *, seed: int = 0, overwrite: bool = False
+) -> Path:
     """Write the page of a study, and the key with the names of its methods.
 
     Args:
         folders: Folders with one example each; see `read_example`.
         output: The page, an .html file.
         seed: Seed of the opaque ids, so that the same inputs give the same page.
+        overwrite: Replace an existing page and its key.
 
     Returns:
         Path of the key, which is that of the page with the suffix .key.json.
 
     Raises:
-        ValueError: If the output doesn't end in .html, or examples have different methods.
+        ValueError: If the output doesn't end in .html, examples have different methods, or a file
+            can't be shown.
+        FileExistsError: If the page or its key exists, and `overwrite` isn't set.
     """
     if output.suffix.lower() != ".html":
         raise ValueError(f"The page needs a name that ends in .html, got {output}.")
@@ -97,6 +141,13 @@ def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path
             raise ValueError(
                 f"All examples need the same methods, got {', '.join(examples[0].results)} in "
                 f"{folders[0]} and {', '.join(example.results)} in {folder}."
+            )
+    key = output.with_suffix(".key.json")
+    for path in (output, key):
+        if path.exists() and not overwrite:
+            raise FileExistsError(
+                f"The page and its key must be new ones, got {path}, which exists; name another "
+                "--output, or pass --overwrite, after which answers to the old page can't be read."
             )
     check_writable(output)
     numbers = random.Random(seed)
@@ -118,25 +169,46 @@ def write_study(folders: Sequence[Path], output: Path, *, seed: int = 0) -> Path
     study = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
     payload = json.dumps({"study": study, "examples": shown}).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text("utf-8")
-    key = output.with_suffix(".key.json")
     write_json(key, {"study": study, "examples": secret})
     write_text(output, template.replace("__STUDY__", payload))
     return key
 
 
 def _data_uri(path: Path) -> str:
-    mime = _MIME.get(path.suffix.lower())
-    if path.is_file() and mime and (mime.startswith("image/") or _plays(path)):
-        return _encoded(path, mime)
+    """A file's or folder's data URI; all of it is decoded, so that only media get into the page."""
     from csd_nerf.media.frames import frame_writer, open_frames
 
+    mime = _MIME.get(path.suffix.lower())
+    if path.is_file() and mime and mime.startswith("image/"):
+        return _encoded(path, _picture_mime(path))
     frames = open_frames(path)
+    if path.is_file() and mime and _plays(path):
+        for _ in frames:
+            pass
+        return _encoded(path, mime)
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
         with frame_writer(film, size=frames.size, fps=frames.fps) as write:
             for frame in frames:
                 write(frame)
         return _encoded(film, _MIME[".mp4"])
+
+
+def _picture_mime(path: Path) -> str:
+    """The MIME type of a picture by its content, since its name may be wrong."""
+    from PIL import Image
+
+    from csd_nerf.media.images import read_image
+
+    read_image(path)
+    with Image.open(path) as picture:
+        kind = picture.format
+    if kind not in _PICTURES:
+        raise ValueError(
+            f"A picture that is named {path.suffix} must be PNG, JPEG or WebP, got {path}, which "
+            f"is {kind}; convert it."
+        )
+    return _PICTURES[kind]
 
 
 def _plays(path: Path) -> bool:

@@ -25,6 +25,9 @@ class UserStudySettings:
     With --summarize, the table to write, in markdown."""
     seed: int = 0
     """Seed of the opaque ids of the results in the page."""
+    overwrite: bool = False
+    """Replace an existing page and its key.
+    Answers to the old page can't be tabulated without its key."""
     summarize: tuple[Path, ...] = ()
     """Files of answers to tabulate, one per participant."""
     key: Path | None = None
@@ -47,5 +50,5 @@ class UserStudySettings:
         if self.key is not None:
             print(summarize(self.summarize, self.key, self.output, paper=self.paper), end="")
             return
-        key = write_study(self.examples, self.output, seed=self.seed)
+        key = write_study(self.examples, self.output, seed=self.seed, overwrite=self.overwrite)
         print(f"Wrote {self.output} for participants, and {key} to keep for --summarize.")

@@ -16,6 +16,7 @@ from torch import Tensor
 from csd_nerf.adapters.costs import CountedPrior, peak_memory
 from csd_nerf.adapters.options import EditOptions
 from csd_nerf.adapters.reporter import Reporter, State
+from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
@@ -54,7 +55,13 @@ class EditSession:
         self.reporter.note(text)
 
     def note_cut_prompts(self, prompts: Sequence[str]) -> None:
-        """Notify the user of prompts that are too long for the prior, and of what is cut off."""
+        """Notify the user of prompts that the prior can't follow as they are.
+
+        They are too long for it, and the notice says what is cut off, or a bundled prior doesn't
+        know them.
+        """
+        for notice in notices_of_unknown(self.prior.name, prompts):
+            self.note(notice)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.prior.encode_text(prompts)

@@ -8,6 +8,8 @@ fields are the command's help, which keeps their line breaks.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,6 +24,7 @@ from csd_nerf.adapters.presets import (
     panorama_values,
     video_values,
 )
+from csd_nerf.hints import check_input
 from csd_nerf.numbers import non_finite_fields
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
@@ -327,10 +330,16 @@ class PanoramaCommand(PanoramaOptions, _Files):
 
     def run(self, command: list[str]) -> int:
         """Run; returns the exit code. `command` is the command line, for the records."""
+        _check_inputs(self.inputs, "The input must be a picture file", folder=False)
+        for region in self.region:
+            where = region.rpartition("@")[2].strip()
+            if where and "," not in where:
+                check_input(Path(where), "The mask of --region must be a picture", folder=False)
         from csd_nerf.adapters.run import run_panoramas
 
         options = _part(self, PanoramaOptions)
-        return run_panoramas(self.inputs, self.output, options, command=command)
+        with _naming_tiny(self):
+            return run_panoramas(self.inputs, self.output, options, command=command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,10 +354,41 @@ class VideoCommand(VideoOptions, _Files):
 
     def run(self, command: list[str]) -> int:
         """Run; returns the exit code. `command` is the command line, for the records."""
+        _check_inputs(self.inputs, "The input must be a video file or a folder of pictures")
         from csd_nerf.adapters.run import run_videos
 
         options = _part(self, VideoOptions)
-        return run_videos(self.inputs, self.output, options, command=command)
+        with _naming_tiny(self):
+            return run_videos(self.inputs, self.output, options, command=command)
+
+
+def _check_inputs(inputs: Sequence[Path], needs: str, *, folder: bool = True) -> None:
+    """Refuse inputs if none of them is there; otherwise those that are there are edited."""
+    first: FileNotFoundError | None = None
+    for path in inputs:
+        try:
+            check_input(path, needs, folder=folder)
+        except FileNotFoundError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
+
+
+@contextmanager
+def _naming_tiny(options: EditOptions) -> Iterator[None]:
+    """Add to the error for missing weights that the preset tiny needs none."""
+    from csd_nerf.priors import WeightsNotFoundError
+
+    try:
+        yield
+    except WeightsNotFoundError as error:
+        if options.preset == "tiny" or options.residual == "dds":
+            raise
+        raise WeightsNotFoundError(
+            f"{error} Without them, --preset tiny runs on a CPU with the bundled prior."
+        ) from None
 
 
 _Options = TypeVar("_Options", PanoramaOptions, VideoOptions)

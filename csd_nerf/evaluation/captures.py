@@ -9,19 +9,21 @@ sets of `csd-nerf synthetic` hold distances along the rays instead, in the unit 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from csd_nerf.evaluation.cross_view import ray_lengths
+from csd_nerf.json_files import read_json
 from csd_nerf.media.frames import natural_order
+from csd_nerf.media.transforms_schema import Lens, Name, Row
 from csd_nerf.synthetic.dataset import RECORD
 
 TRANSFORMS = "transforms.json"
@@ -29,6 +31,28 @@ TRANSFORMS = "transforms.json"
 _PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _LENS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+
+
+_Edge = Annotated[int, Field(gt=0, le=1 << 20)]
+
+
+class _Lens(Lens):
+    w: _Edge | None = None
+    h: _Edge | None = None
+
+
+class _CaptureFrame(_Lens):
+    """A frame; poses and depth are only needed to compare views."""
+
+    file_path: Name
+    transform_matrix: Annotated[list[Row], Field(min_length=3, max_length=4)] | None = None
+    depth_file_path: Name | None = None
+    camera_model: str | None = None
+
+
+class _CaptureFile(_Lens):
+    frames: Annotated[list[_CaptureFrame], Field(min_length=1)]
+    camera_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,22 +112,17 @@ def read_capture(folder: Path, *, depth_unit: float = 1e-3) -> Capture:
         ValueError: If the file is damaged or names no frames.
     """
     path = folder / TRANSFORMS
-    try:
-        data = json.loads(path.read_text())
-        frames = sorted(data["frames"], key=lambda frame: _order(frame["file_path"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} must be a transforms.json with frames and their file_path, but reading it "
-            f"fails with {error!r}; write it again."
-        ) from None
-    if not frames:
-        raise ValueError(f"{path} must name frames, got none.")
+    what = "a transforms.json with frames and their file_path"
+    data = read_json(path, _CaptureFile, what=what, remedy="write it again").model_dump(
+        exclude_none=True
+    )
+    frames = sorted(data["frames"], key=lambda frame: _order(frame["file_path"]))
     images = tuple(folder / frame["file_path"] for frame in frames)
     depth, unit = _depth_files(folder, frames, depth_unit)
     frames = [data | frame for frame in frames]
     if obstacle := _obstacle(frames, found=bool(depth)):
         return Capture(images, None, obstacle)
-    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames])
+    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames], dtype=torch.float64)
     lens = torch.tensor([[float(frame[key]) for key in _LENS] for frame in frames])
     return Capture(images, Views(poses.float(), lens, depth, unit))
 
@@ -143,9 +162,14 @@ def _read_depth(path: Path) -> Float[Tensor, "h w"]:
         raise FileNotFoundError(f"A view's depth must be a file, got {path}, which does not exist.")
     try:
         values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Depth must be a picture or .npy, got {path} ({error}).") from None
-    values = values.squeeze()
+        values = values.squeeze().astype(np.float32)
+    # On damaged files decoders raise OSError, SyntaxError, EOFError, struct.error and others.
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise ValueError(
+            f"Depth must be a picture or .npy, got {path} ({error}); write it again."
+        ) from None
     if values.ndim != 2:
         raise ValueError(f"Depth must have one channel, got {path} of shape {values.shape}.")
-    return torch.from_numpy(values.astype(np.float32))
+    return torch.from_numpy(values)

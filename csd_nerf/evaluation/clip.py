@@ -6,15 +6,17 @@ is better. OpenCLIP is imported late.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from csd_nerf.json_files import read_json
 
 DEFAULT_MODEL = "ViT-bigG-14"
 """The model with which the paper evaluates (Appendix B)."""
@@ -135,6 +137,19 @@ def _require_weights(name: str, tag: str, config: dict[str, Any]) -> None:
         )
 
 
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    text_cfg: dict[str, Any]
+    vision_cfg: dict[str, Any]
+    custom_text: bool = False
+
+
+class _ClipConfig(BaseModel):
+    model_cfg: _Model
+    preprocess_cfg: dict[str, Any] = {}
+
+
 def _from_folder(folder: Path) -> tuple[Any, Any]:
     import open_clip
 
@@ -144,25 +159,39 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
             f"A CLIP folder needs {_CONFIG} and {_WEIGHTS[0]} or {_WEIGHTS[-1]}, as OpenCLIP "
             f"publishes them, but {folder} doesn't hold both."
         )
-    config = json.loads((folder / _CONFIG).read_text())
+    config = read_json(
+        folder / _CONFIG,
+        _ClipConfig,
+        what="the config of an OpenCLIP model",
+        remedy="fetch the folder again",
+    ).model_dump(exclude_unset=True)
     settings = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
     if "hf_tokenizer_name" in settings["text_cfg"] or "timm_model_name" in settings["vision_cfg"]:
         raise ValueError(
             f"A CLIP folder needs a plain CLIP, with OpenCLIP's own towers and tokenizer, but "
             f"{folder} names others; give the model by its OpenCLIP name instead."
         )
-    custom = config["model_cfg"].get("custom_text", False)
-    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
-    open_clip.load_checkpoint(model, str(weights))
-    open_clip.factory.set_model_preprocess_cfg(
-        model,
-        open_clip.factory.merge_preprocess_dict(
-            open_clip.factory.PreprocessCfg(), config.get("preprocess_cfg", {})
-        ),
-    )
-    tokenizer = open_clip.SimpleTokenizer(
-        context_length=settings["text_cfg"].get("context_length", 77)
-    )
+    # OpenCLIP and torch raise many kinds of errors at settings of another type, or other weights.
+    try:
+        custom = config["model_cfg"].get("custom_text", False)
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
+        open_clip.load_checkpoint(model, str(weights))
+        open_clip.factory.set_model_preprocess_cfg(
+            model,
+            open_clip.factory.merge_preprocess_dict(
+                open_clip.factory.PreprocessCfg(), config.get("preprocess_cfg", {})
+            ),
+        )
+        tokenizer = open_clip.SimpleTokenizer(
+            context_length=settings["text_cfg"].get("context_length", 77)
+        )
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise ValueError(
+            f"A CLIP folder must be one that OpenCLIP can load, got {folder} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch it again."
+        ) from error
     return model, tokenizer
 
 

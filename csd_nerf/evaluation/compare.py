@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel
 from torch import Tensor
 
 from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
 from csd_nerf.evaluation.scene_runs import path_through, render_cameras
 from csd_nerf.evaluation.similarity import psnr
+from csd_nerf.json_files import read_json
 from csd_nerf.media.files import write_json
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01
@@ -123,7 +124,7 @@ def _load(load_config: Path) -> tuple[TrainerConfig, Any, Path, int]:
 
 
 def _require_edited_run(config: TrainerConfig) -> None:
-    if not hasattr(config.pipeline, "prompt"):
+    if not isinstance(getattr(config.pipeline, "prompt", None), str):
         raise ValueError(f"--load-config needs a csd-edit run, got one of {config.method_name}.")
     folder = config.get_checkpoint_dir()
     if not any(folder.glob("step-*.ckpt")):
@@ -164,7 +165,7 @@ def true_edit(
     """
     folder = (data if data.is_dir() else data.parent) / "edited"
     record = folder.with_name(RECORD)
-    if record.is_file() and json.loads(record.read_text())["edit"] == edit.name:
+    if record.is_file() and _edit_of(record) == edit.name:
         return torch.stack([_read(folder / name.name, photograph01.shape[2:]) for name in names])
     if edit.kind == "look":
         return edit.edit_image(photograph01)
@@ -172,6 +173,16 @@ def true_edit(
         f"The true result of {edit.name!r} must be known, but {folder} holds no such edit; "
         "make the data set with: csd-nerf synthetic --edit, or choose a look."
     )
+
+
+class _DataSet(BaseModel):
+    edit: str | None
+
+
+def _edit_of(record: Path) -> str | None:
+    """Name of the edit in a data set of `csd-nerf synthetic`."""
+    what = "the record of a data set of csd-nerf synthetic, with its edit"
+    return read_json(record, _DataSet, what=what, remedy="make the data set again").edit
 
 
 def _read(path: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:

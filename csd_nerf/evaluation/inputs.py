@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from csd_nerf.core.windows import window_positions
 from csd_nerf.evaluation.captures import TRANSFORMS, Views, read_capture
 from csd_nerf.evaluation.consistency import Borders, window_borders
+from csd_nerf.json_files import read_json
 from csd_nerf.media.frames import FRAME_SUFFIXES, open_frames
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01, to_bytes
+
+_Length = Annotated[int, Field(gt=0, le=1 << 20)]
+_Size = Annotated[list[_Length], Field(min_length=2, max_length=2)]
+
+
+class _Facts(BaseModel):
+    """The facts that measures read; the others are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    frames: _Length | str = "all"
+    work_size: _Size | None = None
+    canvas_cells: _Size | None = None
+    window_cells: _Size | None = None
+    stride_cells: _Length | None = None
+    wrap: bool = False
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> _Facts:
+        if self.canvas_cells is None:
+            return self
+        if self.window_cells is None or self.stride_cells is None or self.work_size is None:
+            raise ValueError("canvas_cells needs window_cells, stride_cells and work_size too")
+        fits = zip(self.window_cells, self.canvas_cells, self.work_size, strict=True)
+        if not all(window <= canvas <= size for window, canvas, size in fits):
+            raise ValueError("a window must lie in the canvas, and a cell must have pixels")
+        if self.stride_cells > min(self.window_cells):
+            raise ValueError("stride_cells must be at most a window's edge")
+        return self
+
+
+class _Record(BaseModel):
+    facts: _Facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +129,15 @@ def read_facts(edited: Path) -> dict[str, Any]:
         ValueError: If the record is damaged.
     """
     record = edited.with_name(edited.name + ".json")
-    if not record.is_file():
+    if not record.exists():
         return {}
-    try:
-        return json.loads(record.read_text())["facts"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{record} must be the record of an edit, with its facts, but can't be read as one; "
-            "move it away to measure without it."
-        ) from None
+    found = read_json(
+        record,
+        _Record,
+        what="the record of an edit, with its facts",
+        remedy="move it away to measure without it",
+    )
+    return found.facts.model_dump(exclude_unset=True, exclude_none=True)
 
 
 def find_borders(facts: dict[str, Any]) -> tuple[Borders, int] | None:

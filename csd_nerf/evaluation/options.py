@@ -14,6 +14,8 @@ from typing import Annotated
 
 import tyro
 
+from csd_nerf.hints import check_input
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
@@ -81,6 +83,15 @@ class EvaluateSettings:
 
     def run(self) -> None:
         """Measure, write the results and print the table."""
+        check_input(self.source, "--source must be a picture, a video or a folder")
+        for _, path in self.edits:
+            check_input(path, "--edited must be pictures, videos or folders")
+        if self.truth is not None:
+            check_input(self.truth, "--truth must be a picture, a video or a folder")
+        if self.reference is not None:
+            check_input(self.reference, "--reference must be a folder of pictures", file=False)
+        if self.inception is not None:
+            check_input(self.inception, "--inception must be a file of weights", folder=False)
         from csd_nerf.evaluation.evaluate import run_evaluate
 
         def note(text: str) -> None:
@@ -105,6 +116,8 @@ class CompareSettings:
         """Compare and print the metrics."""
         import json
 
+        needs = "--load-config needs the config.yml of a csd-edit run"
+        check_input(self.load_config, needs, folder=False)
         from csd_nerf.evaluation.compare import compare_scene
 
         metrics = compare_scene(self.load_config, self.output, edit=self.edit)

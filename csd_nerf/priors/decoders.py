@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.priors.families import reading_part
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
 from csd_nerf.priors.weights import WeightsNotFoundError
 
@@ -117,7 +118,8 @@ def load_decoder(
     }
     # Without accelerate diffusers would fall back to this by itself, with a warning.
     low_memory = is_accelerate_available()
-    vae = classes[kind].from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=low_memory)
+    with reading_part(folder):
+        vae = classes[kind].from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=low_memory)
     check_latents(kind, vae.config["latent_channels"])
     vae = vae.to(device).eval().requires_grad_(False)
     return ConsistencyDecoder(vae) if kind == "consistency" else TemporalDecoder(vae)

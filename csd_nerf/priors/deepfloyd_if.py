@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
+from csd_nerf.priors.families import reading_part
 from csd_nerf.priors.texts import TextEncoder, t5_states
 from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_part, load_schedule
 from csd_nerf.priors.vae import check_size
@@ -92,9 +93,10 @@ class DeepFloydIF(UNetPrior):
         unet = load_part(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
         # The precision is set while loading: transformers then keeps some layers of T5 in float32,
         # which would overflow in half precision. Loading all in float32 takes twice the memory.
-        text_encoder: Any = T5EncoderModel.from_pretrained(
-            folder / "text_encoder", variant=variant, torch_dtype=dtype
-        )
+        with reading_part(folder / "text_encoder"):
+            text_encoder: Any = T5EncoderModel.from_pretrained(
+                folder / "text_encoder", variant=variant, torch_dtype=dtype
+            )
         schedule, prediction_type = load_schedule(folder)
         return cls(
             name=name,
@@ -126,4 +128,5 @@ def _load_tokenizer(folder: Path) -> T5Tokenizer:
             f"Reading {folder / 'spiece.model'} needs sentencepiece, which is not installed: "
             "run `pip install sentencepiece protobuf`."
         )
-    return T5Tokenizer.from_pretrained(folder)
+    with reading_part(folder):
+        return T5Tokenizer.from_pretrained(folder)

@@ -7,14 +7,17 @@ add a line to `FAMILIES`.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, Field
+
+from csd_nerf.json_files import read_json
 from csd_nerf.priors.base import Prior
 
 Kind = Literal["edit", "text"]
@@ -27,6 +30,8 @@ latents."""
 
 INDEX = "model_index.json"
 """The file at a folder's top that names its pipeline's class."""
+_LONGEST_REASON = 200
+"""Number of letters of another package's message that is passed on."""
 
 
 class UnknownFamilyError(ValueError):
@@ -101,20 +106,48 @@ FAMILIES: dict[str, Family] = {
 """Families by the name of the pipeline's class in `model_index.json`."""
 
 
+class _Index(BaseModel):
+    name: str = Field(alias="_class_name")
+
+
+@contextmanager
+def reading_part(folder: Path) -> Iterator[None]:
+    """Turn what diffusers and transformers raise at damaged files into one line.
+
+    Args:
+        folder: The part of a model that the block loads.
+
+    Raises:
+        ValueError: If the block fails for another reason than a missing package, file or memory.
+    """
+    try:
+        yield
+    # Files of another type, with missing or other fields, raise whatever the class runs into.
+    except Exception as error:
+        if isinstance(error, (ImportError, MemoryError, PermissionError)):
+            raise
+        why = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise ValueError(
+            f"A part of a prior must be whole and of its class, but {folder} can't be loaded "
+            f"({type(error).__name__}: {why}); fetch it again, or name another model."
+        ) from error
+
+
 def family_of(index: Path) -> Family:
     """The family that a `model_index.json` names.
 
     Raises:
         UnknownFamilyError: If there is no such family, or the file can't be read.
     """
+    needed = f"one of {', '.join(FAMILIES)}"
     try:
-        name = json.loads(index.read_text("utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError):
-        name = None
-    if not isinstance(name, str) or name not in FAMILIES:
+        what = f"the index of a prior that is {needed}"
+        name = read_json(index, _Index, what=what, remedy="name another model").name
+    except ValueError as error:
+        raise UnknownFamilyError(str(error)) from None
+    if name not in FAMILIES:
         raise UnknownFamilyError(
-            f"A prior needs to be one of {', '.join(FAMILIES)}, got {name} from {index}; name "
-            "another model."
+            f"A prior needs to be {needed}, got {name} from {index}; name another model."
         )
     return FAMILIES[name]
 
@@ -122,7 +155,7 @@ def family_of(index: Path) -> Family:
 def files_of(folder: Path) -> set[str]:
     """`model_index.json` and the files in subfolders, as paths relative to the folder."""
     paths = [*folder.glob("*/*"), folder / INDEX]
-    return {path.relative_to(folder).as_posix() for path in paths if path.exists()}
+    return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
 
 
 def missing_files(

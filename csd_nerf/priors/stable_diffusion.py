@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
+from csd_nerf.priors.families import reading_part
 from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
 from csd_nerf.priors.texts import TextEncoder, clip_states
 from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_part, load_schedule
@@ -86,7 +87,12 @@ class StableDiffusion(UNetPrior):
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
         vae = load_part(AutoencoderKL, folder / "vae", dtype=dtype, variant=variant)
         unet = load_part(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
-        text_encoder: Any = CLIPTextModel.from_pretrained(folder / "text_encoder", variant=variant)
+        with reading_part(folder / "text_encoder"):
+            text_encoder: Any = CLIPTextModel.from_pretrained(
+                folder / "text_encoder", variant=variant
+            )
+        with reading_part(folder / "tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         if vae_slicing:
             vae.enable_slicing()
         if vae_tiling:
@@ -97,7 +103,7 @@ class StableDiffusion(UNetPrior):
             vae=vae.to(device),
             unet=unet.to(device),
             text_encoder=text_encoder.to(device=device, dtype=dtype),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            tokenizer=tokenizer,
             schedule=schedule,
             prediction_type=prediction_type,
         )

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
 from jaxtyping import Float, Real
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from csd_nerf.core.schedules import DiscreteSchedule
+from csd_nerf.json_files import read_json
+from csd_nerf.priors.families import SCHEDULER, reading_part
 from csd_nerf.priors.family import DiffusersPrior
 from csd_nerf.priors.texts import TextEncoder
 
@@ -123,13 +126,21 @@ def downsampling_factor(unet: UNet2DConditionModel) -> int:
 
 def load_part(model: Any, folder: Path, *, dtype: torch.dtype | None, variant: str | None) -> Any:
     """Load a diffusers model from its folder; `Any` since diffusers annotates no precise type."""
-    return model.from_pretrained(
-        folder,
-        variant=variant,
-        torch_dtype=dtype,
-        # Without accelerate diffusers would fall back to this by itself, with a warning.
-        low_cpu_mem_usage=is_accelerate_available(),
-    )
+    with reading_part(folder):
+        return model.from_pretrained(
+            folder,
+            variant=variant,
+            torch_dtype=dtype,
+            # Without accelerate diffusers would fall back to this by itself, with a warning.
+            low_cpu_mem_usage=is_accelerate_available(),
+        )
+
+
+class _SchedulerConfig(BaseModel):
+    """What diffusers would take as it is."""
+
+    prediction_type: str = "epsilon"
+    num_train_timesteps: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
 
 
 def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
@@ -138,5 +149,11 @@ def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
     The configuration of every diffusers scheduler holds the training schedule, so the class of the
     scheduler doesn't matter.
     """
-    scheduler: Any = DDPMScheduler.from_pretrained(folder / "scheduler")
-    return DiscreteSchedule(scheduler.alphas_cumprod), scheduler.config["prediction_type"]
+    folder = folder / "scheduler"
+    remedy = "fetch it again, or name another model"
+    config = read_json(
+        folder / SCHEDULER.config, _SchedulerConfig, what="a scheduler's config", remedy=remedy
+    )
+    with reading_part(folder):
+        scheduler: Any = DDPMScheduler.from_pretrained(folder)
+        return DiscreteSchedule(scheduler.alphas_cumprod), config.prediction_type

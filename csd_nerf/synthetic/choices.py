@@ -18,8 +18,9 @@ from torch import Tensor
 
 from csd_nerf.synthetic import wordings
 from csd_nerf.synthetic.edits import Edit, Kind, all_edits
+from csd_nerf.synthetic.palette import SHAPES
 from csd_nerf.synthetic.render import FLOOR, SKY, Rendering
-from csd_nerf.synthetic.scenes import SHAPES, Scenes
+from csd_nerf.synthetic.scenes import Scenes
 
 PREFERENCE = 1.5
 """Strength of the preference: at equal answers the most likely is exp(3) times as likely as the
@@ -90,25 +91,25 @@ class Choice:
 
 
 def _paint(shape: str) -> Choice:
-    words = wordings.another_colour(shape)
     answers = tuple(f"{shape} {colour}" for colour in ("red", "green", "blue", "yellow"))
-    name, slot = f"paint {shape}", SHAPES.index(shape)
-    return Choice(name, "recolour", words.seen, words.unseen, answers, slot)
+    return _choice(f"paint {shape}", "recolour", answers, SHAPES.index(shape))
+
+
+def _choice(name: str, kind: Kind, answers: tuple[str, ...], target: int | None = None) -> Choice:
+    words = wordings.CHOICES[name]
+    return Choice(name, kind, words.seen, words.unseen, answers, target)
 
 
 @lru_cache(maxsize=1)
 def all_choices() -> dict[str, Choice]:
     """All choices by name."""
-    floor = wordings.another("floor", own=("change the floor", "change the ground"))
-    sky = wordings.another("sky", own=("change the sky",))
-    look = wordings.another("look", own=("give it another look", "change the colours"))
     floors = tuple(f"floor {name}" for name in ("grass", "sand", "water", "lava"))
     skies = tuple(f"sky {name}" for name in ("pink", "orange", "green", "purple"))
     looks = ("sepia", "blueprint", "infrared", "negative")
     choices = [
         *(_paint(shape) for shape in SHAPES),
-        Choice("change floor", "floor", floor.seen, floor.unseen, floors, FLOOR),
-        Choice("change sky", "sky", sky.seen, sky.unseen, skies, SKY),
-        Choice("change look", "look", look.seen, look.unseen, looks),
+        _choice("change floor", "floor", floors, FLOOR),
+        _choice("change sky", "sky", skies, SKY),
+        _choice("change look", "look", looks),
     ]
     return {choice.name: choice for choice in choices}

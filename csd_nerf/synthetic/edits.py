@@ -16,11 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.hints import did_you_mean
 from csd_nerf.synthetic import wordings
 from csd_nerf.synthetic.cameras import Cameras
 from csd_nerf.synthetic.looks import LOOKS
+from csd_nerf.synthetic.palette import COLOURS, FLOORS, SHAPES, SKIES
 from csd_nerf.synthetic.render import FLOOR, SKY, Rendering, render
-from csd_nerf.synthetic.scenes import COLOURS, FLOORS, SHAPES, SKIES, Scenes
+from csd_nerf.synthetic.scenes import Scenes
 
 Kind = Literal["recolour", "floor", "sky", "weather", "look"]
 
@@ -133,15 +135,16 @@ def find_edit(text: str) -> Edit:
     """Find an edit by its name or any of its wordings; case is ignored.
 
     Raises:
-        ValueError: If there is no such edit; the message lists the names.
+        ValueError: If there is no such edit; the message names a similar one.
     """
     wanted = _plain(text)
     for edit in all_edits().values():
         if wanted in map(_plain, (edit.name, edit.unseen_instruction, *edit.instructions)):
             return edit
+    names = [word for edit in all_edits().values() for word in (edit.name, *edit.instructions)]
     raise ValueError(
-        f"An edit must be one whose true result is known, got {text!r}. Choose a name out of: "
-        f"{', '.join(all_edits())}; or one of its wordings, such as 'make the sphere blue'."
+        f"An edit must be one whose true result is known, by name or wording, got {text!r}"
+        f"{did_you_mean(text, names)} csd-nerf edits lists all."
     )
 
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from csd_nerf.synthetic.scenes import COLOURS, FLOORS, SKIES, Scenes
+from csd_nerf.synthetic.palette import COLOURS, FLOORS, SKIES
+from csd_nerf.synthetic.scenes import Scenes
 
 
 def object_colour(

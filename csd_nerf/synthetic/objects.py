@@ -16,18 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from csd_nerf.synthetic.cameras import Cameras, look_at, pixel_rays
-from csd_nerf.synthetic.scenes import COLOURS, SHAPES
+from csd_nerf.synthetic.palette import COLOURS, SHAPES
 from csd_nerf.synthetic.shapes import CUBE_HALF, intersect, outward_normal
+from csd_nerf.synthetic.wordings import SYNONYMS, captions
 
 SIZE = 0.55
 """Mean scale of the objects; the radius of a sphere, in world units."""
-_NAMES = {
-    "sphere": ("sphere", "ball"),
-    "cube": ("cube", "box"),
-    "cylinder": ("cylinder",),
-    "cone": ("cone",),
-}
-_TEMPLATES = ("a {}", "a photo of a {}")
 _CENTRE = {"sphere": 1.0, "cube": CUBE_HALF, "cylinder": 1.0, "cone": 0.8}
 """Height in each shape's own frame of the point that is put at the origin."""
 
@@ -75,13 +69,6 @@ def orbit(
     return torch.stack(toward, dim=-1) * torch.as_tensor(radius).reshape(-1, 1)
 
 
-def captions(shape: str, colour: str) -> list[str]:
-    """All captions of an object."""
-    return [
-        template.format(f"{colour} {name}") for template in _TEMPLATES for name in _NAMES[shape]
-    ]
-
-
 def find_object(caption: str) -> tuple[str, str]:
     """Find the shape and the colour that a caption names.
 
@@ -89,7 +76,7 @@ def find_object(caption: str) -> tuple[str, str]:
         ValueError: If it doesn't name exactly one known shape and one known colour.
     """
     words = caption.lower().replace(",", " ").split()
-    shapes = [shape for shape, names in _NAMES.items() if set(names) & set(words)]
+    shapes = [shape for shape, names in SYNONYMS.items() if set(names) & set(words)]
     colours = [colour for colour in COLOURS if colour in words]
     if len(shapes) != 1 or len(colours) != 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The options of `csd-nerf synthetic`; this module imports nothing heavy.
+"""The options of `csd-nerf synthetic` and `edits`; this module imports nothing heavy.
 
 The docstrings of fields are the command's help.
 """
@@ -63,3 +63,31 @@ class SyntheticSettings(SceneSettings):
         settings = SceneSettings(self.scene, self.split, self.views, self.size)
         write_dataset(self.output, settings, edit=self.edit, overwrite=self.overwrite)
         print(f"Wrote {self.views} views to {self.output}.")
+
+
+_HEADINGS = {
+    "look": "Looks",
+    "weather": "Weather",
+    "floor": "Floors",
+    "sky": "Skies",
+    "recolour": "Colours of objects",
+    "choice": "Instructions with several right results, which --edit doesn't take",
+    "object": "Objects that csd-dreamfusion-tiny knows",
+}
+"""What `csd-nerf edits` prints above each kind."""
+
+
+@dataclass(frozen=True)
+class EditsSettings:
+    """List what the bundled priors know: edits by name, each with an instruction."""
+
+    def run(self) -> None:
+        """Print the list."""
+        from csd_nerf.synthetic import known
+
+        for kind, group in {**known.instructions(), **known.objects()}.items():
+            print(f"{_HEADINGS[kind]}:")
+            for name, words in group.items():
+                print(f"  {name:<20} {words.seen[0]}")
+            print()
+        print('Other words work too, such as "paint the ball blue" or "turn it into winter".')

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from csd_nerf.synthetic.cameras import Cameras, pixel_rays
 from csd_nerf.synthetic.materials import floor_colour, object_colour, sky_colour
-from csd_nerf.synthetic.scenes import SHAPES, Scenes
+from csd_nerf.synthetic.palette import SHAPES
+from csd_nerf.synthetic.scenes import Scenes
 from csd_nerf.synthetic.shapes import MARGIN, intersect, outward_normal
 
 FLOOR, SKY = len(SHAPES), len(SHAPES) + 1

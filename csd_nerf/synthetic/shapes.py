@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from csd_nerf.synthetic.scenes import SHAPES
+from csd_nerf.synthetic.palette import SHAPES
 
 CUBE_HALF, CYLINDER_RADIUS, CONE_RADIUS, HEIGHT = 0.85, 0.75, 0.95, 2.0
 """Half the cube's edge, the radii of cylinder and cone, and their height; the sphere has radius

@@ -369,3 +369,18 @@ def another_colour(shape: str) -> Wordings:
     )
     words = [t.format(word) for word in SYNONYMS[shape] for t in templates]
     return Wordings(tuple(words), f"paint the {shape} in a new colour")
+
+
+CHOICES = {
+    **{f"paint {shape}": another_colour(shape) for shape in SYNONYMS},
+    "change floor": another("floor", own=("change the floor", "change the ground")),
+    "change sky": another("sky", own=("change the sky",)),
+    "change look": another("look", own=("give it another look", "change the colours")),
+}
+"""Wordings by choice."""
+
+
+def captions(shape: str, colour: str) -> list[str]:
+    """All captions of a single object, on which the bundled text-to-image prior was trained."""
+    templates = ("a {}", "a photo of a {}")
+    return [t.format(f"{colour} {word}") for t in templates for word in SYNONYMS[shape]]

@@ -15,6 +15,7 @@ from csd_nerf import cli, priors
 from csd_nerf.adapters import editing
 from csd_nerf.adapters.options import PanoramaOptions, VideoOptions
 from csd_nerf.adapters.panorama import edit_panorama
+from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.core.settings import EditSettings
 
@@ -50,6 +51,36 @@ def test_each_part_of_a_panorama_is_edited_by_its_own_source(method, wrap):
     options = PanoramaOptions(method=method, wrap=wrap, **{**PLAIN, **QUICK})
     edited = edit_panorama(TintPrior(), image, options).image
     assert (edited.float() - image.flip(-1)).abs().mean() < 4
+
+
+class RecordingReporter(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class BundledTint(TintPrior):
+    name = "tiny"
+
+
+@pytest.mark.parametrize("kind", ["panorama", "video"])
+def test_instructions_that_the_bundled_prior_does_not_know_are_told_and_recorded(kind):
+    reporter = RecordingReporter()
+    asked: dict[str, Any] = {**PLAIN, "updates": 1, "prompt": "make it a cat"}
+    if kind == "panorama":
+        asked["region"] = ("make it snow@0,0,50%,100%", "make it a dog@50%,0,75%,100%")
+        options = PanoramaOptions(**asked)
+        image = colours(1, 32, 72)[0]
+        facts = edit_panorama(BundledTint(), image, options, reporter=reporter).facts
+    else:
+        frames = colours(2, 32, 32)
+        facts = edit_frames(BundledTint(), frames, VideoOptions(**asked), reporter=reporter)[1]
+    unknown = ["make it a dog", "make it a cat"] if kind == "panorama" else ["make it a cat"]
+    told = [note for note in reporter.notes if "the bundled prior doesn't know" in note]
+    assert [note.split('"')[1] for note in told] == unknown
+    assert [notice for notice in facts["notices"] if notice in told] == told
 
 
 def edit(kind: type, prior: TintPrior, **changes: Any) -> None:

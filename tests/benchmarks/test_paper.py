@@ -301,12 +301,12 @@ def test_mistakes_end_in_one_line(settings, message, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1", "must be JSON such as"),
-        ("{}", "got none"),
-        ('{"bear": {"prompt": "p"}}', "no source_caption, edited_caption for 'bear'"),
+        ("[1", "must be JSON with entries such as .*, but can't be read"),
+        ("{}", "the whole: .* at least 1 item"),
+        ('{"bear": {"prompt": "p"}}', "bear.source_caption: Field required; mend it"),
         (
             '{"bear": {"prompt": "p", "source_caption": "a", "edited_caption": "b", "x": "y"}}',
-            "an unknown x for 'bear'",
+            "bear.x: Extra inputs are not permitted, got 'y'",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -10,11 +11,13 @@ from statistics import stdev
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.user_study.answers import QUESTIONS, read_answers, shown_order, summarize
 from benchmarks.user_study.page import read_example, write_study
+from csd_nerf.media.frames import frame_writer
 
 METHODS = ("Zebra-Method", "Yak-Method", "Xerus-Method")
 
@@ -177,7 +180,9 @@ def test_damaged_and_repeated_files_are_named(study):
     with pytest.raises(ValueError, match="counts once"):
         read_answers([path, path], key_of(study))
     path.write_text(path.read_text()[:50])
-    with pytest.raises(ValueError, match="must be whole JSON"):
+    with pytest.raises(
+        ValueError, match="must be whole answers, as the page saves them, but can't be read"
+    ):
         read_answers([path], key_of(study))
 
 
@@ -189,6 +194,106 @@ def test_examples_that_do_not_fit_are_named(study):
     (folder / "prompt.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"got no .*prompt.txt"):
         read_example(folder)
+
+
+def test_a_page_or_key_that_exists_is_kept(study):
+    folders = [study.parent / "film", study.parent / "still"]
+    page, key = study.read_bytes(), key_of(study).read_bytes()
+    for gone in (None, study):
+        if gone is not None:
+            gone.unlink()
+        with pytest.raises(FileExistsError, match=r"must be new ones, got .* pass --overwrite"):
+            write_study(folders, study, seed=6)
+        assert key_of(study).read_bytes() == key
+    write_study(folders, study, seed=6, overwrite=True)
+    assert key_of(study).read_bytes() != key
+    assert study.read_bytes() != page
+
+
+def test_the_command_takes_the_leave_to_overwrite(study, capsys):
+    given = ["user-study", *(str(study.parent / name) for name in ("film", "still"))]
+    given += ["--output", str(study)]
+    with pytest.raises(SystemExit):
+        main(given)
+    assert "benchmarks: The page and its key must be new ones" in capsys.readouterr().err
+    main([*given, "--overwrite"])
+
+
+@pytest.mark.parametrize("place", ["still/Yak-Method.png", "film/source/2.png", "still/prompt.txt"])
+def test_a_link_to_elsewhere_gets_into_no_page(study, place, tmp_path_factory):
+    path = study.parent / place
+    secret = path.rename(tmp_path_factory.mktemp("private") / path.name)
+    path.symlink_to(secret)
+    with pytest.raises(ValueError, match=r"must lie in its folder, got .*, a link to .*copy"):
+        write_study([study.parent / "film", study.parent / "still"], study.parent / "new.html")
+    assert not (study.parent / "new.html").exists()
+
+
+def test_a_link_within_an_example_is_followed(study):
+    still = study.parent / "still"
+    (still / "Yak-Method.png").unlink()
+    (still / "Yak-Method.png").symlink_to("source.png")
+    write_study([study.parent / "film", still], study.parent / "new.html")
+
+
+@pytest.mark.parametrize("place", ["still/Yak-Method.png", "film/source/2.png"])
+def test_pipes_are_refused(study, place):
+    path = study.parent / place
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"files and folders only, got .*, a pipe or a device"):
+        write_study([study.parent / "film", study.parent / "still"], study.parent / "new.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("Yak-Method.png", b"my diary", "must be a picture that Pillow can read"),
+        ("Yak-Method.png", None, "must be whole"),
+        ("Yak-Method.mp4", b"my diary", "Yak-Method.mp4"),
+        ("Yak-Method.png", "GIF", "must be PNG, JPEG or WebP, got .* which is GIF; convert it"),
+        ("prompt.txt", b"\xff\xfe", "must be text in UTF-8"),
+    ],
+)
+def test_what_is_no_picture_gets_into_no_page(study, name, content, told):
+    still = study.parent / "still"
+    old = still / "Yak-Method.png"
+    whole = old.read_bytes()
+    if name.startswith("Yak"):
+        old.unlink()
+    if content == "GIF":
+        Image.new("RGB", (4, 4)).save(still / name, format="GIF")
+    else:
+        (still / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=told):
+        write_study([study.parent / "film", still], study.parent / "new.html")
+    assert not (study.parent / "new.html").exists()
+
+
+def test_a_film_that_breaks_off_gets_into_no_page(study):
+    film = study.parent / "film"
+    with frame_writer(film / "whole.mp4", size=(32, 48)) as write:
+        for index in range(12):
+            write(torch.full((32, 48, 3), 20 * index, dtype=torch.uint8))
+    whole = (film / "whole.mp4").read_bytes()
+    (film / "whole.mp4").unlink()
+    for name in METHODS:
+        shutil.rmtree(film / name)
+        (film / f"{name}.mp4").write_bytes(whole)
+    write_study([film], study.parent / "new.html")
+    (film / f"{METHODS[0]}.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=METHODS[0]):
+        write_study([film], study.parent / "newer.html")
+
+
+def test_a_picture_is_shown_as_what_it_is(study):
+    still = study.parent / "still"
+    Image.new("RGB", (4, 4)).save(still / "Yak-Method.png", format="JPEG")
+    page = study.parent / "new.html"
+    write_study([study.parent / "film", still], page)
+    media = payload(page)["examples"][1]["results"].values()
+    kinds = sorted(uri.partition(";")[0] for uri in media)
+    assert kinds == ["data:image/jpeg", "data:image/png", "data:image/png"]
 
 
 def test_a_mistake_at_the_command_ends_in_one_line(study, capsys):

@@ -114,6 +114,25 @@ def test_unknown_names_and_unfit_folders_are_told_in_one_line(tmp_path, folder):
         load_clip(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("{", "must be the config of an OpenCLIP model, but can't be read"),
+        ("[]", "must be the config of an OpenCLIP model"),
+        ('{"model_cfg": {"text_cfg": 3}}', r"model_cfg\.text_cfg: .* got 3; fetch"),
+        (json.dumps({"model_cfg": {**CONFIG, "embed_dim": "wide"}}), "that OpenCLIP can load"),
+        (json.dumps({"model_cfg": CONFIG}), "that OpenCLIP can load"),
+    ],
+)
+def test_damaged_folders_are_told_in_one_line(tmp_path, config, told):
+    (tmp_path / "open_clip_config.json").write_text(config)
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=told) as failed:
+        load_clip(str(tmp_path))
+    assert "\n" not in str(failed.value)
+    assert str(tmp_path) in str(failed.value)
+
+
 def test_missing_weights_are_one_line_before_anything_is_built(monkeypatch, tmp_path):
     remedy = "hf download timm/vit_base_patch32_clip_224.openai"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

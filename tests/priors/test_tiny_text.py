@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csd_nerf import priors
-from csd_nerf.synthetic.scenes import COLOURS
+from csd_nerf.synthetic.palette import COLOURS
 from training.text_sampling import sample_text
 
 FOLDER = files("csd_nerf") / "assets" / "tiny_text"

@@ -9,8 +9,9 @@ import torch
 from csd_nerf.synthetic.cameras import draw_cameras
 from csd_nerf.synthetic.choices import PREFERENCE, TURNS, Choice, all_choices
 from csd_nerf.synthetic.edits import all_edits
+from csd_nerf.synthetic.palette import SHAPES
 from csd_nerf.synthetic.render import FLOOR, SKY, render
-from csd_nerf.synthetic.scenes import SHAPES, draw_scenes
+from csd_nerf.synthetic.scenes import draw_scenes
 
 EVERY_CHOICE = pytest.mark.parametrize("choice", all_choices().values(), ids=all_choices())
 

@@ -16,8 +16,9 @@ from csd_nerf.synthetic.edits import (
     render_edit,
 )
 from csd_nerf.synthetic.looks import LOOKS
+from csd_nerf.synthetic.palette import COLOURS, FLOORS, SHAPES, SKIES
 from csd_nerf.synthetic.render import FLOOR, SKY, Rendering, render
-from csd_nerf.synthetic.scenes import COLOURS, FLOORS, SHAPES, SKIES, Scenes, draw_scenes
+from csd_nerf.synthetic.scenes import Scenes, draw_scenes
 
 SEEDS = list(range(11_000_000, 11_000_012))
 SIZE = {"height": 24, "width": 24}
@@ -59,9 +60,14 @@ def test_an_edit_is_found_by_its_name_and_by_every_wording(edit):
         assert find_edit(f"  {text.upper().replace(' ', '  ')} ") is edit
 
 
-def test_an_unknown_edit_is_refused_with_the_names_of_the_known():
-    with pytest.raises(ValueError, match=r"got 'make it a cat'\. Choose .*sphere blue.*night"):
-        find_edit("make it a cat")
+@pytest.mark.parametrize(
+    ("asked", "end"),
+    [("xyz", "."), ("flor wood", "; did you mean floor wood?"), ("nigth", "; did you mean night?")],
+)
+def test_an_unknown_edit_is_refused_with_a_similar_one(asked, end):
+    with pytest.raises(ValueError, match=r"csd-nerf edits lists all\.$") as refused:
+        find_edit(asked)
+    assert f"got '{asked}'{end} csd-nerf" in str(refused.value)
 
 
 def test_a_bare_name_is_put_into_words_and_words_stay():

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from csd_nerf.synthetic import objects
+from csd_nerf.synthetic import objects, wordings
 from csd_nerf.synthetic.cameras import Cameras, look_at
-from csd_nerf.synthetic.scenes import COLOURS, SHAPES
+from csd_nerf.synthetic.palette import COLOURS, SHAPES
 
 
 def camera(azimuth, elevation, *, radius=2.5, focal=1.15):
@@ -93,4 +93,4 @@ def test_captions_that_name_no_object(caption):
 
 
 def test_objects_go_by_all_their_names():
-    assert "a photo of a red ball" in objects.captions("sphere", "red")
+    assert "a photo of a red ball" in wordings.captions("sphere", "red")

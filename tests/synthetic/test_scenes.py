@@ -6,15 +6,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from csd_nerf.synthetic.scenes import (
-    COLOURS,
-    FLOORS,
-    SKIES,
-    SPLIT_SEEDS,
-    TEXTURES,
-    Scenes,
-    draw_scenes,
-)
+from csd_nerf.synthetic.palette import COLOURS, FLOORS, SKIES, TEXTURES
+from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, draw_scenes
 
 
 def same(one: Scenes, other: Scenes) -> bool:

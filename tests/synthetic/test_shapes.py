@@ -5,7 +5,7 @@ import pytest
 import torch
 from solids import SOLIDS, gradient, march
 
-from csd_nerf.synthetic.scenes import SHAPES
+from csd_nerf.synthetic.palette import SHAPES
 from csd_nerf.synthetic.shapes import intersect, outward_normal
 
 SLOTS = pytest.mark.parametrize("slot", range(4), ids=SHAPES)

@@ -14,6 +14,7 @@ from nerfstudio.viewer.viewer_elements import (
 )
 from torch import nn
 
+from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.scene.controls import EditRequest
 
 
@@ -25,10 +26,20 @@ class ViewerControls(nn.Module):
     training step reads them only once, in `read`.
     """
 
-    def __init__(self, request: EditRequest) -> None:
-        """Take the initial request; the panel shows its prompt and its scales."""
+    def __init__(self, request: EditRequest, *, prior: str = "") -> None:
+        """Take the initial request; the panel shows its prompt and its scales.
+
+        Args:
+            request: The initial request.
+            prior: Name of the prior. The panel says if it is a bundled one that doesn't know the
+                prompt.
+        """
         super().__init__()
         self._request = request
+        self._prior = prior
+        self._notices: dict[str, list[str]] = {}
+        self._shown_notices: list[str] = []
+        self._notice = None
         self._edit_now = False
         self._reset = False
         self._last_round = None
@@ -60,7 +71,27 @@ class ViewerControls(nn.Module):
         self._reset = False
         if editing:
             self._edit_now = False
+        self._show_notices(self.notices(request))
         return request
+
+    def notices(self, request: EditRequest) -> list[str]:
+        """One line for each prompt of a request that the prior is known not to know."""
+        prompts = (request.prompt, request.negative_prompt)
+        for prompt in prompts:
+            if prompt not in self._notices:
+                self._notices[prompt] = notices_of_unknown(self._prior, [prompt])
+        return [notice for prompt in prompts for notice in self._notices[prompt]]
+
+    def _show_notices(self, notices: list[str]) -> None:
+        """Show these notices in place of those before, if a viewer is running."""
+        server = getattr(self.viewer_control, "viser_server", None)
+        if server is None or notices == self._shown_notices:
+            return
+        if self._notice is not None:
+            self._notice.remove()
+        text = "\n\n".join(f"**Note:** {notice}." for notice in notices)
+        self._notice = server.gui.add_markdown(text) if notices else None
+        self._shown_notices = notices
 
     def show_picture(self, sheet: Path) -> None:
         """Show the contact sheet of the last round, if a viewer is running."""

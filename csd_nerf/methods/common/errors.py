@@ -24,6 +24,9 @@ def one_line_errors(command: str) -> Iterator[None]:
     try:
         yield
     except WeightsNotFoundError as error:
-        raise SystemExit(f"{command}: {error} The option is --pipeline.prior.") from None
+        raise SystemExit(
+            f"{command}: {error} The option is --pipeline.prior. Without weights, {command}-tiny "
+            "runs on a CPU with the bundled prior."
+        ) from None
     except (MethodError, FloatingPointError) as error:
         raise SystemExit(f"{command}: {error}") from None

@@ -21,12 +21,13 @@ def show_round(
         done: The round.
         folder: The folder of all rounds.
         controls: The viewer's panel.
-        notices: What was put right or could not be honoured in the whole run.
+        notices: What was put right or could not be honoured in the whole run. Prompts that the
+            prior doesn't know are added.
     """
     writer.put_dict(name="Edit Round", scalar_dict=done.metrics, step=done.step)
     if not done.wants_picture:
         return
-    path = done.save(folder, notices=notices)
+    path = done.save(folder, notices=[*notices, *controls.notices(done.request)])
     sheet01 = contact_sheet(sheet_columns(done.edits)) / 255
     writer.put_image(name="Edit Round/sheet", image=sheet01, step=done.step)
     controls.show_picture(path)

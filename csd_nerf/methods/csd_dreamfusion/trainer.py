@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.methods.common.checkpoints import find_checkpoint, save_whole
 from csd_nerf.methods.common.checks import asked_prompt, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
@@ -42,10 +44,16 @@ class CSDDreamFusionTrainerConfig(TrainerConfig):
     """Edge in pixels of the views in turntables and contact sheets."""
 
     def set_experiment_name(self) -> None:
-        """Name a run by its prompt, since there is no data set to name it by."""
+        """Name a run by its prompt, since there is no data set to name it by.
+
+        Names of different prompts differ: where the words don't tell all, a hash follows them.
+        """
         if self.experiment_name is None:
-            words = re.findall(r"[a-z0-9]+", asked_prompt(self).lower())
-            self.experiment_name = "-".join(words)[:60] or "unnamed"
+            prompt = asked_prompt(self)
+            words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:60]
+            if words.replace("-", " ") != prompt:
+                words = f"{words or 'unnamed'}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"
+            self.experiment_name = words if prompt.strip() else "unnamed"
 
 
 class CSDDreamFusionTrainer(Trainer):
@@ -66,11 +74,15 @@ class CSDDreamFusionTrainer(Trainer):
         config.save_config()
         super().__init__(config, local_rank, world_size)
         self._finite = FiniteTraining()
+        prompts = (pipeline.prompt, pipeline.negative_prompt)
+        self._notices = notices_of_unknown(pipeline.prior, prompts)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends in one line."""
         with one_line_errors("csd-dreamfusion"):
             super().setup(test_mode)
+        for notice in self._notices:
+            CONSOLE.print(f"csd-dreamfusion: {notice}.")
         preview = TrainingCallback(
             where_to_run=[TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
             update_every_num_iters=self.config.steps_per_preview,
@@ -125,7 +137,7 @@ class CSDDreamFusionTrainer(Trainer):
     def _finish(self, *, failed: bool = False) -> None:
         pipeline = self.config.pipeline
         assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
-        settings = dataclasses.asdict(pipeline)
+        settings = dataclasses.asdict(pipeline) | {"notices": self._notices}
         folder = self.base_dir / RESULT_FOLDER
         files = save_result(
             folder, self.pipeline.model, settings, size=self.config.result_size, failed=failed

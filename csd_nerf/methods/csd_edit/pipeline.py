@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from csd_nerf.methods.common.controls import ViewerControls
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 from csd_nerf.methods.common.random_state import random_state, restore_random_state
 from csd_nerf.methods.common.rounds import show_round
-from csd_nerf.methods.common.terminal import forget_last_step
+from csd_nerf.methods.common.terminal import count_round
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDataManagerConfig
 from csd_nerf.methods.csd_edit.model import CSDEditModel, CSDEditModelConfig
 from csd_nerf.methods.csd_edit.scene import NerfactoScene
@@ -88,7 +89,7 @@ class CSDEditPipeline(VanillaPipeline):
         if trains:
             if self.model.uses_perceptual_loss:
                 self.model.perceptual.require()
-            self.controls = ViewerControls(config.request())
+            self.controls = ViewerControls(config.request(), prior=config.prior)
             self.scene = NerfactoScene(self.model, self.datamanager)
             self.stage = EditingStage(
                 self.scene, config, prior=self._prior.get, controls=self.controls
@@ -124,12 +125,12 @@ class CSDEditPipeline(VanillaPipeline):
             # As late as possible, because the set-up of a run draws random numbers too.
             restore_random_state(self._restored_random_state)
             self._restored_random_state = None
+        began = perf_counter()
         done = self.stage.before_step(step)
         if done is not None:
             folder = trainer.base_dir / "rounds"
             show_round(done, folder, self.controls, notices=self.datamanager.notices)
-        elif self.stage.state.last_round == step - 1:
-            forget_last_step()
+            count_round(seconds=perf_counter() - began, every=self.config.rounds.every)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The state beside the model for checkpoints; a resumed run gives the same result."""

@@ -91,7 +91,8 @@ class CSDEditTrainer(Trainer):
         """Set everything up; a user's mistake ends in one line."""
         with one_line_errors("csd-edit"):
             super().setup(test_mode)
-        for notice in self.pipeline.datamanager.notices:
+        asked = self.pipeline.controls.notices(self.pipeline.config.request())
+        for notice in (*self.pipeline.datamanager.notices, *asked):
             CONSOLE.print(f"csd-edit: {notice}.")
         plan = self.pipeline.stage.plan
         self._count_steps(begin=plan.first_edit if self._start_step > plan.first_edit else 0)

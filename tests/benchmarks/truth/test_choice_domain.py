@@ -123,7 +123,8 @@ def test_each_arm_edits_as_its_name_says(
 
 
 def test_tuned_options_are_those_of_their_arm_and_the_user_s_win(sets, monkeypatch):
-    entry = {"options": {"learning_rate": 0.5, "text_scale": 5.0, "noise": "independent"}}
+    entry = {"split": "validation", "inputs": 1, "seeds": 1, "edits": [], "prior": ""}
+    entry["options"] = {"learning_rate": 0.5, "text_scale": 5.0, "noise": "independent"}
     write_tuned("choice", "stein-shared-noise", entry)
     found = recorded_settings(monkeypatch, sets["views"], "stein-shared-noise", {})
     assert (found.learning_rate, found.text_scale) == (0.5, 5.0)

@@ -138,7 +138,9 @@ def test_the_options_are_those_tuned_on_sets_of_images():
     entry = {"options": {"learning_rate": 9.0}, "split": "validation", "inputs": 3, "seeds": 1}
     write_tuned("choice", "patch-shared-noise", {**entry, "edits": ["change sky"], "prior": "x"})
     write_tuned(
-        "choice", "patch-own-noise", {**entry, "options": {"learning_rate": 5.0}, "prior": "x"}
+        "choice",
+        "patch-own-noise",
+        {**entry, "edits": [], "options": {"learning_rate": 5.0}, "prior": "x"},
     )
     for name in ("patch-own-noise", "patch-own-repeated-noise"):
         assert tuned_arm("choice-scene", ARMS[name]).options["learning_rate"] == 5.0

@@ -89,13 +89,14 @@ def test_equal_results_make_equal_files(finished):
 
 def test_what_is_no_record_is_named(tmp_path):
     path = tmp_path / "record.json.gz"
-    with pytest.raises(FileNotFoundError, match="A record must exist, got"):
+    with pytest.raises(FileNotFoundError, match="A record must be a file that exists, got"):
         joined_record([path])
     for content in (b"text", gzip.compress(b"{}"), gzip.compress(b"[1]")):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"A record must be a record.json.gz that an exp"):
+        with pytest.raises(ValueError, match=r"must be a record.json.gz that an exp"):
             joined_record([path])
-    path.write_bytes(gzip.compress(b'{"experiment": "magic", "rows": []}'))
+    record = read_record(RESULTS / "panorama.json.gz")
+    write_record(path, {**record, "experiment": "magic"})
     with pytest.raises(ValueError, match=r"needs to be of truth.*, got one of 'magic'"):
         joined_record([path])
 

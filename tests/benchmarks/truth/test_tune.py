@@ -144,7 +144,8 @@ def test_an_interrupted_search_goes_on_and_arms_are_kept(tmp_path, edits):
 
 
 def test_a_search_does_not_depend_on_what_was_tuned_before(tmp_path, edits):
-    write_tuned("video", "csd", {"options": {"t_range": (0.3, 0.9), "batch": 7}, "prior": ""})
+    entry = {"options": {"t_range": (0.3, 0.9), "batch": 7}, "prior": "", "split": "validation"}
+    write_tuned("video", "csd", {**entry, "inputs": 1, "seeds": 1, "edits": []})
     run_tune(settings(tmp_path))
     assert {values.t_range for _, values in edits.calls} == {(0.02, 0.5), (0.02, 0.8)}
     assert {values.batch for _, values in edits.calls} == {2}
@@ -246,7 +247,7 @@ def test_the_best_candidate_changes_enough_images():
 
 def test_a_damaged_file_is_named():
     tuned_file("video").write_text('{"csd": {}}')
-    with pytest.raises(ValueError, match=r"video.json must hold tuned options.* tune again"):
+    with pytest.raises(ValueError, match=r"video.json must be the tuned options.* tune again"):
         read_tuned("video")
 
 

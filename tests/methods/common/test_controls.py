@@ -42,6 +42,49 @@ def test_a_button_pressed_before_editing_waits_for_it():
     assert not second.edit_now
 
 
+UNKNOWN = 'the bundled prior doesn\'t know "make it a cat"'
+
+
+class Panel:
+    """What markdown a viewer shows."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def add_markdown(self, text: str) -> SimpleNamespace:
+        self.shown.append(text)
+        return SimpleNamespace(remove=lambda: self.shown.remove(text))
+
+
+def test_a_prompt_that_the_bundled_prior_does_not_know_is_told_in_the_panel():
+    controls = ViewerControls(EditRequest("make it a cat", "", "", EditSettings()), prior="tiny")
+    controls.read(editing=False)  # No viewer: nothing happens.
+    panel = Panel()
+    controls.viewer_control.viser_server = SimpleNamespace(gui=panel)
+    for _ in range(2):
+        request = controls.read(editing=False)
+    (text,) = panel.shown
+    assert text.startswith(f"**Note:** {UNKNOWN}")
+    assert [notice.startswith(UNKNOWN) for notice in controls.notices(request)] == [True]
+    controls.prompt.value = "make it a dog"
+    assert [line.split('"')[1] for line in controls.notices(controls.read(editing=True))] == [
+        "make it a dog"
+    ]
+    (text,) = panel.shown
+    assert "make it a dog" in text
+    controls.prompt.value = "make it snow"
+    assert controls.notices(controls.read(editing=True)) == []
+    assert panel.shown == []
+
+
+def test_no_prompt_is_unknown_to_another_prior():
+    request = EditRequest("make it a cat", "", "", EditSettings())
+    controls = ViewerControls(request, prior="instruct-pix2pix")
+    controls.viewer_control.viser_server = SimpleNamespace(gui=Panel())
+    assert controls.notices(controls.read(editing=True)) == []
+    assert controls.viewer_control.viser_server.gui.shown == []
+
+
 def test_the_last_round_is_shown_where_a_viewer_runs(tmp_path):
     shown = []
 

@@ -50,6 +50,17 @@ def test_a_run_leaves_pictures_a_video_settings_and_a_checkpoint_that_renders(ru
         assert torch.equal(ours[name], theirs[name]), name
 
 
+def test_an_object_that_the_bundled_prior_does_not_know_is_told_and_recorded(run, capsys):
+    trainer = run(steps=1)
+    told = " ".join(capsys.readouterr().out.split())
+    assert 'csd-dreamfusion: the bundled prior doesn\'t know "a bright thing"; it knows,' in told
+    (notice,) = json.loads((finished(trainer) / "settings.json").read_text())["notices"]
+    assert "a bright thing" in notice
+    trainer = run(steps=1, prompt="a red cube")
+    assert "doesn't know" not in capsys.readouterr().out
+    assert json.loads((finished(trainer) / "settings.json").read_text())["notices"] == []
+
+
 def test_evaluation_pictures_come_without_photographs(run):
     pipeline = run(steps=1).pipeline
     metrics, images = pipeline.get_eval_image_metrics_and_images(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,30 @@ def started(config):
     trainer = config.setup()
     trainer.setup()
     return trainer
+
+
+def test_runs_of_different_prompts_have_different_names(tmp_path):
+    prompts = [
+        "red car",
+        "red_car",
+        "Red car",
+        "red car!",
+        "a " * 40,
+        "a " * 41,
+        "\u8d64",
+        "\u9752",
+        "",
+    ]
+    names = []
+    for prompt in prompts:
+        config = tiny_config(tmp_path, steps=1, prompt=prompt)
+        config.set_experiment_name()
+        assert re.fullmatch(r"[a-z0-9-]+", config.experiment_name)
+        names.append(config.experiment_name)
+    assert names[0] == "red-car"
+    assert names[1].startswith("red-car-")
+    assert names[-1] == "unnamed"
+    assert len({*names}) == len(prompts)
 
 
 def test_the_prior_is_loaded_and_asked_as_the_options_say(tmp_path, recorded):

@@ -121,7 +121,10 @@ def test_weights_that_are_not_there_are_missed_at_the_start(make_config, tmp_pat
     config.pipeline.prior = str(tmp_path / "no-weights")
     message = message_of(config)
     assert "No weights for the prior" in message
-    assert "--pipeline.prior" in message
+    assert message.endswith(
+        "The option is --pipeline.prior. Without weights, csd-edit-tiny runs on a CPU with the "
+        "bundled prior."
+    )
 
 
 def test_a_model_of_no_known_family_is_refused_at_the_start(make_config, tmp_path):
