@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from csd_nerf.adapters.reporter import State
-from csd_nerf.media.files import remove_unfinished, write_json, written_whole
+from csd_nerf.media.files import has_fields, remove_unfinished, write_json, written_whole
 from csd_nerf.media.frames import is_picture
 
 NEUTRAL_SETTINGS = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
@@ -136,7 +136,11 @@ class RunFiles:
 
     def _check_marks(self) -> None:
         """Raise if a file beside the output is not of a run: it is somebody's and stays."""
-        known = {self.state: _is_state, self.record: _is_record, self.preview: _is_preview}
+        known = {
+            self.state: _is_state,
+            self.record: lambda path: has_fields(path, _RECORDED),
+            self.preview: _is_preview,
+        }
         for path, is_ours in known.items():
             if path.exists() and not is_ours(path):
                 raise FileExistsError(
@@ -342,14 +346,6 @@ def _is_state(path: Path) -> bool:
         begin = file.read(1024)
         return begin.startswith(_STATE_MARK[0]) and _STATE_MARK[1] in begin
     return False
-
-
-def _is_record(path: Path) -> bool:
-    try:
-        record = json.loads(path.read_text("utf8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and record.keys() >= _RECORDED
 
 
 def _is_preview(path: Path) -> bool:

@@ -17,7 +17,7 @@ from csd_nerf.evaluation.cross_view import CrossViewError, cross_view_error
 from csd_nerf.evaluation.scene_runs import path_through, render_cameras
 from csd_nerf.evaluation.similarity import psnr
 from csd_nerf.json_files import read_json
-from csd_nerf.media.files import write_json
+from csd_nerf.media.files import check_results, write_json
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01
 from csd_nerf.media.run_config import read_run_config
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
     from nerfstudio.engine.trainer import TrainerConfig
 
+FILES = ("metrics.json", "contact_sheet.png", "before_after.mp4")
+"""What a comparison writes."""
 FRAMES_BETWEEN_VIEWS = 5
 """Number of frames of the video from one held-out view to the next."""
 
@@ -43,7 +45,9 @@ class HeldOut:
     edited01: Float[Tensor, "n 3 h w"]
 
 
-def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -> dict[str, Any]:
+def compare_scene(
+    load_config: Path, output: Path, *, edit: str | None = None, overwrite: bool = False
+) -> dict[str, Any]:
     """Render a run before and after its edit, and measure both against the true edit.
 
     Args:
@@ -51,6 +55,7 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
         output: Folder for before_after.mp4, contact_sheet.png and metrics.json.
         edit: Name or wording of a known edit; None means the run's prompt. A look is applied to
             the held-out photographs; other edits need the data set's `edited` folder.
+        overwrite: Replace an earlier comparison in the folder.
 
     Returns:
         The contents of metrics.json: `psnr_source` and `psnr_edited` (held-out renders before and
@@ -63,8 +68,11 @@ def compare_scene(load_config: Path, output: Path, *, edit: str | None = None) -
     Raises:
         ValueError: If the true edit is not known.
         FileNotFoundError: If the run or a checkpoint of it is missing.
+        FileExistsError: If there are files already, and they are not to be replaced or not ours.
     """
     began = time.perf_counter()
+    record, *others = (output / name for name in FILES)
+    check_results(record, others, fields={"psnr_source", "psnr_edited"}, overwrite=overwrite)
     if not load_config.is_file():
         raise FileNotFoundError(
             f"--load-config needs the config.yml of a csd-edit run, got {load_config}."

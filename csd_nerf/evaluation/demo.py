@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from csd_nerf.evaluation.compare import compare_scene
+from csd_nerf.evaluation.compare import FILES, compare_scene
 from csd_nerf.evaluation.options import DemoSettings
 from csd_nerf.evaluation.scene_runs import SceneRun
 from csd_nerf.media.files import write_json
@@ -60,7 +60,7 @@ def run_demo(settings: DemoSettings) -> None:
 
 
 def _clear(output: Path, *, overwrite: bool) -> None:
-    """Make the folder, without what an earlier demonstration made that is not replaced later.
+    """Make the folder, without what an earlier demonstration made but its data set.
 
     What the user added to it stays.
     """
@@ -77,7 +77,8 @@ def _clear(output: Path, *, overwrite: bool) -> None:
                 f"The demo's folder must be a new one, got {output}; pass --overwrite to replace "
                 "the demo in it, or name another --output."
             )
-        for name in json.loads(record.read_text("utf8"))["pictures"]:
+        pictures = json.loads(record.read_text("utf8"))["pictures"]
+        for name in (*pictures, *FILES):
             (output / Path(name).name).unlink(missing_ok=True)
         shutil.rmtree(_run_in(output).folder, ignore_errors=True)
     write_json(record, {"pictures": []})

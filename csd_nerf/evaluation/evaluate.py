@@ -19,11 +19,13 @@ from csd_nerf.evaluation.networks import Networks
 from csd_nerf.evaluation.options import EvaluateSettings
 from csd_nerf.evaluation.plots import save_bars
 from csd_nerf.evaluation.tables import Table
-from csd_nerf.media.files import check_writable, write_json, write_text
+from csd_nerf.media.files import check_results, check_writable, write_json, write_text
 from csd_nerf.priors.devices import find_device
 from csd_nerf.synthetic.edits import Edit, find_edit
 
 _PACKAGES = ("csd_nerf", "torch", "torchvision", "scikit-image", "lpips", "open_clip_torch")
+_BESIDE = (".csv", ".md", ".tex", ".png")
+"""Suffixes of the files beside the results."""
 _DIGITS = 5
 """Decimal places of the values in the JSON file."""
 
@@ -42,8 +44,17 @@ def run_evaluate(settings: EvaluateSettings, *, note: Callable[[str], None]) -> 
     Raises:
         ValueError: If an option is wrong, or the inputs don't fit each other.
         FileNotFoundError: If an input is missing.
+        FileExistsError: If there are files already, and they are not to be replaced or not ours.
     """
     output = settings.output
+    inputs = [settings.source, settings.truth, *(path for _, path in settings.edits)]
+    check_results(
+        output,
+        [output.with_suffix(suffix) for suffix in _BESIDE],
+        fields={"settings", "versions", "runs"},
+        overwrite=settings.overwrite,
+        inputs=[path for path in inputs if path is not None],
+    )
     check_writable(output)
     results = evaluate(settings, note=note)
     rows = [{"run": name} | run["values"] for name, run in results["runs"].items()]

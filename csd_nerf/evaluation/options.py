@@ -46,6 +46,8 @@ class EvaluateSettings:
     """File with the weights of FID's Inception network; if not given they are downloaded."""
     device: str = "cpu"
     """Device of the networks, such as cuda."""
+    overwrite: bool = False
+    """Replace an earlier evaluation."""
 
     def __post_init__(self) -> None:
         """Check all that can be checked without reading files."""
@@ -111,6 +113,8 @@ class CompareSettings:
     edit: str | None = None
     """The known edit to compare with, by name or wording; if not given, the run's prompt. A look is
     applied to the held-out photographs; other edits need a data set of `csd-nerf synthetic`."""
+    overwrite: bool = False
+    """Replace an earlier comparison in this folder."""
 
     def run(self) -> None:
         """Compare and print the metrics."""
@@ -120,7 +124,9 @@ class CompareSettings:
         check_input(self.load_config, needs, folder=False)
         from csd_nerf.evaluation.compare import compare_scene
 
-        metrics = compare_scene(self.load_config, self.output, edit=self.edit)
+        metrics = compare_scene(
+            self.load_config, self.output, edit=self.edit, overwrite=self.overwrite
+        )
         print(json.dumps(metrics, indent=1))
 
 

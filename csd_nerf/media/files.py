@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,56 @@ def check_replaceable(folder: Path, *, marker: str | None) -> None:
             f"Only a folder that this command made can be replaced, got {folder}, which has no "
             f"{marker}; name another folder, or move it away."
         )
+
+
+def check_results(
+    record: Path,
+    others: Sequence[Path] = (),
+    *,
+    fields: Set[str],
+    overwrite: bool,
+    inputs: Sequence[Path] = (),
+) -> None:
+    """Check that the files of a result are new, or are to be replaced and known to be ours.
+
+    Args:
+        record: The JSON file of the result.
+        others: Its other files.
+        fields: Fields by which an existing record, and so the files beside it, is known to be ours.
+        overwrite: Whether existing files are to be replaced.
+        inputs: What is read, and must not be written.
+
+    Raises:
+        ValueError: If an input has the name of a file that is written.
+        FileExistsError: If a file exists, and is not to be replaced or is not ours.
+    """
+    read = {path.resolve() for path in inputs}
+    for path in (record, *others):
+        if path.resolve() in read:
+            raise ValueError(
+                f"An input must not be a file that is written, got {path}; name another --output."
+            )
+        if not path.exists():
+            continue
+        if not overwrite:
+            raise FileExistsError(
+                f"The output must be a new one, got {path}; pass --overwrite to replace "
+                "it, or name another --output."
+            )
+        if not has_fields(record, fields):
+            raise FileExistsError(
+                f"Only results of this command are replaced, got {path} without a {record.name} "
+                "of one; move it away, or name another --output."
+            )
+
+
+def has_fields(path: Path, fields: Set[str]) -> bool:
+    """Whether a file is JSON of an object that has these fields."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.keys() >= fields
 
 
 def remove_unfinished(*paths: Path) -> None:

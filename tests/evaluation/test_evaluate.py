@@ -72,9 +72,10 @@ def save_frames(folder, values, size=(16, 32)):
     return folder
 
 
-def measured(tmp_path, notes=None, **options):
+def measured(tmp_path, notes=None, *, overwrite=True, **options):
     """Values and reasons of the only run."""
-    settings = EvaluateSettings(output=tmp_path / "out" / "r.json", **options)
+    output = tmp_path / "out" / "r.json"
+    settings = EvaluateSettings(output=output, overwrite=overwrite, **options)
     told = [] if notes is None else notes
     run_evaluate(settings, note=told.append)
     (run,) = json.loads((tmp_path / "out" / "r.json").read_text())["runs"].values()
@@ -288,3 +289,20 @@ def test_mistakes_are_told_in_a_line(tmp_path, capsys, offline, options, message
     told = capsys.readouterr().err.splitlines()
     assert message in told[-1]
     assert not [*tmp_path.glob("r.*")]
+
+
+def test_an_evaluation_replaces_no_other_files_and_no_input(tmp_path, offline):
+    source = tmp_path / "out" / "r.png"
+    save(source, np.full((16, 32, 3), 100))
+    with pytest.raises(ValueError, match=r"must not be a file that is written, got .*r.png"):
+        measured(tmp_path, source=source, edited=(str(source),), overwrite=True)
+    other = tmp_path / "x.png"
+    save(other, np.full((16, 32, 3), 100))
+    given = {"source": other, "edited": (str(other),), "look": "negative"}
+    with pytest.raises(FileExistsError, match=r"got .*r.png; pass --overwrite"):
+        measured(tmp_path, **given, overwrite=False)
+    source.unlink()
+    measured(tmp_path, **given, overwrite=False)
+    with pytest.raises(FileExistsError, match=r"got .*r.json; pass --overwrite"):
+        measured(tmp_path, **given, overwrite=False)
+    measured(tmp_path, **given)

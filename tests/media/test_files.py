@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from csd_nerf.media.files import (
+    check_results,
     check_writable,
     folder_written_whole,
     one_writer,
@@ -156,3 +157,37 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path):
     with one_writer(path):
         pass
     assert [*tmp_path.iterdir()] == []
+
+
+def result(folder: Path, *written: str, record: str = '{"runs": 1}') -> None:
+    for name in written:
+        (folder / name).write_text(record if name == "r.json" else "mine")
+
+
+def check(folder: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+    others = [folder / "r.png"]
+    fields = {"runs"}
+    check_results(folder / "r.json", others, fields=fields, overwrite=overwrite, inputs=inputs)
+
+
+def test_a_result_is_replaced_only_when_asked_and_when_it_is_ours(tmp_path):
+    for overwrite in (False, True):
+        check(tmp_path, overwrite=overwrite)
+    result(tmp_path, "r.json", "r.png")
+    with pytest.raises(FileExistsError, match=r"got .*r.json; pass --overwrite to replace it"):
+        check(tmp_path, overwrite=False)
+    check(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("record", [None, "text", "[]", '{"other": 1}'])
+def test_files_of_somebody_are_not_replaced_even_when_asked(tmp_path, record):
+    result(tmp_path, "r.png", *([] if record is None else ["r.json"]), record=record or "")
+    with pytest.raises(FileExistsError, match="Only results of this command are replaced, got"):
+        check(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.png"])
+def test_an_input_is_never_written(tmp_path, name):
+    result(tmp_path, "r.json", "r.png")
+    with pytest.raises(ValueError, match=f"must not be a file that is written, got .*{name}"):
+        check(tmp_path, overwrite=True, inputs=(tmp_path / "." / name,))

@@ -120,7 +120,10 @@ def test_a_run_without_held_out_views_is_compared_on_its_training_views(
     transforms.write_text(json.dumps(content))
     trainer = train(make_config(data=folder))
     output = tmp_path / "compared"
-    metrics = compare_scene(trainer.base_dir / "config.yml", output, edit="sepia")
+    config = trainer.base_dir / "config.yml"
+    metrics = compare_scene(config, output, edit="sepia")
+    with pytest.raises(FileExistsError, match=r"got .*metrics.json; pass --overwrite"):
+        compare_scene(config, output, edit="sepia")
     assert metrics["held_out_views"] == 0
     assert metrics["views"] == "training, since none is held out"
     assert "no view of this run is held out" in capsys.readouterr().out
