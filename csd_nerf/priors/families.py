@@ -44,12 +44,16 @@ class Component:
     component without weights."""
     either: tuple[tuple[str, ...], ...] = ()
     """Alternative groups of further files; all files of at least one group are needed."""
+    classes: tuple[str, ...] = ()
+    """What the configuration may name: a class of diffusers, or a model type of transformers."""
 
 
-DIFFUSERS_MODEL = Component(
-    weights={"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
-)
-TRANSFORMERS_MODEL = Component(weights={"safetensors": "model", "bin": "pytorch_model"})
+_DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
+_TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
+UNET = Component(weights=_DIFFUSERS, classes=("UNet2DConditionModel",))
+VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKL",))
+CLIP = Component(weights=_TRANSFORMERS, classes=("clip_text_model", "clip"))
+T5 = Component(weights=_TRANSFORMERS, classes=("t5",))
 SCHEDULER = Component(config="scheduler_config.json")
 CLIP_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -68,6 +72,8 @@ class Family:
     kind: Kind
     components: Mapping[str, Component]
     """Components by the name of their subfolder."""
+    sources: tuple[str, ...] = ()
+    """Names of the latents of the source that are channels of the U-Net's input."""
 
     def load(self, folder: Path, **options: Any) -> Prior:
         """Load a complete folder; the options are those of `csd_nerf.priors.load`."""
@@ -76,22 +82,22 @@ class Family:
 
 
 _LATENT = {
-    "unet": DIFFUSERS_MODEL,
-    "vae": DIFFUSERS_MODEL,
-    "text_encoder": TRANSFORMERS_MODEL,
+    "unet": UNET,
+    "vae": VAE,
+    "text_encoder": CLIP,
     "scheduler": SCHEDULER,
     "tokenizer": CLIP_TOKENIZER,
 }
 _PIXELS = {
-    "unet": DIFFUSERS_MODEL,
-    "text_encoder": TRANSFORMERS_MODEL,
+    "unet": UNET,
+    "text_encoder": T5,
     "scheduler": SCHEDULER,
     "tokenizer": T5_TOKENIZER,
 }
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": Family(
-        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT
+        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT, ("condition",)
     ),
     "StableDiffusionPipeline": Family(
         "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT
@@ -151,6 +157,22 @@ def missing_files(
         forms = [[f"{place}/{name}" for name in form] for form in component.either]
         if forms and not any(all(path in files for path in form) for form in forms):
             missing.append(forms[0][0])
+    return missing
+
+
+def missing_shards(family: Family, folder: Path, *, variant: str | None = None) -> list[str]:
+    """List the weight files that the indices of a folder name and that are not there."""
+    files, missing = files_of(folder), []
+    for place, component in family.components.items():
+        found = _weights(files, place, component.weights or {}, variant)
+        if not found or not found[0].endswith(".json"):
+            continue
+        try:
+            named = json.loads((folder / found[0]).read_text("utf8"))["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            missing.append(f"an index that can be read in {found[0]}")
+            continue
+        missing += [path for n in sorted({*named}) if (path := f"{place}/{n}") not in files]
     return missing
 
 
