@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 METADATA = "csd_nerf-0.1.0.dist-info"
@@ -75,7 +76,8 @@ def test_the_wheel_holds_the_bundled_prior_and_stays_small(wheel):
 def test_the_wheel_has_a_licence_and_a_description(wheel):
     assert wheel.read(f"{METADATA}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     text = wheel.read(f"{METADATA}/METADATA").decode()
-    for line in ("Name: csd_nerf", "License-Expression: Apache-2.0", "Requires-Python: >=3.10"):
+    python = "Requires-Python: <3.13,>=3.10"
+    for line in ("Name: csd_nerf", "License-Expression: Apache-2.0", python):
         assert f"\n{line}\n" in text
     assert (ROOT / "README.md").read_text() in text
 
@@ -167,3 +169,13 @@ def test_no_tracked_file_names_a_path_of_somebody_s_machine():
 )
 def test_the_check_of_paths_finds_them(text, found):
     assert bool(MACHINE_PATH.search(text)) == found
+
+
+@pytest.mark.parametrize("name", ["torch", "diffusers", "transformers"])
+def test_lower_bounds_are_the_oldest_releases_that_the_lock_file_names(name):
+    """Older ones are not tested; some load text encoders without their weights."""
+    lines = [Requirement(line) for line in locked()[name]]
+    oldest = min(Version(next(iter(line.specifier)).version) for line in lines)
+    text = (ROOT / "pyproject.toml").read_text()
+    (bound,) = re.findall(rf'"{name}>=([\d.]+)"', text)
+    assert bound == f"{oldest.major}.{oldest.minor}"

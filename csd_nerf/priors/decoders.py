@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.priors.families import reading_part
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
+from csd_nerf.priors.parts import reading_part
 from csd_nerf.priors.weights import WeightsNotFoundError
 
 Kind = Literal["consistency", "temporal"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,9 +18,10 @@ from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
-from csd_nerf.priors.families import reading_part
+from csd_nerf.priors.fitness import check_unet
+from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.texts import TextEncoder, t5_states
-from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_part, load_schedule
+from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_network, load_schedule
 from csd_nerf.priors.vae import check_size
 
 _CHANNELS = 3
@@ -58,13 +58,9 @@ class DeepFloydIF(UNetPrior):
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If the U-Net doesn't take three channels.
+            ValueError: If the U-Net isn't one of pixels; see `check_unet`.
         """
-        if unet.config["in_channels"] != _CHANNELS:
-            raise ValueError(
-                f"A pixel-space U-Net takes {_CHANNELS} channels, that of {name!r} takes "
-                f"{unet.config['in_channels']}: name another model."
-            )
+        check_unet(unet.config, name, latent_channels=None, sources=(), of=type(self).__name__)
         texts = TextEncoder(name, text_encoder, tokenizer, t5_states)
         super().__init__(name, unet, texts, schedule, prediction_type)
         self.preferred_size: int = unet.config["sample_size"]
@@ -90,13 +86,12 @@ class DeepFloydIF(UNetPrior):
                 installed.
         """
         tokenizer = _load_tokenizer(folder / "tokenizer")
-        unet = load_part(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
+        unet = load_network(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
         # The precision is set while loading: transformers then keeps some layers of T5 in float32,
         # which would overflow in half precision. Loading all in float32 takes twice the memory.
-        with reading_part(folder / "text_encoder"):
-            text_encoder: Any = T5EncoderModel.from_pretrained(
-                folder / "text_encoder", variant=variant, torch_dtype=dtype
-            )
+        text_encoder = load_part(
+            T5EncoderModel, folder / "text_encoder", variant=variant, torch_dtype=dtype
+        )
         schedule, prediction_type = load_schedule(folder)
         return cls(
             name=name,

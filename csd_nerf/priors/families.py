@@ -8,8 +8,7 @@ add a line to `FAMILIES`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,8 +29,6 @@ latents."""
 
 INDEX = "model_index.json"
 """The file at a folder's top that names its pipeline's class."""
-_LONGEST_REASON = 200
-"""Number of letters of another package's message that is passed on."""
 
 
 class UnknownFamilyError(ValueError):
@@ -49,12 +46,16 @@ class Component:
     component without weights."""
     either: tuple[tuple[str, ...], ...] = ()
     """Alternative groups of further files; all files of at least one group are needed."""
+    classes: tuple[str, ...] = ()
+    """What the configuration may name: a class of diffusers, or a model type of transformers."""
 
 
-DIFFUSERS_MODEL = Component(
-    weights={"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
-)
-TRANSFORMERS_MODEL = Component(weights={"safetensors": "model", "bin": "pytorch_model"})
+_DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
+_TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
+UNET = Component(weights=_DIFFUSERS, classes=("UNet2DConditionModel",))
+VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKL",))
+CLIP = Component(weights=_TRANSFORMERS, classes=("clip_text_model", "clip"))
+T5 = Component(weights=_TRANSFORMERS, classes=("t5",))
 SCHEDULER = Component(config="scheduler_config.json")
 CLIP_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -73,6 +74,8 @@ class Family:
     kind: Kind
     components: Mapping[str, Component]
     """Components by the name of their subfolder."""
+    sources: tuple[str, ...] = ()
+    """Names of the latents of the source that are channels of the U-Net's input."""
 
     def load(self, folder: Path, **options: Any) -> Prior:
         """Load a complete folder; the options are those of `csd_nerf.priors.load`."""
@@ -81,22 +84,22 @@ class Family:
 
 
 _LATENT = {
-    "unet": DIFFUSERS_MODEL,
-    "vae": DIFFUSERS_MODEL,
-    "text_encoder": TRANSFORMERS_MODEL,
+    "unet": UNET,
+    "vae": VAE,
+    "text_encoder": CLIP,
     "scheduler": SCHEDULER,
     "tokenizer": CLIP_TOKENIZER,
 }
 _PIXELS = {
-    "unet": DIFFUSERS_MODEL,
-    "text_encoder": TRANSFORMERS_MODEL,
+    "unet": UNET,
+    "text_encoder": T5,
     "scheduler": SCHEDULER,
     "tokenizer": T5_TOKENIZER,
 }
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": Family(
-        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT
+        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT, ("condition",)
     ),
     "StableDiffusionPipeline": Family(
         "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT
@@ -108,29 +111,6 @@ FAMILIES: dict[str, Family] = {
 
 class _Index(BaseModel):
     name: str = Field(alias="_class_name")
-
-
-@contextmanager
-def reading_part(folder: Path) -> Iterator[None]:
-    """Turn what diffusers and transformers raise at damaged files into one line.
-
-    Args:
-        folder: The part of a model that the block loads.
-
-    Raises:
-        ValueError: If the block fails for another reason than a missing package, file or memory.
-    """
-    try:
-        yield
-    # Files of another type, with missing or other fields, raise whatever the class runs into.
-    except Exception as error:
-        if isinstance(error, (ImportError, MemoryError, PermissionError)):
-            raise
-        why = " ".join(str(error).split())[:_LONGEST_REASON]
-        raise ValueError(
-            f"A part of a prior must be whole and of its class, but {folder} can't be loaded "
-            f"({type(error).__name__}: {why}); fetch it again, or name another model."
-        ) from error
 
 
 def family_of(index: Path) -> Family:
@@ -184,6 +164,30 @@ def missing_files(
         forms = [[f"{place}/{name}" for name in form] for form in component.either]
         if forms and not any(all(path in files for path in form) for form in forms):
             missing.append(forms[0][0])
+    return missing
+
+
+class _ShardIndex(BaseModel):
+    """What says which shard holds a parameter."""
+
+    weight_map: dict[str, str]
+
+
+def missing_shards(family: Family, folder: Path, *, variant: str | None = None) -> list[str]:
+    """List the weight files that the indices of a folder name and that are not there."""
+    files, missing = files_of(folder), []
+    for place, component in family.components.items():
+        found = _weights(files, place, component.weights or {}, variant)
+        if not found or not found[0].endswith(".json"):
+            continue
+        try:
+            path = folder / found[0]
+            index = read_json(path, _ShardIndex, what="an index of shards", remedy="fetch it again")
+        except ValueError:
+            missing.append(f"an index that can be read in {found[0]}")
+            continue
+        named = sorted({*index.weight_map.values()})
+        missing += [path for name in named if (path := f"{place}/{name}") not in files]
     return missing
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -17,15 +18,19 @@ from csd_nerf.priors.estimates import encode_sources
 
 _Result = TypeVar("_Result")
 
-_CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "not enough memory")
-"""Parts of torch's RuntimeError when the CPU's memory runs out."""
+_ALLOCATION = re.compile(
+    "DefaultCPUAllocator: can't allocate memory|not enough memory|CUDA error: out of memory"
+    "|CU[A-Z]+_STATUS_[A-Z_]*ALLOC(ATION)?_FAILED|CUFFT_ALLOC_FAILED"
+)
+"""Parts of torch's RuntimeErrors when memory runs out: of its allocators, and of cuBLAS, cuDNN and
+their kin, which allocate workspaces of their own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory of a GPU or of the CPU has run out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and _ALLOCATION.search(str(error)) is not None
 
 
 def out_of_memory(what: str, device: torch.device) -> MemoryError:

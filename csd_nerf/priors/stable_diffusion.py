@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,10 +16,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
-from csd_nerf.priors.families import reading_part
+from csd_nerf.priors.fitness import check_unet
 from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
+from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.texts import TextEncoder, clip_states
-from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_part, load_schedule
+from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_network, load_schedule
 from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
 
 
@@ -54,16 +54,16 @@ class StableDiffusion(UNetPrior):
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If the U-Net's input channels don't fit the autoencoder and `source_rows`.
+            ValueError: If the U-Net doesn't fit the autoencoder and `source_rows` (`check_unet`).
         """
         channels: int = vae.config["latent_channels"]
-        wanted, got = channels * (1 + len(self.source_rows)), unet.config["in_channels"]
-        if got != wanted:
-            what = " and ".join(["latent", *self.source_rows])
-            raise ValueError(
-                f"The U-Net of {name!r} needs {wanted} input channels ({what}) to be one of "
-                f"{type(self).__name__}, got {got}: name another model."
-            )
+        check_unet(
+            unet.config,
+            name,
+            latent_channels=channels,
+            sources=self.source_rows,
+            of=type(self).__name__,
+        )
         texts = TextEncoder(name, text_encoder, tokenizer, clip_states)
         super().__init__(name, unet, texts, schedule, prediction_type)
         self.latent_channels = channels
@@ -85,12 +85,9 @@ class StableDiffusion(UNetPrior):
         vae_tiling: bool = False,
     ) -> StableDiffusion:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
-        vae = load_part(AutoencoderKL, folder / "vae", dtype=dtype, variant=variant)
-        unet = load_part(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
-        with reading_part(folder / "text_encoder"):
-            text_encoder: Any = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", variant=variant
-            )
+        vae = load_network(AutoencoderKL, folder / "vae", dtype=dtype, variant=variant)
+        unet = load_network(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
+        text_encoder = load_part(CLIPTextModel, folder / "text_encoder", variant=variant)
         with reading_part(folder / "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         if vae_slicing:

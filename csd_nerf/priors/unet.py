@@ -21,11 +21,11 @@ from torch import Tensor
 
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.json_files import read_json
-from csd_nerf.priors.families import SCHEDULER, reading_part
+from csd_nerf.priors.families import SCHEDULER
 from csd_nerf.priors.family import DiffusersPrior
+from csd_nerf.priors.fitness import check_prediction_type
+from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.texts import TextEncoder
-
-_PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 class UNetPrior(DiffusersPrior):
@@ -49,19 +49,9 @@ class UNetPrior(DiffusersPrior):
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
 
         Raises:
-            ValueError: If `prediction_type` is another, or the U-Net's sample size is not one
-                integer (the edge of square images).
+            ValueError: If `prediction_type` is another.
         """
-        if prediction_type not in _PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type needs one of {', '.join(_PREDICTION_TYPES)}, "
-                f"got {prediction_type!r} from {name!r}: name another model."
-            )
-        if not isinstance(unet.config["sample_size"], int):
-            raise ValueError(
-                "The U-Net's sample_size needs one integer (latent cells along an edge), got "
-                f"{unet.config['sample_size']} from {name!r}: set it in unet/config.json."
-            )
+        check_prediction_type(prediction_type, name)
         super().__init__(name, unet.device, schedule)
         self._unet = unet.eval().requires_grad_(False)
         self._texts = texts
@@ -124,16 +114,18 @@ def downsampling_factor(unet: UNet2DConditionModel) -> int:
     return 2 ** (len(unet.config["down_block_types"]) - 1)
 
 
-def load_part(model: Any, folder: Path, *, dtype: torch.dtype | None, variant: str | None) -> Any:
-    """Load a diffusers model from its folder; `Any` since diffusers annotates no precise type."""
-    with reading_part(folder):
-        return model.from_pretrained(
-            folder,
-            variant=variant,
-            torch_dtype=dtype,
-            # Without accelerate diffusers would fall back to this by itself, with a warning.
-            low_cpu_mem_usage=is_accelerate_available(),
-        )
+def load_network(
+    model: Any, folder: Path, *, dtype: torch.dtype | None, variant: str | None
+) -> Any:
+    """Load a diffusers model from its folder; see `load_part`."""
+    return load_part(
+        model,
+        folder,
+        variant=variant,
+        torch_dtype=dtype,
+        # Without accelerate diffusers would fall back to this by itself, with a warning.
+        low_cpu_mem_usage=is_accelerate_available(),
+    )
 
 
 class _SchedulerConfig(BaseModel):
@@ -147,7 +139,7 @@ def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
     """Read the training schedule and the prediction type from a pipeline's folder.
 
     The configuration of every diffusers scheduler holds the training schedule, so the class of the
-    scheduler doesn't matter.
+    scheduler doesn't matter; `check_schedule` says what it needs.
     """
     folder = folder / "scheduler"
     remedy = "fetch it again, or name another model"

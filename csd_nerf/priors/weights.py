@@ -19,8 +19,10 @@ from csd_nerf.priors.families import (
     describe_missing,
     family_of,
     files_of,
+    missing_shards,
     needed_files,
 )
+from csd_nerf.priors.fitness import check_parts
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
 
 HUB_MODELS = {
@@ -73,7 +75,7 @@ def fetch(
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
-        ValueError: If the model's family is unknown.
+        ValueError: If the model's family is unknown, or its parts can't work together.
     """
     name = str(name_or_path)
     if known := {**HUB_MODELS, **BUNDLED_MODELS}.get(name):
@@ -92,8 +94,8 @@ def _hub_id(name_or_path: str | Path) -> str | None:
     name = str(name_or_path)
     if name in HUB_MODELS:
         return HUB_MODELS[name][0]
-    is_folder = isinstance(name_or_path, Path) or Path(name).is_dir()
-    return name if not is_folder and _HUB_ID.fullmatch(name) else None
+    is_path = isinstance(name_or_path, Path) or Path(name).exists()
+    return name if not is_path and _HUB_ID.fullmatch(name) else None
 
 
 def _require_kind(name: str, family: Family, kind: Kind) -> None:
@@ -107,16 +109,27 @@ def _require_kind(name: str, family: Family, kind: Kind) -> None:
 
 
 def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -> Family:
-    """Check that a folder holds a complete model of this kind; returns its family."""
-    if not folder.is_dir():
+    """Check that a folder holds a complete model of this kind, which can work; returns its family.
+
+    Raises:
+        WeightsNotFoundError: If something is missing, or the model is of the other kind.
+        ValueError: If its family is unknown, or its parts don't fit together.
+    """
+    if folder.is_file():
+        what = (
+            f"{folder} is a single file, and a prior is a folder with {INDEX}; a pipeline of "
+            "diffusers writes one: .from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    elif not folder.is_dir():
         what = f"the folder {folder} does not exist"
     elif not (folder / INDEX).is_file():
         what = f"the folder {folder} lacks {INDEX}"
     else:
         family = family_of(folder / INDEX)
         _require_kind(name, family, kind)
-        missing = describe_missing(family, files_of(folder), variant=variant)
+        missing = _missing_from(folder, family, variant)
         if not missing:
+            check_parts(folder, family, name)
             return family
         what = f"the folder {folder} lacks {missing}"
     if name in BUNDLED_MODELS:
@@ -132,8 +145,13 @@ def _cached_folder(repo: str, variant: str | None) -> Path | None:
     index = cached_file(repo, INDEX)
     if index is None:
         return None
-    missing = describe_missing(family_of(index), files_of(index.parent), variant=variant)
-    return None if missing else index.parent
+    return None if _missing_from(index.parent, family_of(index), variant) else index.parent
+
+
+def _missing_from(folder: Path, family: Family, variant: str | None) -> str:
+    """The files that a folder lacks; empty if it is complete."""
+    missing = describe_missing(family, files_of(folder), variant=variant)
+    return missing or ", ".join(missing_shards(family, folder, variant=variant))
 
 
 def _download(repo: str, variant: str | None, kind: Kind) -> Path:

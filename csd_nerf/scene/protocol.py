@@ -35,7 +35,8 @@ class Scene(Protocol):
     may render views of the scene and give it edited images to train on.
 
     Views are numbered 0 to num_views - 1. A number must denote the same photograph in all methods
-    of this class and in every resumed run.
+    of this class. In a resumed run photographs may have been added, removed or reordered: there, a
+    photograph is known by its name.
 
     Example:
         A scene that consists of one image per view, and its training loop. A training step moves
@@ -80,10 +81,11 @@ class Scene(Protocol):
                 print("goes on editing" if is_resumed else "begins to edit")
 
             def state_dict(self):
-                return {"edited": dict(self.edited)}
+                return {"edited": {self.name(v): image for v, image in self.edited.items()}}
 
             def load_state_dict(self, state):
-                self.edited = dict(state["edited"])
+                edited, views = state["edited"], range(self.num_views)
+                self.edited = {v: edited[self.name(v)] for v in views if self.name(v) in edited}
 
             def train_step(self):
                 for view, image01 in enumerate(self.images01):
@@ -111,7 +113,7 @@ class Scene(Protocol):
         ...
 
     def name(self, view: int) -> str:
-        """Name of the photograph for people, such as its file name."""
+        """Name of the photograph, which no other view has, such as its path in a folder."""
         ...
 
     def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
@@ -156,11 +158,16 @@ class Scene(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """The state to save in a checkpoint beside the trained parameters.
 
-        It holds the edited images and all counters that training depends on, as tensors, numbers,
-        strings, lists and dicts, so that `torch.load(..., weights_only=True)` can read it.
+        It holds the edited images by the names of their photographs, and all counters that training
+        depends on, as tensors, numbers, strings, lists and dicts, so that `torch.load(...,
+        weights_only=True)` can read it. In place of large images it may hold the names of files,
+        which this call writes whole before it returns.
         """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of `state_dict`, so that training continues as if never interrupted."""
+        """Restore a state of `state_dict`, so that training continues as if never interrupted.
+
+        The edits of photographs that are gone are left out; new photographs have none.
+        """
         ...

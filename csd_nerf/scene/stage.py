@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01
 from csd_nerf.numbers import non_finite_fields
 from csd_nerf.priors import Prior
+from csd_nerf.priors.halving import is_out_of_memory
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
 from csd_nerf.scene.plan import (
     IN2N_ROUNDS,
@@ -135,6 +137,13 @@ class StageState:
     last_picture: int | None = None
 
 
+class RoundError(Exception):
+    """A request or a round that failed, and changed nothing; its cause is the error.
+
+    The message is one line.
+    """
+
+
 class EditingStage:
     """Edits a scene's images round by round, while the caller trains the scene.
 
@@ -145,6 +154,7 @@ class EditingStage:
     Attributes:
         plan: When editing begins and when training ends; set by `plan_run`.
         state: Progress of the stage.
+        notices: What a loaded run had that this one lacks, for the user.
     """
 
     plan: StepPlan
@@ -169,6 +179,7 @@ class EditingStage:
         self._controls = controls or FixedControls(options.request())
         self._is_editing = False
         self.state = StageState()
+        self.notices: list[str] = []
 
     def plan_run(self, *, first_step: int = 0, source_is_trained: bool = False) -> StepPlan:
         """Decide when editing begins and when training ends.
@@ -189,22 +200,32 @@ class EditingStage:
     def before_step(self, step: int) -> RoundReport | None:
         """Do everything that is due before a training step.
 
-        If the user asks for a reset, the scene gets its photographs back. At the first step of the
-        editing stage, `Scene.begin_editing` is called. If a round is due or asked for, it is done.
+        At the first step of the editing stage, `Scene.begin_editing` is called. If the user asks
+        for a reset, the scene gets its photographs back. If a round is due or asked for, it is
+        done.
 
         Returns:
             The report of the round; None if there was no round.
+
+        Raises:
+            RoundError: If a request or a round fails. Training can go on, and a later round may
+                succeed.
         """
         editing = step >= self.plan.first_edit
+        if editing and not self._is_editing:
+            self._is_editing = True
+            self.state.first_edit = self.plan.first_edit
+            self._scene.begin_editing(is_resumed=step > self.plan.first_edit)
+        with _round_errors():
+            return self._do(step, editing=editing)
+
+    def _do(self, step: int, *, editing: bool) -> RoundReport | None:
+        """Do what the user asks for at this step, and the round that is due."""
         request = self._controls.read(editing=editing)
         if request.reset:
             self._scene.reset_images()
         if not editing:
             return None
-        if not self._is_editing:
-            self._is_editing = True
-            self.state.first_edit = self.plan.first_edit
-            self._scene.begin_editing(is_resumed=step > self.plan.first_edit)
         due = self.plan.round_is_due(step, edit_every=self._options.rounds.every)
         if request.edit_now or (due and not request.paused):
             return self._edit_round(request, step)
@@ -212,12 +233,43 @@ class EditingStage:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint, in types that `torch.load(weights_only=True)` reads."""
-        return {"stage": dataclasses.asdict(self.state), "scene": self._scene.state_dict()}
+        names = self._names()
+        stage = dataclasses.asdict(self.state)
+        stage["waiting"] = [names[view] for view in self.state.waiting]
+        return {"stage": stage, "views": names, "scene": self._scene.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of `state_dict`."""
-        self.state = StageState(**state["stage"])
+        """Restore a state of `state_dict`.
+
+        Photographs that are new are edited in the order of views that goes on.
+        """
+        names, stage = self._names(), dict(state["stage"])
+        # Earlier releases saved no names.
+        before = state.get("views", names)
+        view_of = {name: view for view, name in enumerate(names)}
+        new = [view for view, name in enumerate(names) if name not in {*before}]
+        waiting = stage["waiting"]
+        if "views" in state:
+            waiting = [view_of[name] for name in waiting if name in view_of]
+        else:
+            waiting = [view for view in waiting if view < len(names)]
+        if stage["rounds"]:
+            waiting = [*waiting, *new]
+        self.state = StageState(**{**stage, "waiting": waiting})
         self._scene.load_state_dict(state["scene"])
+        if gone := [name for name in before if name not in view_of]:
+            self.notices.append(
+                f"{len(gone)} of the loaded run's photographs are gone, {gone[0]} first; so are "
+                "their edits"
+            )
+        if new:
+            self.notices.append(
+                f"{len(new)} photographs are new since the loaded run, {names[new[0]]} first; they "
+                "are unedited so far"
+            )
+
+    def _names(self) -> list[str]:
+        return [self._scene.name(view) for view in range(self._scene.num_views)]
 
     def _edit_round(self, request: EditRequest, step: int) -> RoundReport:
         """Edit the next views and let the scene train on them from now on."""
@@ -294,3 +346,15 @@ class EditingStage:
             ),
             wants_picture=wants_picture,
         )
+
+
+@contextmanager
+def _round_errors() -> Iterator[None]:
+    """Turn what a number out of range, a file or the memory can cause into a `RoundError`."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        lines = str(error).split() or [type(error).__name__]
+        raise RoundError(" ".join(lines)) from error

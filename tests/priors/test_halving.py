@@ -185,3 +185,25 @@ def test_a_sample_of_tiles_is_thinned_out_until_it_fits(method):
     assert "tiles of a sample" in told[0]
     with pytest.raises(MemoryError, match="one at a time of the tiles of a sample"):
         getattr(HalvingPrior(Narrow(0)), method)(images(8))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+    ],
+)
+def test_failed_allocations_of_libraries_count_as_out_of_memory(text):
+    assert is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", "cuDNN error: CUDNN_STATUS_BAD_PARAM"]
+)
+def test_other_faults_of_libraries_do_not(text):
+    assert not is_out_of_memory(RuntimeError(text))

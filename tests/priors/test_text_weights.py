@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from safetensors.torch import save_file
 
 from csd_nerf import priors
 from csd_nerf.priors import WeightsNotFoundError, weights
@@ -63,13 +65,23 @@ def missing(files: set[str], variant: str | None = None, *, family: Family = PIX
 
 
 @pytest.fixture
-def there(tmp_path) -> Path:
-    """A folder of empty files, named as the published ones, and the index that says what it is."""
-    folder = tmp_path / "there"
+def there(tmp_path, make_text_folder) -> Path:
+    """A folder of files without weights, named as the published ones, and with configurations."""
+    folder, whole = tmp_path / "there", make_text_folder("pixels")
     for file in IF_FILES:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).touch()
-    (folder / "model_index.json").write_text('{"_class_name": "IFPipeline"}')
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        if (whole / file).is_file() and path.suffix == ".json":
+            shutil.copy(whole / file, path)
+        elif path.suffix == ".safetensors":
+            save_file({}, path)
+        elif ".index" in path.name:
+            form = "bin" if ".bin." in path.name else "safetensors"
+            stem = {"bin": "pytorch_model", "safetensors": "model"}[form]
+            stem += ".fp16" if "fp16" in path.name else ""
+            shards = {str(n): f"{stem}-0000{n}-of-00002.{form}" for n in (1, 2)}
+            path.write_text(json.dumps({"weight_map": shards}))
     return folder
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 import re
 import shutil
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from csd_nerf.methods.common.errors import MethodError
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
+_WRITER = re.compile("PyTorchStreamWriter|inline_container|write failed|open file", re.IGNORECASE)
 OUR_STATE = "_extra_state"
 """Key of a module's extra state; checkpoints of nerfstudio's own methods have none."""
 
@@ -76,12 +77,59 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    # The exception of torch for a damaged file depends on where the damage is.
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MethodError(f"{path} can't be read as a checkpoint: {reason}") from None
     if not isinstance(loaded, dict) or not {"step", "pipeline"} <= loaded.keys():
         raise MethodError(f"{path} is not a checkpoint of nerfstudio's: it holds no pipeline.")
     return loaded
+
+
+@contextmanager
+def telling_of_faults(path: Path) -> Iterator[None]:
+    """Turn the exceptions of a checkpoint that lacks a part, or has one of another kind.
+
+    Raises:
+        MethodError: In place of these.
+    """
+    try:
+        yield
+    except MethodError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MethodError(
+            f"{path} must be a whole checkpoint that fits the options, got {reason} "
+            f"({type(error).__name__}) while it was restored; load an earlier one with "
+            "--load-step, or leave out the options that differ from those of its run."
+        ) from None
+
+
+def load_optimizers(
+    trainer: Trainer, loaded: Mapping[str, Any], *, only_schedulers: bool = False
+) -> None:
+    """Restore optimizers, schedulers and scaler of a checkpoint.
+
+    Args:
+        trainer: The trainer, with its optimizers set up. Groups that it lacks are left out.
+        loaded: The checkpoint.
+        only_schedulers: Leave the optimizers as they are.
+    """
+    ours = trainer.optimizers.optimizers
+
+    def known(states: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: state for name, state in states.items() if name in ours}
+
+    if not only_schedulers:
+        trainer.optimizers.load_optimizers(known(loaded["optimizers"]))
+    if trainer.config.load_scheduler:
+        trainer.optimizers.load_schedulers(known(loaded["schedulers"]))
+    # A checkpoint written without a GPU has no state of a scaler; an enabled one would refuse it.
+    if loaded["scalers"]:
+        trainer.grad_scaler.load_state_dict(loaded["scalers"])
 
 
 def load_strictly(
@@ -129,6 +177,9 @@ def save_whole(trainer: Trainer, folder: Path, *, save: Callable[[], None]) -> N
         trainer: The trainer; `checkpoint_dir` is changed while `save` runs.
         folder: Final folder of the checkpoint.
         save: Calls nerfstudio's own `save_checkpoint` for this step.
+
+    Raises:
+        MethodError: If it can't be written. Nothing of it is left, and earlier ones are whole.
     """
     unfinished = trainer.base_dir / "unfinished_checkpoint"
     # A save that was killed may have left it.
@@ -136,12 +187,23 @@ def save_whole(trainer: Trainer, folder: Path, *, save: Callable[[], None]) -> N
     regular, trainer.checkpoint_dir = trainer.checkpoint_dir, unfinished
     try:
         save()
+        (saved,) = unfinished.glob("*.ckpt")
+        with saved.open("rb+") as file:
+            os.fsync(file.fileno())
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = saved.replace(folder / saved.name)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its writer.
+        if isinstance(error, RuntimeError) and not _WRITER.search(str(error)):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise MethodError(
+            f"The checkpoint must be saved, got {reason} for {folder}; make room, and go on from "
+            "the last checkpoint, which is whole."
+        ) from None
     finally:
         trainer.checkpoint_dir = regular
-    folder.mkdir(parents=True, exist_ok=True)
-    (saved,) = unfinished.glob("*.ckpt")
-    saved = saved.replace(folder / saved.name)
-    unfinished.rmdir()
+        shutil.rmtree(unfinished, ignore_errors=True)
     if trainer.config.save_only_latest_checkpoint:
         for other in folder.glob("*.ckpt"):
             if other != saved:

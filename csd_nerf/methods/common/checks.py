@@ -17,6 +17,19 @@ def asked_prompt(config: TrainerConfig) -> str:
     return pipeline.prompt or pipeline.model.prompt or ""
 
 
+def check_devices(count: int, *, method: str) -> None:
+    """Check the number of devices.
+
+    Raises:
+        MethodError: If there are several.
+    """
+    if count > 1:
+        raise MethodError(
+            f"{method} trains on one device, got {count}; a second GPU can hold the prior: "
+            "--pipeline.prior-device cuda:1."
+        )
+
+
 def check_run(
     config: TrainerConfig, *, method: str, world_size: int, prompt: str, wanted: str
 ) -> None:
@@ -35,11 +48,7 @@ def check_run(
     """
     for name, value in non_finite_fields(config):
         raise MethodError(f"--{name.replace('_', '-')} must be finite, got {value}.")
-    if world_size > 1:
-        raise MethodError(
-            f"{method} trains on one device, got {world_size}; a second GPU can hold the prior: "
-            "--pipeline.prior-device cuda:1."
-        )
+    check_devices(world_size, method=method)
     if not prompt.strip():
         raise MethodError(f"The prompt is empty; say {wanted}.")
     if config.machine.device_type == "cuda" and not torch.cuda.is_available():

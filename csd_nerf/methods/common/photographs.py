@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
@@ -40,6 +43,18 @@ class Photographs(InputDataset):
             image = resize(image, (height, width), by="bilinear")
         return image.numpy()
 
+    def get_image_uint8(self, image_idx: int) -> UInt8[Tensor, "h w c"]:
+        """Read an image; over the colour of transparent parts, if the parser names one.
+
+        nerfstudio itself rounds the blend down.
+
+        Raises:
+            MethodError: As `get_numpy_image` does.
+        """
+        if self._dataparser_outputs.alpha_color is None:
+            return torch.from_numpy(self.get_numpy_image(image_idx))
+        return (self.get_image_float32(image_idx) * 255).round().byte()
+
     def get_data(
         self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32"
     ) -> dict[str, Any]:
@@ -56,8 +71,9 @@ class Photographs(InputDataset):
         if self._dataparser_outputs.mask_filenames is not None:
             data["mask"] = self._mask(image_idx, (image.shape[0], image.shape[1]))
             if self.mask_color:
-                colour = torch.tensor(self.mask_color) * (1 if is_float else 255)
-                data["image"] = image.where(data["mask"], colour.to(image.dtype))
+                colour = torch.tensor(self.mask_color)
+                colour = colour if is_float else (colour * 255).round().byte()
+                data["image"] = image.where(data["mask"], colour)
         return {**data, **self.get_metadata(data)}
 
     def _mask(self, image_idx: int, size: tuple[int, int]) -> Bool[Tensor, "h w 1"]:
@@ -74,6 +90,55 @@ class Photographs(InputDataset):
         cameras = self._dataparser_outputs.cameras
         camera = (int(cameras.height[image_idx]), int(cameras.width[image_idx]))
         return is_upright(self._dataparser_outputs.image_filenames[image_idx], camera)
+
+
+def read_all(photographs: Photographs) -> dict[str, Any]:
+    """Read all photographs once, with 8 bits a channel, in the order of their cameras.
+
+    If some of them have transparency, all get it.
+
+    Returns:
+        A batch as nerfstudio's pixel samplers take it: `image` (uint8) and `mask` (bool, if there
+        are masks), each one tensor, or a list of tensors if sizes differ; and `image_idx`.
+
+    Raises:
+        MethodError: As `Photographs.get_numpy_image` does.
+    """
+    first = photographs.get_data(0, "uint8")
+    parts = [name for name in ("image", "mask") if name in first]
+    # One block, filled in place: a list that is stacked later would take the memory twice.
+    blocks = {n: first[n].new_empty(len(photographs), *first[n].shape) for n in parts}
+    others: dict[str, dict[int, Tensor]] = {name: {} for name in parts}
+
+    def read(view: int) -> None:
+        data = photographs.get_data(view, "uint8") if view else first
+        for name in parts:
+            if data[name].shape == blocks[name].shape[1:]:
+                blocks[name][view] = data[name]
+            else:
+                others[name][view] = data[name]
+
+    views = range(len(photographs))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        done = threads.map(read, views)
+        for _ in track(done, "Reading photographs", total=len(views), transient=True):
+            pass
+    batch: dict[str, Any] = {
+        name: [others[name].get(view, blocks[name][view]) for view in views]
+        if others[name]
+        else blocks[name]
+        for name in parts
+    }
+    if isinstance(batch["image"], list) and any(i.shape[2] == 4 for i in batch["image"]):
+        batch["image"] = [with_channels(image, 4) for image in batch["image"]]
+    return {**batch, "image_idx": torch.arange(len(views))}
+
+
+def with_channels(image: UInt8[Tensor, "h w _"], channels: int) -> UInt8[Tensor, "h w c"]:
+    """RGB or RGBA as asked for: alpha is dropped, or added as opaque."""
+    if image.shape[2] >= channels:
+        return image[..., :channels]
+    return torch.cat([image, torch.full_like(image[..., :1], 255)], dim=2)
 
 
 def is_upright(picture: Path, camera: tuple[int, int]) -> bool:

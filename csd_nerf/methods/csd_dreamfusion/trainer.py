@@ -17,10 +17,17 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.bundled import notices_of_unknown
-from csd_nerf.methods.common.checkpoints import find_checkpoint, save_whole
-from csd_nerf.methods.common.checks import asked_prompt, check_run
+from csd_nerf.methods.common.checkpoints import (
+    find_checkpoint,
+    load_optimizers,
+    read_checkpoint,
+    save_whole,
+    telling_of_faults,
+)
+from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
+from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.csd_dreamfusion.pipeline import (
     CSDDreamFusionPipeline,
     CSDDreamFusionPipelineConfig,
@@ -42,6 +49,17 @@ class CSDDreamFusionTrainerConfig(TrainerConfig):
     """Edge in pixels of the views in previews."""
     result_size: int = 256
     """Edge in pixels of the views in turntables and contact sheets."""
+
+    def save_config(self) -> None:
+        """Write config.yml. Several devices, which can't work, and a full disk end in one line.
+
+        nerfstudio calls this before it starts a process for each device.
+        """
+        with one_line_errors("csd-dreamfusion"):
+            check_devices(
+                self.machine.num_devices * self.machine.num_machines, method="csd-dreamfusion"
+            )
+            super().save_config()
 
     def set_experiment_name(self) -> None:
         """Name a run by its prompt, since there is no data set to name it by.
@@ -76,6 +94,7 @@ class CSDDreamFusionTrainer(Trainer):
         self._finite = FiniteTraining()
         prompts = (pipeline.prompt, pipeline.negative_prompt)
         self._notices = notices_of_unknown(pipeline.prior, prompts)
+        self._interruption = Interruption("csd-dreamfusion", self.save_checkpoint)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends in one line."""
@@ -88,18 +107,32 @@ class CSDDreamFusionTrainer(Trainer):
             update_every_num_iters=self.config.steps_per_preview,
             func=self._preview,
         )
-        self.callbacks.append(preview)
+        self.callbacks += [preview, self._interruption.callback()]
         # For the printed time left, which nerfstudio would compute as for a new run.
         writer.GLOBAL_BUFFER["max_iter"] = self._start_step + self.config.max_num_iterations
 
     def train(self) -> None:
-        """Train; a failure ends in one line, after pictures of the objects are saved."""
-        with one_line_errors("csd-dreamfusion"):
+        """Train; a failure ends in one line, after pictures of the objects are saved.
+
+        Ctrl-C and SIGTERM end the run after its present step, saved; see `Interruption`.
+        """
+        with one_line_errors("csd-dreamfusion"), self._interruption.heeded(self):
             super().train()
 
     def _load_checkpoint(self) -> None:
         """Load the checkpoint that the options name; --max-num-iterations includes its steps."""
-        super()._load_checkpoint()
+        path = find_checkpoint(
+            load_dir=self.config.load_dir,
+            load_step=self.config.load_step,
+            load_checkpoint=self.config.load_checkpoint,
+        )
+        if path is not None:
+            loaded = read_checkpoint(path)
+            with telling_of_faults(path):
+                self._start_step = loaded["step"] + 1
+                self.pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
+                load_optimizers(self, loaded)
+            CONSOLE.print(f"Loaded csd-dreamfusion's {path}.")
         left = self.config.max_num_iterations - self._start_step
         if left < 1:
             raise MethodError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from nerfstudio.models.nerfacto import NerfactoModelConfig
 from csd_nerf.media import run_config
 from csd_nerf.methods.common.errors import MethodError
 
+_FRAME_FIELDS = (
+    *("scale_factor", "scene_scale", "orientation_method", "center_method", "auto_scale_poses"),
+)
+"""Options of dataparsers that set the axes and the scale of the scene."""
 _KEPT_FIELDS = ("_target", "prompt", "eval_num_rays_per_chunk")
 """Settings of the model that are not adopted from a loaded run."""
 
@@ -38,24 +43,122 @@ def read_run_config(checkpoint: Path) -> TrainerConfig | None:
     return config
 
 
-def adopt_settings(config: TrainerConfig, run: TrainerConfig) -> None:
-    """Adopt the settings with which a scene was trained: those of model and dataparser.
+def adopt_settings(config: TrainerConfig, run: TrainerConfig, checkpoint: Path) -> Adopted:
+    """Adopt the settings with which a scene was trained: of model, dataparser, data and image size.
 
-    The data set is adopted too, unless the user names one.
+    Options that differ from the preset's were given by the user, and stay; but the scene's axes and
+    scale can't change.
 
     Args:
         config: The config of this run, changed in place.
         run: The config of the loaded run.
+        checkpoint: The checkpoint, in the folder of the loaded run.
     """
-    for spec in dataclasses.fields(NerfactoModelConfig):
-        if spec.name not in _KEPT_FIELDS:
-            setattr(config.pipeline.model, spec.name, getattr(run.pipeline.model, spec.name))
-    ours: Any = config.pipeline.datamanager
-    theirs: Any = run.pipeline.datamanager
-    ours.dataparser = theirs.dataparser
-    if ours.data is None:
-        ours.data = theirs.data
+    adopted = Adopted()
+    preset = _preset(config.method_name)
+    usual: Any = preset.pipeline if preset is not None else config.pipeline
+    names = [f.name for f in dataclasses.fields(NerfactoModelConfig) if f.name not in _KEPT_FIELDS]
+    ours: Any = config.pipeline
+    theirs: Any = run.pipeline
+    for name in names:
+        adopted.take((ours.model, theirs.model, usual.model), name, "pipeline.model")
+    usual = usual.datamanager
+    _adopt_images(adopted, ours.datamanager, theirs.datamanager, usual)
+    if type(ours.datamanager.dataparser) is type(theirs.datamanager.dataparser):
+        ours.datamanager.scene_frame = _read_frame(checkpoint.parent.parent)
+    return adopted
+
+
+@dataclasses.dataclass
+class Adopted:
+    """What became of the settings of a loaded run.
+
+    Attributes:
+        kept: The user's options that stayed, with their values, and those of the loaded run.
+        refused: The user's options that could not be honoured, in the same form.
+    """
+
+    kept: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    refused: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+
+    def take(self, options: tuple[Any, Any, Any], name: str, prefix: str) -> None:
+        """Adopt a field of (ours, theirs, the preset's), unless the user gave it."""
+        ours, theirs, usual = (getattr(o, name) for o in options)
+        path = f"{prefix}.{name}"
+        if dataclasses.is_dataclass(ours) and type(ours) is type(theirs) is type(usual):
+            for spec in dataclasses.fields(ours):
+                if spec.name != "_target":
+                    self.take((ours, theirs, usual), spec.name, path)
+            return
+        if ours == theirs:
+            return
+        option = "--" + path.replace("_", "-")
+        if ours != usual and name not in _FRAME_FIELDS:
+            self.kept[option] = (ours, theirs)
+            return
+        if ours != usual:
+            self.refused[option] = (ours, theirs)
+        setattr(options[0], name, theirs)
+
+    def misfit_remedy(self, usual: str) -> str:
+        """What to do if the checkpoint doesn't fit the model; `usual` if no option is to blame."""
+        given = [option for option in self.kept if option.startswith("--pipeline.model.")]
+        return f"leave out {', '.join(given)}" if given else usual
+
+    def notices(self) -> list[str]:
+        """What the user may not expect, without full stops."""
+        found = [
+            f"{option} {ours} stays as given, the loaded run had {theirs}"
+            for option, (ours, theirs) in self.kept.items()
+        ]
+        return found + [
+            f"{option} {ours} can't be honoured, since the loaded scene was trained with {theirs}"
+            for option, (ours, theirs) in self.refused.items()
+        ]
+
+
+def _preset(method: str | None) -> TrainerConfig | None:
+    """The config of a method before the user's options."""
+    # Late: it imports the configs of all methods, this one among them.
+    from nerfstudio.configs.method_configs import all_methods
+
+    return all_methods.get(method) if method is not None else None
+
+
+def _adopt_images(adopted: Adopted, ours: Any, theirs: Any, usual: Any) -> None:
+    """Adopt data, dataparser and size of the photographs."""
+    parsers = (ours.dataparser, theirs.dataparser, usual.dataparser)
+    changed = [
+        spec.name
+        for spec in dataclasses.fields(ours.dataparser)
+        if spec.name != "_target"
+        and getattr(ours.dataparser, spec.name) != getattr(usual.dataparser, spec.name, None)
+    ]
+    names_data = ours.data is not None or "data" in changed
+    if type(parsers[0]) is type(parsers[1]):
+        for spec in dataclasses.fields(ours.dataparser):
+            if spec.name not in ("_target", "data"):
+                adopted.take(parsers, spec.name, "pipeline.datamanager.dataparser")
+    elif type(parsers[0]) is type(parsers[2]) and not set(changed) - {"data"}:
+        # Another dataparser than the preset's was not asked for.
+        ours.dataparser = dataclasses.replace(theirs.dataparser)
+    else:
+        kinds = [type(parser).__name__ for parser in parsers]
+        adopted.kept["--pipeline.datamanager.dataparser"] = (kinds[0], kinds[1])
+    if not names_data:
+        ours.data, ours.dataparser.data = theirs.data, theirs.dataparser.data
     if isinstance(theirs, type(ours)):
-        # Edited images in the checkpoint have the image size of that run.
-        ours.camera_res_scale_factor = theirs.camera_res_scale_factor
-        ours.max_image_size = theirs.max_image_size
+        # Edited images of that run have its image size.
+        for name in ("camera_res_scale_factor", "max_image_size"):
+            adopted.take((ours, theirs, usual), name, "pipeline.datamanager")
+
+
+def _read_frame(folder: Path) -> tuple[float, ...] | None:
+    """The axes and scale of a run's scene, as `CSDEditDataManagerConfig.scene_frame` has them."""
+    path = folder / "dataparser_transforms.json"
+    try:
+        content = json.loads(path.read_text("utf8"))
+        numbers = [*content["transform"][0], *content["transform"][1], *content["transform"][2]]
+        return (*map(float, numbers), float(content["scale"]))
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None

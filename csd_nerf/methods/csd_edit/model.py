@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +16,9 @@ from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
 
 EditingPoses = Literal["off", "in2n"]
 """What becomes of the optimisation of camera poses in the editing stage."""
+
+PER_PHOTOGRAPH = ("embedding_appearance.embedding.weight", "camera_optimizer.pose_adjustment")
+"""Ends of the names of nerfacto's parameters that have a row for each photograph."""
 
 
 @dataclass
@@ -105,3 +108,16 @@ def _lpips_replaced(distance: LazyPerceptualDistance) -> Iterator[None]:
 
 def _not_a_number(*_: Tensor) -> float:
     return float("nan")
+
+
+def rows_by_name(
+    table: Float[Tensor, "n d"], before: Sequence[str], now: Sequence[str]
+) -> Float[Tensor, "m d"]:
+    """Order the rows of a table by other names; new names get the mean of all rows.
+
+    Raises:
+        ValueError: If the table doesn't have a row for each name.
+    """
+    row_of = dict(zip(before, table, strict=True))
+    mean = table.mean(0)
+    return torch.stack([row_of.get(name, mean) for name in now])

@@ -2,7 +2,8 @@
 
 nerfstudio's own sampler divides the rays among all images, which leaves less than a patch for each
 if there are many; and it erodes every mask at every step. This sampler draws an image for each
-patch, and computes the places that a mask allows only once.
+patch, and then places until the patch lies inside the mask. Beside the masks it keeps a few numbers
+for each image.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from csd_nerf.methods.common.errors import MethodError
+
+Masks = Bool[Tensor, "n h w 1"] | Sequence[Bool[Tensor, "_ _ 1"]]
+_TRIES = 500
+"""Draws after which a patch's place is looked up in its whole mask, which takes longer."""
 
 
 def allowed_corners(mask: Bool[Tensor, "h w"], *, size: int) -> Int[Tensor, "m"]:
@@ -38,7 +43,8 @@ class PatchSampler:
 
     Args:
         sizes: Height and width of each image.
-        masks: For each image, True where a pixel may be used; None if there are no masks.
+        masks: For each image, True where a pixel may be used; None if there are no masks. They are
+            kept, not copied.
         patch_size: Edge of a patch in pixels; 1 draws single pixels.
     """
 
@@ -46,15 +52,17 @@ class PatchSampler:
         self,
         sizes: Sequence[tuple[int, int]],
         *,
-        masks: Sequence[Bool[Tensor, "_ _"]] | None,
+        masks: Masks | None,
         patch_size: int,
     ) -> None:
         self.patch_size = patch_size
-        self._sizes = list(sizes)
-        self._corners = None
+        self._masks = masks
+        boxes = [(0, 0, h - patch_size + 1, w - patch_size + 1) for h, w in sizes]
         if masks is not None:
-            self._corners = [allowed_corners(mask, size=patch_size) for mask in masks]
-        self._usable = [self.has_room(view) for view in range(len(self._sizes))]
+            boxes = [_box_of_corners(mask[..., 0], size=patch_size) for mask in masks]
+        # The least and the number of places in y and x, of each image.
+        self._low, self._room = torch.tensor(boxes).clamp(min=0).split(2, dim=1)
+        self._usable = [self.has_room(view) for view in range(len(sizes))]
         if not any(self._usable):
             raise MethodError(
                 f"No image has room for a patch of {patch_size} pixels inside its mask; choose a "
@@ -63,9 +71,7 @@ class PatchSampler:
 
     def has_room(self, view: int) -> bool:
         """Whether a patch lies somewhere in an image, inside its mask."""
-        if self._corners is not None:
-            return len(self._corners[view]) > 0
-        return min(self._sizes[view]) >= self.patch_size
+        return bool((self._room[view] > 0).all())
 
     def sample(self, views: Sequence[int], *, patches: int) -> Int[Tensor, "rays 3"]:
         """Draw patches from some of the images; all of these images are equally likely.
@@ -84,31 +90,58 @@ class PatchSampler:
             view for view, has_room in enumerate(self._usable) if has_room
         ]
         image = torch.tensor(usable)[torch.randint(len(usable), (patches,))]
-        y, x = self._draw_corners(image)
+        return self._pixels(image, self._draw_corners(image))
+
+    def _pixels(self, image: Int[Tensor, "n"], corner: Int[Tensor, "n 2"]) -> Int[Tensor, "_ 3"]:
+        """(image, y, x) of all pixels of patches with these top left corners."""
         offset = torch.arange(self.patch_size)
-        shape = (patches, self.patch_size, self.patch_size)
+        shape = (len(image), self.patch_size, self.patch_size)
+        y, x = corner.unbind(1)
         rows = (y[:, None, None] + offset[:, None]).expand(shape)
         columns = (x[:, None, None] + offset).expand(shape)
         return torch.stack([image[:, None, None].expand(shape), rows, columns], dim=-1).view(-1, 3)
 
-    def _draw_corners(self, image: Int[Tensor, "n"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
-        sizes = torch.tensor(self._sizes)[image]
-        if self._corners is None:
-            room = sizes - self.patch_size + 1
-            y, x = (torch.rand(len(image), 2) * room).long().unbind(1)
-            return y, x
-        flat = torch.empty(len(image), dtype=torch.int64)
-        for view in image.unique().tolist():
-            drawn = image == view
-            corners = self._corners[view]
-            flat[drawn] = corners[torch.randint(len(corners), (int(drawn.sum()),))].long()
-        return flat // sizes[:, 1], flat % sizes[:, 1]
+    def _draw_corners(self, image: Int[Tensor, "n"]) -> Int[Tensor, "n 2"]:
+        """Places where a patch lies inside the mask, all equally likely."""
+        low, room = self._low[image], self._room[image]
+        corner = low + (torch.rand(len(image), 2) * room).long()
+        wrong = self._outside(image, corner)
+        for _ in range(_TRIES):
+            if len(wrong) == 0:
+                return corner
+            corner[wrong] = low[wrong] + (torch.rand(len(wrong), 2) * room[wrong]).long()
+            wrong = wrong[self._outside(image[wrong], corner[wrong])]
+        for view in image[wrong].unique().tolist():
+            assert self._masks is not None
+            mask = self._masks[view][..., 0]
+            places = allowed_corners(mask, size=self.patch_size)
+            drawn = wrong[image[wrong] == view]
+            flat = places[torch.randint(len(places), (len(drawn),))].long()
+            corner[drawn] = torch.stack([flat // mask.shape[1], flat % mask.shape[1]], dim=1)
+        return corner
+
+    def _outside(self, image: Int[Tensor, "n"], corner: Int[Tensor, "n 2"]) -> Int[Tensor, "m"]:
+        """Numbers of the patches that aren't inside their mask."""
+        if self._masks is None or len(image) == 0:
+            return torch.empty(0, dtype=torch.long)
+        inside = gather_pixels(self._masks, self._pixels(image, corner)).cpu()
+        return torch.nonzero(~inside.view(len(image), -1).all(1))[:, 0]
+
+
+def _box_of_corners(mask: Bool[Tensor, "h w"], *, size: int) -> tuple[int, int, int, int]:
+    """Least y and x of `allowed_corners`, and height and width of the box around all."""
+    places = allowed_corners(mask, size=size)
+    if len(places) == 0:
+        return (0, 0, 0, 0)
+    y, x = places // mask.shape[1], places % mask.shape[1]
+    top, left = int(y.min()), int(x.min())
+    return (top, left, int(y.max()) - top + 1, int(x.max()) - left + 1)
 
 
 def gather_pixels(
-    images: Float[Tensor, "n h w c"] | Sequence[Float[Tensor, "_ _ c"]],
+    images: Shaped[Tensor, "n h w c"] | Sequence[Shaped[Tensor, "_ _ c"]],
     indices: Int[Tensor, "rays 3"],
-) -> Float[Tensor, "rays c"]:
+) -> Shaped[Tensor, "rays c"]:
     """Read the pixels at (image, y, x) from a stack of images or from a list of mixed sizes."""
     image, y, x = indices.unbind(1)
     if isinstance(images, Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
@@ -16,19 +17,28 @@ from nerfstudio.engine.callbacks import (
 )
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.methods.common.checkpoints import OUR_STATE, load_strictly
 from csd_nerf.methods.common.controls import ViewerControls
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 from csd_nerf.methods.common.random_state import random_state, restore_random_state
-from csd_nerf.methods.common.rounds import show_round
+from csd_nerf.methods.common.rounds import FailedRounds, show_round
 from csd_nerf.methods.common.terminal import count_round
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager, CSDEditDataManagerConfig
-from csd_nerf.methods.csd_edit.model import CSDEditModel, CSDEditModelConfig
+from csd_nerf.methods.csd_edit.edits import EditFolder
+from csd_nerf.methods.csd_edit.model import (
+    PER_PHOTOGRAPH,
+    CSDEditModel,
+    CSDEditModelConfig,
+    rows_by_name,
+)
 from csd_nerf.methods.csd_edit.scene import NerfactoScene
 from csd_nerf.priors import Prior
+from csd_nerf.priors.halving import HalvingPrior
 from csd_nerf.scene.plan import PAPER_ROUNDS, Rounds
-from csd_nerf.scene.stage import EditingStage, StageOptions
+from csd_nerf.scene.stage import EditingStage, RoundError, StageOptions
 
 
 @dataclass
@@ -57,11 +67,17 @@ class CSDEditPipeline(VanillaPipeline):
     Attributes:
         stage: The editing stage. This and the next two attributes exist only for training.
         scene: The scene, with the interface that the stage uses.
+        notices_of_loading: What became of the user's options beside those of a loaded run.
         controls: The stage's panel in the viewer.
     """
 
     config: CSDEditPipelineConfig
     datamanager: CSDEditDataManager
+    misfit_remedy = (
+        "set --pipeline.model as the scene was trained, or keep the run's config.yml beside its "
+        "checkpoints"
+    )
+    """What the user can do if a checkpoint doesn't fit the model."""
 
     def __init__(
         self,
@@ -92,12 +108,32 @@ class CSDEditPipeline(VanillaPipeline):
             self.controls = ViewerControls(config.request(), prior=config.prior)
             self.scene = NerfactoScene(self.model, self.datamanager)
             self.stage = EditingStage(
-                self.scene, config, prior=self._prior.get, controls=self.controls
+                self.scene, config, prior=self._halving_prior, controls=self.controls
             )
+            self._failed = FailedRounds("csd-edit", self.controls)
+        self.notices_of_loading: list[str] = []
+        self._halving: HalvingPrior | None = None
+        self._told: list[str] = []
 
     def lend_prior(self, prior: Prior) -> None:
         """Edit with a prior that is loaded already, instead of the one that the options name."""
         self._prior.lend(prior)
+
+    def _halving_prior(self) -> HalvingPrior:
+        """The prior, which halves its batches when memory runs out."""
+        if self._halving is None:
+            self._halving = HalvingPrior(self._prior.get(), tell=self._tell_of_halving)
+        return self._halving
+
+    def _tell_of_halving(self, text: str) -> None:
+        self._told.append(text.rstrip("."))
+        CONSOLE.print(f"csd-edit: {text} --pipeline.edit.max-batch sets it from the start.")
+
+    @property
+    def notices(self) -> list[str]:
+        """What was put right, or could not be honoured, so far; without full stops."""
+        found = [*self.notices_of_loading, *self.datamanager.notices]
+        return [*found, *self.stage.notices, *self._told]
 
     @property
     def model(self) -> CSDEditModel:
@@ -126,11 +162,29 @@ class CSDEditPipeline(VanillaPipeline):
             restore_random_state(self._restored_random_state)
             self._restored_random_state = None
         began = perf_counter()
-        done = self.stage.before_step(step)
+        try:
+            done = self.stage.before_step(step)
+        except RoundError as error:
+            self._handle(error, trainer, step)
+            return
+        self._failed.forget()
         if done is not None:
             folder = trainer.base_dir / "rounds"
-            show_round(done, folder, self.controls, notices=self.datamanager.notices)
+            show_round(done, folder, self.controls, notices=self.notices)
             count_round(seconds=perf_counter() - began, every=self.config.rounds.every)
+
+    def _handle(self, error: RoundError, trainer: Trainer, step: int) -> None:
+        """Pause editing after a failed round; without a viewer to go on from, end the run."""
+        if trainer.viewer_state is not None:
+            self._failed.tell(str(error))
+            return
+        if step > trainer._start_step:
+            trainer.save_checkpoint(step - 1)
+        cause = error.__cause__
+        if isinstance(cause, ValueError | ImportError):
+            raise MethodError(str(error)) from None
+        assert cause is not None
+        raise cause
 
     def get_extra_state(self) -> dict[str, Any]:
         """The state beside the model for checkpoints; a resumed run gives the same result."""
@@ -142,8 +196,20 @@ class CSDEditPipeline(VanillaPipeline):
             self.stage.load_state_dict(state)
             self._restored_random_state = state["random"]
 
+    def keep_edits(self, folder: Path, *, loaded: Path | None) -> None:
+        """Name the folders of edited images; to be called before a checkpoint is loaded or saved.
+
+        Args:
+            folder: This run's folder.
+            loaded: That of the run that is loaded, if any.
+        """
+        self.scene.edits = EditFolder(folder)
+        self.scene.loaded_edits = EditFolder(loaded) if loaded is not None else None
+
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Load a checkpoint of nerfacto or csd-edit, strictly.
+
+        What belongs to a photograph is found by the photograph's name.
 
         Raises:
             MethodError: If its parameters don't fit the model.
@@ -151,11 +217,36 @@ class CSDEditPipeline(VanillaPipeline):
         self.model.update_to_step(step)
         load_strictly(
             self.model,
-            loaded_state,
+            self._by_photograph(loaded_state),
             # Nerfacto's checkpoints contain LPIPS.
             ignored="lpips.",
-            remedy="set --pipeline.model as the scene was trained, or keep the run's config.yml "
-            "beside its checkpoints",
+            remedy=self.misfit_remedy,
         )
         if OUR_STATE in loaded_state:
             self.set_extra_state(loaded_state[OUR_STATE])
+
+    def has_other_photographs(self, loaded_state: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint's run had other photographs, or had them in another order."""
+        before = loaded_state.get(OUR_STATE, {}).get("views")
+        return before is not None and before != self.datamanager.names
+
+    def _by_photograph(self, loaded_state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state with what is kept for each photograph in the order of this run's.
+
+        Raises:
+            MethodError: If their number differs, and the checkpoint holds no names.
+        """
+        state, now = dict(loaded_state), self.datamanager.names
+        before = loaded_state.get(OUR_STATE, {}).get("views")
+        for key in state:
+            if not key.endswith(PER_PHOTOGRAPH):
+                continue
+            table = state[key]
+            if before is not None:
+                state[key] = rows_by_name(table, before, now)
+            elif len(table) != len(now):
+                raise MethodError(
+                    f"The scene that is loaded was trained on {len(table)} photographs, got "
+                    f"{len(now)}; name the data, its split and its eval-mode as they were then."
+                )
+        return state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,7 +10,9 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
+from csd_nerf.methods.csd_edit.edits import EditFolder
 from csd_nerf.methods.csd_edit.model import CSDEditModel
 from csd_nerf.scene.protocol import SceneRender
 
@@ -30,9 +31,13 @@ class NerfactoScene:
 
     Attributes:
         host: The trainer; must be set before training begins.
+        edits: The run's folder of edited images; must be set before a state is saved.
+        loaded_edits: That of the run that is loaded; must be set before a state is loaded.
     """
 
     host: StageHost
+    edits: EditFolder
+    loaded_edits: EditFolder | None = None
 
     def __init__(self, model: CSDEditModel, images: CSDEditDataManager) -> None:
         self._model, self._images = model, images
@@ -43,8 +48,8 @@ class NerfactoScene:
         return self._images.num_views
 
     def name(self, view: int) -> str:
-        """Name of the photograph's file."""
-        return Path(self._images.train_dataset.image_filenames[view]).name
+        """The photograph's path from the folder of the data."""
+        return self._images.names[view]
 
     def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
         """The photograph; transparent parts are blended with the training background."""
@@ -90,19 +95,48 @@ class NerfactoScene:
         self._model.begin_editing(patch_size=self._images.config.edit_patch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """The edited images, and the counters that decide when proposal networks are trained."""
+        """What `Scene.state_dict` says; edited images are written to the folder `edits`.
+
+        They are recorded by their photographs' names. The counters are those that decide when
+        proposal networks are trained.
+        """
         sampler = self._model.proposal_sampler
+        records = {}
+        if self._images.edited:
+            records = self._images.save_edits(self.edits, loaded=self.loaded_edits)
         return {
-            "edited": self._images.edited,
+            "edits": records,
             "sampler": {"step": int(sampler._step), "since": int(sampler._steps_since_update)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of `state_dict`; nerfstudio itself would reset the sampler's counters."""
-        self.set_edited(state["edited"])
+        """Restore a state of `state_dict`; nerfstudio itself would reset the sampler's counters.
+
+        Raises:
+            MethodError: If an edited image is missing, or doesn't fit.
+        """
+        if "edited" in state:
+            # Earlier releases kept the images in the checkpoint, by number.
+            self._check_numbers(state["edited"])
+            self.set_edited(state["edited"])
+        elif state["edits"]:
+            assert self.loaded_edits is not None, "loaded_edits must be set before"
+            self._images.load_edits(state["edits"], self.loaded_edits)
         sampler = self._model.proposal_sampler
         sampler._step = state["sampler"]["step"]
         sampler._steps_since_update = state["sampler"]["since"]
+
+    def forget_older_edits(self) -> None:
+        """Delete edits that only an earlier state named, once a later one is saved for good."""
+        self.edits.keep_only(self._images.edit_files)
+
+    def _check_numbers(self, edited: Mapping[int, Any]) -> None:
+        if edited and max(edited) >= self.num_views:
+            raise MethodError(
+                f"The run that is loaded, of an earlier release, needs the photographs that it "
+                f"had, got {self.num_views} for an edit of number {max(edited)}; restore them, or "
+                "load its source_models."
+            )
 
 
 def resized_camera(camera: Cameras, size: tuple[int, int]) -> Cameras:

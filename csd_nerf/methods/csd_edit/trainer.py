@@ -15,17 +15,22 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.media.files import folder_written_whole
 from csd_nerf.methods.common.checkpoints import (
     OUR_STATE,
     find_checkpoint,
+    load_optimizers,
     read_checkpoint,
     save_whole,
+    telling_of_faults,
 )
-from csd_nerf.methods.common.checks import asked_prompt, check_run
+from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
+from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.methods.csd_edit import loading
+from csd_nerf.methods.csd_edit.edits import EDITS_FOLDER
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
 
 LPIPS_PATCH = 32
@@ -51,6 +56,15 @@ class CSDEditTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: CSDEditTrainer)
 
+    def save_config(self) -> None:
+        """Write config.yml. Several devices, which can't work, and a full disk end in one line.
+
+        nerfstudio calls this before it starts a process for each device.
+        """
+        with one_line_errors("csd-edit"):
+            check_devices(self.machine.num_devices * self.machine.num_machines, method="csd-edit")
+            super().save_config()
+
 
 class CSDEditTrainer(Trainer):
     """Trains a scene and then edits it, from scratch or from a checkpoint.
@@ -73,14 +87,16 @@ class CSDEditTrainer(Trainer):
             _check(config, world_size)
         super().__init__(config, local_rank, world_size)
         self._finite = FiniteTraining()
+        self._interruption = Interruption("csd-edit", self.save_checkpoint)
 
     def _take_over_settings(self, config: CSDEditTrainerConfig) -> None:
         """Complete the config from nerfstudio's --prompt and from the loaded run."""
         pipeline = _pipeline_config(config)
         pipeline.prompt = asked_prompt(config)
+        self._adopted = loading.Adopted()
         run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
-        if run is not None:
-            loading.adopt_settings(config, run)
+        if run is not None and self._checkpoint is not None:
+            self._adopted = loading.adopt_settings(config, run, self._checkpoint)
             if isinstance(run.pipeline, CSDEditPipelineConfig):
                 pipeline.prompt = pipeline.prompt or run.pipeline.prompt
             CONSOLE.log(f"Took over the settings of model and dataparser from {self._checkpoint}.")
@@ -91,15 +107,20 @@ class CSDEditTrainer(Trainer):
         """Set everything up; a user's mistake ends in one line."""
         with one_line_errors("csd-edit"):
             super().setup(test_mode)
+        # The last one is the editing stage's, before a step; these follow nerfacto's after a step.
+        self.callbacks.insert(-1, self._interruption.callback())
         asked = self.pipeline.controls.notices(self.pipeline.config.request())
-        for notice in (*self.pipeline.datamanager.notices, *asked):
-            CONSOLE.print(f"csd-edit: {notice}.")
+        for notice in (*self.pipeline.notices, *asked):
+            CONSOLE.print(f"csd-edit: {notice}.", markup=False)
         plan = self.pipeline.stage.plan
         self._count_steps(begin=plan.first_edit if self._start_step > plan.first_edit else 0)
 
     def train(self) -> None:
-        """Train; a user's mistake that is found only now also ends in one line."""
-        with one_line_errors("csd-edit"):
+        """Train; a user's mistake that is found only now also ends in one line.
+
+        Ctrl-C and SIGTERM end the run after its present step, saved; see `Interruption`.
+        """
+        with one_line_errors("csd-edit"), self._interruption.heeded(self):
             super().train()
 
     def begin_editing(self, *, is_resumed: bool) -> None:
@@ -135,17 +156,19 @@ class CSDEditTrainer(Trainer):
     def _load_checkpoint(self) -> None:
         """Load the checkpoint that the options name, if any, and plan the steps of this run."""
         is_stock = False
-        if self._checkpoint is not None:
-            loaded = read_checkpoint(self._checkpoint)
+        path = self._checkpoint
+        self.pipeline.keep_edits(
+            self.base_dir / EDITS_FOLDER,
+            loaded=path.parent.parent / EDITS_FOLDER if path is not None else None,
+        )
+        if path is not None:
+            loaded = read_checkpoint(path)
             is_stock = OUR_STATE not in loaded["pipeline"]
-            self._start_step = loaded["step"] + 1
-            self.pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
-            if self.pipeline.stage.state.first_edit is not None:
-                self.optimizers = self._setup_editing_optimizers()
+            with telling_of_faults(path):
+                self._restore(loaded)
             if not is_stock:
-                self._load_optimizers(loaded)
-                self._keep_source(self._checkpoint.parent.parent / SOURCE_FOLDER)
-            CONSOLE.print(f"Loaded {'nerfacto' if is_stock else 'csd-edit'}'s {self._checkpoint}.")
+                self._keep_source(path.parent.parent / SOURCE_FOLDER)
+            CONSOLE.print(f"Loaded {'nerfacto' if is_stock else 'csd-edit'}'s {path}.")
         plan = self.pipeline.stage.plan_run(first_step=self._start_step, source_is_trained=is_stock)
         left = plan.end - self._start_step
         if left < 1:
@@ -156,26 +179,27 @@ class CSDEditTrainer(Trainer):
         steps = min(left, self.config.max_num_iterations)
         self.config = dataclasses.replace(self.config, max_num_iterations=steps)
 
+    def _restore(self, loaded: dict[str, Any]) -> None:
+        """Restore a checkpoint of nerfacto or csd-edit."""
+        pipeline = self.pipeline
+        pipeline.notices_of_loading = self._adopted.notices()
+        pipeline.misfit_remedy = self._adopted.misfit_remedy(pipeline.misfit_remedy)
+        self._start_step = loaded["step"] + 1
+        pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
+        if OUR_STATE not in loaded["pipeline"]:
+            return
+        if pipeline.stage.state.first_edit is not None:
+            self.optimizers = self._setup_editing_optimizers()
+        others = pipeline.has_other_photographs(loaded["pipeline"])
+        # What Adam remembers of each photograph would be another's.
+        load_optimizers(self, loaded, only_schedulers=others)
+
     def _keep_source(self, folder: Path) -> None:
         """Copy the loaded run's checkpoint of the unedited scene into this run."""
         kept = self.base_dir / SOURCE_FOLDER
         if folder.is_dir() and not kept.exists():
-            shutil.copytree(folder, kept)
-
-    def _load_optimizers(self, loaded: dict[str, Any]) -> None:
-        # The run that is loaded may have optimised poses where this one doesn't.
-        ours = self.optimizers.optimizers
-
-        def known(states: dict[str, Any]) -> dict[str, Any]:
-            return {name: state for name, state in states.items() if name in ours}
-
-        self.optimizers.load_optimizers(known(loaded["optimizers"]))
-        if self.config.load_scheduler:
-            self.optimizers.load_schedulers(known(loaded["schedulers"]))
-        # A checkpoint written without a GPU has no state of a scaler; an enabled one would refuse
-        # it.
-        if loaded["scalers"]:
-            self.grad_scaler.load_state_dict(loaded["scalers"])
+            with folder_written_whole(kept) as unfinished:
+                shutil.copytree(folder, unfinished, dirs_exist_ok=True)
 
     def train_iteration(self, step: int) -> Any:
         """Train one step.
@@ -194,6 +218,8 @@ class CSDEditTrainer(Trainer):
             FloatingPointError: If a parameter is not finite.
         """
         self._save_into(self.checkpoint_dir, step)
+        if self.config.save_only_latest_checkpoint:
+            self.pipeline.scene.forget_older_edits()
 
     def _save_into(self, folder: Path, step: int) -> None:
         self._finite.before_saving(step, self.pipeline.model)

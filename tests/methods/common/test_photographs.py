@@ -128,6 +128,10 @@ def test_csd_edit_trains_on_photographs_read_so(tmp_path):
     config = CSDEditDataManagerConfig(data=tmp_path, dataparser=parser, edit_patch_size=1)
     manager = CSDEditDataManager(config)
     meant = torch.from_numpy(PIXELS // 128 * 255).float() / 255
-    for image in (manager._cached["image"][0], manager.photograph01(0), manager.eval_dataset[1]):
+    for image in (
+        manager._cached["image"][0] / 255,
+        manager.photograph01(0),
+        manager.eval_dataset[1],
+    ):
         image = image["image"] if isinstance(image, dict) else image
         assert torch.equal(image, meant)

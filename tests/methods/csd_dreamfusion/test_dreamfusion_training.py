@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -23,6 +25,7 @@ from csd_nerf.methods.csd_dreamfusion.report import (
     render_around,
 )
 from csd_nerf.methods.csd_dreamfusion.shading import Light
+from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainer
 from csd_nerf.priors import lpips
 
 
@@ -344,3 +347,56 @@ def test_a_run_that_is_done_says_so(run, tmp_path):
     config.load_dir, config.timestamp = first.checkpoint_dir, "second"
     with pytest.raises(SystemExit, match=r"has done 2 steps, and --max-num-iterations asks for 2"):
         run(config=config)
+
+
+def test_an_interrupted_run_can_be_gone_on_with(run, tmp_path, capsys, monkeypatch):
+    whole = run(steps=4)
+    plain = CSDDreamFusionTrainer.train_iteration
+
+    def train_iteration(self, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, step)
+
+    config = tiny_config(tmp_path / "stopped", steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(CSDDreamFusionTrainer, "train_iteration", train_iteration)
+        with pytest.raises(SystemExit) as ended:
+            run(config=config)
+    assert ended.value.code == 130
+    folder = config.get_checkpoint_dir()
+    assert [path.name for path in folder.iterdir()] == ["step-000000001.ckpt"]
+    assert f"csd-dreamfusion: interrupted; go on with: --load-dir {folder}" in (
+        capsys.readouterr().err
+    )
+    config = tiny_config(tmp_path / "resumed", steps=4)
+    config.load_dir = folder
+    resumed = run(config=config)
+    assert resumed.step == 3
+    states = (trainer.pipeline.model.state_dict() for trainer in (whole, resumed))
+    assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "optimizers"])
+def test_a_broken_checkpoint_ends_in_one_line(run, tmp_path, damage):
+    first = run(steps=1)
+    (path,) = first.checkpoint_dir.iterdir()
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        state = torch.load(path, weights_only=True)
+        del state["optimizers"]
+        torch.save(state, path)
+    config = tiny_config(tmp_path / "second", steps=3)
+    config.load_dir = first.checkpoint_dir
+    with pytest.raises(SystemExit, match=r"csd-dreamfusion: .*step-000000000\.ckpt") as ended:
+        run(config=config)
+    assert "\n" not in str(ended.value)
+
+
+def test_several_devices_are_refused_before_processes_start(tmp_path):
+    config = tiny_config(tmp_path, steps=1)
+    config.set_experiment_name()
+    config.machine.num_devices = 2
+    with pytest.raises(SystemExit, match="trains on one device, got 2"):
+        config.save_config()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from edit_runs import shrink_model, start
+from edit_runs import message_of, shrink_model, start
+from PIL import Image
 
 from csd_nerf.methods.common import checkpoints
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit import loading
+from csd_nerf.methods.csd_edit.config import csd_edit_tiny
 
 
 @pytest.fixture
@@ -57,6 +60,7 @@ def test_editing_goes_on_from_a_stock_nerfacto_run(nerfacto_run, make_config, tr
 
     config = make_config()
     config.load_dir = nerfacto_run / "nerfstudio_models"
+    config.pipeline.model = copy.deepcopy(csd_edit_tiny.config.pipeline.model)
     trainer = start(config)
     assert config.pipeline.model.log2_hashmap_size == 9
     assert config.pipeline.model.camera_optimizer.mode == "SO3xR3"
@@ -84,22 +88,132 @@ def test_a_scene_of_another_grid_ends_in_one_line(make_config, train):
     message = str(stopped.value)
     assert "does not fit the model" in message
     assert "hash_table has shape (1024, 2) instead of (512, 2)" in message
+    assert "keep the run's config.yml beside its checkpoints" in message
     assert "\n" not in message
 
 
 def test_settings_of_our_own_run_are_taken_over(make_config, train, dataset):
-    first = train(make_config("first"))
+    first = make_config("first")
+    first.pipeline.datamanager.max_image_size = 40
+    first = train(first)
     config = make_config("second")
     config.load_dir = first.checkpoint_dir
     config.data = config.pipeline.datamanager.data = None
     config.pipeline.prompt = ""
-    config.pipeline.model.log2_hashmap_size = 7
-    config.pipeline.datamanager.max_image_size = 16
+    config.pipeline.model = copy.deepcopy(csd_edit_tiny.config.pipeline.model)
     config.pipeline.edit_steps = 9
     trainer = start(config)
     assert config.pipeline.prompt == "swap red and blue"
     assert config.pipeline.datamanager.data == dataset
-    assert trainer.pipeline.datamanager.edited[0].shape == (48, 48, 3)
+    assert config.pipeline.model.log2_hashmap_size == 8
+    assert trainer.pipeline.datamanager.edited[0].shape == (40, 40, 3)
+    assert trainer.pipeline.notices_of_loading == []
+
+
+def test_options_that_the_user_gave_stay_or_the_line_says_which_could_not(
+    make_config, train, capsys
+):
+    first = train(make_config("first"))
+    config = make_config("second")
+    config.load_dir = first.base_dir / "source_models"
+    parser = config.pipeline.datamanager.dataparser
+    parser.train_split_fraction, parser.orientation_method = 0.75, "none"
+    config.pipeline.model.camera_optimizer.trans_l2_penalty = 0.5
+    config.pipeline.datamanager.max_image_size = 24
+    trainer = start(config)
+    manager = trainer.pipeline.datamanager
+    assert manager.num_views == 9
+    assert max(manager.photograph01(0).shape) == 24
+    assert config.pipeline.model.camera_optimizer.trans_l2_penalty == 0.5
+    assert config.pipeline.datamanager.dataparser.orientation_method == "up"
+    told = "".join(capsys.readouterr().out.split())
+    options = "--pipeline.datamanager"
+    for text in (
+        f"{options}.dataparser.train-split-fraction 0.75 stays as given, the loaded run had 0.9.",
+        f"{options}.max-image-size 24 stays as given, the loaded run had 160.",
+        "--pipeline.model.camera-optimizer.trans-l2-penalty 0.5 stays as given",
+        f"{options}.dataparser.orientation-method none can't be honoured, since the loaded scene "
+        "was trained with up.",
+    ):
+        assert "".join(text.split()) in told
+
+
+def test_a_model_that_the_user_asked_for_and_that_does_not_fit(make_config, train):
+    first = train(make_config("first"))
+    config = make_config("second")
+    config.load_dir = first.checkpoint_dir
+    config.pipeline.model.log2_hashmap_size = 7
+    message = message_of(config)
+    assert "does not fit the model" in message
+    assert message.endswith("leave out --pipeline.model.log2-hashmap-size.")
+
+
+def test_smaller_copies_do_not_fit_edits_in_full_size(make_config, train, dataset, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    (data / "images_2").mkdir()
+    for path in (data / "images").iterdir():
+        Image.open(path).resize((24, 24)).save(data / "images_2" / path.name)
+    first = train(make_config("first", data=data))
+    config = make_config("second", data=data)
+    config.load_dir = first.checkpoint_dir
+    config.pipeline.datamanager.dataparser.downscale_factor = 2
+    message = message_of(config)
+    assert "as large as its photograph, 24x24, got 48x48; keep" in message
+    assert "downscale-factor" in message
+    config.load_dir = first.base_dir / "source_models"
+    manager = start(config).pipeline.datamanager
+    assert manager.photograph01(0).shape == (24, 24, 3)
+    assert manager.names == first.pipeline.datamanager.names
+
+
+def test_another_number_of_photographs_is_told_as_that(nerfacto_run, make_config):
+    config = make_config()
+    config.load_dir = nerfacto_run / "nerfstudio_models"
+    config.pipeline.model = copy.deepcopy(csd_edit_tiny.config.pipeline.model)
+    config.pipeline.datamanager.dataparser.train_split_fraction = 0.5
+    message = message_of(config)
+    assert "was trained on 9 photographs, got 6; name the data, its split and its" in message
+
+
+def test_damage_anywhere_in_a_checkpoint_ends_in_one_line(make_config, train, tmp_path):
+    first = train(make_config("first"))
+    (path,) = first.checkpoint_dir.iterdir()
+    content = path.read_bytes()
+    spoilt = tmp_path / "spoilt" / "nerfstudio_models" / path.name
+    spoilt.parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    at_pickle = content.index(b"data.pkl") + 8
+    places = [*rng.integers(at_pickle, at_pickle + 9000, 60), *rng.integers(0, len(content), 20)]
+    messages = []
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place : place + 8] = rng.bytes(8)
+        spoilt.write_bytes(damaged)
+        try:
+            checkpoints.read_checkpoint(spoilt)
+        except MethodError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all(str(spoilt) in text and "\n" not in text for text in messages)
+    spoilt.write_bytes(content[: len(content) // 2])
+    with pytest.raises(MethodError, match="can't be read as a checkpoint"):
+        checkpoints.read_checkpoint(spoilt)
+
+
+@pytest.mark.parametrize("part", ["optimizers", "schedulers", "stage", "sampler", "random"])
+def test_a_checkpoint_that_lacks_a_part_ends_in_one_line(make_config, train, part):
+    first = train(make_config("first"))
+    (path,) = first.checkpoint_dir.iterdir()
+    state = torch.load(path, weights_only=True)
+    extra = state["pipeline"]["_extra_state"]
+    for holder in (state, extra, extra["scene"]):
+        holder.pop(part, None)
+    torch.save(state, path)
+    config = make_config("second")
+    config.load_dir, config.pipeline.edit_steps = first.checkpoint_dir, 9
+    message = message_of(config)
+    assert f"{path} must be a whole checkpoint that fits the options, got '{part}'" in message
 
 
 def test_runs_of_other_methods_are_refused(make_config, train, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.csd_edit import patches
 from csd_nerf.methods.csd_edit.patches import PatchSampler, allowed_corners, gather_pixels
 
 
@@ -43,6 +44,7 @@ def test_patches_stay_inside_masks_of_mixed_sizes():
     masks = [torch.zeros(20, 30, dtype=torch.bool), torch.zeros(30, 20, dtype=torch.bool)]
     masks[0][5:12, 3:9] = True
     masks[1][20:29, 10:20] = True
+    masks = [mask[..., None] for mask in masks]
     sampler = PatchSampler([(20, 30), (30, 20)], masks=masks, patch_size=4)
     view, y, x = sampler.sample([0, 1], patches=500).unbind(1)
     assert set(view.tolist()) == {0, 1}
@@ -51,6 +53,7 @@ def test_patches_stay_inside_masks_of_mixed_sizes():
 
 def test_views_without_room_are_left_out():
     masks = [torch.ones(8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool)]
+    masks = torch.stack(masks)[..., None]
     sampler = PatchSampler([(8, 8)] * 2, masks=masks, patch_size=4)
     assert set(sampler.sample([0, 1], patches=50)[:, 0].tolist()) == {0}
 
@@ -66,3 +69,26 @@ def test_pixels_come_from_where_the_indices_point():
     expected = torch.stack([images[2, 4, 6], images[0, 0, 0], images[1, 3, 2]])
     assert torch.equal(gather_pixels(images, indices), expected)
     assert torch.equal(gather_pixels(list(images), indices), expected)
+
+
+@pytest.mark.parametrize("tries", [0, 500])
+def test_all_places_inside_a_mask_are_equally_likely(monkeypatch, tries):
+    """Drawn until they lie inside, or looked up where that takes too long."""
+    monkeypatch.setattr(patches, "_TRIES", tries)
+    mask = torch.rand(9, 11, generator=torch.Generator().manual_seed(3)) > 0.2
+    places = allowed_corners(mask, size=2).tolist()
+    sampler = PatchSampler([(9, 11)], masks=mask[None, ..., None], patch_size=2)
+    torch.manual_seed(0)
+    corners = sampler.sample([0], patches=6000).view(-1, 4, 3)[:, 0]
+    drawn = (corners[:, 1] * 11 + corners[:, 2]).bincount(minlength=99)
+    assert drawn.nonzero()[:, 0].tolist() == places
+    expected = 6000 / len(places)
+    assert (drawn[places] - expected).abs().max() < 6 * expected**0.5
+
+
+def test_masks_are_not_copied():
+    masks = torch.ones(2, 40, 50, 1, dtype=torch.bool)
+    sampler = PatchSampler([(40, 50)] * 2, masks=masks, patch_size=4)
+    assert sampler._masks is masks
+    kept = [v for v in vars(sampler).values() if isinstance(v, torch.Tensor) and v is not masks]
+    assert sum(tensor.numel() for tensor in kept) <= 8

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
+import signal
+from types import SimpleNamespace
 
 import pytest
+import torch
 from edit_runs import checkpoint_of, differences, start
+from nerfstudio.engine.trainer import Trainer
+from tint_prior import TintPrior
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.terminal import writer
@@ -24,9 +32,8 @@ def test_a_run_has_both_stages_and_leaves_its_rounds(make_config, train):
     assert sorted(set(views)) == list(range(11))
     assert records[0]["prompt"] == "swap red and blue"
     assert records[0]["settings"]["text_scale"] == 1.0
-    assert set(checkpoint_of(trainer)["pipeline"]["_extra_state"]["scene"]["edited"]) == set(
-        range(11)
-    )
+    edits = checkpoint_of(trainer)["pipeline"]["_extra_state"]["scene"]["edits"]
+    assert [*edits] == trainer.pipeline.datamanager.names
 
 
 def records_of(trainer) -> list[dict]:
@@ -139,6 +146,194 @@ def test_a_resumed_run_goes_on_to_the_last_bit(make_config, train, steps, uninte
     resumed = train(config, seed=99)
 
     assert differences(uninterrupted, checkpoint_of(resumed)) == []
+
+
+def signal_at(trainer, when: int, number: int, *, times: int = 1) -> None:
+    """Send this process a signal before a step, in the midst of which it arrives."""
+    before = trainer.callbacks[-1].func
+
+    def send(trainer, step):
+        before(trainer, step)
+        for _ in range(times if step == when else 0):
+            os.kill(os.getpid(), number)
+
+    trainer.callbacks[-1].func = send
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_be_gone_on_with_to_the_last_bit(
+    make_config, train, capsys, monkeypatch, number, uninterrupted
+):
+    if not uninterrupted:
+        uninterrupted.update(checkpoint_of(train(make_config("whole"))))
+    monkeypatch.setattr("sys.argv", ["ns-train", "csd-edit-tiny", "--data", "fox"])
+    stopped = start(make_config("stopped"))
+    signal_at(stopped, 5, number)
+    with pytest.raises(SystemExit) as ended:
+        stopped.train()
+    assert ended.value.code == 130
+    assert [p.name for p in stopped.checkpoint_dir.iterdir()] == ["step-000000005.ckpt"]
+    command = f"ns-train csd-edit-tiny --load-dir {stopped.checkpoint_dir} --data fox"
+    assert f"csd-edit: interrupted; go on with: {command}\n" in capsys.readouterr().err
+    config = make_config("resumed")
+    config.load_dir = stopped.checkpoint_dir
+    assert differences(uninterrupted, checkpoint_of(train(config, seed=99))) == []
+
+
+def test_a_second_ctrl_c_leaves_the_last_checkpoint_as_it_was(make_config, tint_prior, capsys):
+    config = make_config()
+    config.steps_per_save = 3
+    trainer = start(config)
+    signal_at(trainer, 5, signal.SIGINT, times=2)
+    with pytest.raises(SystemExit) as ended:
+        trainer.train()
+    assert ended.value.code == 130
+    assert [p.name for p in trainer.checkpoint_dir.iterdir()] == ["step-000000003.ckpt"]
+    assert f"--load-dir {trainer.checkpoint_dir}" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_is_whole(make_config, tint_prior):
+    config = make_config()
+    config.steps_per_save = 3
+    trainer = start(config)
+    before = trainer.callbacks[-1].func
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(trainer, step):
+        before(trainer, step)
+        if step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+
+    trainer.callbacks[-1].func = fill
+    try:
+        with pytest.raises(SystemExit) as ended:
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(ended.value.code)
+    assert message.startswith("csd-edit: The checkpoint must be saved, got ")
+    assert "\n" not in message
+    assert not (trainer.base_dir / "unfinished_checkpoint").exists()
+    (kept,) = trainer.checkpoint_dir.iterdir()
+    assert kept.name == "step-000000003.ckpt"
+    assert torch.load(kept, weights_only=True)["step"] == 3
+    assert not [*trainer.base_dir.rglob("*.part*")]
+
+
+def test_a_folder_that_cannot_be_written_ends_in_one_line(make_config, tmp_path):
+    config = make_config()
+    (tmp_path / "taken").write_text("a file")
+    config.output_dir = tmp_path / "taken"
+    with pytest.raises(SystemExit) as ended:
+        config.save_config()
+    assert re.fullmatch(
+        r"csd-edit: Files must be .*taken.*Not a directory.*", str(ended.value.code)
+    )
+
+
+def test_several_devices_are_refused_before_processes_start(make_config):
+    config = make_config()
+    config.machine.num_devices = 2
+    with pytest.raises(SystemExit, match="csd-edit: csd-edit trains on one device, got 2"):
+        config.save_config()
+    assert not config.get_base_dir().exists()
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+class Viewer(SimpleNamespace):
+    """Stands for nerfstudio's, which shows the panel."""
+
+    def __init__(self) -> None:
+        super().__init__(viser_server=None, shown=[])
+
+    def init_scene(self, **_: object) -> None:
+        pass
+
+    def update_scene(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fault", ["memory", "number"])
+def test_a_round_that_fails_pauses_editing_and_the_run_lives(
+    make_config, tint_prior, monkeypatch, capsys, fault
+):
+    monkeypatch.setattr(Trainer, "_init_viewer_state", lambda _: None)
+    monkeypatch.setattr(Trainer, "_update_viewer_state", lambda *_: None)
+    trainer = start(make_config())
+    trainer.viewer_state = Viewer()
+    controls, panel = trainer.pipeline.controls, []
+
+    def add_markdown(text, **_):
+        panel.append(text)
+        return SimpleNamespace(remove=lambda: panel.remove(text))
+
+    gui = SimpleNamespace(add_markdown=add_markdown)
+    controls.viewer_control.viser_server = SimpleNamespace(gui=gui)
+    before = trainer.callbacks[-1].func
+    usual = (TintPrior.predict, controls.text_scale.value)
+
+    def at_step(trainer, step):
+        if step == 4 and fault == "memory":
+            monkeypatch.setattr(TintPrior, "predict", out_of_memory)
+        elif step == 4:
+            controls.text_scale.value = float("nan")
+        if step == 8:
+            monkeypatch.setattr(TintPrior, "predict", usual[0])
+            controls.text_scale.value, controls.pause.value = usual[1], False
+        before(trainer, step)
+        if step == 6:
+            assert controls.pause.value
+            assert any("A round failed, and editing is paused: " in text for text in panel)
+        if step == 9:
+            assert not any("A round failed" in text for text in panel)
+
+    trainer.callbacks[-1].func = at_step
+    trainer.train()
+    assert trainer.step == 11
+    assert [record["step"] for record in records_of(trainer)] == [10]
+    told = capsys.readouterr().out
+    assert told.count("A round failed") == 1
+    assert ("memory" if fault == "memory" else "finite") in told
+
+
+def test_without_a_viewer_a_round_that_fails_ends_the_run_saved(
+    make_config, tint_prior, monkeypatch
+):
+    trainer = start(make_config())
+    before = trainer.callbacks[-1].func
+
+    def at_step(trainer, step):
+        if step == 7:
+            monkeypatch.setattr(TintPrior, "predict", out_of_memory)
+        before(trainer, step)
+
+    trainer.callbacks[-1].func = at_step
+    with pytest.raises(SystemExit) as ended:
+        trainer.train()
+    message = str(ended.value.code)
+    assert message.startswith("csd-edit: The memory must hold one at a time of the model eval")
+    assert "\n" not in message
+    assert [p.name for p in trainer.checkpoint_dir.iterdir()] == ["step-000000006.ckpt"]
+
+
+def test_rounds_halve_their_batch_when_memory_runs_out(make_config, train, monkeypatch):
+    sizes, plain = [], TintPrior.predict
+
+    def predict(self, branches, timestep, *, max_batch=None):
+        if max_batch is None or max_batch > 3:
+            out_of_memory()
+        sizes.append(max_batch)
+        return plain(self, branches, timestep, max_batch=max_batch)
+
+    monkeypatch.setattr(TintPrior, "predict", predict)
+    trainer = train(make_config())
+    assert sizes
+    assert max(sizes) <= 3
+    assert trainer.step == 11
+    assert any("The memory was not enough" in text for text in records_of(trainer)[1]["notices"])
 
 
 def test_the_comparison_of_resumed_runs_can_fail(make_config, train):

@@ -59,4 +59,4 @@ def test_resetting_puts_the_photographs_back_and_training_goes_on(make_config, t
     assert trainer.step == 11
     assert manager.edited == {}
     for view in range(manager.num_views):
-        assert torch.equal(manager._cached["image"][view], manager.photograph01(view))
+        assert torch.equal(manager._cached["image"][view] / 255, manager.photograph01(view))

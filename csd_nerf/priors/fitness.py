@@ -1,0 +1,197 @@
+"""Checks, from its files alone, that a model can work as a prior of its family.
+
+They take no time and load no weights, so that a run fails at its start, not at the first call of
+the prior.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from csd_nerf.json_files import read_json
+from csd_nerf.priors.families import Component, Family
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+"""What a U-Net may return."""
+_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+_CONDITIONS: dict[str, tuple[Any, ...]] = {
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "addition_embed_type": (None, "text"),
+    "encoder_hid_dim_type": (None, "text_proj"),
+    "time_cond_proj_dim": (None,),
+}
+"""Fields of a U-Net's configuration that ask for conditions, with the values that ask for none but
+the text."""
+
+
+def check_parts(folder: Path, family: Family, name: str) -> None:
+    """Check classes, channels, conditions, text width and schedule of a complete folder.
+
+    Args:
+        folder: The folder.
+        family: Its family.
+        name: The name under which the prior was asked for, for messages.
+
+    Raises:
+        ValueError: If a part is of another class, is damaged or doesn't fit the others.
+    """
+    configs = {
+        place: _read_config(folder / place / component.config, component, name)
+        for place, component in family.components.items()
+        if component.classes or place == "scheduler"
+    }
+    for place in family.components:
+        for weights in sorted((folder / place).glob("*.safetensors")):
+            _check_length(weights, name)
+    if "scheduler" in configs:
+        check_schedule(configs["scheduler"], name)
+    if "unet" not in configs:
+        return
+    check_unet(
+        configs["unet"],
+        name,
+        latent_channels=configs["vae"]["latent_channels"] if "vae" in configs else None,
+        sources=family.sources,
+        of=family.loader.split(":")[1],
+    )
+    _check_text_width(configs["unet"], configs["text_encoder"], name)
+
+
+def check_unet(
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    latent_channels: int | None,
+    sources: Sequence[str],
+    of: str,
+) -> None:
+    """Check the channels, the size and the conditions of a U-Net.
+
+    Args:
+        config: Its configuration.
+        name: Name of the prior, for messages.
+        latent_channels: Channels of the autoencoder; None for RGB pixels.
+        sources: Names of the latents that are channels of its input too.
+        of: Name of the prior's class.
+
+    Raises:
+        ValueError: If one doesn't fit.
+    """
+    got, channels = config["in_channels"], latent_channels or 3
+    if latent_channels is None and got != channels:
+        raise ValueError(
+            f"A pixel-space U-Net takes {channels} channels, that of {name!r} takes {got}: name "
+            "another model."
+        )
+    wanted = channels * (1 + len(sources))
+    if got != wanted:
+        what = " and ".join(["latent", *sources])
+        raise ValueError(
+            f"The U-Net of {name!r} needs {wanted} input channels ({what}) to be one of {of}, got "
+            f"{got}: name another model."
+        )
+    if config["out_channels"] not in (channels, 2 * channels):
+        raise ValueError(
+            f"The U-Net of {name!r} needs {channels} output channels, or twice as many with a "
+            f"variance, got {config['out_channels']}: name another model."
+        )
+    if not isinstance(config["sample_size"], int):
+        raise ValueError(
+            "The U-Net's sample_size needs one integer (latent cells along an edge), got "
+            f"{config['sample_size']} from {name!r}: set it in unet/config.json."
+        )
+    for field, usual in _CONDITIONS.items():
+        if config.get(field) not in usual:
+            raise ValueError(
+                f"The U-Net of {name!r} may be conditioned on text and source image only, got "
+                f"{field} {config[field]}: name another model."
+            )
+
+
+def check_schedule(config: Mapping[str, Any], name: str) -> None:
+    """Check that a scheduler's configuration holds a training schedule of discrete timesteps.
+
+    Raises:
+        ValueError: If it doesn't, or the model predicts neither noise nor v.
+    """
+    shape = config.get("beta_schedule")
+    if config.get("trained_betas") is None and (
+        shape not in _BETA_SCHEDULES or not {"beta_start", "beta_end"} <= config.keys()
+    ):
+        raise ValueError(
+            f"The schedule of {name!r} needs betas (trained_betas, or beta_start, beta_end and a "
+            f"beta_schedule of {', '.join(_BETA_SCHEDULES)}), got "
+            f"{config.get('_class_name', 'a scheduler')} with beta_schedule {shape}: name another "
+            "model."
+        )
+    check_prediction_type(config.get("prediction_type", "epsilon"), name)
+
+
+def check_prediction_type(prediction_type: str, name: str) -> None:
+    """Check what a U-Net returns.
+
+    Raises:
+        ValueError: If it is not one of `PREDICTION_TYPES`.
+    """
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type needs one of {', '.join(PREDICTION_TYPES)}, "
+            f"got {prediction_type!r} from {name!r}: name another model."
+        )
+
+
+def _check_text_width(unet: Mapping[str, Any], text: Mapping[str, Any], name: str) -> None:
+    width = text.get("hidden_size", text.get("d_model"))
+    wanted = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim", 1280)
+    widths = wanted if isinstance(wanted, list | tuple) else [wanted]
+    if width is not None and any(w != width for w in widths):
+        raise ValueError(
+            f"The U-Net of {name!r} needs texts of width {wanted}, got {width} from its "
+            "text encoder: name another model."
+        )
+
+
+class _Config(BaseModel, extra="allow"):
+    """The fields that are looked at, with diffusers' defaults."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    latent_channels: int = 4
+    sample_size: Any = None
+
+
+def _read_config(path: Path, component: Component, name: str) -> dict[str, Any]:
+    what = f"the configuration of a part of the prior {name!r}"
+    config = read_json(path, _Config, what=what, remedy="fetch it again").model_dump()
+    # diffusers writes the one, transformers the other.
+    kind = config.get("_class_name") or config.get("model_type")
+    if component.classes and kind not in component.classes:
+        raise ValueError(
+            f"The {path.parent.name} of {name!r} must be {' or '.join(component.classes)}, got "
+            f"{kind} from {path}: name another model."
+        )
+    return config
+
+
+def _check_length(path: Path, name: str) -> None:
+    """Check that a safetensors file is as long as its header says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        try:
+            header: Any = json.loads(file.read(length)) if length <= size else None
+            ends = [part["data_offsets"][1] for key, part in header.items() if key[:2] != "__"]
+            whole = size == 8 + length + max(ends, default=0)
+        except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+            whole = False
+    if not whole:
+        raise ValueError(
+            f"The weights of {name!r} must be whole, got {path}, which breaks off or is damaged; "
+            "fetch them again."
+        )
