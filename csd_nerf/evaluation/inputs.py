@@ -98,8 +98,10 @@ def read_facts(edited: Path) -> dict[str, Any]:
     if not record.is_file():
         return {}
     try:
-        return json.loads(record.read_text())["facts"]
-    except (ValueError, KeyError, TypeError):
+        whole = json.loads(record.read_text())
+        # Older records have it among the settings alone.
+        return {"wrap": bool(whole.get("settings", {}).get("wrap"))} | whole["facts"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{record} must be the record of an edit, with its facts, but can't be read as one; "
             "move it away to measure without it."
@@ -127,4 +129,5 @@ def at_work_size(
         return image01
     width, height = facts["work_size"]
     pixels = to_bytes(image01[0]).cpu()
-    return to_01(resize(pixels, (height, width)))[None].to(image01.device)
+    resized = resize(pixels, (height, width), wrap=facts.get("wrap", False))
+    return to_01(resized)[None].to(image01.device)
