@@ -22,6 +22,7 @@ from torch import Tensor
 
 from csd_nerf.evaluation.cross_view import ray_lengths
 from csd_nerf.media.frames import natural_order
+from csd_nerf.media.images import READ_FORMATS
 from csd_nerf.synthetic.dataset import RECORD
 
 TRANSFORMS = "transforms.json"
@@ -142,7 +143,10 @@ def _read_depth(path: Path) -> Float[Tensor, "h w"]:
     if not path.is_file():
         raise FileNotFoundError(f"A view's depth must be a file, got {path}, which does not exist.")
     try:
-        values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
+        if path.suffix == ".npy":
+            values = np.load(path)
+        else:
+            values = np.array(Image.open(path, formats=READ_FORMATS))
     except (OSError, ValueError) as error:
         raise ValueError(f"Depth must be a picture or .npy, got {path} ({error}).") from None
     values = values.squeeze()
