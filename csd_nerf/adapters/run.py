@@ -103,6 +103,7 @@ def run_videos(
                 "--output."
             )
         frames = open_frames(source, frames=options.frames)
+        check_frames_output(target, size=frames.size)
 
         return lambda prior, reporter: edit_video(prior, frames, target, options, reporter=reporter)
 
