@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
+TICK = Fraction(1, 90_000)
+"""Seconds of which `times` are multiples."""
 RATE = 48000
 TONE_HZ = 440
 
@@ -28,26 +32,45 @@ def write_film(
     rotation: int = 0,
     matrix: int | None = None,
     options: dict[str, str] | None = None,
+    codec: str = "libx264",
+    layout: str = "yuv420p",
+    aspect: Fraction | None = None,
+    times: Sequence[float] | None = None,
 ) -> Path:
-    """Encode frames by H.264, and a tone of as many seconds.
+    """Encode frames of RGB or RGBA, by H.264 if no other codec is named, and a tone as long.
 
-    `matrix` is 1 for BT.709; None encodes by BT.601 and says nothing.
+    `matrix` is 1 for BT.709; None encodes by BT.601 and says nothing. `times` are the seconds at
+    which frames begin and, as one more, the last ends.
     """
-    with av.open(str(path), "w", options=options or {}) as container:
-        picture: Any = container.add_stream("libx264", rate=fps, options={"crf": "4"})
+    given = "rgba" if frames.shape[-1] == 4 else "rgb24"
+    with av.open(f"file:{path}", "w", options=options or {}) as container:
+        quality = {"crf": "4"} if codec == "libx264" else {}
+        picture: Any = container.add_stream(codec, rate=fps, options=quality)
         picture.height, picture.width = frames.shape[1:3]
-        picture.pix_fmt = "yuv420p"
+        picture.pix_fmt = layout
         picture.set_display_rotation(rotation)
+        if aspect is not None:
+            picture.codec_context.sample_aspect_ratio = aspect
+        if times is not None:
+            picture.codec_context.time_base = TICK
+            picture.codec_context.flags |= Flags.frame_duration
         if matrix is not None:
             picture.codec_context.colorspace = matrix
         sound: Any = container.add_stream(audio, rate=RATE, layout="mono") if audio else None
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix or 5)
+        for place, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=given)
+            if "yuv" in layout:
+                frame = frame.reformat(format=layout, dst_colorspace=matrix or 5)
+            else:
+                frame = frame.reformat(format=layout)
+            if times is not None:
+                begin, end = (round(time / TICK) for time in times[place : place + 2])
+                frame.pts, frame.time_base, frame.duration = begin, TICK, end - begin
             container.mux(picture.encode(frame))
         container.mux(picture.encode())
         if sound is not None:
-            for frame in _tone(float(len(frames) / Fraction(fps))):
+            seconds = len(frames) / Fraction(fps) if times is None else times[-1]
+            for frame in _tone(float(seconds)):
                 container.mux(sound.encode(frame))
             container.mux(sound.encode())
     return path

@@ -28,12 +28,13 @@ class Layout:
     """Notices for the user."""
 
     def facts(self) -> dict[str, Any]:
-        """The sizes for a JSON file, as (width, height)."""
+        """The sizes for a JSON file, as (width, height), and whether the edges meet."""
         return {
             "work_size": [*reversed(self.size)],
             "canvas_cells": [*reversed(self.grid)],
             "window_cells": [*reversed(self.window)],
             "stride_cells": self.stride,
+            "wrap": self.wrap,
         }
 
 

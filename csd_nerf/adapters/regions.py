@@ -175,7 +175,7 @@ def restore_original(
 
 def _read_mask(path: Path, *, size: tuple[int, int]) -> Float[Tensor, "H W"]:
     try:
-        picture, _ = read_image(path)
+        picture, _ = read_image(path, keep_alpha=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"--region needs {_FORM}, got {path}: no such file.") from None
     if picture.shape[:2] != size:
@@ -184,9 +184,13 @@ def _read_mask(path: Path, *, size: tuple[int, int]) -> Float[Tensor, "H W"]:
             f"A mask needs the picture's size, {size[1]} x {size[0]} pixels, got {path} of "
             f"{width} x {height}."
         )
-    mask = picture.amax(2).float().div_(255)
+    mask = picture[..., :3].amax(2).float().div_(255)
+    if picture.shape[2] == 4:
+        mask *= picture[..., 3].float().div_(255)
     if not mask.any():
-        raise ValueError(f"A mask needs to be white somewhere, got {path}, all black.")
+        raise ValueError(
+            f"A mask needs to be white somewhere, got {path}, all black or transparent."
+        )
     return mask
 
 

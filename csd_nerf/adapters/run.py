@@ -24,7 +24,13 @@ from csd_nerf.adapters.options import MISTAKES, EditOptions, PanoramaOptions, Vi
 from csd_nerf.adapters.regions import parse_region, region_mask
 from csd_nerf.adapters.run_files import RunFiles, fingerprint
 from csd_nerf.media.files import check_writable, one_writer
-from csd_nerf.media.images import PICTURE_SUFFIXES, check_picture_path, read_image, write_image
+from csd_nerf.media.images import (
+    PICTURE_SUFFIXES,
+    check_picture_path,
+    picture_metadata,
+    read_image,
+    write_image,
+)
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
 from csd_nerf.priors.identity import weights_identity
@@ -98,6 +104,7 @@ def run_videos(
                 "--output."
             )
         frames = open_frames(source, frames=options.frames)
+        check_frames_output(target, size=frames.size)
 
         return lambda prior, reporter: edit_video(prior, frames, target, options, reporter=reporter)
 
@@ -123,7 +130,8 @@ def _edit_picture(
     for notice in notices:
         reporter.note(notice)
     result = edit_panorama(prior, image, options, reporter=reporter)
-    write_image(target, result.image)
+    metadata = picture_metadata(source, note=reporter.note)
+    write_image(target, result.image, metadata=metadata, note=reporter.note)
     return result.facts
 
 

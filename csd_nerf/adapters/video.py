@@ -62,12 +62,18 @@ def edit_video(
         OSError: If the output can't be written, or the decoder's weights can't be had.
         FloatingPointError: If a gradient isn't finite.
     """
-    check_frames_output(output)
+    check_frames_output(output, size=source.size)
     check_writable(output)
     plan = _plan(prior, source, options, reporter)
     latent, facts = _edited_latent(plan)
     with frame_writer(
-        output, size=source.size, fps=source.fps, sound_from=source.sound, note=plan.session.note
+        output,
+        size=source.size,
+        fps=source.fps,
+        times=source.times,
+        pixel_aspect=source.pixel_aspect,
+        sound_from=source.sound,
+        note=plan.session.note,
     ) as write:
         _decode(plan, latent, write)
     return _facts(plan, facts)

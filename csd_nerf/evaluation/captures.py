@@ -23,6 +23,7 @@ from torch import Tensor
 from csd_nerf.evaluation.cross_view import ray_lengths
 from csd_nerf.json_files import read_json
 from csd_nerf.media.frames import natural_order
+from csd_nerf.media.images import READ_FORMATS
 from csd_nerf.media.transforms_schema import Lens, Name, Row
 from csd_nerf.synthetic.dataset import RECORD
 
@@ -161,7 +162,10 @@ def _read_depth(path: Path) -> Float[Tensor, "h w"]:
     if not path.is_file():
         raise FileNotFoundError(f"A view's depth must be a file, got {path}, which does not exist.")
     try:
-        values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
+        if path.suffix == ".npy":
+            values = np.load(path)
+        else:
+            values = np.array(Image.open(path, formats=READ_FORMATS))
         values = values.squeeze().astype(np.float32)
     # On damaged files decoders raise OSError, SyntaxError, EOFError, struct.error and others.
     except Exception as error:

@@ -64,6 +64,11 @@ class Comparison:
         return find_borders(dict(self.facts)) if self.edited.count == 1 else None
 
     @property
+    def wrap(self) -> bool:
+        """Whether the left and right edges of the edited picture meet."""
+        return bool(self.facts.get("wrap"))
+
+    @property
     def source_features(self) -> Float[Tensor, "n d"]:
         """CLIP features of the source's frames."""
         return self.networks.image_features(self.source)

@@ -49,8 +49,13 @@ class _Facts(BaseModel):
         return self
 
 
+class _Settings(BaseModel):
+    wrap: bool = False
+
+
 class _Record(BaseModel):
     facts: _Facts
+    settings: _Settings = _Settings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +142,9 @@ def read_facts(edited: Path) -> dict[str, Any]:
         what="the record of an edit, with its facts",
         remedy="move it away to measure without it",
     )
-    return found.facts.model_dump(exclude_unset=True, exclude_none=True)
+    facts = found.facts.model_dump(exclude_unset=True, exclude_none=True)
+    # Older records have it among the settings alone.
+    return {"wrap": found.settings.wrap} | facts
 
 
 def find_borders(facts: dict[str, Any]) -> tuple[Borders, int] | None:
@@ -161,4 +168,5 @@ def at_work_size(
         return image01
     width, height = facts["work_size"]
     pixels = to_bytes(image01[0]).cpu()
-    return to_01(resize(pixels, (height, width)))[None].to(image01.device)
+    resized = resize(pixels, (height, width), wrap=facts.get("wrap", False))
+    return to_01(resized)[None].to(image01.device)

@@ -158,7 +158,7 @@ MEASURES: tuple[Measure, ...] = (
     *_to_truth(
         "ssim",
         "SSIM",
-        lambda sample, image01: ssim(image01, sample.truth01),
+        lambda sample, image01: ssim(image01, sample.truth01, wrap=sample.comparison.wrap),
         better="higher",
         digits=3,
     ),

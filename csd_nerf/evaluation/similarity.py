@@ -32,11 +32,18 @@ def mean_of_finite(values: Sequence[float]) -> float:
     return fmean([value for value in values if value != inf] or [inf])
 
 
-def ssim(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -> float:
+def ssim(
+    image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"], *, wrap: bool = False
+) -> float:
     """Structural similarity (Wang et al. 2004), averaged over the images, by scikit-image.
 
     Gaussian windows of 11 pixels with sigma 1.5 in each channel, K1 = 0.01, K2 = 0.03; only windows
     that lie completely in the image count. In [-1, 1]; higher is better, 1 for identical images.
+
+    Args:
+        image01: The images.
+        truth01: What they are compared with.
+        wrap: Whether the left and right edges meet, so that windows across them count, too.
 
     Raises:
         ValueError: If an edge of the images is shorter than a window.
@@ -49,11 +56,18 @@ def ssim(image01: Float[Tensor, "n 3 h w"], truth01: Float[Tensor, "n 3 h w"]) -
             f"SSIM needs images of at least {_SSIM_WINDOW}x{_SSIM_WINDOW} pixels, got "
             f"{image01.shape[2]}x{image01.shape[3]}."
         )
+    if wrap:
+        image01, truth01 = (_continued(images, _SSIM_WINDOW // 2) for images in (image01, truth01))
     options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5}
     options |= {"channel_axis": 0, "data_range": 1.0, "use_sample_covariance": False}
     pairs = zip(image01.double().cpu().numpy(), truth01.double().cpu().numpy(), strict=True)
     values: list[Any] = [structural_similarity(*pair, **options) for pair in pairs]
     return fmean(float(value) for value in values)
+
+
+def _continued(images: Float[Tensor, "n 3 h w"], columns: int) -> Float[Tensor, "n 3 h _"]:
+    """Images with columns of their other edge added at the left and the right."""
+    return torch.cat([images[..., -columns:], images, images[..., :columns]], dim=3)
 
 
 class Lpips:

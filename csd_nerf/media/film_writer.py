@@ -5,7 +5,8 @@ Colours are encoded and tagged as BT.709. PyAV is imported late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from csd_nerf.media.films import opened_film, scaler_flags, sound_track
+from csd_nerf.media.film_pixels import scaler_flags
+from csd_nerf.media.films import opened_film, sound_track
 
 if TYPE_CHECKING:
     from av import AudioStream, VideoFrame
@@ -37,6 +39,10 @@ class _Format:
     copied: tuple[str, ...]
     """Codecs whose sound is copied without encoding. (Muxers accept further ones, but players may
     not play them.)"""
+    tick: Fraction = Fraction(1, 90_000)
+    """Seconds of which the times of frames are multiples, if the rate varies."""
+    holds_aspect: bool = True
+    """Whether the pixels' aspect can be written."""
 
 
 # Reproducible files: an encoder's output depends on its number of threads, and with x264's fast
@@ -51,8 +57,13 @@ _COMMON = ("aac", "mp3", "ac3", "eac3", "alac")
 _FORMATS = {
     ".mp4": _Format(*_H264, copied=(*_COMMON, "opus", "flac")),
     ".mov": _Format(*_H264, copied=(*_COMMON, "pcm_s16le", "pcm_s24le")),
-    ".mkv": _Format(*_H264, copied=(*_COMMON, "opus", "flac", "vorbis", "pcm_s16le", "pcm_s24le")),
-    ".webm": _Format(*_VP9, copied=("opus", "vorbis")),
+    ".mkv": _Format(
+        *_H264,
+        copied=(*_COMMON, "opus", "flac", "vorbis", "pcm_s16le", "pcm_s24le"),
+        tick=Fraction(1, 1000),
+    ),
+    # VP9 has no pixel aspect, and PyAV writes the container's for no stream.
+    ".webm": _Format(*_VP9, copied=("opus", "vorbis"), tick=Fraction(1, 1000), holds_aspect=False),
 }
 
 FILM_SUFFIXES = tuple(_FORMATS)
@@ -74,6 +85,8 @@ def film_writer(
     *,
     size: tuple[int, int],
     fps: Fraction,
+    times: Sequence[Fraction] | None = None,
+    pixel_aspect: Fraction | None = None,
     sound_from: Path | None = None,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Iterator[Callable[[UInt8[Tensor, "H W 3"]], None]]:
@@ -85,39 +98,63 @@ def film_writer(
     Args:
         path: File to write; ends in one of `FILM_SUFFIXES`.
         size: Height and width of the frames in pixels.
-        fps: Frames per second.
+        fps: Frames per second, in the mean if there are times.
+        times: Seconds, ascending from 0, at which each frame begins and, as one more, the last
+            ends; None if the rate is constant.
+        pixel_aspect: Width of a pixel divided by its height; None if it is square.
         sound_from: A film whose first sound track is copied, or encoded anew if the format can't
             hold it. Sound and pictures stay synchronous.
         note: Called with each notice for the user.
     """
     import av
+    from av.codec.context import Flags
 
     kind = _FORMATS[path.suffix.lower()]
     odd = size[0] % 2 == 1 or size[1] % 2 == 1
     if odd:
         note("sides of odd length need colours at full resolution, which some players can't show")
-    # Bit-exact: the file holds no random numbers and no library versions.
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    if pixel_aspect is not None and not kind.holds_aspect:
+        note(
+            f"{path.suffix} is written with square pixels, instead of {pixel_aspect} times as wide "
+            "as high; .mp4, .mov and .mkv keep the shape"
+        )
+    tick, begins = 1 / fps, itertools.count()
+    if times is not None:
+        tick, begins = kind.tick, _in_ticks(times, kind.tick)
+    shown = itertools.pairwise(begins)
+    # Bit-exact: the file holds no random numbers and no library versions. With its protocol, a name
+    # may have colons.
+    with av.open(f"file:{path}", "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(kind.video, rate=fps, options=kind.options)
         stream.height, stream.width = size
         layout = stream.pix_fmt = "yuv444p" if odd else "yuv420p"
-        stream.codec_context.time_base = 1 / fps
+        stream.codec_context.time_base = tick
+        # So that the last frame lasts as long as it is to.
+        stream.codec_context.flags |= Flags.frame_duration
+        if pixel_aspect is not None and kind.holds_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         stream.codec_context.colorspace = _BT709
         stream.codec_context.color_range = _LIMITED_RANGE
         with _sound(container, kind, sound_from, note) as sound:
-            count = 0
 
             def write(frame: UInt8[Tensor, "H W 3"]) -> None:
-                nonlocal count
-                sound.mux_until(count / fps)
+                begin, end = next(shown)
+                sound.mux_until(begin * tick)
                 picture = _picture(frame, layout)
-                picture.pts, picture.time_base = count, 1 / fps
+                picture.pts, picture.time_base, picture.duration = begin, tick, end - begin
                 container.mux(stream.encode(picture))
-                count += 1
 
             yield write
             container.mux(stream.encode())
             sound.mux_until(None)
+
+
+def _in_ticks(times: Sequence[Fraction], tick: Fraction) -> Iterator[int]:
+    """Times in ticks, rounded; every frame lasts one at least."""
+    last = -1
+    for time in times:
+        last = max(round(time / tick), last + 1)
+        yield last
 
 
 def _picture(frame: UInt8[Tensor, "H W 3"], layout: str) -> VideoFrame:

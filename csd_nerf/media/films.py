@@ -1,10 +1,7 @@
 """Reads video files by PyAV: frames are decoded lazily and turned upright.
 
 Frames are counted by decoding the film once, since the counts in containers are often wrong. This
-also finds a damaged file before work is spent on it.
-
-A film without a colour matrix in its metadata is read as BT.709 if it has 720 lines or more, else
-as BT.601, as players do.
+also finds a damaged file before work is spent on it, and when each frame is shown.
 
 PyAV is imported late.
 """
@@ -15,25 +12,34 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from csd_nerf.media.file_lengths import least_length
+from csd_nerf.media.film_pixels import is_transparent, upright_rgb
+from csd_nerf.media.tone_mapping import NAMES
+
 if TYPE_CHECKING:
-    from av import AudioStream, VideoFrame, VideoStream
+    from av import AudioStream, VideoCodecContext, VideoFrame, VideoStream
     from av.container import InputContainer
 
 FRAME_RATE = Fraction(24)
 """Frames per second of films whose rate is unknown."""
 
 _DECODER_THREADS = 4
-_HD_LINES = 720
-_UNSPECIFIED = 2
-"""AVCOL_SPC_UNSPECIFIED."""
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "gif", "apng", "ivf"),
+    *("rm", "dv", "nut", "yuv4mpegpipe", "h264", "hevc", "av1", "obu", "m4v", "mpegvideo", "vc1"),
+)
+"""FFmpeg's names of the formats that are read. Others are lists of further files, devices, single
+pictures or text."""
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders of these codecs leave the transparency out."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,13 @@ class Film:
     """Mean number of frames per second."""
     has_sound: bool
     """Whether there is a sound track."""
+    times: tuple[Fraction, ...] | None = None
+    """If the rate varies: the seconds from the first frame on at which each frame begins, and, as
+    one more, at which the last ends. None if the rate is constant, or no times are known."""
+    pixel_aspect: Fraction | None = None
+    """Width of a pixel divided by its height, after rotation; None if it is square."""
+    notices: tuple[str, ...] = ()
+    """Notices for the user of what is converted."""
 
 
 def inspect_film(path: Path) -> Film:
@@ -59,7 +72,13 @@ def inspect_film(path: Path) -> Film:
     """
     size = None
     count = 0
+    lying = transparent = False
+    clock = _Clock()
+    transfers = set()
     for count, frame in enumerate(_decoded(path), start=1):
+        clock.add(frame)
+        transfers.add(frame.color_trc)
+        transparent = transparent or is_transparent(frame)
         lying = frame.rotation % 180 == 90
         upright = (frame.width, frame.height) if lying else (frame.height, frame.width)
         size = size or upright
@@ -72,7 +91,48 @@ def inspect_film(path: Path) -> Film:
         raise ValueError(f"A video needs at least one frame, got {path} with none.")
     with opened_film(path) as (container, stream):
         fps = stream.average_rate or stream.guessed_rate or FRAME_RATE
-        return Film(count, size, fps, sound_track(container) is not None)
+        times = clock.times(fps)
+        aspect = stream.sample_aspect_ratio or 1
+        notices = [
+            f"high dynamic range ({NAMES[kind]}) tone-mapped to the standard range"
+            for kind in sorted(transfers & NAMES.keys())
+        ]
+        notices += ["transparent parts put over white"] if transparent else []
+        return Film(
+            count,
+            size,
+            fps if times is None else count / times[-1],
+            sound_track(container) is not None,
+            times,
+            None if aspect == 1 else 1 / aspect if lying else aspect,
+            tuple(notices),
+        )
+
+
+class _Clock:
+    """When frames are shown."""
+
+    def __init__(self) -> None:
+        self._begins: list[int | None] = []
+        """In ticks."""
+        self._last = 0
+        """How many ticks the last frame lasts; 0 if unknown."""
+        self._tick: Fraction | None = None
+
+    def add(self, frame: VideoFrame) -> None:
+        self._begins.append(frame.pts)
+        self._last, self._tick = frame.duration or 0, frame.time_base
+
+    def times(self, fps: Fraction) -> tuple[Fraction, ...] | None:
+        """`Film.times`; the rate is constant if no frame is half a frame off its place at it."""
+        begins = [begin for begin in self._begins if begin is not None]
+        ascending = all(one < other for one, other in pairwise(begins))
+        if self._tick is None or len(begins) < len(self._begins) or not ascending:
+            return None
+        seconds = [(begin - begins[0]) * self._tick for begin in begins]
+        seconds.append(seconds[-1] + (self._last * self._tick or 1 / fps))
+        off = [abs(at * fps - place) for place, at in enumerate(seconds)]
+        return tuple(seconds) if max(off[:-1]) > Fraction(1, 2) or off[-1] > 1 else None
 
 
 def read_film(path: Path, indices: Iterable[int]) -> Iterator[UInt8[Tensor, "H W 3"]]:
@@ -85,7 +145,7 @@ def read_film(path: Path, indices: Iterable[int]) -> Iterator[UInt8[Tensor, "H W
     index = next(wanted, None)
     for number, frame in enumerate(_decoded(path)):
         if number == index:
-            yield torch.from_numpy(_upright(frame))
+            yield torch.from_numpy(upright_rgb(frame))
             index = next(wanted, None)
         if index is None:
             return
@@ -100,21 +160,28 @@ def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """
     import av
 
+    if not path.is_file():
+        raise ValueError(f"The input must be a video file, got {path}, which is no regular file.")
     try:
-        container = av.open(str(path))
+        # With its protocol, a name may have colons.
+        container = av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)},
+        )
     except av.FFmpegError as error:
         if isinstance(error, (MemoryError, PermissionError)):
             raise
         raise ValueError(
-            f"The input must be a video that FFmpeg can read, got {path}, which is none or is "
-            "damaged at its start; fetch it again or convert it."
+            f"The input must be a video that FFmpeg can read, such as MP4, MOV, MKV, WebM or AVI, "
+            f"or a folder of pictures, got {path}, which is none or is damaged at its start; fetch "
+            "it again or convert it (`csd-nerf panorama` edits a single picture)."
         ) from None
     with container:
         stream = _moving_pictures(container)
         if stream is None:
             raise ValueError(
                 f"The input must be a video or a folder of pictures, got {path}, which has no "
-                "moving pictures; `csd-nerf panorama` edits a single picture."
+                "moving pictures."
             )
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = _DECODER_THREADS
@@ -129,9 +196,6 @@ def sound_track(container: InputContainer) -> AudioStream | None:
 def _moving_pictures(container: InputContainer) -> VideoStream | None:
     from av.stream import Disposition
 
-    # FFmpeg also opens single pictures, and text files as animations.
-    if container.format.name.endswith("_pipe") or container.format.name in ("image2", "tty"):
-        return None
     films = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
     return next(films, None)
 
@@ -140,15 +204,22 @@ def _decoded(path: Path) -> Iterator[VideoFrame]:
     import av
 
     packets = frames = 0
+    partial = False
     with opened_film(path) as (container, stream):
+        decoder = _decoder(stream)
         try:
-            for packet in container.demux(stream):
+            for packet in container.demux():
+                if packet.size:
+                    partial = packet.is_corrupt
+                if packet.stream is not stream:
+                    continue
                 packets += packet.size > 0
-                for frame in packet.decode():
+                for frame in decoder.decode(packet):
                     frames += 1
                     yield frame
             # MP4 and its relatives have an index of packets; decoders may skip a truncated packet.
-            cut = container.format.name.startswith("mov,") and packets < stream.frames
+            missing = container.format.name.startswith("mov,") and packets < stream.frames
+            cut = missing or partial or path.stat().st_size < least_length(path)
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
@@ -160,26 +231,12 @@ def _decoded(path: Path) -> Iterator[VideoFrame]:
         )
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
-    """RGB pixels of a frame, turned by its rotation."""
-    from av.video.reformatter import Colorspace
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    from av import VideoCodecContext
 
-    matrix = None
-    if frame.colorspace == _UNSPECIFIED:
-        matrix = Colorspace.ITU709 if frame.height >= _HD_LINES else Colorspace.ITU601
-    rgb = frame.reformat(format="rgb24", src_colorspace=matrix, interpolation=scaler_flags())
-    # Like NumPy's rot90, PyAV counts the rotation counter-clockwise.
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90)))
-
-
-def scaler_flags() -> int:
-    """FFmpeg's flags for converting colours; a round trip loses 2 dB less than by default."""
-    from av.video.reformatter import Interpolation
-
-    return (
-        Interpolation.BICUBIC
-        | Interpolation.FULL_CHR_H_INT
-        | Interpolation.FULL_CHR_H_INP
-        | Interpolation.ACCURATE_RND
-        | Interpolation.BITEXACT
-    )
+    name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    decoder = cast("VideoCodecContext", VideoCodecContext.create(name, "r"))
+    decoder.extradata = stream.codec_context.extradata
+    return decoder

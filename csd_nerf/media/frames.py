@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -43,6 +45,10 @@ class FrameSource:
     """The video file or folder; None for frames in memory."""
     sound: Path | None = None
     """The film that holds the sound; None if there is none."""
+    times: tuple[Fraction, ...] | None = None
+    """Seconds at which each frame begins and, as one more, the last ends, if the rate varies."""
+    pixel_aspect: Fraction | None = None
+    """Width of a pixel divided by its height; None if it is square."""
     notices: tuple[str, ...] = ()
     """Notices for the user, such as that pictures were converted."""
 
@@ -56,7 +62,8 @@ def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
     Args:
         path: The video, or a folder whose pictures are taken in natural order (2 before 10).
         frames: `all`, or a number of evenly spaced frames, with the first and the last. A video
-            keeps its duration, so that the sound fits: its frame rate is lowered.
+            keeps its duration, so that the sound fits: its frame rate is lowered, or, if that
+            varies, each frame lasts until the next one that is taken.
 
     Raises:
         FileNotFoundError: If the path does not exist.
@@ -73,6 +80,7 @@ def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
         )
     film = inspect_film(path)
     taken = _chosen(film.count, wanted)
+    times = film.times and (*(film.times[index] for index in taken), film.times[-1])
     return FrameSource(
         film.size,
         len(taken),
@@ -81,7 +89,9 @@ def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
         fps=(film.fps * len(taken) / film.count).limit_denominator(100_000),
         path=path,
         sound=path if film.has_sound else None,
-        notices=_notices(film.count, wanted),
+        times=times,
+        pixel_aspect=film.pixel_aspect,
+        notices=(*film.notices, *_notices(film.count, wanted)),
     )
 
 
@@ -146,12 +156,43 @@ def natural_order(name: str) -> list[str | int]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def check_frames_output(output: Path) -> None:
-    """Check that frames can be written to this path.
+def check_frames_output(output: Path, *, size: tuple[int, int] = (64, 64)) -> None:
+    """Check that frames can be written to this path; for a video, by writing one elsewhere.
+
+    Args:
+        output: A file or folder, which needn't exist and is left alone.
+        size: Height and width of the frames in pixels.
 
     Raises:
-        ValueError: If it is neither a folder (no suffix) nor a video with one of `FILM_SUFFIXES`.
+        ValueError: If it is neither a folder (no suffix) nor a video with one of `FILM_SUFFIXES`,
+            or FFmpeg can't write a video of this name or size.
     """
+    try:
+        _check_kind(output)
+    except OSError as error:
+        raise ValueError(
+            f"The output needs a name that a file can have, got {output} "
+            f"({error.strerror or error}); name another --output."
+        ) from None
+    if not _is_film(output):
+        return
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            frame_writer(Path(folder) / output.name, size=size) as write,
+        ):
+            write(torch.zeros(*size, 3, dtype=torch.uint8))
+    # PyAV's own errors are no ValueErrors or OSErrors, unless there is one of the same meaning.
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise ValueError(
+            f"The output must be a video that FFmpeg can write, got {output} with {size[1]} x "
+            f"{size[0]} pixels ({error}); name another --output."
+        ) from None
+
+
+def _check_kind(output: Path) -> None:
     folder = output.is_dir() or not (output.suffix or output.exists())
     if not (folder or _is_film(output)):
         raise ValueError(
@@ -170,6 +211,8 @@ def frame_writer(
     *,
     size: tuple[int, int],
     fps: Fraction | None = None,
+    times: Sequence[Fraction] | None = None,
+    pixel_aspect: Fraction | None = None,
     sound_from: Path | None = None,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Iterator[Callable[[Frame], None]]:
@@ -183,20 +226,35 @@ def frame_writer(
         output: A path that `check_frames_output` accepts.
         size: Height and width of the frames in pixels.
         fps: Frames per second of a video; None means `FRAME_RATE`.
+        times: As `FrameSource.times`, for as many frames as will be written; a folder has none.
+        pixel_aspect: As `FrameSource.pixel_aspect`; a folder has none.
         sound_from: A film whose sound is copied to the video; a folder has no sound.
         note: Called with each notice for the user.
     """
-    check_frames_output(output)
+    _check_kind(output)
     if not _is_film(output):
         if sound_from is not None:
             note("a folder of frames holds no sound: it is left out")
+        if times is not None:
+            note("a folder of frames holds no times: the film's varying rate is left out")
+        if pixel_aspect is not None:
+            note(
+                f"pictures have square pixels: those of the film, {pixel_aspect} times as wide as "
+                "high, are left as they are"
+            )
         with _folder_writer(output) as write:
             yield write
         return
     with (
         written_whole(output) as temporary,
         film_writer(
-            temporary, size=size, fps=fps or FRAME_RATE, sound_from=sound_from, note=note
+            temporary,
+            size=size,
+            fps=fps or FRAME_RATE,
+            times=times,
+            pixel_aspect=pixel_aspect,
+            sound_from=sound_from,
+            note=note,
         ) as write,
     ):
         yield write

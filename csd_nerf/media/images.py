@@ -1,13 +1,13 @@
 """Reads and writes picture files.
 
-Every picture is converted to upright RGB with 8 bits per channel; notices tell the user what was
-converted. Embedded colour profiles are not applied.
+Every picture is converted to upright sRGB with 8 bits per channel, by its embedded colour profile
+if it has one; notices tell the user what was converted.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -15,10 +15,12 @@ from typing import NoReturn
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from csd_nerf.media.colour_profiles import to_srgb
 from csd_nerf.media.files import written_whole
+from csd_nerf.media.metadata import PictureMetadata, metadata_of
 
 MAX_PIXELS = 2**30
 """Largest number of pixels of a picture that is read, such as 32768 x 32768."""
@@ -26,9 +28,24 @@ MAX_PIXELS = 2**30
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PICTURE_SUFFIXES = tuple(_FORMATS)
 """Suffixes of the pictures that can be written."""
+READ_FORMATS = (
+    *("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "DDS"),
+    *("PSD", "SGI", "PCX", "QOI"),
+)
+"""Pillow's names of the formats that are read. Others are programs (PostScript), not pixels."""
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What EXIF orientations ask for. Pillow's own `exif_transpose` fails if other tags are damaged."""
 _LYING = range(5, 9)
 """EXIF orientations that swap width and height."""
 _DEEP = "16 bits a channel brought to 8"
@@ -61,9 +78,6 @@ def read_image(
         FileNotFoundError: If there is no file.
         ValueError: If it is not a picture, is damaged, or has more than `MAX_PIXELS`.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"The input must be a picture file, got {path}, which {what}.")
     with _no_pixel_limit(), _open(path) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -72,11 +86,37 @@ def read_image(
                 "shrink it."
             )
         notices = _load(image, path)
-        if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION)) if upright else None
+        if turn is not None:
             notices.append("turned upright, as its EXIF orientation says")
-            ImageOps.exif_transpose(image, in_place=True)
-        whole = _rgb(image, path, notices, keep_alpha=keep_alpha)
+        turned = image if turn is None else image.transpose(turn)
+        whole = _rgb(turned, path, notices, keep_alpha=keep_alpha)
         return torch.from_numpy(np.array(whole)), notices
+
+
+def picture_metadata(
+    path: Path,
+    *,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> PictureMetadata:
+    """EXIF and XMP of a picture, as they hold for what `read_image` returns.
+
+    Args:
+        path: The file.
+        note: Called with a notice for the user if tags are damaged.
+
+    Raises:
+        FileNotFoundError: As `read_image` does.
+        ValueError: As `read_image` does.
+    """
+    size = image_size(path)
+    with _no_pixel_limit(), _open(path) as image:
+        # The tags of a PNG may come after its pixels.
+        _load(image, path)
+        metadata, notices = metadata_of(image, size=size)
+    for notice in notices:
+        note(notice)
+    return metadata
 
 
 def read_mask(path: Path, *, upright: bool = True) -> Bool[Tensor, "H W"]:
@@ -94,7 +134,8 @@ def read_mask(path: Path, *, upright: bool = True) -> Bool[Tensor, "H W"]:
     if _DEEP in notices:
         # A grey mask of 0 and 1 would be black after its scaling to 8 bits.
         with _no_pixel_limit(), _open(path) as deep:
-            whole = np.asarray(ImageOps.exif_transpose(deep) if upright else deep)
+            turn = _TURNS.get(deep.getexif().get(_ORIENTATION)) if upright else None
+            whole = np.asarray(deep if turn is None else deep.transpose(turn))
         if whole.ndim == 2:
             return torch.from_numpy(whole > 0)
     white = image[..., :3].amax(2) > 0
@@ -109,8 +150,10 @@ def image_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
         ValueError: If it is not a picture.
     """
     try:
-        with _no_pixel_limit(), Image.open(path) as image:
-            lying = upright and image.getexif().get(_ORIENTATION) in _LYING
+        with _no_pixel_limit(), _open(path) as image:
+            # Pillow itself turns a TIFF.
+            turned = upright and image.format != "TIFF"
+            lying = turned and image.getexif().get(_ORIENTATION) in _LYING
             return image.size if lying else (image.height, image.width)
     except OSError:
         # read_image raises a better message.
@@ -137,13 +180,22 @@ def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> No
         )
 
 
-def write_image(path: Path, image: UInt8[Tensor, "H W 3"], *, compress_level: int = 4) -> None:
+def write_image(
+    path: Path,
+    image: UInt8[Tensor, "H W 3"],
+    *,
+    compress_level: int = 4,
+    metadata: PictureMetadata | None = None,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> None:
     """Write a picture atomically, in the format of the path's suffix.
 
     Args:
         path: File to write.
         image: The picture.
         compress_level: Level of a PNG's lossless compression, 0 to 9.
+        metadata: EXIF and XMP to write with it, of a picture of this size.
+        note: Called with a notice for the user if the format can't hold the metadata.
 
     Raises:
         ValueError: As `check_picture_path` does.
@@ -151,6 +203,7 @@ def write_image(path: Path, image: UInt8[Tensor, "H W 3"], *, compress_level: in
     check_picture_path(path, size=(image.shape[0], image.shape[1]))
     kind = _FORMATS[path.suffix.lower()]
     options = {"compress_level": compress_level} if kind == "PNG" else {"quality": 95}
+    options |= (metadata or PictureMetadata()).options(kind, note)
     with written_whole(path) as temporary:
         Image.fromarray(image.cpu().numpy()).save(temporary, format=kind, **options)
 
@@ -180,8 +233,14 @@ def _no_pixel_limit() -> Iterator[None]:
 
 
 def _open(path: Path) -> Image.Image:
+    # A pipe would be waited for.
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        if path.exists() and not path.is_dir():
+            what = "is a pipe or a device"
+        raise FileNotFoundError(f"The input must be a picture file, got {path}, which {what}.")
     try:
-        return Image.open(path)
+        return Image.open(path, formats=READ_FORMATS)
     except UnidentifiedImageError:
         raise ValueError(
             f"The input must be a picture that Pillow can read, such as PNG, JPEG or WebP, "
@@ -221,11 +280,15 @@ def _notices_of_file(image: Image.Image) -> Iterator[str]:
 
 
 def _rgb(image: Image.Image, path: Path, notices: list[str], *, keep_alpha: bool) -> Image.Image:
-    """Convert to RGB, or RGBA, and add to the notices what was lost."""
+    """Convert to sRGB, or RGBA, and add to the notices what was converted or lost."""
+    profile = image.info.get("icc_profile")
     if image.mode == "F" or image.mode.startswith("I"):
-        return _from_16_bits(image, path, notices)
-    if name := _NAMES.get(image.mode):
+        image = _from_16_bits(image, path, notices)
+    elif name := _NAMES.get(image.mode):
         notices.append(f"{name} converted to RGB")
+    if profile:
+        image, told = to_srgb(image, profile)
+        notices.extend(told)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -238,7 +301,7 @@ def _rgb(image: Image.Image, path: Path, notices: list[str], *, keep_alpha: bool
 
 
 def _from_16_bits(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:
-    """Convert 16-bit grey; Pillow's own conversion would clip it to white instead of scaling."""
+    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it to white."""
     grey = np.asarray(image)
     if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
         raise ValueError(
@@ -246,4 +309,4 @@ def _from_16_bits(image: Image.Image, path: Path, notices: list[str]) -> Image.I
         )
     notices.extend(text for text in (_DEEP, "grey converted to RGB") if text not in notices)
     scaled = (grey.astype(np.uint32) + 128) // 257
-    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(scaled.astype(np.uint8))

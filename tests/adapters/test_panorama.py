@@ -211,7 +211,9 @@ def seam_and_steps(image: Tensor) -> tuple[float, float]:
 def test_the_edges_of_a_wrapped_result_meet(tiny, method):
     image = picture(64, 128)
     few = {"method": method, "iterations": 12, "steps": 4, "learning_rate": 8.0}
-    wrapped, steps = seam_and_steps(edit_panorama(tiny, image, options(wrap=True, **few)).image)
+    result = edit_panorama(tiny, image, options(wrap=True, **few))
+    assert result.facts["wrap"] is True
+    wrapped, steps = seam_and_steps(result.image)
     flat, _ = seam_and_steps(edit_panorama(tiny, image, options(**few)).image)
     assert wrapped <= 1.5 * steps
     assert flat > 1.5 * wrapped

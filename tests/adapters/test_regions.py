@@ -81,6 +81,15 @@ def test_mistakes_with_masks_are_told(tmp_path):
         lay(f"snow@{mask}")
 
 
+def test_a_mask_covers_as_much_as_it_is_opaque(tmp_path):
+    grey = np.array([[255, 255, 255, 0], [102, 102, 102, 0]], np.uint8)
+    alpha = np.array([[255, 51, 0, 255], [255, 51, 0, 0]], np.uint8)
+    Image.fromarray(np.stack([grey, grey, grey, alpha], -1)).save(tmp_path / "mask.png")
+    mask = region_mask(parse_region(f"snow@{tmp_path}/mask.png"), size=(2, 4))
+    wanted = torch.tensor([[1, 0.2, 0, 0], [0.4, 0.08, 0, 0]])
+    torch.testing.assert_close(mask, wanted)
+
+
 def test_a_mask_means_the_same_as_its_box(tmp_path):
     pixels = np.zeros((60, 100), dtype=np.uint8)
     pixels[15:33, 20:75] = 255

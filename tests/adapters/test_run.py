@@ -332,7 +332,7 @@ def test_an_input_that_fails_in_its_edit_leaves_the_others(tmp_path, run, loads,
     failing = iter([ValueError("no such\nluck")])
     goes_on = "(--resume goes on from what was done)"
 
-    def write_image(path, image):
+    def write_image(path, image, **_):
         for error in failing:
             raise error
         path.touch()

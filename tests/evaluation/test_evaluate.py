@@ -11,6 +11,7 @@ from PIL import Image
 from csd_nerf import cli
 from csd_nerf.evaluation import clip, fid, similarity
 from csd_nerf.evaluation.evaluate import run_evaluate
+from csd_nerf.evaluation.inputs import at_work_size
 from csd_nerf.evaluation.options import EvaluateSettings
 from csd_nerf.evaluation.similarity import Lpips, psnr, ssim
 from csd_nerf.synthetic.dataset import SceneSettings, write_dataset
@@ -94,6 +95,42 @@ def test_a_picture_with_its_record_is_measured_by_hand(tmp_path, offline):
     assert values["psnr_source"] == pytest.approx(-20 * np.log10(55 / 255), abs=1e-4)
     assert values["psnr_edited"] == pytest.approx(-10 * np.log10(0.5 * (10 / 255) ** 2), abs=1e-4)
     assert values["seams"] == pytest.approx(10 / 255, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("record", "around"),
+    [
+        ({"facts": FACTS | {"wrap": True}}, True),
+        ({"facts": FACTS, "settings": {"wrap": True}}, True),
+        ({"facts": FACTS | {"wrap": False}, "settings": {"wrap": True}}, False),
+        ({"facts": FACTS}, False),
+    ],
+)
+def test_a_wrapped_panorama_is_measured_across_its_edges(tmp_path, offline, record, around):
+    """An error that rises by 1 a column: its only step, 32 less the slope, is where edges meet."""
+    source, edited = tmp_path / "source.png", tmp_path / "edited.png"
+    save(source, np.full((16, 32, 3), 100))
+    array = np.broadcast_to(155 + np.arange(32)[None, :, None], (16, 32, 3))
+    save(edited, array)
+    (tmp_path / "edited.png.json").write_text(json.dumps(record))
+    values, _ = measured(tmp_path, source=source, edited=(str(edited),), look="negative")
+    # The mean of this border and of the one between the windows.
+    assert values["seams"] == pytest.approx((32 / 2 if around else 0) / 255, abs=1e-4)
+    pair = (
+        torch.from_numpy(array / 255).permute(2, 0, 1)[None],
+        torch.full((1, 3, 16, 32), 155 / 255),
+    )
+    assert abs(ssim(*pair, wrap=True) - ssim(*pair)) > 1e-4
+    assert values["ssim_edited"] == pytest.approx(ssim(*pair, wrap=around), abs=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_wrapped_panorama_is_resized_across_its_edges(wrap):
+    """Shrunken by two, the first column gets some of the last one."""
+    image01 = torch.zeros(1, 3, 16, 32)
+    image01[..., -1] = 1
+    small = at_work_size(image01, {"work_size": [16, 8], "wrap": wrap})
+    assert bool(small[..., 0].abs().max() > 0.05) == wrap
 
 
 def test_a_video_is_measured_by_hand(tmp_path, offline):

@@ -51,6 +51,20 @@ def test_ssim_is_that_of_torchmetrics_without_its_mirrored_edges():
     assert ssim(first, first) == pytest.approx(1, abs=1e-6)
 
 
+def test_ssim_of_a_wrapped_panorama_is_the_same_wherever_it_is_cut():
+    first, second = images(2), images(2, seed=1)
+    turned = (first.roll(17, dims=3), second.roll(17, dims=3))
+    assert ssim(*turned, wrap=True) == pytest.approx(ssim(first, second, wrap=True), abs=1e-9)
+    assert abs(ssim(*turned) - ssim(first, second)) > 1e-4
+    _, places = structural_similarity_index_measure(
+        *(torch.cat([image] * 3, 3) for image in (first, second)),
+        data_range=1.0,
+        return_full_image=True,
+    )
+    around = places[..., 5:-5, 56:-56].mean().item()
+    assert ssim(first, second, wrap=True) == pytest.approx(around, abs=1e-4)
+
+
 def test_ssim_refuses_images_smaller_than_its_window():
     with pytest.raises(ValueError, match="at least 11x11 pixels, got 8x40"):
         ssim(images(1, 8, 40), images(1, 8, 40))

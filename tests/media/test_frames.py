@@ -189,7 +189,7 @@ def written(content: bytes):
         (written(b"no film at all\n" * 99), "film.mp4", "a video that FFmpeg can read"),
         (written(b"no film at all\n" * 99), "film.txt", "video"),
         (sound_only, "film.mp4", "which has no moving pictures"),
-        (picture, "film.jpg", "which has no moving pictures; `csd-nerf panorama`"),
+        (picture, "film.jpg", "`csd-nerf panorama` edits a single picture"),
     ],
 )
 def test_what_is_no_whole_film_ends_in_one_line(tmp_path, capfd, make, name, message):

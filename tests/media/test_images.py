@@ -7,9 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from csd_nerf.media.images import MAX_PIXELS, check_picture_path, read_image, write_image
+from csd_nerf.media.images import (
+    MAX_PIXELS,
+    check_picture_path,
+    image_size,
+    read_image,
+    write_image,
+)
 
 WIDTH, HEIGHT = 24, 16
 
@@ -52,6 +58,18 @@ def test_exif_orientation_is_applied(tmp_path):
     image, notices = read_image(path)
     assert np.array_equal(image.numpy(), np.rot90(pixels, -1))
     assert notices == ["turned upright, as its EXIF orientation says"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_undone_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.png", Image.fromarray(noise()), exif=exif)
+    image, notices = read_image(path)
+    with Image.open(path) as opened:
+        assert np.array_equal(image.numpy(), np.asarray(ImageOps.exif_transpose(opened)))
+    assert image_size(path) == tuple(image.shape[:2])
+    assert len(notices) == (orientation > 1)
 
 
 @pytest.mark.parametrize(
