@@ -1,4 +1,4 @@
-# Everything starts from a bare Python >= 3.10: the first target that needs the environment makes it.
+# Everything starts from a bare Python 3.10 to 3.12: the first target that needs the environment makes it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

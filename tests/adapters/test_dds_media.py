@@ -18,9 +18,10 @@ BRIGHTER = [
 
 
 @pytest.fixture
-def kinds(monkeypatch):
+def kinds(monkeypatch, tmp_path):
     """The kinds of prior that were loaded."""
     found = []
+    monkeypatch.setattr(priors, "fetch", lambda *_, **__: (tmp_path, None))
     monkeypatch.setattr(priors, "load", lambda *_, kind, **__: found.append(kind) or SurePrior())
     return found
 

@@ -235,6 +235,7 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
 )
 def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset, residual):
     calls = []
+    monkeypatch.setattr(priors, "fetch", lambda *_, **__: (tmp_path, None))
     monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
     Image.fromarray(colours(1, 32, 40)[0].numpy()).save(tmp_path / "x.png")
     given = ["panorama", str(tmp_path / "x.png"), "--output", str(tmp_path / "y.png")]
