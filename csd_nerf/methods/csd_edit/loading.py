@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from csd_nerf.core.settings import EditSettings
 from csd_nerf.media import run_config
 from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.lazy_prior import PriorOptions
+from csd_nerf.scene.stage import StageOptions
 
 _FRAME_FIELDS = (
     *("scale_factor", "scene_scale", "orientation_method", "center_method", "auto_scale_poses"),
@@ -46,8 +50,9 @@ def read_run_config(checkpoint: Path) -> TrainerConfig | None:
 def adopt_settings(config: TrainerConfig, run: TrainerConfig, checkpoint: Path) -> Adopted:
     """Adopt the settings with which a scene was trained: of model, dataparser, data and image size.
 
-    Options that differ from the preset's were given by the user, and stay; but the scene's axes and
-    scale can't change.
+    From a run of csd-edit also those options of editing and of the prior are adopted that were
+    given to it. Options that differ from the preset's were given by the user, and stay; but the
+    scene's axes and scale can't change.
 
     Args:
         config: The config of this run, changed in place.
@@ -62,6 +67,9 @@ def adopt_settings(config: TrainerConfig, run: TrainerConfig, checkpoint: Path) 
     theirs: Any = run.pipeline
     for name in names:
         adopted.take((ours.model, theirs.model, usual.model), name, "pipeline.model")
+    given_to = _preset(run.method_name)
+    if isinstance(run.pipeline, StageOptions) and given_to is not None:
+        _adopt_editing(adopted, ours, theirs, usual, given_to.pipeline)
     usual = usual.datamanager
     _adopt_images(adopted, ours.datamanager, theirs.datamanager, usual)
     if type(ours.datamanager.dataparser) is type(theirs.datamanager.dataparser):
@@ -76,8 +84,10 @@ class Adopted:
     Attributes:
         kept: The user's options that stayed, with their values, and those of the loaded run.
         refused: The user's options that could not be honoured, in the same form.
+        taken: Options of editing that were given to the loaded run, with their values.
     """
 
+    taken: dict[str, Any] = dataclasses.field(default_factory=dict)
     kept: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     refused: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
@@ -108,6 +118,10 @@ class Adopted:
     def notices(self) -> list[str]:
         """What the user may not expect, without full stops."""
         found = [
+            f"{option} {value} is taken over from the loaded run"
+            for option, value in self.taken.items()
+        ]
+        found += [
             f"{option} {ours} stays as given, the loaded run had {theirs}"
             for option, (ours, theirs) in self.kept.items()
         ]
@@ -115,6 +129,37 @@ class Adopted:
             f"{option} {ours} can't be honoured, since the loaded scene was trained with {theirs}"
             for option, (ours, theirs) in self.refused.items()
         ]
+
+
+def _adopt_editing(adopted: Adopted, ours: Any, theirs: Any, usual: Any, given_to: Any) -> None:
+    """Adopt the options of editing and of the prior that were given to the loaded run.
+
+    Args:
+        adopted: What becomes of them.
+        ours: Config of this run's pipeline, changed in place.
+        theirs: That of the loaded run.
+        usual: That of this run's preset.
+        given_to: That of the loaded run's preset.
+    """
+
+    def given(path: str, names: Iterable[str], *configs: Any) -> dict[str, Any]:
+        """The fields to adopt, of (ours, theirs, usual, given_to)."""
+        found = {}
+        for name in names:
+            mine, their, preset, their_preset = (getattr(config, name) for config in configs)
+            if mine == preset and their not in (their_preset, mine):
+                option = f"--{path}.{name}".replace("_", "-")
+                found[name] = adopted.taken[option] = their
+        return found
+
+    # The prompt is asked for first of all, and the rounds of a preset are not an option.
+    names = {f.name for kind in (StageOptions, PriorOptions) for f in dataclasses.fields(kind)}
+    names -= {"prompt", "default_rounds", "edit"}
+    for name, value in given("pipeline", sorted(names), ours, theirs, usual, given_to).items():
+        setattr(ours, name, value)
+    edits = (ours.edit, theirs.edit, usual.edit, given_to.edit)
+    fields = [spec.name for spec in dataclasses.fields(EditSettings)]
+    ours.edit = dataclasses.replace(ours.edit, **given("pipeline.edit", fields, *edits))
 
 
 def _preset(method: str | None) -> TrainerConfig | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import shutil
 import zipfile
@@ -16,7 +17,7 @@ from PIL import Image
 from csd_nerf.methods.common import checkpoints
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit import loading
-from csd_nerf.methods.csd_edit.config import csd_edit_tiny
+from csd_nerf.methods.csd_edit.config import csd_edit, csd_edit_tiny
 
 
 @pytest.fixture
@@ -297,3 +298,44 @@ def test_the_newest_checkpoint_is_found_or_the_one_that_is_named(tmp_path):
         find(load_dir=tmp_path / "none", load_step=None, load_checkpoint=None)
     with pytest.raises(MethodError, match=r"--load-checkpoint needs a file"):
         find(load_dir=None, load_step=None, load_checkpoint=tmp_path / "none")
+
+
+def test_a_resumed_run_takes_over_what_the_first_was_told(make_config, train, capsys):
+    usual = csd_edit_tiny.config.pipeline
+    config = make_config("first")
+    config.pipeline.negative_prompt, config.pipeline.start = "fog", "original"
+    config.pipeline.edit = dataclasses.replace(usual.edit, iterations=2, image_scale=1.3)
+    config.pipeline.prior = "other"
+    first = train(config)
+
+    config = make_config("second")
+    config.load_dir = first.base_dir / "source_models"
+    config.pipeline.edit = dataclasses.replace(usual.edit, iterations=1, text_scale=2.5)
+    config.pipeline.prior = usual.prior
+    capsys.readouterr()
+    trainer = start(config)
+    options = trainer.pipeline.config
+    assert (options.negative_prompt, options.start, options.prior) == ("fog", "original", "other")
+    assert (options.edit.image_scale, options.edit.iterations) == (1.3, 1)
+    assert options.edit.text_scale == 2.5
+    told = "".join(capsys.readouterr().out.split())
+    for text in (
+        "--pipeline.negative-prompt fog is taken over from the loaded run.",
+        "--pipeline.edit.image-scale 1.3 is taken over from the loaded run.",
+    ):
+        assert "".join(text.split()) in told
+    # What is given stays, and what the first run left to its preset is not the user's.
+    assert "iterations" not in told
+    assert "text-scale" not in told
+
+
+def test_a_preset_that_is_changed_brings_its_own_options(make_config, train):
+    config = make_config("first")
+    config.pipeline.edit = csd_edit_tiny.config.pipeline.edit
+    first = train(config)
+    config = make_config("second")
+    config.load_dir = first.base_dir / "source_models"
+    config.method_name = "csd-edit"
+    config.pipeline.edit = csd_edit.config.pipeline.edit
+    trainer = start(config)
+    assert trainer.pipeline.config.edit == csd_edit.config.pipeline.edit
