@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import (
     VanillaDataManager,
@@ -207,12 +207,15 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         return batch
 
     def _patch_sampler(self) -> PatchSampler:
-        batch = self._cached
-        return PatchSampler(
-            [tuple(image.shape[:2]) for image in batch["image"]],
-            masks=batch.get("mask"),
-            patch_size=self.config.edit_patch_size,
-        )
+        """Draws where the source stage draws pixels: in masks, or else in the circle of a lens."""
+        assert self.train_pixel_sampler is not None
+        source, batch = self.train_pixel_sampler.config, self._cached
+        sizes: list[tuple[int, int]] = [tuple(image.shape[:2]) for image in batch["image"]]
+        masks = None if source.ignore_mask else batch.get("mask")
+        if masks is None and source.fisheye_crop_radius is not None:
+            circles = {size: _circle(size, source.fisheye_crop_radius) for size in {*sizes}}
+            masks = [circles[size] for size in sizes]
+        return PatchSampler(sizes, masks=masks, patch_size=self.config.edit_patch_size)
 
     @property
     def num_views(self) -> int:
@@ -364,6 +367,12 @@ def _moved(values: Any, device: str | torch.device) -> Any:
     if isinstance(values, list):
         return [value.to(device) for value in values]
     return values.to(device)
+
+
+def _circle(size: tuple[int, int], radius: float) -> Bool[Tensor, "h w 1"]:
+    """The pixels of an image (height, width) within this many pixels of its middle."""
+    y, x = (torch.arange(edge) + 0.5 - edge // 2 for edge in size)
+    return (torch.hypot(y[:, None], x) <= radius)[..., None]
 
 
 def _set_colours(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from edit_runs import SIZE, write_dataset
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from PIL import Image
 
 from csd_nerf.methods.common.errors import MethodError
@@ -96,6 +97,29 @@ def test_masked_pixels_are_never_drawn(tmp_path, editing):
     for step in range(20):
         _, y, x = manager.next_train(step)[1]["indices"].unbind(1)
         assert ((y >= 8) & (y < 32) & (x >= 10) & (x < 40)).all()
+
+
+@pytest.mark.parametrize("editing", [False, True])
+def test_pixels_outside_of_a_fisheye_lens_are_never_drawn(dataset, editing):
+    manager = open_images(dataset, pixel_sampler=PixelSamplerConfig(fisheye_crop_radius=14.0))
+    manager.train_dataset.cameras.metadata = {"fisheye_crop_radius": 14.0}
+    manager.setup_train()
+    if editing:
+        manager.begin_editing()
+    far = 0.0
+    for step in range(40):
+        _, y, x = manager.next_train(step)[1]["indices"].unbind(1)
+        far = max(far, float(torch.hypot(y + 0.5 - 24, x + 0.5 - 24).max()))
+    assert 10 < far < 14.8
+
+
+def test_masks_that_the_source_ignores_are_ignored_in_the_editing_stage(tmp_path):
+    data = write_dataset(tmp_path / "scene", masks=True)
+    manager = open_images(data, pixel_sampler=PixelSamplerConfig(ignore_mask=True))
+    manager.begin_editing()
+    drawn = torch.cat([manager.next_train(step)[1]["indices"][:, 1:] for step in range(20)])
+    assert drawn.amin() == 0
+    assert drawn.amax() == 47
 
 
 def test_images_of_mixed_sizes(tmp_path):
