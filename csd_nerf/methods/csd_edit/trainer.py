@@ -262,7 +262,7 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
         )
     if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
         raise MethodError(
-            f"source_steps needs to be at least 1 without a scene to load, got "
+            f"--pipeline.source-steps needs to be at least 1 without a scene to load, got "
             f"{pipeline.source_steps}; name one with --load-dir."
         )
     _check_data(pipeline)

@@ -113,7 +113,7 @@ def test_patches_too_small_for_lpips(make_config, tint_prior):
 def test_no_source_at_all(make_config, tint_prior):
     config = make_config()
     config.pipeline.source_steps = 0
-    assert "source_steps needs to be at least 1" in message_of(config)
+    assert "--pipeline.source-steps needs to be at least 1" in message_of(config)
 
 
 def test_weights_that_are_not_there_are_missed_at_the_start(make_config, tmp_path):
