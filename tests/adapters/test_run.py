@@ -18,6 +18,7 @@ from film_maker import write_film
 from PIL import Image
 
 from csd_nerf import cli, priors
+from csd_nerf.media.files import one_writer
 
 QUICK = ["--preset", "tiny", "--prompt", "make it night", "--iterations", "4"]
 
@@ -455,6 +456,50 @@ def test_after_ctrl_c_resume_makes_the_same(tmp_path, run, loads, tiny, monkeypa
     assert "3/4" in told
     assert contents(output) == contents(tmp_path / f"whole{suffix}")
     assert not state.exists()
+
+
+def test_a_run_does_not_go_on_with_other_weights(tmp_path, run, loads, tiny, monkeypatch):
+    prior = tmp_path / "prior"
+    prior.mkdir()
+    (prior / "weights").write_text("one")
+    monkeypatch.setattr(priors, "fetch", lambda *_, **__: (prior, None))
+    source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
+    predict, calls = type(tiny).predict, []
+
+    def interrupting(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(tiny, *arguments, **options)
+
+    given = ["panorama", source, "--output", output, *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "predict", interrupting)
+        assert run(*given)[0] == 130
+    (prior / "weights").write_text("two")
+    code, told = run(*given, "--resume")
+    assert code == 1
+    assert "was made with, got a prior with other weights;" in told
+    (prior / "weights").write_text("one")
+    assert run(*given, "--resume")[0] == 0
+
+
+def test_two_runs_at_a_time_do_not_write_to_one_output(tmp_path, run, never_loaded):
+    source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
+    with one_writer(output):
+        code, told = run("panorama", source, "--output", output, *QUICK)
+    assert code == 1
+    assert "Only one run at a time may write to an output" in told
+
+
+def test_an_input_named_like_a_file_of_the_run_stays(tmp_path, run, never_loaded):
+    source = picture(tmp_path / "y.png.preview.png")
+    before = source.read_bytes()
+    given = ["panorama", source, "--output", tmp_path / "y.png", *QUICK, "--overwrite"]
+    code, told = run(*given)
+    assert code == 1
+    assert "An input must not be a file that the run writes" in told
+    assert source.read_bytes() == before
 
 
 def test_resuming_what_is_finished_does_nothing(tmp_path, run, loads):
