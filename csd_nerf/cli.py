@@ -76,6 +76,11 @@ def call(
         )
         checked: Any = type(parsed).__base__
         code = run(checked(**vars(parsed)))
+    except BrokenPipeError:
+        # Whoever reads the output, such as head, has enough of it. What is still buffered would
+        # raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except MISTAKES as error:
         print(f"{program.split()[-1]}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1

@@ -186,6 +186,14 @@ def test_ctrl_c_while_the_command_is_imported(monkeypatch, capsys):
     assert capsys.readouterr().err == "csd-nerf: interrupted.\n"
 
 
+def test_a_reader_that_has_enough_is_no_mistake():
+    command = [sys.executable, "-m", "csd_nerf", "edits"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def test_the_version_is_told():
     result = run("--version")
     assert (result.returncode, result.stdout) == (0, f"csd-nerf {version('csd_nerf')}\n")
