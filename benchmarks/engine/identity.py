@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from csd_nerf import priors
-from csd_nerf.adapters import run_files
+from csd_nerf.adapters import fingerprints
 from csd_nerf.priors.families import Kind
 
 _TOLD = ("evaluation.json", "training.json")
@@ -123,7 +123,7 @@ def _is_told(file: Path, folder: Path) -> bool:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """The installed versions of Python and of packages; None for a package that is missing."""
-    return run_files.versions(packages)
+    return fingerprints.versions(packages)
 
 
 def _content(path: Path) -> str:

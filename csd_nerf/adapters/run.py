@@ -20,9 +20,10 @@ import torch
 
 from csd_nerf import priors
 from csd_nerf.adapters.file_reporter import FileReporter
+from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.options import MISTAKES, EditOptions, PanoramaOptions, VideoOptions
 from csd_nerf.adapters.regions import parse_region, region_mask
-from csd_nerf.adapters.run_files import RunFiles, fingerprint
+from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.images import (
     PICTURE_SUFFIXES,

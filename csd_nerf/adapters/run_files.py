@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
-import importlib.metadata
 import json
-import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +21,14 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from csd_nerf.adapters.fingerprints import (
+    content_digest,
+    fingerprint,
+    other_versions,
+    versions,
+)
 from csd_nerf.adapters.reporter import State
 from csd_nerf.media.files import has_fields, remove_unfinished, write_json, written_whole
-from csd_nerf.media.frames import is_picture
 
 NEUTRAL_SETTINGS = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
 """Settings that don't change the result, so that a resumed run may change them."""
@@ -165,7 +167,7 @@ class RunFiles:
         }
         try:
             with written_whole(self.state) as temporary:
-                torch.save({**saved, "digest": _digest(saved)}, temporary)
+                torch.save({**saved, "digest": content_digest(saved)}, temporary)
         # torch reports a full disk as a RuntimeError.
         except (OSError, RuntimeError) as error:
             raise OSError(
@@ -189,7 +191,7 @@ class RunFiles:
         try:
             saved = torch.load(self.state, map_location="cpu", weights_only=True)
             found = saved.pop("digest")
-            if saved.keys() != _FIELDS or found != _digest(saved):
+            if saved.keys() != _FIELDS or found != content_digest(saved):
                 raise ValueError("other contents")
             settings = json.loads(saved["settings"])
         # The exception of torch for a damaged file depends on where the damage is.
@@ -200,7 +202,7 @@ class RunFiles:
                 f"--resume needs a whole state, got {self.state}, which is damaged or not ours; "
                 "add --overwrite to start anew."
             ) from None
-        others = _different(saved["versions"], _packages())
+        others = other_versions(saved["versions"], _packages())
         if self.weights is not None and saved["weights"] != self.weights:
             others.append("a prior with other weights")
         self._check_same(settings, saved["fingerprint"], self.state, others)
@@ -278,66 +280,9 @@ class RunFiles:
             )
 
 
-def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """The versions of Python and of packages; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def fingerprint(*paths: Path) -> str:
-    """SHA-256 of the contents of files, and of the names and contents of pictures in folders."""
-    digest = hashlib.sha256()
-    for path in paths:
-        files = sorted(filter(is_picture, path.iterdir())) if path.is_dir() else [path]
-        for file in files:
-            if path.is_dir():
-                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    """SHA-256 of what torch saves: tensors, numbers, texts, and collections of them."""
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            flat = value.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, Mapping):
-            digest.update(b"{")
-            for key in sorted(value):
-                add(key)
-                add(value[key])
-            digest.update(b"}")
-        elif isinstance(value, (list, tuple)):
-            digest.update(b"[")
-            for item in value:
-                add(item)
-            digest.update(b"]")
-        else:
-            digest.update(f"{type(value).__name__} {value!r}".encode())
-
-    add(value)
-    return digest.hexdigest()
-
-
 def _packages() -> dict[str, str | None]:
     """Versions of the packages; Python's own does not decide the result."""
     return {name: found for name, found in versions(_PACKAGES).items() if name != "python"}
-
-
-def _different(earlier: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
-    """The packages of which an earlier run had another version, for a message."""
-    return [f"{n} {now[n]} instead of {earlier.get(n)}" for n in now if now[n] != earlier.get(n)]
 
 
 def _is_state(path: Path) -> bool:

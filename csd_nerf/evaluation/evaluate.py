@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from csd_nerf.adapters.run_files import versions
+from csd_nerf.adapters.fingerprints import versions
 from csd_nerf.evaluation.comparison import Comparison
 from csd_nerf.evaluation.inputs import ImageSequence, open_input, read_facts
 from csd_nerf.evaluation.measures import MEASURES, measure

@@ -10,8 +10,9 @@ from PIL import Image
 
 from csd_nerf.adapters import run_files as run_files_module
 from csd_nerf.adapters.file_reporter import FileReporter
+from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.reporter import Reporter, SilentReporter
-from csd_nerf.adapters.run_files import RunFiles, fingerprint
+from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.media.files import unfinished, written_whole
 
 SETTINGS = {"seed": 5, "text_scale": 7.5, "region": ("a@0,0,1,1",), "max_batch": 8, "resume": False}
