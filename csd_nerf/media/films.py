@@ -25,7 +25,7 @@ from csd_nerf.media.film_pixels import is_transparent, upright_rgb
 from csd_nerf.media.tone_mapping import NAMES
 
 if TYPE_CHECKING:
-    from av import AudioStream, VideoCodecContext, VideoFrame, VideoStream
+    from av import AudioStream, CodecContext, VideoCodecContext, VideoFrame, VideoStream
     from av.container import InputContainer
 
 FRAME_RATE = Fraction(24)
@@ -182,6 +182,11 @@ def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise ValueError(
                 f"The input must be a video or a folder of pictures, got {path}, which has no "
                 "moving pictures."
+            )
+        if cast("CodecContext | None", stream.codec_context) is None:
+            raise ValueError(
+                f"The video's codec must be one that FFmpeg knows, got {path} with another or "
+                "damaged; fetch it again or convert it."
             )
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = _DECODER_THREADS

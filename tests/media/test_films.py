@@ -279,3 +279,13 @@ def test_an_output_that_can_not_be_written_is_known_beforehand(tmp_path, name, s
         check_frames_output(tmp_path / name, size=size)
     assert "\n" not in str(caught.value)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_codec_that_nobody_knows_ends_in_one_line(tmp_path, suffix):
+    path = write_film(tmp_path / f"x{suffix}", grey_frames(3))
+    content = path.read_bytes()
+    assert content.count(b"avc1") >= 1
+    path.write_bytes(content.replace(b"avc1", b"zzz9"))
+    with pytest.raises(ValueError, match="The video's codec must be one that FFmpeg knows, got"):
+        open_frames(path)
