@@ -16,6 +16,8 @@ from csd_nerf.media import tone_mapping
 if TYPE_CHECKING:
     from av import VideoFrame
 
+_BICUBIC, _FULL_CHROMA, _ACCURATE_ROUNDING, _BIT_EXACT = 0x4, 0x2000 | 0x4000, 0x40000, 0x80000
+"""Flags of swscale.h, not all of which have names in all releases of PyAV."""
 _HD_LINES = 720
 _UNSPECIFIED = 2
 """AVCOL_SPC_UNSPECIFIED."""
@@ -53,15 +55,7 @@ def is_transparent(frame: VideoFrame) -> bool:
 
 def scaler_flags() -> int:
     """FFmpeg's flags for converting colours; a round trip loses 2 dB less than by default."""
-    from av.video.reformatter import Interpolation
-
-    return (
-        Interpolation.BICUBIC
-        | Interpolation.FULL_CHR_H_INT
-        | Interpolation.FULL_CHR_H_INP
-        | Interpolation.ACCURATE_RND
-        | Interpolation.BITEXACT
-    )
+    return _BICUBIC | _FULL_CHROMA | _ACCURATE_ROUNDING | _BIT_EXACT
 
 
 def _reformatted(frame: VideoFrame, layout: str) -> np.ndarray:

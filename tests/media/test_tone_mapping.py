@@ -121,9 +121,10 @@ def flat_film(path: Path, luma: list[int], transfer: int) -> Path:
         context.colorspace, context.color_primaries = BT2020, BT2020
         context.color_trc, context.color_range = transfer, 1
         for code in luma:
-            planes = np.full((48, 48), 512, np.uint16)
-            planes[:32] = code
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, "yuv420p10le")))
+            frame = av.VideoFrame(48, 32, "yuv420p10le")
+            for plane, value in zip(frame.planes, (code, 512, 512), strict=True):
+                plane.update(np.full(plane.buffer_size // 2, value, np.uint16))
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

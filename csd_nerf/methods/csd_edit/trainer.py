@@ -191,7 +191,11 @@ class CSDEditTrainer(Trainer):
         if pipeline.stage.state.first_edit is not None:
             self.optimizers = self._setup_editing_optimizers()
         others = pipeline.has_other_photographs(loaded["pipeline"])
-        # What Adam remembers of each photograph would be another's.
+        if others:
+            # What Adam remembers of each photograph would be another's.
+            pipeline.notices_of_loading.append(
+                "the optimizers start anew, since the photographs are not those of the loaded run"
+            )
         load_optimizers(self, loaded, only_schedulers=others)
 
     def _keep_source(self, folder: Path) -> None:

@@ -105,6 +105,7 @@ def test_edits_follow_their_photographs_where_frames_come_and_go(
     told = "\n".join(pipeline.notices)
     assert "1 of the loaded run's photographs are gone, images/frame_00002.png first" in told
     assert "1 photographs are new since the loaded run, images/frame_00000_new.png first" in told
+    assert "the optimizers start anew, since the photographs are not those" in told
 
 
 def test_a_run_with_other_photographs_trains_on(tmp_path, dataset, make_second, train):
