@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -118,10 +119,29 @@ class DeepFloydIF(UNetPrior):
 
 
 def _load_tokenizer(folder: Path) -> T5Tokenizer:
-    if not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+    if (folder / "tokenizer.json").is_file():
+        with reading_part(folder):
+            return T5Tokenizer.from_pretrained(folder)
+    return _from_sentencepiece(folder / "spiece.model")
+
+
+def _from_sentencepiece(path: Path) -> T5Tokenizer:
+    """T5's tokenizer from its SentencePiece model, which is all that DeepFloyd ships.
+
+    transformers would read the model by a newer protobuf than nerfstudio allows. Here sentencepiece
+    reads it, and NFKC stands for the model's own table of normalisations, which is made from it.
+    """
+    if find_spec("sentencepiece") is None:
         raise ImportError(
-            f"Reading {folder / 'spiece.model'} needs sentencepiece, which is not installed: "
-            "run `pip install sentencepiece protobuf`."
+            f"Reading {path} needs sentencepiece, which is not installed: "
+            "run `pip install sentencepiece`."
         )
-    with reading_part(folder):
-        return T5Tokenizer.from_pretrained(folder)
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers.normalizers import NFKC
+
+    with reading_part(path.parent):
+        model: Any = SentencePieceProcessor(model_file=str(path))
+        ids = range(model.get_piece_size())
+        tokenizer = T5Tokenizer(vocab=[(model.id_to_piece(i), model.get_score(i)) for i in ids])
+    tokenizer.backend_tokenizer.normalizer = NFKC()
+    return tokenizer

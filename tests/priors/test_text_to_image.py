@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
@@ -298,8 +299,30 @@ def test_a_sentencepiece_tokenizer_names_the_package_that_it_needs(
     copy = shutil.copytree(make_text_folder("pixels"), tmp_path / "copy")
     (copy / "tokenizer" / "tokenizer.json").rename(copy / "tokenizer" / "spiece.model")
     monkeypatch.setattr(deepfloyd_if, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="run `pip install sentencepiece protobuf`"):
+    with pytest.raises(ImportError, match="run `pip install sentencepiece`"):
         priors.load(copy, kind="text")
+
+
+def test_a_sentencepiece_model_alone_gives_its_own_tokens(make_text_folder, tmp_path):
+    """DeepFloyd ships no other; nerfstudio's protobuf keeps transformers from reading it."""
+    copy = shutil.copytree(make_text_folder("pixels"), tmp_path / "copy")
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    model = copy / "tokenizer" / "spiece.model"
+    texts = ["a red cube on a table", "a green cone", "a blue sphere of glass", "a yellow cylinder"]
+    with model.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts * 20),
+            model_writer=file,
+            vocab_size=30,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+        )
+    tokenizer = deepfloyd_if._load_tokenizer(copy / "tokenizer")
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for text in (*texts, "a  blue\u00a0cone", "\uff41 red cone", "a purple zebra"):
+        assert tokenizer(text).input_ids == [*processor.encode(text), 1]
 
 
 @pytest.mark.gpu
