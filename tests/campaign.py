@@ -141,6 +141,10 @@ class Scene:
 
         def run() -> int:
             config = small_config(self.data, folder / str(len(runs)))
+            steps = config.pipeline.source_steps + config.pipeline.edit_steps
+            if saved and (saved[-1] / f"step-{steps - 1:09d}.ckpt").exists():
+                # It was killed when all was done.
+                return 0
             config.steps_per_save, config.load_dir = 2, saved[-1] if saved else None
             config.pipeline.prior = "tiny"
             # What a checkpoint holds decides what follows, whatever the seed.
