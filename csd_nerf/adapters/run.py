@@ -191,7 +191,8 @@ class _Call:
             with self._telling(source):
                 edit = self.prepare(source, output)
                 files = self._files(source, output, device)
-                files.check_apart_from([*inputs, *self.region_masks])
+                others = [path for path in outputs if path != output]
+                files.check_apart_from([*inputs, *self.region_masks, *others])
                 # The state has the longest name.
                 check_writable(files.state)
                 locks.enter_context(one_writer(output))

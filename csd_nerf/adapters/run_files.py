@@ -118,18 +118,18 @@ class RunFiles:
                 )
         return "nothing"
 
-    def check_apart_from(self, inputs: Sequence[Path]) -> None:
-        """Check that no input of the call has the name of a file that this run writes.
+    def check_apart_from(self, others: Sequence[Path]) -> None:
+        """Check that no input or other output of the call has a name that this run writes to.
 
         Raises:
             ValueError: If one has.
         """
         written = {path.resolve() for path in (self.output, *self._beside)}
-        for path in inputs:
+        for path in others:
             if path.resolve() in written:
                 raise ValueError(
-                    f"An input must not be a file that the run writes, got {path} for --output "
-                    f"{self.output}; name another --output."
+                    f"An input must not be a file that the run writes, nor another output, got "
+                    f"{path} for --output {self.output}; name another --output."
                 )
 
     @property

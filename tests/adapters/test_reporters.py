@@ -187,7 +187,8 @@ def test_an_input_with_the_name_of_a_file_that_is_written_is_refused(run_files, 
     out = tmp_path / "out"
     for name in ("river.png", "river.png.json", "river.png.state.pt", "river.png.preview.png"):
         with pytest.raises(
-            ValueError, match=f"must not be a file that the run writes, got .*{name}"
+            ValueError,
+            match=f"a file that the run writes, nor another output, got .*{name}",
         ):
             run_files().check_apart_from([tmp_path / "in" / "river.jpg", out / "." / name])
     run_files().check_apart_from([tmp_path / "in" / "river.jpg", out / "other.png"])

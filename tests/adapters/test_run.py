@@ -502,6 +502,14 @@ def test_an_input_named_like_a_file_of_the_run_stays(tmp_path, run, never_loaded
     assert source.read_bytes() == before
 
 
+def test_an_output_named_like_a_file_of_another_is_refused(tmp_path, run, loads):
+    inputs = [picture(tmp_path / name) for name in ("y.png.preview.png", "y.png")]
+    code, told = run("panorama", *inputs, "--output", tmp_path / "out", *QUICK)
+    assert code == 1
+    assert "nor another output, got" in told
+    assert names(tmp_path / "out") == {"y.png.preview.png", "y.png.preview.png.json"}
+
+
 def test_resuming_what_is_finished_does_nothing(tmp_path, run, loads):
     source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
     code, told = run("panorama", source, "--output", output, *QUICK, "--resume")
