@@ -13,7 +13,7 @@ LISTED_BY = "csd-nerf edits"
 """The command that lists what the bundled priors know."""
 
 UPDATES = 30
-"""Number of updates of each image."""
+"""Number of updates of each image of a scene or video."""
 DECAYS = 6
 """Number of decays of the learning rate in a run."""
 TUNED: dict[str, Any] = {
@@ -37,11 +37,13 @@ TUNED_MIXING: dict[str, Any] = {
 """Mixing for all media. Images that are mixed by patches agree with less of the source's estimate
 too, and come nearer to the answer."""
 TUNED_PANORAMA: dict[str, Any] = {
+    # Windows overlap, so that an update of all cells takes more windows than tiles.
+    "updates": 20,
     "learning_rate": 4.0,
     "t_range": (0.02, 0.95),
     "t_order": "falling",
 }
-"""What differs from `TUNED` for panoramas, whose windows overlap."""
+"""What differs from `TUNED` for panoramas, with any mixing."""
 TUNED_SDS: dict[str, Any] = {"t_range": (0.02, 0.95), "t_order": "random"}
 """What differs from `TUNED` for SDS, in all media."""
 TUNED_RUN: dict[str, Any] = {

@@ -57,7 +57,7 @@ def grid_of(domain: str, arm: Arm) -> Grid:
     return grids.arms.get(arm.name, grids.methods[arm.method]).without(arm.options)
 
 
-_RATES = (0.5, 1.0, 2.0, 4.0)
+_RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 _LOW_RATES = (0.125, 0.25, 0.5, 1.0)
 _TIMESTEPS = {
     "t_range": ((0.02, 0.5), (0.02, 0.8), (0.02, 0.95)),

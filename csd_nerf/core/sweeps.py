@@ -153,29 +153,6 @@ class AxisCover:
             paths.append(randomness.pick(allowed[paths[-1]] * ways))
         return (torch.stack(paths, dim=1)[:, : self.count] + first) % m
 
-    def expected(self, weights: Float[Tensor, "m window"]) -> Float[Tensor, "length"]:
-        """Expected weight of each cell: summed over the windows of a cover, averaged over covers.
-
-        Args:
-            weights: Weight of each window of the grid at each of its cells.
-        """
-        m = len(self.starts)
-        if self.wrap:
-            chances = torch.full((m,), self.count / m, dtype=torch.float64)
-        else:
-            allowed, onward = self._ways(self.starts, self.count - 1)
-            chances, reached = torch.zeros(m, dtype=torch.float64), torch.zeros(m).double()
-            reached[0] = 1
-            for ways in reversed(onward):
-                through = reached * ways
-                chances += through / through.sum()
-                reached = allowed.T @ reached
-                reached = reached / reached.max().clamp(min=1e-300)
-        cells = (self.starts[:, None] + torch.arange(self.window)) % self.length
-        total = torch.zeros(self.length, dtype=torch.float64)
-        total.index_add_(0, cells.flatten(), (chances[:, None] * weights).flatten())
-        return total.float()
-
     def _ways(
         self, starts: Int[Tensor, "p"], steps: int
     ) -> tuple[Float[Tensor, "p p"], list[Float[Tensor, "p"]]]:

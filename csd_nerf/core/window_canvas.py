@@ -2,9 +2,10 @@
 
 Where the windows of a batch overlap, their steps are averaged (Section 3.3 of the paper). Two
 things are added. First, a window's step fades in from its edges: the model pads with zeros, so its
-errors are largest there, and without fading the windows' outlines become visible. Second, each
-cell's step is scaled so that all cells move equally far on average, although some are covered by
-more windows than others. `taper=0` and `drawing="uniform"` restore the paper's method.
+errors are largest there, and without fading the windows' outlines become visible. Second, the
+average is over all windows of a sweep, in whichever batches they come, so that a sweep is one
+update of every cell, although some are covered by more windows than others. `taper=0` and
+`drawing="uniform"` restore the paper's method.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class WindowCanvas:
     positions: Int[Tensor, "m 2"] = field(init=False)
     """Every window's (row, column)."""
     updates: Float[Tensor, "H W"] = field(init=False)
-    """Number of updates of each cell; an update counts by its weight, which may be below 1."""
+    """Number of updates of each cell. An update counts by its share of the average, so that a sweep
+    adds 1 everywhere; with uniform drawing an update near a window's edge may count less."""
 
     def __post_init__(self) -> None:
         """Lay out the windows."""
@@ -78,11 +80,7 @@ class WindowCanvas:
             for axis, (c, w) in enumerate(zip(size, self.window, strict=True))
         ]
         self._deck = Deck(self._draw_sweep)
-        self._evenness, self._updates_per_sweep = torch.ones(size), 0.0
-        if self.drawing == "balanced":
-            down, across = (a.expected(self._fade(a.starts, k)) for k, a in enumerate(self._axes))
-            self._updates_per_sweep = float(down.mean() * across.mean())
-            self._evenness = self._updates_per_sweep / (down[:, None] * across)
+        self._cover = torch.ones(size)
 
     @property
     def _canvas(self) -> tuple[int, int]:
@@ -112,9 +110,9 @@ class WindowCanvas:
         return self._axes[0].count * self._axes[1].count
 
     def iterations_for(self, updates: int) -> int:
-        """Iterations that update a cell `updates` times on average, rounded to whole sweeps."""
+        """Iterations that update a cell `updates` times on average, in whole sweeps."""
         if self.drawing == "balanced":
-            return self.batches_per_sweep * max(1, round(updates / self._updates_per_sweep))
+            return self.batches_per_sweep * updates
         windows = min(self.batch_size, self.size)
         cells = float(self._weights(torch.arange(self.size)).sum((1, 2)).mean())
         return math.ceil(updates * self.updates.numel() / (windows * cells))
@@ -130,6 +128,7 @@ class WindowCanvas:
         rows = self._axes[0].draw(randomness)[0]
         columns = self._axes[1].draw(randomness, rows=len(rows))
         sweep = (rows[:, None] * len(self._axes[1].starts) + columns).flatten()
+        self._cover = self._total_weight(sweep)
         return sweep[randomness.choice(len(sweep), len(sweep))]
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
@@ -165,15 +164,15 @@ class WindowCanvas:
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
         """Subtract the windows' steps, averaged where windows overlap.
 
-        With the fade weights w of the windows over a cell, the cell moves by
-        sum(w step) / max(1, sum w), times its evenness and `editable`.
+        With the fade weights w of the windows over a cell, the cell moves by sum(w step) / W, times
+        `editable`. W is the sum of w over the whole sweep; with uniform drawing over the batch, but
+        at least 1.
         """
         cells, place = self._cells(index)
-        weights = self._weights(index)
-        count = torch.zeros(len(cells)).index_add_(0, place.flatten(), weights.flatten())
-        evenness = self._evenness.flatten()[cells]
-        self.updates.view(-1)[cells] += count.clamp(max=1) * evenness
-        factor = evenness / count.clamp(min=1)
+        weights, total = self._weights(index), self._total_weight(index)
+        whole = total.clamp(min=1) if self.drawing == "uniform" else self._cover
+        self.updates += total / whole
+        factor = 1 / whole.flatten()[cells]
         if self.editable is not None:
             factor = factor * self.editable.flatten()[cells]
         at = self.latent.device
@@ -181,18 +180,20 @@ class WindowCanvas:
             t.to(at, non_blocking=True) for t in (cells, place, weights, factor)
         )
         faded = (step.to(at) * weights[:, None]).transpose(0, 1).flatten(1)
-        total = faded.new_zeros(len(self.latent), len(cells))
-        total.index_add_(1, place.flatten(), faded)
-        self.latent.view(len(self.latent), -1).index_add_(1, cells, total * factor, alpha=-1)
+        move = faded.new_zeros(len(self.latent), len(cells))
+        move.index_add_(1, place.flatten(), faded)
+        self.latent.view(len(self.latent), -1).index_add_(1, cells, move * factor, alpha=-1)
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to resume; the tensors are the canvas's own, not copies."""
-        return {"latent": self.latent, "updates": self.updates, **self._deck.state()}
+        own = {"latent": self.latent, "updates": self.updates, "cover": self._cover}
+        return {**own, **self._deck.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from the state of a canvas of the same layout."""
         self.latent.copy_(state["latent"])
         self.updates.copy_(state["updates"])
+        self._cover = state["cover"].clone()
         self._deck.restore(state)
 
     def _cells(self, index: Int[Tensor, "n"]) -> tuple[Int[Tensor, "cells"], Int[Tensor, "n h w"]]:
@@ -204,6 +205,13 @@ class WindowCanvas:
         """The fade weight of each window at each of its cells."""
         down, across = (self._fade(self.positions[index, axis], axis) for axis in range(2))
         return down[:, :, None] * across[:, None, :]
+
+    def _total_weight(self, index: Int[Tensor, "n"]) -> Float[Tensor, "H W"]:
+        """The sum of these windows' weights at each cell of the canvas."""
+        cells = window_cells(self.positions[index], self.window, self._canvas[1])
+        total = torch.zeros(self.updates.numel())
+        total.index_add_(0, cells.flatten(), self._weights(index).flatten())
+        return total.view(self._canvas)
 
     def _fade(self, starts: Int[Tensor, "b"], axis: int) -> Float[Tensor, "b size"]:
         assert self.taper is not None

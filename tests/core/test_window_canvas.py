@@ -87,26 +87,27 @@ def test_shared_noise_is_one_field_and_independent_noise_is_not():
     assert not torch.equal(first[:, :, 2:], second[:, :, :2])
 
 
-def spread(drawing, taper, *, batches=400, **options):
-    """Least and greatest number of updates of a cell, relative to the mean."""
-    canvas = make(20, 32, window=(8, 8), drawing=drawing, taper=taper, batch_size=4, **options)
+def test_uniform_drawing_seldom_reaches_the_corners():
+    canvas = make(20, 32, window=(8, 8), drawing="uniform", taper=0, batch_size=4)
     source = randomness(3)
-    for _ in range(batches):
-        index = canvas.draw_batch(source)
-        assert len(set(index.tolist())) == len(index) <= 4
-        canvas.descend(index, torch.zeros(len(index), 2, 8, 8))
+    for _ in range(400):
+        canvas.descend(canvas.draw_batch(source), torch.zeros(4, 2, 8, 8))
     updates = canvas.updates / canvas.updates.mean()
-    return float(updates.min()), float(updates.max())
+    assert float(updates.min()) < 0.2
+    assert float(updates.max()) > 1.6
 
 
-def test_balanced_drawing_reaches_corners_as_often_as_the_middle():
-    low, high = spread("uniform", 0)
-    assert low < 0.2
-    assert high > 1.6
-    for wrap in (False, True):
-        low, high = spread("balanced", None, wrap=wrap)
-        assert low > 0.85
-        assert high < 1.15
+@pytest.mark.parametrize("batch", [1, 3, 4, 1000])
+@pytest.mark.parametrize(("taper", "wrap"), [(None, False), (None, True), (0, False), (4, True)])
+def test_a_sweep_moves_every_cell_equally_far_in_batches_of_any_size(batch, taper, wrap):
+    canvas = make(20, 32, window=(8, 8), stride=3, taper=taper, wrap=wrap, batch_size=batch)
+    before, source = canvas.latent.clone(), randomness(3)
+    for _ in range(canvas.iterations_for(5)):
+        index = canvas.draw_batch(source)
+        assert len(set(index.tolist())) == len(index) <= batch
+        canvas.descend(index, torch.ones(len(index), 2, 8, 8))
+    assert torch.allclose(canvas.updates, torch.full((20, 32), 5.0))
+    assert torch.allclose(before - canvas.latent, torch.full((2, 20, 32), 5.0), atol=1e-5)
 
 
 def test_no_column_of_a_canvas_that_wraps_is_an_edge():
