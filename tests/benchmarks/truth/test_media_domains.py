@@ -152,11 +152,9 @@ def test_plain_windows_update_more_with_one_budget(domain):
     ours, paper = (
         arm_options(domain("panorama", updates=40), name) for name in ("csd", "csd-paper-drawing")
     )
-    # Windows of 16 x 16 cells on 24 x 64. At each edge that isn't the canvas's a ramp of 4 cells
-    # loses 2: of 2 rows of windows each has one such edge, of 6 columns of them 4 have two.
-    drawn = 2 * 6 * (16 - 2) * (16 - 2 * 10 / 6)
+    # Windows of 16 x 16 cells on 24 x 64: a sweep has 2 rows of 6, with overlaps; tiles would be 6.
     assert ours.values().updates == 40
-    assert paper.values().updates == round(40 * 12 / drawn * 16 * 16)
+    assert paper.values().updates == 40 * 12 / (24 / 16 * 64 / 16) == 80
 
 
 def test_given_options_go_over_the_presets(domain):
