@@ -22,14 +22,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """Lets the present step of a run end at the first signal, and stops at once at the second."""
 
-    def __init__(self, command: str, save: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        command: str,
+        save: Callable[[int], None],
+        *,
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
         """Prepare for a run.
 
         Args:
             command: Name of the command, which begins messages.
             save: Saves a checkpoint after this step.
+            finish: Writes what a run ends with, after the checkpoint.
         """
-        self._command, self._save = command, save
+        self._command, self._save, self._finish = command, save, finish
         self._asked = self._at_once = False
         self._last_step: int | None = None
 
@@ -85,6 +92,7 @@ class Interruption:
         try:
             if not self._at_once and self._last_step is not None:
                 self._save(self._last_step)
+                self._finish()
         except KeyboardInterrupt:
             pass
         folder = trainer.checkpoint_dir

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf import priors
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.priors import Kind, Prior
+from csd_nerf.priors.halving import HalvingPrior
 
 
 @dataclass
@@ -28,9 +30,12 @@ class PriorOptions:
 
 
 class LazyPrior:
-    """A prior that is loaded at its first use.
+    """A prior that is loaded at its first use, and halves its batches when memory runs out.
 
     It is not an `nn.Module`, which would be saved in the checkpoints of the pipeline.
+
+    Attributes:
+        notices: What was told of smaller batches, without full stops.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class LazyPrior:
         *,
         kind: Kind,
         device: torch.device | str,
+        command: str,
+        limit: str,
         **load_options: Any,
     ) -> None:
         """Choose a prior, without loading it.
@@ -47,8 +54,12 @@ class LazyPrior:
             options: Options of the prior.
             kind: `edit` or `text`; see `priors.load`.
             device: Its device if the options name none.
+            command: Name of the command, which begins messages.
+            limit: The option that limits a batch from the start.
             load_options: Further options of `priors.load`.
         """
+        self.notices: list[str] = []
+        self._command, self._limit = command, limit
         self._kind: Kind = kind
         self._name, self._variant = options.prior, options.prior_variant
         self._options: dict[str, Any] = {
@@ -57,7 +68,7 @@ class LazyPrior:
             "variant": options.prior_variant,
             **load_options,
         }
-        self._prior: Prior | None = None
+        self._prior: HalvingPrior | None = None
 
     def fetch(self) -> None:
         """Make sure that the weights are on disk, without loading them.
@@ -71,7 +82,7 @@ class LazyPrior:
         except ValueError as error:
             raise MethodError(" ".join(str(error).split())) from None
 
-    def get(self) -> Prior:
+    def get(self) -> HalvingPrior:
         """Return the prior; the first call loads it.
 
         Raises:
@@ -81,11 +92,16 @@ class LazyPrior:
         """
         if self._prior is None:
             try:
-                self._prior = priors.load(self._name, kind=self._kind, **self._options)
+                self.lend(priors.load(self._name, kind=self._kind, **self._options))
             except (ValueError, ImportError) as error:
                 raise MethodError(" ".join(str(error).split())) from None
+        assert self._prior is not None
         return self._prior
 
     def lend(self, prior: Prior) -> None:
         """Use a prior that is loaded already, for example one that several runs share."""
-        self._prior = prior
+        self._prior = HalvingPrior(prior, tell=self._note)
+
+    def _note(self, text: str) -> None:
+        self.notices.append(text.rstrip("."))
+        CONSOLE.print(f"{self._command}: {text} {self._limit} sets it from the start.")

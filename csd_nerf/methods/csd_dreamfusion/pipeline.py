@@ -126,7 +126,13 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         # VanillaPipeline's own __init__ would not pass the number of objects to the model.
         torch.nn.Module.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
-        self._prior = LazyPrior(config, kind="text", device=device)
+        self._prior = LazyPrior(
+            config,
+            kind="text",
+            device=device,
+            command="csd-dreamfusion",
+            limit="--pipeline.distill.max-batch",
+        )
         self._prompts: ViewPrompts | None = None
         if test_mode == "val":
             self._prior.fetch()
@@ -142,12 +148,32 @@ class CSDDreamFusionPipeline(VanillaPipeline):
         )
         self.model.to(device)
         self._features: Features | None = None
+        self._kernel_notices: list[str] = []
         self._watch = CoverageWatch(config.num_particles)
         mixes = config.distillation == "csd" and (
             config.num_particles > 1 or config.datamanager.train_images_per_batch > 1
         )
         if test_mode == "val" and mixes and config.distill.kernel == "lpips":
-            self._features = _lpips_or_nothing(device)
+            self._features = self._lpips_or_nothing(device)
+
+    def _lpips_or_nothing(self, device: str | torch.device) -> Features | None:
+        """LPIPS's feature map; None, for L2, if its weights are missing, which is told."""
+        from csd_nerf.priors.lpips import lpips_features, lpips_network
+
+        try:
+            return lpips_features(lpips_network().to(device))
+        except FileNotFoundError as error:
+            notice = f"the kernel compares views by squared L2 instead of LPIPS: {error}".rstrip(
+                "."
+            )
+            self._kernel_notices.append(notice)
+            CONSOLE.print(f"csd-dreamfusion: {notice}.", markup=False)
+            return None
+
+    @property
+    def notices(self) -> list[str]:
+        """What could not be honoured so far, without full stops."""
+        return [*self._kernel_notices, *self._prior.notices]
 
     @property
     def model(self) -> CSDDreamFusionModel:
@@ -295,14 +321,3 @@ def _entropy(share: Float[Tensor, "*shape"], *, floor: float = 1e-4) -> Float[Te
     """Entropy in bits of being opaque with this probability, which is clamped by the floor."""
     inside = share.clamp(floor, 1 - floor)
     return -(inside * inside.log2() + (1 - inside) * (1 - inside).log2())
-
-
-def _lpips_or_nothing(device: str | torch.device) -> Features | None:
-    """LPIPS's feature map; if its weights are missing, print a notice and return None (L2)."""
-    from csd_nerf.priors.lpips import lpips_features, lpips_network
-
-    try:
-        return lpips_features(lpips_network().to(device))
-    except FileNotFoundError as error:
-        CONSOLE.print(f"The kernel compares views by squared L2 instead of LPIPS: {error}.")
-        return None

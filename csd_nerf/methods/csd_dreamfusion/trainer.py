@@ -17,6 +17,7 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.bundled import notices_of_unknown
+from csd_nerf.methods.common.adoption import Adopted, Sides, preset_of, read_run_config
 from csd_nerf.methods.common.checkpoints import (
     find_checkpoint,
     load_optimizers,
@@ -36,6 +37,13 @@ from csd_nerf.methods.csd_dreamfusion.report import save_preview, save_result
 
 RESULT_FOLDER = "result"
 """Folder of a run with turntables and contact sheets."""
+_OF_CHECKPOINT = ("model", "num_particles")
+"""Options of the pipeline that a checkpoint fits; a run that goes on with it takes them over."""
+_TAKEN_OVER = (
+    *("pipeline", "optimizers", "max_num_iterations"),
+    *("steps_per_preview", "preview_size", "result_size"),
+)
+"""Options that are taken over if they were given to the loaded run."""
 
 
 @dataclass
@@ -84,17 +92,45 @@ class CSDDreamFusionTrainer(Trainer):
         self, config: CSDDreamFusionTrainerConfig, local_rank: int = 0, world_size: int = 1
     ) -> None:
         with one_line_errors("csd-dreamfusion"):
-            pipeline = config.pipeline
-            assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
-            pipeline.prompt = asked_prompt(config)
+            self._checkpoint = find_checkpoint(
+                load_dir=config.load_dir,
+                load_step=config.load_step,
+                load_checkpoint=config.load_checkpoint,
+            )
+            self._take_over_settings(config)
             _check(config, world_size)
         # ns-train saved the config before this change; other commands read the file.
         config.save_config()
         super().__init__(config, local_rank, world_size)
         self._finite = FiniteTraining()
+        pipeline = _pipeline_config(config)
         prompts = (pipeline.prompt, pipeline.negative_prompt)
-        self._notices = notices_of_unknown(pipeline.prior, prompts)
-        self._interruption = Interruption("csd-dreamfusion", self.save_checkpoint)
+        self._notices = [
+            *self._adopted.notices(),
+            *notices_of_unknown(pipeline.prior, prompts),
+        ]
+        self._interruption = Interruption(
+            "csd-dreamfusion", self.save_checkpoint, finish=self._finish
+        )
+
+    def _take_over_settings(self, config: CSDDreamFusionTrainerConfig) -> None:
+        """Complete the config from nerfstudio's --prompt and from the loaded run."""
+        pipeline = _pipeline_config(config)
+        pipeline.prompt = asked_prompt(config)
+        self._adopted = Adopted()
+        run = read_run_config(self._checkpoint) if self._checkpoint else None
+        if run is None:
+            return
+        if not isinstance(run.pipeline, CSDDreamFusionPipelineConfig):
+            raise MethodError(
+                f"csd-dreamfusion goes on from its own runs, got one of {run.method_name}."
+            )
+        usual, their_usual = preset_of(config.method_name), preset_of(run.method_name)
+        sides = Sides(config, run, usual or config, their_usual or run)
+        self._adopted.take(sides.at("pipeline"), _OF_CHECKPOINT, "pipeline")
+        self._adopted.take_given(sides, _TAKEN_OVER, "")
+        pipeline = _pipeline_config(config)
+        pipeline.prompt = pipeline.prompt or run.pipeline.prompt
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set everything up; a user's mistake ends in one line."""
@@ -121,11 +157,7 @@ class CSDDreamFusionTrainer(Trainer):
 
     def _load_checkpoint(self) -> None:
         """Load the checkpoint that the options name; --max-num-iterations includes its steps."""
-        path = find_checkpoint(
-            load_dir=self.config.load_dir,
-            load_step=self.config.load_step,
-            load_checkpoint=self.config.load_checkpoint,
-        )
+        path = self._checkpoint
         if path is not None:
             loaded = read_checkpoint(path)
             with telling_of_faults(path):
@@ -168,14 +200,18 @@ class CSDDreamFusionTrainer(Trainer):
             save_preview(path, self.pipeline.model, size=self.config.preview_size)
 
     def _finish(self, *, failed: bool = False) -> None:
-        pipeline = self.config.pipeline
-        assert isinstance(pipeline, CSDDreamFusionPipelineConfig)
-        settings = dataclasses.asdict(pipeline) | {"notices": self._notices}
+        notices = [*self._notices, *self.pipeline.notices]
+        settings = dataclasses.asdict(_pipeline_config(self.config)) | {"notices": notices}
         folder = self.base_dir / RESULT_FOLDER
         files = save_result(
             folder, self.pipeline.model, settings, size=self.config.result_size, failed=failed
         )
         CONSOLE.print(f"Wrote {', '.join(path.name for path in files)} to {folder}.")
+
+
+def _pipeline_config(config: TrainerConfig) -> CSDDreamFusionPipelineConfig:
+    assert isinstance(config.pipeline, CSDDreamFusionPipelineConfig)
+    return config.pipeline
 
 
 def _check(config: CSDDreamFusionTrainerConfig, world_size: int) -> None:
@@ -186,9 +222,4 @@ def _check(config: CSDDreamFusionTrainerConfig, world_size: int) -> None:
         world_size=world_size,
         prompt=asked_prompt(config),
         wanted='what to make: --pipeline.prompt "a red cube"',
-    )
-    find_checkpoint(
-        load_dir=config.load_dir,
-        load_step=config.load_step,
-        load_checkpoint=config.load_checkpoint,
     )

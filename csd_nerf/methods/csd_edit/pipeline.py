@@ -17,7 +17,6 @@ from nerfstudio.engine.callbacks import (
 )
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.methods.common.checkpoints import OUR_STATE, load_strictly
 from csd_nerf.methods.common.controls import ViewerControls
@@ -36,7 +35,6 @@ from csd_nerf.methods.csd_edit.model import (
 )
 from csd_nerf.methods.csd_edit.scene import NerfactoScene
 from csd_nerf.priors import Prior
-from csd_nerf.priors.halving import HalvingPrior
 from csd_nerf.scene.plan import PAPER_ROUNDS, Rounds
 from csd_nerf.scene.stage import EditingStage, RoundError, StageOptions
 
@@ -92,6 +90,8 @@ class CSDEditPipeline(VanillaPipeline):
             config,
             kind="text" if config.update == "csd" and config.edit.residual == "dds" else "edit",
             device=device,
+            command="csd-edit",
+            limit="--pipeline.edit.max-batch",
             vae_slicing=config.prior_vae_slicing,
             vae_tiling=config.prior_vae_tiling,
         )
@@ -108,32 +108,20 @@ class CSDEditPipeline(VanillaPipeline):
             self.controls = ViewerControls(config.request(), prior=config.prior)
             self.scene = NerfactoScene(self.model, self.datamanager)
             self.stage = EditingStage(
-                self.scene, config, prior=self._halving_prior, controls=self.controls
+                self.scene, config, prior=self._prior.get, controls=self.controls
             )
             self._failed = FailedRounds("csd-edit", self.controls)
         self.notices_of_loading: list[str] = []
-        self._halving: HalvingPrior | None = None
-        self._told: list[str] = []
 
     def lend_prior(self, prior: Prior) -> None:
         """Edit with a prior that is loaded already, instead of the one that the options name."""
         self._prior.lend(prior)
 
-    def _halving_prior(self) -> HalvingPrior:
-        """The prior, which halves its batches when memory runs out."""
-        if self._halving is None:
-            self._halving = HalvingPrior(self._prior.get(), tell=self._tell_of_halving)
-        return self._halving
-
-    def _tell_of_halving(self, text: str) -> None:
-        self._told.append(text.rstrip("."))
-        CONSOLE.print(f"csd-edit: {text} --pipeline.edit.max-batch sets it from the start.")
-
     @property
     def notices(self) -> list[str]:
         """What was put right, or could not be honoured, so far; without full stops."""
         found = [*self.notices_of_loading, *self.datamanager.notices]
-        return [*found, *self.stage.notices, *self._told]
+        return [*found, *self.stage.notices, *self._prior.notices]
 
     @property
     def model(self) -> CSDEditModel:

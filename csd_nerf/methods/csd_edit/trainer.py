@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.files import folder_written_whole
+from csd_nerf.methods.common.adoption import Adopted, preset_of
 from csd_nerf.methods.common.checkpoints import (
     OUR_STATE,
     find_checkpoint,
@@ -93,7 +94,7 @@ class CSDEditTrainer(Trainer):
         """Complete the config from nerfstudio's --prompt and from the loaded run."""
         pipeline = _pipeline_config(config)
         pipeline.prompt = asked_prompt(config)
-        self._adopted = loading.Adopted()
+        self._adopted = Adopted()
         run = loading.read_run_config(self._checkpoint) if self._checkpoint else None
         if run is not None and self._checkpoint is not None:
             self._adopted = loading.adopt_settings(config, run, self._checkpoint)
@@ -274,11 +275,8 @@ def _check(config: CSDEditTrainerConfig, world_size: int) -> None:
 
 def _preset_edit(method: str | None) -> EditSettings:
     """The options of editing of a method before the user's."""
-    # Late: it imports the configs of all methods, this one among them.
-    from nerfstudio.configs.method_configs import all_methods
-
-    known = method is not None and method in all_methods
-    return _pipeline_config(all_methods[method]).edit if known else EditSettings()
+    known = preset_of(method)
+    return _pipeline_config(known).edit if known is not None else EditSettings()
 
 
 def _check_kernel(edit: EditSettings, preset: EditSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -11,10 +12,13 @@ from dataclasses import replace
 import pytest
 import torch
 from dreamfusion_runs import tiny_config
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from nerfstudio.utils.eval_utils import eval_setup
 
 from csd_nerf import priors
+from csd_nerf.core.settings import DistillSettings
+from csd_nerf.methods.csd_dreamfusion.config import csd_dreamfusion_tiny
 from csd_nerf.methods.csd_dreamfusion.coverage import PATIENCE
 from csd_nerf.methods.csd_dreamfusion.datamanager import orbit_cameras
 from csd_nerf.methods.csd_dreamfusion.model import CSDDreamFusionModel
@@ -243,7 +247,10 @@ def test_without_lpips_weights_views_are_compared_by_squared_l2_and_the_run_says
     monkeypatch.setattr(lpips, "lpips_network", missing)
     config = tiny_config(tmp_path, steps=2)
     config.pipeline.distill = replace(config.pipeline.distill, kernel="lpips")
-    first = run(config=config).pipeline.model.state_dict()
+    trainer = run(config=config)
+    first = trainer.pipeline.model.state_dict()
+    notices = json.loads((finished(trainer) / "settings.json").read_text())["notices"]
+    assert any("squared L2" in notice for notice in notices)
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("squared L2 instead of LPIPS: LPIPS needs AlexNet's weights") == 1
     second = run(steps=2).pipeline.model.state_dict()
@@ -369,12 +376,81 @@ def test_an_interrupted_run_can_be_gone_on_with(run, tmp_path, capsys, monkeypat
     assert f"csd-dreamfusion: interrupted; go on with: --load-dir {folder}" in (
         capsys.readouterr().err
     )
+    left = {path.name for path in (folder.parent / "result").iterdir()}
+    assert left == {"object.png", "object_turntable.mp4", "settings.json"}
     config = tiny_config(tmp_path / "resumed", steps=4)
     config.load_dir = folder
     resumed = run(config=config)
     assert resumed.step == 3
     states = (trainer.pipeline.model.state_dict() for trainer in (whole, resumed))
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
+
+
+def test_a_resumed_run_takes_over_what_the_first_was_told(run, tmp_path, capsys):
+    config = tiny_config(tmp_path, steps=2, prompt="a dark thing", distillation="sds", seed=3)
+    config.pipeline.model.width, config.pipeline.distill = 16, DistillSettings(text_scale=1.5)
+    config.pipeline.datamanager.elevation_range = (0.0, 30.0)
+    config.optimizers["fields"]["optimizer"].lr = 0.02
+    first = run(config=config)
+
+    config = copy.deepcopy(csd_dreamfusion_tiny.config)
+    config.output_dir, config.load_dir = tmp_path / "second", first.checkpoint_dir
+    config.max_num_iterations, config.pipeline.seed = 3, 4
+    capsys.readouterr()
+    trainer = run(config=config)
+    given = trainer.pipeline.config
+    assert (given.prompt, given.distillation, given.seed) == ("a dark thing", "sds", 4)
+    assert (given.model.width, given.distill.text_scale) == (16, 1.5)
+    assert given.datamanager.train_resolution == 12
+    assert given.datamanager.elevation_range == (0.0, 30.0)
+    assert trainer.config.optimizers["fields"]["optimizer"].lr == 0.02
+    assert trainer.config.result_size == 16
+    assert trainer.step == 2
+    told = "".join(capsys.readouterr().out.split())
+    notices = json.loads((finished(trainer) / "settings.json").read_text())["notices"]
+    for text in (
+        "--pipeline.distillation sds is taken over from the loaded run",
+        "--pipeline.distill.text-scale 1.5 is taken over from the loaded run",
+        "--optimizers.fields.optimizer.lr 0.02 is taken over from the loaded run",
+    ):
+        assert text in notices
+        assert "".join(text.split()) in told
+    assert not any("--pipeline.seed" in notice for notice in notices)
+
+
+def test_a_run_of_another_method_is_refused(run, tmp_path):
+    other = TrainerConfig(method_name="nerfacto", output_dir=tmp_path, timestamp="other")
+    other.save_config()
+    models = other.get_checkpoint_dir()
+    models.mkdir()
+    torch.save({"step": 1, "pipeline": {}}, models / "step-000000001.ckpt")
+    config = tiny_config(tmp_path / "second", steps=3)
+    config.load_dir = models
+    with pytest.raises(SystemExit, match="goes on from its own runs, got one of nerfacto"):
+        run(config=config)
+
+
+@pytest.mark.parametrize("part", ["encode", "predict"])
+def test_batches_become_smaller_when_memory_runs_out(run, word_prior, monkeypatch, capsys, part):
+    whole = run(steps=2).pipeline.model.state_dict()
+    plain, refused = getattr(word_prior, part), []
+
+    def with_little_memory(self, batch, *rest, max_batch=None, **options):
+        size = len(batch) if part == "encode" else max_batch
+        if size is None or size > 1:
+            refused.append(size)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch, *rest, **options)
+
+    monkeypatch.setattr(word_prior, part, with_little_memory)
+    trainer = run(steps=2)
+    assert refused
+    told = "".join(capsys.readouterr().out.split())
+    assert "--pipeline.distill.max-batchsetsitfromthestart." in told
+    (notice,) = json.loads((finished(trainer) / "settings.json").read_text())["notices"][1:]
+    assert notice.endswith("from now on it is 1")
+    for name, value in trainer.pipeline.model.state_dict().items():
+        assert torch.allclose(value, whole[name], atol=1e-5), name
 
 
 @pytest.mark.parametrize("damage", ["cut", "optimizers"])

@@ -306,18 +306,24 @@ def test_a_resumed_run_takes_over_what_the_first_was_told(make_config, train, ca
     config.pipeline.negative_prompt, config.pipeline.start = "fog", "original"
     config.pipeline.edit = dataclasses.replace(usual.edit, iterations=2, image_scale=1.3)
     config.pipeline.prior = "other"
+    config.pipeline.datamanager.edit_num_rays_per_batch = 192
+    config.optimizers["fields"]["optimizer"].lr = 0.02
     first = train(config)
 
     config = make_config("second")
     config.load_dir = first.base_dir / "source_models"
     config.pipeline.edit = dataclasses.replace(usual.edit, iterations=1, text_scale=2.5)
     config.pipeline.prior = usual.prior
+    rays = usual.datamanager.edit_num_rays_per_batch
+    config.pipeline.datamanager.edit_num_rays_per_batch = rays
     capsys.readouterr()
     trainer = start(config)
     options = trainer.pipeline.config
     assert (options.negative_prompt, options.start, options.prior) == ("fog", "original", "other")
     assert (options.edit.image_scale, options.edit.iterations) == (1.3, 1)
     assert options.edit.text_scale == 2.5
+    assert options.datamanager.edit_num_rays_per_batch == 192
+    assert trainer.optimizers.config["fields"]["optimizer"].lr == 0.02
     told = "".join(capsys.readouterr().out.split())
     for text in (
         "--pipeline.negative-prompt fog is taken over from the loaded run.",
