@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import importlib
+import typing
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
-from types import FunctionType
+from types import FunctionType, UnionType
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 _PACKAGES = ("nerfstudio", "csd_nerf", "torch.optim")
 """Packages whose classes a config may name."""
 _FUNCTIONS = ("nerfstudio.data.utils", "csd_nerf.methods")
 """Packages whose functions a config may name; none is called while a config is read."""
 _PATHS = ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath", "PurePath")
+_GROUPS = (typing.Union, UnionType, tuple, list, dict)
 _PYTHON = "tag:yaml.org,2002:python/"
 
 
@@ -41,6 +45,11 @@ def read_run_config(path: Path) -> Any:
             f"{path} must be the config of a nerfstudio run, but can't be read: {_reason(error)}."
         ) from None
     _complete(config, set())
+    for place, told, given in _wrong_fields(config, "", set()):
+        raise ValueError(
+            f"{path} must be the config of a nerfstudio run, but {place} is wrong: {told}, got "
+            f"{given!r}; write it as it was."
+        )
     return config
 
 
@@ -158,3 +167,42 @@ def _complete(value: Any, seen: set[int]) -> None:
             elif spec.name not in given and spec.default_factory is not dataclasses.MISSING:
                 given[spec.name] = spec.default_factory()
             _complete(given.get(spec.name), seen)
+
+
+def _wrong_fields(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, str, Any]]:
+    """The fields of options whose values are of another type: name, the rule, and the value."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _wrong_fields(inner, f"{place}.{key}".strip("."), seen)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for name, rule in _rules(type(value)).items():
+            inner, where = getattr(value, name, None), f"{place}.{name}".strip(".")
+            yield from _wrong_fields(inner, where, seen)
+            try:
+                rule.validate_python(inner, strict=True)
+            except ValidationError as error:
+                yield where, error.errors(include_url=False)[0]["msg"], inner
+
+
+@functools.cache
+def _rules(kind: type) -> dict[str, Any]:
+    """Pydantic adapters of the fields of a class of options; those of classes take anything."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError:
+        # Some annotations name what is imported for type checkers only.
+        return {}
+    fields = {spec.name: hints.get(spec.name, Any) for spec in dataclasses.fields(kind)}
+    return {name: TypeAdapter(hint if _is_plain(hint) else Any) for name, hint in fields.items()}
+
+
+def _is_plain(hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Literal:
+        return True
+    parts = [part for part in typing.get_args(hint) if part is not ...]
+    if parts:
+        return typing.get_origin(hint) in _GROUPS and all(map(_is_plain, parts))
+    return hint in (int, float, bool, str, Path, type(None))

@@ -93,3 +93,22 @@ def test_configs_of_windows_and_of_older_releases_load(tmp_path):
     assert found.output_dir.parts[-2:] == ("scenes", "outputs")
     assert found.mixed_precision is type(config)().mixed_precision
     assert found.pipeline.model.use_appearance_embedding is True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("hidden_dim: 64", "hidden_dim: wide", r"pipeline\.model\.hidden_dim .* got 'wide'"),
+        ("near_plane: 0.05", "near_plane: [1]", r"near_plane .* valid number, got \[1\]"),
+        ("lr: 0.01", "lr: null", r"optimizers\.\w+\.optimizer\.lr .* got None"),
+        ("load_dir: null", "load_dir: 7", r"load_dir is wrong: .* got 7"),
+        ("vis: viewer", "vis: window", r"vis is wrong: Input should be 'viewer', .*'window'"),
+        ("auto_scale_poses: true", "auto_scale_poses: 2", r"auto_scale_poses .* boolean, got 2"),
+    ],
+)
+def test_a_field_of_another_type_is_one_line_that_names_it(tmp_path, before, after, told):
+    text = yaml.dump(all_methods["nerfacto"])
+    assert before in text
+    with pytest.raises(ValueError, match=told) as caught:
+        read_run_config(written(tmp_path, text.replace(before, after)))
+    assert "\n" not in str(caught.value)

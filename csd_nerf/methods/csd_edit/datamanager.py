@@ -207,7 +207,10 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         return batch
 
     def _patch_sampler(self) -> PatchSampler:
-        """Draws where the source stage draws pixels: in masks, or else in the circle of a lens."""
+        """Draws where the source stage draws pixels: in masks, or else in the circle of a lens.
+
+        Like it, draws evenly over the sphere if all views are equirectangular.
+        """
         assert self.train_pixel_sampler is not None
         source, batch = self.train_pixel_sampler.config, self._cached
         sizes: list[tuple[int, int]] = [tuple(image.shape[:2]) for image in batch["image"]]
@@ -215,7 +218,12 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         if masks is None and source.fisheye_crop_radius is not None:
             circles = {size: _circle(size, source.fisheye_crop_radius) for size in {*sizes}}
             masks = [circles[size] for size in sizes]
-        return PatchSampler(sizes, masks=masks, patch_size=self.config.edit_patch_size)
+        return PatchSampler(
+            sizes,
+            masks=masks,
+            patch_size=self.config.edit_patch_size,
+            equirectangular=bool(source.is_equirectangular),
+        )
 
     @property
     def num_views(self) -> int:

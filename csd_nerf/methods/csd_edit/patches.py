@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from csd_nerf.methods.common.errors import MethodError
@@ -46,6 +46,8 @@ class PatchSampler:
         masks: For each image, True where a pixel may be used; None if there are no masks. They are
             kept, not copied.
         patch_size: Edge of a patch in pixels; 1 draws single pixels.
+        equirectangular: Whether the images are whole spheres. Patches are then drawn evenly over
+            the sphere, by the latitude of their middle; nerfstudio's sampler does so for pixels.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class PatchSampler:
         *,
         masks: Masks | None,
         patch_size: int,
+        equirectangular: bool = False,
     ) -> None:
         self.patch_size = patch_size
+        self._heights = torch.tensor([h for h, _ in sizes]) if equirectangular else None
         self._masks = masks
         boxes = [(0, 0, h - patch_size + 1, w - patch_size + 1) for h, w in sizes]
         if masks is not None:
@@ -102,23 +106,46 @@ class PatchSampler:
         return torch.stack([image[:, None, None].expand(shape), rows, columns], dim=-1).view(-1, 3)
 
     def _draw_corners(self, image: Int[Tensor, "n"]) -> Int[Tensor, "n 2"]:
-        """Places where a patch lies inside the mask, all equally likely."""
-        low, room = self._low[image], self._room[image]
-        corner = low + (torch.rand(len(image), 2) * room).long()
+        """Places where a patch lies inside the mask; all are equally likely, or by latitude."""
+        corner = self._draw_in_box(image)
         wrong = self._outside(image, corner)
         for _ in range(_TRIES):
             if len(wrong) == 0:
                 return corner
-            corner[wrong] = low[wrong] + (torch.rand(len(wrong), 2) * room[wrong]).long()
+            corner[wrong] = self._draw_in_box(image[wrong])
             wrong = wrong[self._outside(image[wrong], corner[wrong])]
         for view in image[wrong].unique().tolist():
             assert self._masks is not None
             mask = self._masks[view][..., 0]
             places = allowed_corners(mask, size=self.patch_size)
             drawn = wrong[image[wrong] == view]
-            flat = places[torch.randint(len(places), (len(drawn),))].long()
-            corner[drawn] = torch.stack([flat // mask.shape[1], flat % mask.shape[1]], dim=1)
+            y, x = places.long() // mask.shape[1], places.long() % mask.shape[1]
+            # Not torch.multinomial, which takes no more than 2^24 places.
+            upto = self._weights(view, y).double().cumsum(0)
+            chosen = torch.searchsorted(upto, torch.rand(len(drawn)).double() * upto[-1])
+            corner[drawn] = torch.stack([y, x], dim=1)[chosen.clamp(max=len(y) - 1)]
         return corner
+
+    def _draw_in_box(self, image: Int[Tensor, "n"]) -> Int[Tensor, "n 2"]:
+        """Places within the box around all places inside the mask."""
+        low, room = self._low[image], self._room[image]
+        drawn = torch.rand(len(image), 2)
+        if self._heights is not None:
+            # Even over the sphere is even in the cosine of the angle from the pole, which a patch
+            # has at its middle.
+            height, middle = self._heights[image], (self.patch_size - 1) / 2
+            first, last = (
+                (torch.pi * (y + middle) / height).cos() for y in (low[:, 0], (low + room)[:, 0])
+            )
+            angle = (first + (last - first) * drawn[:, 0]).acos()
+            drawn[:, 0] = (angle * height / torch.pi - middle - low[:, 0]) / room[:, 0]
+        return low + (drawn.clamp(min=0) * room).long().minimum(room - 1)
+
+    def _weights(self, view: int, y: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
+        """How likely places with these rows are, relative to each other."""
+        if self._heights is None:
+            return torch.ones(len(y))
+        return (torch.pi * (y + self.patch_size / 2) / self._heights[view]).sin()
 
     def _outside(self, image: Int[Tensor, "n"], corner: Int[Tensor, "n 2"]) -> Int[Tensor, "m"]:
         """Numbers of the patches that aren't inside their mask."""

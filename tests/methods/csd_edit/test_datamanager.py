@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from edit_runs import SIZE, write_dataset
+from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from PIL import Image
@@ -111,6 +112,19 @@ def test_pixels_outside_of_a_fisheye_lens_are_never_drawn(dataset, editing):
         _, y, x = manager.next_train(step)[1]["indices"].unbind(1)
         far = max(far, float(torch.hypot(y + 0.5 - 24, x + 0.5 - 24).max()))
     assert 10 < far < 14.8
+
+
+@pytest.mark.parametrize("editing", [False, True])
+def test_equirectangular_views_are_drawn_evenly_over_the_sphere(dataset, editing):
+    manager = open_images(dataset)
+    manager.train_dataset.cameras.camera_type[:] = CameraType.EQUIRECTANGULAR.value
+    manager.setup_train()
+    if editing:
+        manager.begin_editing()
+    rows = [manager.next_train(step)[1]["indices"][:, 1] for step in range(200)]
+    counts = torch.cat(rows).bincount(minlength=48).float()
+    assert counts[20:28].mean() > 2.5 * counts[:8].mean()
+    assert counts[20:28].mean() > 2.5 * counts[-8:].mean()
 
 
 def test_masks_that_the_source_ignores_are_ignored_in_the_editing_stage(tmp_path):

@@ -86,6 +86,26 @@ def test_all_places_inside_a_mask_are_equally_likely(monkeypatch, tries):
     assert (drawn[places] - expected).abs().max() < 6 * expected**0.5
 
 
+@pytest.mark.parametrize("tries", [0, 500])
+@pytest.mark.parametrize("size", [1, 3])
+def test_patches_are_even_over_the_sphere_also_inside_masks(monkeypatch, tries, size):
+    """By the sine of the angle between a patch's middle and the pole."""
+    monkeypatch.setattr(patches, "_TRIES", tries)
+    mask = torch.ones(12, 8, dtype=torch.bool)
+    mask[5, 2:7] = mask[:2] = False
+    for masks in (None, mask[None, ..., None]):
+        sampler = PatchSampler([(12, 8)], masks=masks, patch_size=size, equirectangular=True)
+        torch.manual_seed(0)
+        corners = sampler.sample([0], patches=20000).view(-1, size * size, 3)[:, 0]
+        drawn = (corners[:, 1] * 8 + corners[:, 2]).bincount(minlength=96)
+        places = allowed_corners(mask if masks is not None else torch.ones_like(mask), size=size)
+        share = torch.zeros(96)
+        share[places] = (torch.pi * (places // 8 + size / 2) / 12).sin()
+        expected = 20000 * share / share.sum()
+        assert ((drawn - expected).abs() < 6 * (expected + 1) ** 0.5).all()
+    assert sampler.sample([0], patches=9)[:, 0].unique().tolist() == [0]
+
+
 def test_masks_are_not_copied():
     masks = torch.ones(2, 40, 50, 1, dtype=torch.bool)
     sampler = PatchSampler([(40, 50)] * 2, masks=masks, patch_size=4)
