@@ -7,7 +7,8 @@ the prior.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def check_parts(folder: Path, family: Family, name: str) -> None:
         if component.classes or place == "scheduler"
     }
     for place in family.components:
-        for weights in sorted((folder / place).glob("*.safetensors")):
-            _check_length(weights, name)
+        for weights in sorted((folder / place).iterdir()):
+            if weights.suffix in _WHOLE and not _WHOLE[weights.suffix](weights):
+                raise ValueError(
+                    f"The weights of {name!r} must be whole, got {weights}, which breaks off or is "
+                    "damaged; fetch them again."
+                )
     if "scheduler" in configs:
         check_schedule(configs["scheduler"], name)
     if "unet" not in configs:
@@ -179,19 +184,27 @@ def _read_config(path: Path, component: Component, name: str) -> dict[str, Any]:
     return config
 
 
-def _check_length(path: Path, name: str) -> None:
-    """Check that a safetensors file is as long as its header says."""
+def _is_whole_safetensors(path: Path) -> bool:
+    """Whether a file is as long as its header says."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         size = path.stat().st_size
         try:
             header: Any = json.loads(file.read(length)) if length <= size else None
             ends = [part["data_offsets"][1] for key, part in header.items() if key[:2] != "__"]
-            whole = size == 8 + length + max(ends, default=0)
+            return size == 8 + length + max(ends, default=0)
         except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-            whole = False
-    if not whole:
-        raise ValueError(
-            f"The weights of {name!r} must be whole, got {path}, which breaks off or is damaged; "
-            "fetch them again."
-        )
+            return False
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Whether a file of torch.save has its end; one of a torch before 1.6 isn't looked at."""
+    with path.open("rb") as file:
+        return file.read(2) != b"PK" or zipfile.is_zipfile(file)
+
+
+_WHOLE: dict[str, Callable[[Path], bool]] = {
+    ".safetensors": _is_whole_safetensors,
+    ".bin": _is_whole_archive,
+}
+"""How weights are known to be whole, by the suffix of their file."""

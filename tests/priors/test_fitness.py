@@ -75,6 +75,17 @@ def test_a_configuration_that_is_no_json(copy):
         priors.fetch(copy)
 
 
+def test_a_file_of_torch_that_breaks_off(copy):
+    path = copy / "vae" / "diffusion_pytorch_model.bin"
+    torch.save({"weight": torch.zeros(100)}, path)
+    assert priors.fetch(copy)[0] == copy
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"must be whole, got .*vae/diffusion_pytorch_model\.bin"):
+        priors.fetch(copy)
+    torch.save({"weight": torch.zeros(9)}, path, _use_new_zipfile_serialization=False)
+    assert priors.fetch(copy)[0] == copy
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"", lambda b: b"\xff" * 40])
 def test_weights_that_break_off(copy, damage):
     path = copy / "text_encoder" / "model.safetensors"
