@@ -1,0 +1,1 @@
+"""CSD-Edit on Gaussian splats: a method of ns-train, on nerfstudio's splatfacto."""
