@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import (
     VanillaDataManager,
     VanillaDataManagerConfig,
 )
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.utils.dataloaders import (
     FixedIndicesEvalDataloader,
     RandIndicesEvalDataloader,
@@ -27,10 +21,10 @@ from nerfstudio.data.utils.dataloaders import (
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
+from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.errors import MethodError
-from csd_nerf.methods.common.photographs import Photographs, read_all, with_channels
+from csd_nerf.methods.common.photographs import Photographs, read_all
 from csd_nerf.methods.common.transforms import checked
-from csd_nerf.methods.csd_edit.edits import EditFolder
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 
 
@@ -72,11 +66,10 @@ class CSDEditDataManagerConfig(VanillaDataManagerConfig):
             )
 
 
-class CSDEditDataManager(VanillaDataManager[Photographs]):
+class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
     """Gives the edited images of edited views, and the photographs of all others.
 
-    A view's number is its `image_idx`, the index of its camera. Each image is kept once, with 8
-    bits a channel: the photograph, or its edit.
+    A view's number is its `image_idx`, the index of its camera.
     """
 
     config: CSDEditDataManagerConfig
@@ -94,36 +87,10 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         config.dataparser = checked(config.dataparser, pictures=test_mode != "inference")
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
 
-    def create_train_dataset(self) -> Photographs:
-        """Open the training images, scaled down to `max_image_size`.
-
-        Raises:
-            MethodError: If there are fewer than two.
-        """
-        self.train_dataparser_outputs = self._in_scene(self.train_dataparser_outputs)
-        count = len(self.train_dataparser_outputs.image_filenames)
-        if count < 2:
-            raise MethodError(
-                f"A scene needs 2 training views or more, got {count} from {self.config.data}; "
-                "for a picture take csd-nerf panorama."
-            )
-        return self._open(self.train_dataparser_outputs)
-
-    def create_eval_dataset(self) -> Photographs:
-        """Open the held-out images at the scale of the training images.
-
-        If none is held out, these are the training images.
-        """
-        held_out = self._in_scene(self.dataparser.get_dataparser_outputs(split=self.test_split))
-        self.holds_out = len(held_out.image_filenames) > 0
-        return self._open(held_out if self.holds_out else self.train_dataparser_outputs)
-
     @property
     def notices(self) -> list[str]:
         """What was put right or taken instead of something else, for the user."""
-        found: list[str] = [*getattr(self.dataparser, "notices", ())]
-        if not self.holds_out:
-            found.append("no view is held out: evaluation shows training views")
+        found = super().notices
         if crowded := [view for view in range(self.num_views) if not self._patches.has_room(view)]:
             name = self.train_dataset.image_filenames[crowded[0]].name
             found.append(
@@ -133,43 +100,9 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
             )
         return found
 
-    def _in_scene(self, outputs: DataparserOutputs) -> DataparserOutputs:
-        """The outputs with their cameras in `scene_frame`."""
-        frame = self.config.scene_frame
-        if frame is None:
-            return outputs
-        transform, scale = torch.tensor(frame[:12]).view(3, 4), frame[12]
-        if torch.equal(transform, outputs.dataparser_transform.float()) and (
-            scale == outputs.dataparser_scale
-        ):
-            return outputs
-        change = (
-            _square(transform).double() @ _square(outputs.dataparser_transform).double().inverse()
-        )
-        poses = _square(outputs.cameras.camera_to_worlds).double()
-        poses[:, :3, 3] /= outputs.dataparser_scale
-        poses = change @ poses
-        poses[:, :3, 3] *= scale
-        outputs.cameras.camera_to_worlds = poses[:, :3].float()
-        return dataclasses.replace(outputs, dataparser_transform=transform, dataparser_scale=scale)
-
-    def _open(self, outputs: DataparserOutputs) -> Photographs:
-        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self._scale_factor())
-
-    def _scale_factor(self) -> float:
-        cameras = self.train_dataparser_outputs.cameras
-        scale = self.config.camera_res_scale_factor
-        longest = scale * max(int(cameras.width.max()), int(cameras.height.max()))
-        limit = self.config.max_image_size
-        if limit is None or longest <= limit:
-            return scale
-        # nerfstudio rounds the sizes of images and cameras down, in different precisions. Half a
-        # pixel more keeps both from being rounded to different sizes.
-        return scale * (limit + 0.5) / longest
-
     def setup_train(self) -> None:
         """Prepare the drawing of rays; in training, read the photographs too."""
-        self._edits: dict[int, dict[str, Any] | None] = {}
+        self._edits = {}
         self._is_editing = False
         rays = self.config.train_num_rays_per_batch
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, rays)
@@ -200,6 +133,12 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         """The images that evaluation draws rays from; without any, those that are trained on."""
         return self._read_all(self.eval_dataset) if self.holds_out else self._cached
 
+    def _image(self, view: int) -> UInt8[Tensor, "h w c"]:
+        return self._cached["image"][view]
+
+    def _photograph(self, view: int) -> UInt8[Tensor, "h w c"]:
+        return self.train_dataset.get_data(view, "uint8")["image"]
+
     def _read_all(self, photographs: Photographs) -> dict[str, Any]:
         batch = read_all(photographs)
         for name in set(batch) - {*self.exclude_batch_keys_from_device}:
@@ -224,106 +163,6 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
             patch_size=self.config.edit_patch_size,
             equirectangular=bool(source.is_equirectangular),
         )
-
-    @property
-    def num_views(self) -> int:
-        """Number of training views."""
-        return len(self.train_dataset)
-
-    def photograph01(self, view: int) -> Float[Tensor, "h w c"]:
-        """Read the original photograph of a view, RGB or RGBA in [0, 1]."""
-        return self.train_dataset[view]["image"]
-
-    @property
-    def names(self) -> list[str]:
-        """Name of each photograph: its path from the folder of the data.
-
-        nerfstudio's folders of smaller copies, such as images_4, are named as that of the
-        photographs, images.
-        """
-        data = Path(self.config.data or ".")
-        folder = data if data.is_dir() else data.parent
-        paths = [os.path.relpath(p, folder) for p in self.train_dataset.image_filenames]
-        return [re.sub(r"^images_\d+(?=/)", "images", Path(path).as_posix()) for path in paths]
-
-    @property
-    def edited(self) -> dict[int, UInt8[Tensor, "_ _ 3"]]:
-        """The edited views, with the colours that are trained on."""
-        return {view: self._cached["image"][view][..., :3] for view in sorted(self._edits)}
-
-    def set_edited(
-        self,
-        edited: Mapping[int, UInt8[Tensor, "_ _ 3"]],
-        *,
-        background: Float[Tensor, "3"] | None = None,
-    ) -> None:
-        """Train on edited images from now on; transparency is that of the photographs.
-
-        Args:
-            edited: Images by view, over the background where their photographs are transparent.
-            background: The colour with which training blends transparent parts; None is black.
-
-        Raises:
-            MethodError: If the size of an image isn't its photograph's.
-        """
-        background = torch.zeros(3) if background is None else background
-        for view, image in edited.items():
-            self._check_size(view, (image.shape[0], image.shape[1]))
-            _set_colours(self._cached["image"][view], image, background)
-            self._edits[view] = None
-
-    def reset_images(self) -> None:
-        """Train on the photographs again."""
-        for view in self._edits:
-            image = self._cached["image"][view]
-            photograph = self.train_dataset.get_data(view, "uint8")["image"]
-            image[:] = with_channels(photograph, image.shape[2])
-        self._edits = {}
-
-    def save_edits(self, folder: EditFolder, *, loaded: EditFolder | None) -> dict[str, Any]:
-        """Write the edits that no file holds yet, and return the records of all by name.
-
-        Args:
-            folder: Where they are written.
-            loaded: Where `load_edits` read from; its files become files of `folder` too.
-        """
-        names = self.names
-        for view, record in self._edits.items():
-            if record is None or not folder.take_over(record, loaded or folder):
-                self._edits[view] = folder.write(names[view], self._cached["image"][view])
-        return {names[view]: self._edits[view] for view in sorted(self._edits)}
-
-    @property
-    def edit_files(self) -> set[str]:
-        """Names of the files that hold the edits, as far as they are written."""
-        return {record["file"] for record in self._edits.values() if record is not None}
-
-    def load_edits(self, records: Mapping[str, Any], folder: EditFolder) -> None:
-        """Train on the edits that a checkpoint names, each in the place of its own photograph.
-
-        Edits of photographs that are not there are left out.
-
-        Raises:
-            MethodError: If a file is missing or isn't the one that was written, or the size of an
-                edit isn't its photograph's.
-        """
-        self.reset_images()
-        for view, name in enumerate(self.names):
-            if name in records:
-                height, width = records[name]["size"]
-                self._check_size(view, (height, width))
-                image = self._cached["image"][view]
-                image[:] = with_channels(folder.read(name, records[name]), image.shape[2])
-                self._edits[view] = dict(records[name])
-
-    def _check_size(self, view: int, size: tuple[int, int]) -> None:
-        height, width = self._cached["image"][view].shape[:2]
-        if size != (height, width):
-            raise MethodError(
-                f"The edited image of view {view} has to be as large as its photograph, "
-                f"{width}x{height}, got {size[1]}x{size[0]}; keep --pipeline.datamanager's image "
-                "size and the dataparser's downscale-factor as they were in the run that is loaded."
-            )
 
     def begin_editing(self) -> None:
         """Draw rays in patches from now on."""
@@ -360,12 +199,6 @@ class CSDEditDataManager(VanillaDataManager[Photographs]):
         return self.config.edit_num_rays_per_batch // self.config.edit_patch_size**2
 
 
-def _square(pose: Float[Tensor, "*n 3 4"]) -> Float[Tensor, "*n 4 4"]:
-    """Poses with the row (0, 0, 0, 1) below."""
-    row = torch.tensor([0.0, 0.0, 0.0, 1.0]).to(pose).expand(*pose.shape[:-2], 1, 4)
-    return torch.cat([pose, row], dim=-2)
-
-
 def _as_float(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch of pixels with colours in [0, 1]; the bytes are divided as nerfstudio does."""
     return {**batch, "image": batch["image"].float() / 255}
@@ -381,21 +214,3 @@ def _circle(size: tuple[int, int], radius: float) -> Bool[Tensor, "h w 1"]:
     """The pixels of an image (height, width) within this many pixels of its middle."""
     y, x = (torch.arange(edge) + 0.5 - edge // 2 for edge in size)
     return (torch.hypot(y[:, None], x) <= radius)[..., None]
-
-
-def _set_colours(
-    image: UInt8[Tensor, "h w c"], blended: UInt8[Tensor, "h w 3"], background: Float[Tensor, "3"]
-) -> None:
-    """Give an image, in place, the colours that look like `blended` over a background.
-
-    With the alpha a of an RGBA image, blended = a colour + (1 - a) background. Where a is 0 every
-    colour looks alike, and the old one stays.
-    """
-    if image.shape[-1] == 3:
-        image[:] = blended.to(image.device)
-        return
-    alpha = image[..., 3:] / 255
-    blended01 = blended.to(image.device) / 255
-    colour = (blended01 - (1 - alpha) * background.to(alpha)) / alpha.clamp(min=1 / 255)
-    rounded = (colour.clamp(0, 1) * 255).round().byte()
-    image[..., :3] = torch.where(alpha > 0, rounded, image[..., :3])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
-from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
+from csd_nerf.methods.common.perceptual import LazyPerceptualDistance
 
 EditingPoses = Literal["off", "in2n"]
 """What becomes of the optimisation of camera poses in the editing stage."""
@@ -108,16 +108,3 @@ def _lpips_replaced(distance: LazyPerceptualDistance) -> Iterator[None]:
 
 def _not_a_number(*_: Tensor) -> float:
     return float("nan")
-
-
-def rows_by_name(
-    table: Float[Tensor, "n d"], before: Sequence[str], now: Sequence[str]
-) -> Float[Tensor, "m d"]:
-    """Order the rows of a table by other names; new names get the mean of all rows.
-
-    Raises:
-        ValueError: If the table doesn't have a row for each name.
-    """
-    row_of = dict(zip(before, table, strict=True))
-    mean = table.mean(0)
-    return torch.stack([row_of.get(name, mean) for name in now])

@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.edit_scene import PhotographScene, resized_camera
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
-from csd_nerf.methods.csd_edit.edits import EditFolder
 from csd_nerf.methods.csd_edit.model import CSDEditModel
 from csd_nerf.scene.protocol import SceneRender
 
 
-@runtime_checkable
-class StageHost(Protocol):
-    """What a scene requires of its trainer."""
-
-    def begin_editing(self, *, is_resumed: bool) -> None:
-        """Do the trainer's part of `Scene.begin_editing`."""
-        ...
-
-
-class NerfactoScene:
-    """The `Scene` of a nerfacto model and its training images.
-
-    Attributes:
-        host: The trainer; must be set before training begins.
-        edits: The run's folder of edited images; must be set before a state is saved.
-        loaded_edits: That of the run that is loaded; must be set before a state is loaded.
-    """
-
-    host: StageHost
-    edits: EditFolder
-    loaded_edits: EditFolder | None = None
+class NerfactoScene(PhotographScene):
+    """The `Scene` of a nerfacto model and its training images."""
 
     def __init__(self, model: CSDEditModel, images: CSDEditDataManager) -> None:
+        super().__init__(images)
         self._model, self._images = model, images
-
-    @property
-    def num_views(self) -> int:
-        """Number of training views."""
-        return self._images.num_views
-
-    def name(self, view: int) -> str:
-        """The photograph's path from the folder of the data."""
-        return self._images.names[view]
 
     def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
         """The photograph; transparent parts are blended with the training background."""
@@ -84,10 +55,6 @@ class NerfactoScene:
         """Train on edited images from now on."""
         self._images.set_edited(images, background=self._background)
 
-    def reset_images(self) -> None:
-        """Train on the photographs again."""
-        self._images.reset_images()
-
     def begin_editing(self, *, is_resumed: bool) -> None:
         """Draw rays in patches, and use the losses for patches."""
         self.host.begin_editing(is_resumed=is_resumed)
@@ -101,11 +68,8 @@ class NerfactoScene:
         proposal networks are trained.
         """
         sampler = self._model.proposal_sampler
-        records = {}
-        if self._images.edited:
-            records = self._images.save_edits(self.edits, loaded=self.loaded_edits)
         return {
-            "edits": records,
+            "edits": self.save_edits(),
             "sampler": {"step": int(sampler._step), "since": int(sampler._steps_since_update)},
         }
 
@@ -115,42 +79,7 @@ class NerfactoScene:
         Raises:
             MethodError: If an edited image is missing, or doesn't fit.
         """
-        if "edited" in state:
-            # Earlier releases kept the images in the checkpoint, by number.
-            self._check_numbers(state["edited"])
-            self.set_edited(state["edited"])
-        elif state["edits"]:
-            assert self.loaded_edits is not None, "loaded_edits must be set before"
-            self._images.load_edits(state["edits"], self.loaded_edits)
+        self.load_edits(state)
         sampler = self._model.proposal_sampler
         sampler._step = state["sampler"]["step"]
         sampler._steps_since_update = state["sampler"]["since"]
-
-    def forget_older_edits(self) -> None:
-        """Delete edits that only an earlier state named, once a later one is saved for good."""
-        self.edits.keep_only(self._images.edit_files)
-
-    def _check_numbers(self, edited: Mapping[int, Any]) -> None:
-        if edited and max(edited) >= self.num_views:
-            raise MethodError(
-                f"The run that is loaded, of an earlier release, needs the photographs that it "
-                f"had, got {self.num_views} for an edit of number {max(edited)}; restore them, or "
-                "load its source_models."
-            )
-
-
-def resized_camera(camera: Cameras, size: tuple[int, int]) -> Cameras:
-    """The same camera for an image of another size (height, width), with the same field of view."""
-    vertical, horizontal = size[0] / float(camera.height), size[1] / float(camera.width)
-    return Cameras(
-        camera_to_worlds=camera.camera_to_worlds,
-        fx=camera.fx * horizontal,
-        fy=camera.fy * vertical,
-        cx=camera.cx * horizontal,
-        cy=camera.cy * vertical,
-        width=size[1],
-        height=size[0],
-        distortion_params=camera.distortion_params,
-        camera_type=camera.camera_type,
-        times=camera.times,
-    )

@@ -24,5 +24,5 @@ def test_a_method_does_not_use_another(room):
 
 
 def test_the_search_finds_a_method():
-    assert METHODS == ["csd_dreamfusion", "csd_edit"]
+    assert METHODS == ["csd_dreamfusion", "csd_edit", "csd_edit_splat"]
     assert methods_in("from csd_nerf.methods.csd_edit import model") == {"csd_edit"}

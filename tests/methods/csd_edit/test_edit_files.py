@@ -12,8 +12,8 @@ import torch
 from edit_runs import checkpoint_of, message_of, start
 from PIL import Image
 
-from csd_nerf.methods.csd_edit.edits import EditFolder
-from csd_nerf.methods.csd_edit.model import rows_by_name
+from csd_nerf.methods.common.edit_pipeline import rows_by_name
+from csd_nerf.methods.common.edits import EditFolder
 
 
 def extra_of(trainer) -> dict:

@@ -98,6 +98,6 @@ def test_a_prior_that_can_not_be_used_is_a_mistake_of_one_line(error, monkeypatc
         raise error("it makes images:\n  name another.")
 
     monkeypatch.setattr(priors, "load", refuse)
-    prior = LazyPrior(PriorOptions(), kind="edit", device="cpu")
+    prior = LazyPrior(PriorOptions(), kind="edit", device="cpu", command="csd-edit", limit="--n")
     with pytest.raises(MethodError, match=r"^it makes images: name another\.$"):
         prior.get()

@@ -14,9 +14,8 @@ import torchvision
 from edit_runs import message_of, shrink_model, start
 from PIL import Image
 
-from csd_nerf.methods.common import checkpoints
+from csd_nerf.methods.common import adoption, checkpoints
 from csd_nerf.methods.common.errors import MethodError
-from csd_nerf.methods.csd_edit import loading
 from csd_nerf.methods.csd_edit.config import csd_edit, csd_edit_tiny
 
 
@@ -73,7 +72,7 @@ def test_editing_goes_on_from_a_stock_nerfacto_run(nerfacto_run, make_config, tr
     trainer.train()
     assert (trainer._start_step, trainer.step) == (3, 10)
     assert len(list((trainer.base_dir / "rounds").glob("*.png"))) == 3
-    saved = loading.read_run_config(next(trainer.checkpoint_dir.iterdir()))
+    saved = adoption.read_run_config(next(trainer.checkpoint_dir.iterdir()))
     assert saved.pipeline.model.log2_hashmap_size == 9
     assert saved.pipeline.datamanager.dataparser.train_split_fraction == 0.75
 

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from edit_runs import start
 
-from csd_nerf.methods.csd_edit.perceptual import LazyPerceptualDistance
+from csd_nerf.methods.common.perceptual import LazyPerceptualDistance
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 
 from csd_nerf.media.pixels import to_bytes
-from csd_nerf.methods.csd_edit.scene import resized_camera
+from csd_nerf.methods.common.edit_scene import resized_camera
 from csd_nerf.scene.protocol import Scene
 
 

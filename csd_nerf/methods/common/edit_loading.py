@@ -1,4 +1,4 @@
-"""Reads the settings of a loaded run, of nerfacto or csd-edit, and adopts them."""
+"""Reads the settings of a loaded run, of an editing method or nerfstudio's own, and adopts them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.nerfacto import NerfactoModelConfig
+from nerfstudio.models.base_model import ModelConfig
 
-from csd_nerf.methods.common import adoption
-from csd_nerf.methods.common.adoption import Adopted, Sides, preset_of
+from csd_nerf.methods.common.adoption import Adopted, Sides, preset_of, read_run_config
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import PriorOptions
 from csd_nerf.scene.stage import StageOptions
@@ -22,41 +21,55 @@ _FRAME_FIELDS = (
 """Options of dataparsers that set the axes and the scale of the scene."""
 _KEPT_FIELDS = ("_target", "prompt", "eval_num_rays_per_chunk")
 """Settings of the model that are not adopted from a loaded run."""
-_RAYS = ("edit_patch_size", "edit_num_rays_per_batch", "train_num_rays_per_batch")
+_TRAINING = (
+    *("edit_patch_size", "edit_num_rays_per_batch", "train_num_rays_per_batch"),
+    "only_edited_views",
+)
 """Options of training that are adopted if they were given."""
 
 
-def read_run_config(checkpoint: Path) -> TrainerConfig | None:
+def read_scene_config(
+    checkpoint: Path, model: type[ModelConfig], *, command: str, stock: str
+) -> TrainerConfig | None:
     """Read the config.yml of the run that a checkpoint belongs to; None if it has none.
+
+    Args:
+        checkpoint: The checkpoint, in the folder of its run.
+        model: The config of nerfstudio's own model.
+        command: Name of the editing method.
+        stock: Name of nerfstudio's own method.
 
     Raises:
         MethodError: If the file can't be read, or is of another method.
     """
-    config = adoption.read_run_config(checkpoint)
-    if config is not None and not isinstance(config.pipeline.model, NerfactoModelConfig):
+    config = read_run_config(checkpoint)
+    if config is not None and not isinstance(config.pipeline.model, model):
         raise MethodError(
-            f"csd-edit goes on from runs of nerfacto or its own, got one of {config.method_name}."
+            f"{command} goes on from runs of {stock} or its own, got one of {config.method_name}."
         )
     return config
 
 
-def adopt_settings(config: TrainerConfig, run: TrainerConfig, checkpoint: Path) -> Adopted:
+def adopt_settings(
+    config: TrainerConfig, run: TrainerConfig, checkpoint: Path, model: type[ModelConfig]
+) -> Adopted:
     """Adopt the settings with which a scene was trained: of model, dataparser, data and image size.
 
-    From a run of csd-edit also those options of editing, training and the prior are adopted that
-    were given to it. Options that differ from the preset's were given by the user, and stay; but
-    the scene's axes and scale can't change.
+    From a run of an editing method also those options of editing, training and the prior are
+    adopted that were given to it. Options that differ from the preset's were given by the user, and
+    stay; but the scene's axes and scale can't change.
 
     Args:
         config: The config of this run, changed in place.
         run: The config of the loaded run.
         checkpoint: The checkpoint, in the folder of the loaded run.
+        model: The config of nerfstudio's own model.
     """
     adopted = Adopted(fixed=_FRAME_FIELDS)
     usual, their_usual = preset_of(config.method_name), preset_of(run.method_name)
     sides = Sides(config, run, usual or config, their_usual or run)
     pipeline = sides.at("pipeline")
-    names = [f.name for f in dataclasses.fields(NerfactoModelConfig) if f.name not in _KEPT_FIELDS]
+    names = [f.name for f in dataclasses.fields(model) if f.name not in _KEPT_FIELDS]
     adopted.take(pipeline.at("model"), names, "pipeline.model")
     if isinstance(run.pipeline, StageOptions):
         # The prompt is asked for first of all, and the rounds of a preset are not an option.
@@ -64,7 +77,9 @@ def adopt_settings(config: TrainerConfig, run: TrainerConfig, checkpoint: Path) 
         asked = {spec.name for kind in kinds for spec in dataclasses.fields(kind)}
         asked -= {"prompt", "default_rounds"}
         adopted.take_given(pipeline, sorted(asked), "pipeline")
-        adopted.take_given(pipeline.at("datamanager"), _RAYS, "pipeline.datamanager")
+        images = pipeline.at("datamanager")
+        given = [name for name in _TRAINING if hasattr(images.ours, name)]
+        adopted.take_given(images, given, "pipeline.datamanager")
         adopted.take_given(sides, ["optimizers"], "")
     _adopt_images(adopted, pipeline.at("datamanager"))
     ours: Any = config.pipeline.datamanager

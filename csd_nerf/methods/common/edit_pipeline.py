@@ -1,0 +1,256 @@
+"""A pipeline of nerfstudio with the editing stage between its training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, ClassVar, Literal
+
+import torch
+import tyro
+from jaxtyping import Float
+from nerfstudio.engine.callbacks import (
+    TrainingCallback,
+    TrainingCallbackAttributes,
+    TrainingCallbackLocation,
+)
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
+
+from csd_nerf.methods.common.checkpoints import OUR_STATE, load_strictly
+from csd_nerf.methods.common.controls import ViewerControls
+from csd_nerf.methods.common.edit_scene import PhotographScene
+from csd_nerf.methods.common.edited_images import EditedImages
+from csd_nerf.methods.common.edits import EditFolder
+from csd_nerf.methods.common.errors import MethodError
+from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+from csd_nerf.methods.common.random_state import random_state, restore_random_state
+from csd_nerf.methods.common.rounds import FailedRounds, show_round
+from csd_nerf.methods.common.terminal import count_round
+from csd_nerf.priors import Prior
+from csd_nerf.scene.plan import PAPER_ROUNDS, Rounds
+from csd_nerf.scene.stage import EditingStage, RoundError, StageOptions
+
+
+@dataclass
+class EditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
+    """Options of the pipeline: of the editing stage and of the prior."""
+
+    default_rounds: tyro.conf.Suppress[Rounds] = PAPER_ROUNDS
+    """The preset's schedule; --edit-every and --edit-views override it."""
+    prior_vae_slicing: bool = False
+    """Let the prior encode and decode one image at a time, to save memory."""
+    prior_vae_tiling: bool = False
+    """Let the prior encode and decode large images in overlapping tiles, to save memory; changes
+    the result slightly where tiles meet."""
+
+
+class EditPipeline(VanillaPipeline):
+    """Trains a scene, and calls the editing stage before every step.
+
+    The stage is called in a callback, outside of the training step, which runs under autocast.
+
+    Attributes:
+        stage: The editing stage. This and the next two attributes exist only for training.
+        scene: The scene, with the interface that the stage uses.
+        notices_of_loading: What became of the user's options beside those of a loaded run.
+        controls: The stage's panel in the viewer.
+    """
+
+    config: EditPipelineConfig
+    command: ClassVar[str]
+    """Name of the command, which begins messages."""
+    per_photograph: ClassVar[tuple[str, ...]] = ()
+    """Ends of the names of parameters that have a row for each photograph."""
+    misfit_remedy = (
+        "set --pipeline.model as the scene was trained, or keep the run's config.yml beside its "
+        "checkpoints"
+    )
+    """What the user can do if a checkpoint doesn't fit the model."""
+
+    def __init__(
+        self,
+        config: EditPipelineConfig,
+        device: str | torch.device,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        self._prior = LazyPrior(
+            config,
+            kind="text" if config.update == "csd" and config.edit.residual == "dds" else "edit",
+            device=device,
+            command=self.command,
+            limit="--pipeline.edit.max-batch",
+            vae_slicing=config.prior_vae_slicing,
+            vae_tiling=config.prior_vae_tiling,
+        )
+        trains = test_mode == "val"
+        if trains:
+            # Missing weights must be found now, not after minutes or hours of source training.
+            # Evaluation needs no prior.
+            self._prior.fetch()
+        super().__init__(config, str(device), test_mode, world_size, local_rank, grad_scaler)
+        self._restored_random_state: dict[str, Any] | None = None
+        if trains:
+            model: Any = self.model
+            if model.uses_perceptual_loss:
+                model.perceptual.require()
+            self.controls = ViewerControls(config.request(), prior=config.prior)
+            self.scene = self.open_scene()
+            self.stage = EditingStage(
+                self.scene, config, prior=self._prior.get, controls=self.controls
+            )
+            self._failed = FailedRounds(self.command, self.controls)
+        self.notices_of_loading: list[str] = []
+
+    def lend_prior(self, prior: Prior) -> None:
+        """Edit with a prior that is loaded already, instead of the one that the options name."""
+        self._prior.lend(prior)
+
+    @property
+    def notices(self) -> list[str]:
+        """What was put right, or could not be honoured, so far; without full stops."""
+        found = [*self.notices_of_loading, *self._images.notices]
+        return [*found, *self.stage.notices, *self._prior.notices]
+
+    @property
+    def _images(self) -> EditedImages:
+        assert isinstance(self.datamanager, EditedImages)
+        return self.datamanager
+
+    def open_scene(self) -> PhotographScene:
+        """The model and its images, with the interface that the stage uses."""
+        raise NotImplementedError
+
+    def prepare_loading(self, state: Mapping[str, Any], step: int) -> None:
+        """Prepare the model for a state of this step."""
+        del state
+        self.model.update_to_step(step)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """The model's callbacks, and the editing stage's."""
+        trainer: Any = training_callback_attributes.trainer
+        self.scene.host = trainer
+        callback = TrainingCallback(
+            where_to_run=[TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
+            update_every_num_iters=1,
+            func=self._before_step,
+            args=[trainer],
+        )
+        # Last, because a round renders as the model's callbacks set it up for this step.
+        return [*super().get_training_callbacks(training_callback_attributes), callback]
+
+    def _before_step(self, trainer: Trainer, step: int) -> None:
+        if self._restored_random_state is not None:
+            # As late as possible, because the set-up of a run draws random numbers too.
+            restore_random_state(self._restored_random_state)
+            self._restored_random_state = None
+        began = perf_counter()
+        try:
+            done = self.stage.before_step(step)
+        except RoundError as error:
+            self._handle(error, trainer, step)
+            return
+        self._failed.forget()
+        if done is not None:
+            folder = trainer.base_dir / "rounds"
+            show_round(done, folder, self.controls, notices=self.notices)
+            count_round(seconds=perf_counter() - began, every=self.config.rounds.every)
+
+    def _handle(self, error: RoundError, trainer: Trainer, step: int) -> None:
+        """Pause editing after a failed round; without a viewer to go on from, end the run."""
+        if trainer.viewer_state is not None:
+            self._failed.tell(str(error))
+            return
+        if step > trainer._start_step:
+            trainer.save_checkpoint(step - 1)
+        cause = error.__cause__
+        if isinstance(cause, ValueError | ImportError):
+            raise MethodError(str(error)) from None
+        assert cause is not None
+        raise cause
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The state beside the model for checkpoints; a resumed run gives the same result."""
+        return {**self.stage.state_dict(), "random": random_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the state of `get_extra_state`."""
+        if self.test_mode == "val":
+            self.stage.load_state_dict(state)
+            self._restored_random_state = state["random"]
+
+    def keep_edits(self, folder: Path, *, loaded: Path | None) -> None:
+        """Name the folders of edited images; to be called before a checkpoint is loaded or saved.
+
+        Args:
+            folder: This run's folder.
+            loaded: That of the run that is loaded, if any.
+        """
+        self.scene.edits = EditFolder(folder)
+        self.scene.loaded_edits = EditFolder(loaded) if loaded is not None else None
+
+    def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
+        """Load a checkpoint of this method, or of nerfstudio's own with this model, strictly.
+
+        What belongs to a photograph is found by the photograph's name.
+
+        Raises:
+            MethodError: If its parameters don't fit the model.
+        """
+        self.prepare_loading(loaded_state, step)
+        load_strictly(
+            self.model,
+            self._by_photograph(loaded_state),
+            # nerfstudio's own checkpoints contain LPIPS.
+            ignored="lpips.",
+            remedy=self.misfit_remedy,
+        )
+        if OUR_STATE in loaded_state:
+            self.set_extra_state(loaded_state[OUR_STATE])
+
+    def has_other_photographs(self, loaded_state: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint's run had other photographs, or had them in another order."""
+        before = loaded_state.get(OUR_STATE, {}).get("views")
+        return before is not None and before != self._images.names
+
+    def _by_photograph(self, loaded_state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state with what is kept for each photograph in the order of this run's.
+
+        Raises:
+            MethodError: If their number differs, and the checkpoint holds no names.
+        """
+        state, now = dict(loaded_state), self._images.names
+        before = loaded_state.get(OUR_STATE, {}).get("views")
+        for key in state:
+            if not key.endswith(self.per_photograph):
+                continue
+            table = state[key]
+            if before is not None:
+                state[key] = rows_by_name(table, before, now)
+            elif len(table) != len(now):
+                raise MethodError(
+                    f"The scene that is loaded was trained on {len(table)} photographs, got "
+                    f"{len(now)}; name the data, its split and its eval-mode as they were then."
+                )
+        return state
+
+
+def rows_by_name(
+    table: Float[Tensor, "n d"], before: Sequence[str], now: Sequence[str]
+) -> Float[Tensor, "m d"]:
+    """Order the rows of a table by other names; new names get the mean of all rows.
+
+    Raises:
+        ValueError: If the table doesn't have a row for each name.
+    """
+    row_of = dict(zip(before, table, strict=True))
+    mean = table.mean(0)
+    return torch.stack([row_of.get(name, mean) for name in now])

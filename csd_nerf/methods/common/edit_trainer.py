@@ -1,0 +1,300 @@
+"""nerfstudio's trainer for the two stages of an editing method."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from csd_nerf.core.settings import EditSettings
+from csd_nerf.media.files import folder_written_whole
+from csd_nerf.methods.common.adoption import Adopted, preset_of
+from csd_nerf.methods.common.checkpoints import (
+    OUR_STATE,
+    find_checkpoint,
+    load_optimizers,
+    read_checkpoint,
+    save_whole,
+    telling_of_faults,
+)
+from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_run
+from csd_nerf.methods.common.edit_loading import adopt_settings, read_scene_config
+from csd_nerf.methods.common.edit_pipeline import EditPipeline, EditPipelineConfig
+from csd_nerf.methods.common.edits import EDITS_FOLDER
+from csd_nerf.methods.common.errors import MethodError, one_line_errors
+from csd_nerf.methods.common.finite_training import FiniteTraining
+from csd_nerf.methods.common.interruption import Interruption
+from csd_nerf.methods.common.terminal import count_steps
+
+SOURCE_FOLDER = "source_models"
+"""Folder of a run with the checkpoint of its unedited scene."""
+
+
+@dataclass
+class EditTrainerConfig(TrainerConfig):
+    """nerfstudio's options of a run.
+
+    `--pipeline.source-steps` and `--pipeline.edit-steps` set the length of a run, including the
+    steps of a loaded run; `--max-num-iterations` can end it earlier.
+    """
+
+    command: ClassVar[str]
+    """Name of the command, which begins messages."""
+
+    def save_config(self) -> None:
+        """Write config.yml. Several devices, which can't work, and a full disk end in one line.
+
+        nerfstudio calls this before it starts a process for each device.
+        """
+        devices = self.machine.num_devices * self.machine.num_machines
+        with one_line_errors(self.command):
+            check_devices(devices, method=self.command)
+            super().save_config()
+
+
+class EditTrainer(Trainer):
+    """Trains a scene and then edits it, from scratch or from a checkpoint.
+
+    A user's mistake ends the process with one line, see `one_line_errors`.
+    """
+
+    pipeline: EditPipeline
+    config: EditTrainerConfig
+    stock: ClassVar[tuple[str, type[ModelConfig]]]
+    """nerfstudio's own method whose runs can be loaded, and the config of its model."""
+
+    def __init__(self, config: EditTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        with one_line_errors(config.command):
+            self._checkpoint = find_checkpoint(
+                load_dir=config.load_dir,
+                load_step=config.load_step,
+                load_checkpoint=config.load_checkpoint,
+            )
+            self._take_over_settings(config)
+            self.check(config, world_size)
+        super().__init__(config, local_rank, world_size)
+        self._finite = FiniteTraining()
+        self._interruption = Interruption(config.command, self.save_checkpoint)
+
+    def check(self, config: EditTrainerConfig, world_size: int) -> None:
+        """Find mistakes before anything expensive begins."""
+        check_edit(config, world_size)
+
+    def _take_over_settings(self, config: EditTrainerConfig) -> None:
+        """Complete the config from nerfstudio's --prompt and from the loaded run."""
+        pipeline = edit_options(config)
+        pipeline.prompt = asked_prompt(config)
+        self._adopted = Adopted()
+        stock, model = self.stock
+        run = None
+        if self._checkpoint is not None:
+            run = read_scene_config(self._checkpoint, model, command=config.command, stock=stock)
+        if run is not None and self._checkpoint is not None:
+            self._adopted = adopt_settings(config, run, self._checkpoint, model)
+            if isinstance(run.pipeline, EditPipelineConfig):
+                pipeline.prompt = pipeline.prompt or run.pipeline.prompt
+            CONSOLE.log(f"Took over the settings of model and dataparser from {self._checkpoint}.")
+        # ns-train saved the config before this change; ns-eval and other commands read the file.
+        config.save_config()
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set everything up; a user's mistake ends in one line."""
+        with one_line_errors(self.config.command):
+            super().setup(test_mode)
+        # The last one is the editing stage's, before a step; these follow the model's after a step.
+        self.callbacks.insert(-1, self._interruption.callback())
+        asked = self.pipeline.controls.notices(self.pipeline.config.request())
+        for notice in (*self.pipeline.notices, *asked):
+            CONSOLE.print(f"{self.config.command}: {notice}.", markup=False)
+        plan = self.pipeline.stage.plan
+        self._count_steps(begin=plan.first_edit if self._start_step > plan.first_edit else 0)
+
+    def train(self) -> None:
+        """Train; a user's mistake that is found only now also ends in one line.
+
+        Ctrl-C and SIGTERM end the run after its present step, saved; see `Interruption`.
+        """
+        with one_line_errors(self.config.command), self._interruption.heeded(self):
+            super().train()
+
+    def begin_editing(self, *, is_resumed: bool) -> None:
+        """Save a checkpoint of the unedited scene, and reset the optimizers.
+
+        Args:
+            is_resumed: Whether an earlier run did this already; see `Scene.begin_editing`.
+        """
+        first_edit = self.pipeline.stage.plan.first_edit
+        if not is_resumed:
+            self._save_into(self.base_dir / SOURCE_FOLDER, first_edit - 1)
+            self.optimizers = self.setup_editing_optimizers()
+        self._count_steps(begin=first_edit)
+
+    def setup_editing_optimizers(self) -> Optimizers:
+        """New optimizers for the editing stage; camera poses stay as they are."""
+        groups = self.pipeline.get_param_groups()
+        for parameter in groups.pop("camera_opt", []):
+            # The source stage's gradients must not linger in a group that no optimizer clears.
+            parameter.requires_grad_(False).grad = None
+        return Optimizers(dict(self.config.optimizers), groups)
+
+    def _count_steps(self, *, begin: int) -> None:
+        """Print steps counted from `begin`, and the time left until this run's end."""
+        count_steps(begin=begin, end=self._start_step + self.config.max_num_iterations)
+
+    def _load_checkpoint(self) -> None:
+        """Load the checkpoint that the options name, if any, and plan the steps of this run."""
+        is_stock = False
+        path = self._checkpoint
+        self.pipeline.keep_edits(
+            self.base_dir / EDITS_FOLDER,
+            loaded=path.parent.parent / EDITS_FOLDER if path is not None else None,
+        )
+        if path is not None:
+            loaded = read_checkpoint(path)
+            is_stock = OUR_STATE not in loaded["pipeline"]
+            with telling_of_faults(path):
+                self._restore(loaded)
+            if not is_stock:
+                self._keep_source(path.parent.parent / SOURCE_FOLDER)
+            CONSOLE.print(f"Loaded {self.stock[0] if is_stock else self.config.command}'s {path}.")
+        plan = self.pipeline.stage.plan_run(first_step=self._start_step, source_is_trained=is_stock)
+        left = plan.end - self._start_step
+        if left < 1:
+            raise MethodError(
+                f"The run that is loaded has done its {self.pipeline.config.edit_steps} editing "
+                "steps; ask for more with --pipeline.edit-steps."
+            )
+        steps = min(left, self.config.max_num_iterations)
+        self.config = dataclasses.replace(self.config, max_num_iterations=steps)
+
+    def _restore(self, loaded: dict[str, Any]) -> None:
+        """Restore a checkpoint of this method or of nerfstudio's own."""
+        pipeline = self.pipeline
+        pipeline.notices_of_loading = self._adopted.notices()
+        pipeline.misfit_remedy = self._adopted.misfit_remedy(pipeline.misfit_remedy)
+        self._start_step = loaded["step"] + 1
+        pipeline.load_pipeline(loaded["pipeline"], loaded["step"])
+        if OUR_STATE not in loaded["pipeline"]:
+            return
+        # Loading may have replaced the parameters.
+        if pipeline.stage.state.first_edit is not None:
+            self.optimizers = self.setup_editing_optimizers()
+        else:
+            self.optimizers = self.setup_optimizers()
+        others = pipeline.has_other_photographs(loaded["pipeline"])
+        if others:
+            # What Adam remembers of each photograph would be another's.
+            pipeline.notices_of_loading.append(
+                "the optimizers start anew, since the photographs are not those of the loaded run"
+            )
+        load_optimizers(self, loaded, only_schedulers=others)
+
+    def _keep_source(self, folder: Path) -> None:
+        """Copy the loaded run's checkpoint of the unedited scene into this run."""
+        kept = self.base_dir / SOURCE_FOLDER
+        if folder.is_dir() and not kept.exists():
+            with folder_written_whole(kept) as unfinished:
+                shutil.copytree(folder, unfinished, dirs_exist_ok=True)
+
+    def train_iteration(self, step: int) -> Any:
+        """Train one step.
+
+        Raises:
+            FloatingPointError: If its numbers are not finite; nothing of it is saved.
+        """
+        outcome = super().train_iteration(step)
+        self._finite.after_step(step, outcome[0], self.grad_scaler)
+        return outcome
+
+    def save_checkpoint(self, step: int) -> None:
+        """Save a checkpoint; it replaces the earlier one only when it is complete.
+
+        Raises:
+            FloatingPointError: If a parameter is not finite.
+        """
+        self._save_into(self.checkpoint_dir, step)
+        if self.config.save_only_latest_checkpoint:
+            self.pipeline.scene.forget_older_edits()
+
+    def _save_into(self, folder: Path, step: int) -> None:
+        self._finite.before_saving(step, self.pipeline.model)
+        save_whole(self, folder, save=lambda: super(EditTrainer, self).save_checkpoint(step))
+
+
+def edit_options(config: TrainerConfig) -> EditPipelineConfig:
+    """The options of a run's pipeline."""
+    assert isinstance(config.pipeline, EditPipelineConfig)
+    return config.pipeline
+
+
+def check_edit(config: EditTrainerConfig, world_size: int) -> None:
+    """Find mistakes in the options that all editing methods have.
+
+    Raises:
+        MethodError: If there is one.
+    """
+    pipeline = edit_options(config)
+    check_run(
+        config,
+        method=config.command,
+        world_size=world_size,
+        prompt=pipeline.prompt,
+        wanted='what to do: --pipeline.prompt "make it snow"',
+    )
+    if pipeline.edit.residual == "dds" and not pipeline.source_prompt.strip():
+        raise MethodError(
+            "--pipeline.edit.residual dds needs a description of the photographs; give "
+            '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
+        )
+    preset = _preset_edit(config.method_name)
+    if pipeline.edit.residual == "dds" and pipeline.edit.source_share == preset.source_share < 1:
+        CONSOLE.print(
+            f"{config.command}: dds is the source's estimate; the preset's source-share becomes 1."
+        )
+        pipeline.edit = dataclasses.replace(pipeline.edit, source_share=1.0)
+    _check_kernel(pipeline.edit, preset)
+    if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
+        raise MethodError(
+            f"--pipeline.source-steps needs to be at least 1 without a scene to load, got "
+            f"{pipeline.source_steps}; name one with --load-dir."
+        )
+    _check_data(pipeline)
+
+
+def _preset_edit(method: str | None) -> EditSettings:
+    """The options of editing of a method before the user's."""
+    known = preset_of(method)
+    return edit_options(known).edit if known is not None else EditSettings()
+
+
+def _check_kernel(edit: EditSettings, preset: EditSettings) -> None:
+    """Refuse options of the kernel between images if nothing is mixed by it."""
+    for name in ("bandwidth", "kernel_on", "normalize", "repulsion", "repulsion_scale"):
+        usual = (getattr(preset, name), getattr(EditSettings, name))
+        if edit.mixing != "stein" and getattr(edit, name) not in usual:
+            raise MethodError(
+                f"--pipeline.edit.{name.replace('_', '-')} needs the mixing stein, got "
+                f"{edit.mixing}; add --pipeline.edit.mixing stein, or leave it out."
+            )
+
+
+def _check_data(pipeline: EditPipelineConfig) -> None:
+    images: Any = pipeline.datamanager
+    parser = images.dataparser
+    data = Path(images.data or parser.data)
+    if not data.exists():
+        raise MethodError(f"--data names {data}, which does not exist.")
+    needs_transforms = isinstance(parser, NerfstudioDataParserConfig) and data.suffix != ".json"
+    if needs_transforms and not (data / "transforms.json").is_file():
+        raise MethodError(
+            f"--data needs a folder with transforms.json, got {data}; for a data set of another "
+            "kind name its dataparser at the end of the command, such as blender-data."
+        )
