@@ -132,8 +132,11 @@ def _load(load_config: Path) -> tuple[TrainerConfig, Any, Path, int]:
 
 
 def _require_edited_run(config: TrainerConfig) -> None:
-    if not isinstance(getattr(config.pipeline, "prompt", None), str):
-        raise ValueError(f"--load-config needs a csd-edit run, got one of {config.method_name}.")
+    if not hasattr(config.pipeline, "edit_steps"):
+        raise ValueError(
+            "--load-config needs a run of csd-edit or csd-edit-splat, got one of "
+            f"{config.method_name}."
+        )
     folder = config.get_checkpoint_dir()
     if not any(folder.glob("step-*.ckpt")):
         raise FileNotFoundError(
@@ -147,8 +150,9 @@ def _held_out_views(pipeline: Any) -> tuple[Cameras, Float[Tensor, "n 3 h w"], l
 
     Transparent photographs are blended with the background of the model.
     """
-    dataset, blend = pipeline.datamanager.eval_dataset, pipeline.model.renderer_rgb.blend_background
-    rows = [blend(dataset.get_image_float32(i)) for i in range(len(dataset))]
+    # The images first: splats' are undistorted as they are read, and their cameras change.
+    rows = [pipeline.model.blend_background(image) for image in pipeline.datamanager.held_out01()]
+    dataset = pipeline.datamanager.eval_dataset
     sizes = sorted({tuple(row.shape[:2]) for row in rows})
     if len(sizes) > 1:
         raise ValueError(f"Held-out views must be of one size, got (height, width) {sizes}.")

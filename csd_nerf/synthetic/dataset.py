@@ -2,6 +2,7 @@
 
 Layout of the folder:
     transforms.json   cameras (OpenGL axes, z up), the split into train and held-out views
+    points.ply        points on the surfaces, in their colours, from which splats begin
     images/           the source views
     edited/           the same views after the edit, under the same names
     depth/            distance along one ray of each pixel, float32 .npy, infinite in the sky; the
@@ -24,7 +25,7 @@ from torch import Tensor
 from csd_nerf.media.files import check_replaceable, folder_written_whole, write_json
 from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import to_bytes
-from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
+from csd_nerf.synthetic.cameras import Cameras, orbit_cameras, pixel_rays
 from csd_nerf.synthetic.edits import Edit, find_edit
 from csd_nerf.synthetic.options import HELD_OUT_EVERY, SceneSettings
 from csd_nerf.synthetic.render import Rendering, render
@@ -32,6 +33,10 @@ from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, draw_scenes
 
 ELEVATION = (10.0, 42.0)
 """Lowest and highest elevation of the cameras in degrees."""
+POINTS = 6000
+"""Number of points in points.ply."""
+SKY_DISTANCE = 20.0
+"""Distance from a camera of points in its sky, in world units; nothing else is put farther."""
 RECORD = "edit.json"
 """File with the settings of a data set; it marks a folder as one of ours."""
 
@@ -93,6 +98,7 @@ def write_dataset(
     with folder_written_whole(output, marker=RECORD) as partial:
         _write_images(partial / "images", names, source.image01)
         _write_geometry(partial, names, source)
+        _write_points(partial / "points.ply", cameras, source)
         if chosen is not None:
             edited = render_views(chosen.edit_scenes(scenes), cameras, size=settings.size)
             _write_images(partial / "edited", names, chosen.edit_image(edited.image01))
@@ -133,6 +139,7 @@ def _transforms(cameras: Cameras, names: list[str], size: int) -> dict:
         "fl_y": focal,
         "cx": size / 2,
         "cy": size / 2,
+        "ply_file_path": "points.ply",
         "frames": [
             {"file_path": file, "transform_matrix": matrix}
             for file, matrix in zip(files, matrices, strict=True)
@@ -155,3 +162,24 @@ def _write_geometry(folder: Path, names: list[str], rendering: Rendering) -> Non
     for name, depth, label in zip(names, rendering.depth, rendering.label, strict=True):
         np.save(folder / "depth" / Path(name).with_suffix(".npy").name, depth.numpy())
         Image.fromarray(label.byte().numpy()).save(folder / "labels" / name)
+
+
+def _write_points(path: Path, cameras: Cameras, rendering: Rendering) -> None:
+    """Write `POINTS` pixels of all views as points in space, such as COLMAP finds."""
+    from plyfile import PlyData, PlyElement
+
+    size = rendering.depth.shape[-1]
+    origin, direction = pixel_rays(cameras, height=2 * size, width=2 * size)
+    # The depth's ray is the last of the four in a pixel.
+    direction = direction.view(-1, 2 * size, 2 * size, 3)[:, 1::2, 1::2].reshape(-1, size**2, 3)
+    distance = rendering.depth.flatten(1).clamp(max=SKY_DISTANCE)
+    points = (origin + distance[..., None] * direction).flatten(0, 1)
+    colours = to_bytes(rendering.image01).flatten(0, 2)
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(points), generator=generator)[:POINTS]
+    columns = dict(zip("xyz", points[chosen].numpy().T, strict=True))
+    columns |= dict(zip(("red", "green", "blue"), colours[chosen].numpy().T, strict=True))
+    table = np.empty(len(chosen), [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        table[name] = values
+    PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(path))

@@ -31,6 +31,7 @@ class EditedImages:
     test_split: str
     dataset_type: Any
     train_dataset: Photographs
+    eval_dataset: Photographs
     train_dataparser_outputs: DataparserOutputs
     holds_out: bool
     """Whether views are held out from training."""
@@ -113,6 +114,11 @@ class EditedImages:
         # nerfstudio rounds the sizes of images and cameras down, in different precisions. Half a
         # pixel more keeps both from being rounded to different sizes.
         return scale * (limit + 0.5) / longest
+
+    def held_out01(self) -> list[Float[Tensor, "_ _ _"]]:
+        """The photographs of the evaluation split, RGB or RGBA in [0, 1]."""
+        photographs = self.eval_dataset
+        return [photographs.get_image_float32(index) for index in range(len(photographs))]
 
     @property
     def num_views(self) -> int:

@@ -1,11 +1,13 @@
 """LPIPS that is built at first use.
 
-Nerfacto builds LPIPS at once and downloads AlexNet's weights, so that without a network neither
-training nor evaluation would start. It would also be saved in every checkpoint.
+nerfstudio's models build LPIPS at once and download AlexNet's weights, so that without a
+network neither training nor evaluation would start. It would also be saved in every checkpoint.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,3 +52,55 @@ class LazyPerceptualDistance:
         # Autocast would compute differences of features in half precision.
         with torch.autocast(first01.device.type, enabled=False):
             return self._network(first01.float(), second01.float(), normalize=True).mean()
+
+
+class LpipsAtFirstUse:
+    """To be mixed into a model of nerfstudio: its LPIPS is built at first use.
+
+    Attributes:
+        perceptual: LPIPS.
+    """
+
+    config: Any
+    lpips: Any
+
+    def populate_modules(self) -> None:
+        """Build the model."""
+        self.perceptual = LazyPerceptualDistance()
+        with _lpips_replaced(self.perceptual):
+            super().populate_modules()  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def uses_perceptual_loss(self) -> bool:
+        """Whether the editing stage needs LPIPS."""
+        return self.config.lpips_weight > 0
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The model's metrics, without LPIPS if its weights are not on disk."""
+        plain: Any = super().get_image_metrics_and_images  # pyright: ignore[reportAttributeAccessIssue]
+        if self.perceptual.is_available:
+            return plain(outputs, batch)
+        self.lpips = _not_a_number
+        metrics, images = plain(outputs, batch)
+        self.lpips = self.perceptual
+        del metrics["lpips"]
+        return metrics, images
+
+
+@contextmanager
+def _lpips_replaced(distance: LazyPerceptualDistance) -> Iterator[None]:
+    """Within it, a model gets `distance` in place of torchmetrics' LPIPS."""
+    from torchmetrics.image import lpip
+
+    original = lpip.LearnedPerceptualImagePatchSimilarity
+    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: distance
+    try:
+        yield
+    finally:
+        lpip.LearnedPerceptualImagePatchSimilarity = original
+
+
+def _not_a_number(*_: Tensor) -> float:
+    return float("nan")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +10,7 @@ from jaxtyping import Float
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
-from csd_nerf.methods.common.perceptual import LazyPerceptualDistance
+from csd_nerf.methods.common.perceptual import LpipsAtFirstUse
 
 EditingPoses = Literal["off", "in2n"]
 """What becomes of the optimisation of camera poses in the editing stage."""
@@ -35,7 +33,7 @@ class CSDEditModelConfig(NerfactoModelConfig):
     decay 0.01, at a rate of 6e-4 that falls to 6e-6 over 5,000 steps."""
 
 
-class CSDEditModel(NerfactoModel):
+class CSDEditModel(LpipsAtFirstUse, NerfactoModel):
     """Nerfacto, with L1 + LPIPS on patches instead of squared errors in the editing stage.
 
     The losses and the patches of 32 pixels are those of Instruct-NeRF2NeRF, which the paper adopts
@@ -45,11 +43,9 @@ class CSDEditModel(NerfactoModel):
     config: CSDEditModelConfig
 
     def populate_modules(self) -> None:
-        """Build nerfacto, but its LPIPS only at first use."""
+        """Build nerfacto."""
         self.patch_size = 1
-        self.perceptual = LazyPerceptualDistance()
-        with _lpips_replaced(self.perceptual):
-            super().populate_modules()
+        super().populate_modules()
 
     def begin_editing(self, *, patch_size: int) -> None:
         """Switch to the losses of the editing stage.
@@ -60,10 +56,9 @@ class CSDEditModel(NerfactoModel):
         self.rgb_loss = torch.nn.L1Loss()
         self.patch_size = patch_size
 
-    @property
-    def uses_perceptual_loss(self) -> bool:
-        """Whether the editing stage needs LPIPS."""
-        return self.config.lpips_weight > 0
+    def blend_background(self, image: Float[Tensor, "*pixels c"]) -> Float[Tensor, "*pixels 3"]:
+        """RGB as it is; RGBA over the background of training."""
+        return self.renderer_rgb.blend_background(image)
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict | None = None
@@ -76,35 +71,6 @@ class CSDEditModel(NerfactoModel):
             losses["lpips_loss"] = self.config.lpips_weight * distance
         return losses
 
-    def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Any]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Nerfacto's metrics, without LPIPS if its weights are not on disk."""
-        if self.perceptual.is_available:
-            return super().get_image_metrics_and_images(outputs, batch)
-        self.lpips = _not_a_number
-        metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        self.lpips = self.perceptual
-        del metrics["lpips"]
-        return metrics, images
-
     def _patches(self, rgb: Float[Tensor, "rays 3"]) -> Float[Tensor, "n 3 p p"]:
         patches = rgb.view(-1, self.patch_size, self.patch_size, 3).permute(0, 3, 1, 2)
         return patches.clamp(0, 1)
-
-
-@contextmanager
-def _lpips_replaced(distance: LazyPerceptualDistance) -> Iterator[None]:
-    """Within it, nerfacto gets `distance` in place of torchmetrics' LPIPS."""
-    from torchmetrics.image import lpip
-
-    original = lpip.LearnedPerceptualImagePatchSimilarity
-    lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: distance
-    try:
-        yield
-    finally:
-        lpip.LearnedPerceptualImagePatchSimilarity = original
-
-
-def _not_a_number(*_: Tensor) -> float:
-    return float("nan")

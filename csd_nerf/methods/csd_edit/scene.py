@@ -25,12 +25,12 @@ class NerfactoScene(PhotographScene):
     def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
         """The photograph; transparent parts are blended with the training background."""
         image = self._images.photograph01(view).to(self._model.device)
-        return self._model.renderer_rgb.blend_background(image).permute(2, 0, 1)
+        return self._model.blend_background(image).permute(2, 0, 1)
 
     @property
     def _background(self) -> Float[Tensor, "3"]:
         """What training shows through a fully transparent pixel."""
-        return self._model.renderer_rgb.blend_background(torch.zeros(4))
+        return self._model.blend_background(torch.zeros(4))
 
     @torch.no_grad()
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:

@@ -1,0 +1,86 @@
+"""The `Scene` interface of the editing stage for splats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from csd_nerf.methods.common.edit_scene import PhotographScene, resized_camera
+from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManager
+from csd_nerf.methods.csd_edit_splat.model import CSDEditSplatModel
+from csd_nerf.scene.protocol import SceneRender
+
+
+class SplatScene(PhotographScene):
+    """The `Scene` of a splatfacto model and its training images."""
+
+    def __init__(self, model: CSDEditSplatModel, images: CSDEditSplatDataManager) -> None:
+        super().__init__(images)
+        self._model, self._images = model, images
+
+    def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
+        """The undistorted photograph; transparent parts are blended with the background."""
+        image = self._images.photograph01(view).to(self._model.device)
+        return self._model.blend_background(image).permute(2, 0, 1)
+
+    @torch.no_grad()
+    def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
+        """Render a training view with its optimised camera pose; see `NerfactoScene.render`."""
+        model, cameras = self._model, self._images.train_dataset.cameras
+        camera = cameras[view : view + 1].to(model.device)
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
+        scaled = resized_camera(camera, size)
+        scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
+        was_training = model.training
+        model.eval()
+        rendered = model.get_outputs_for_camera(scaled)
+        model.train(was_training)
+        image01 = rendered["rgb"].permute(2, 0, 1).clamp(0, 1)
+        return SceneRender(image01, rendered["depth"][..., 0] * ray_lengths(scaled))
+
+    def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
+        """Train on edited images from now on."""
+        self._images.set_edited(images, background=self._model.background_color)
+
+    def begin_editing(self, *, is_resumed: bool) -> None:
+        """Use the loss of the editing stage."""
+        self.host.begin_editing(is_resumed=is_resumed)
+        self._images.begin_editing()
+        self._model.begin_editing()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `Scene.state_dict` says; edited images are written to the folder `edits`.
+
+        The other parts are the order of the views, and what densification has counted so far.
+        """
+        return {
+            "edits": self.save_edits(),
+            "order": self._images.order_state(),
+            "strategy": {**self._model.strategy_state},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of `state_dict`.
+
+        Raises:
+            MethodError: If an edited image is missing, or doesn't fit.
+        """
+        self.load_edits(state)
+        self._images.load_order(state["order"])
+        device = self._model.device
+        for name, value in state["strategy"].items():
+            moved = value.to(device) if isinstance(value, Tensor) else value
+            self._model.strategy_state[name] = moved
+
+
+def ray_lengths(camera: Cameras) -> Float[Tensor, "h w"]:
+    """Distance from the camera per depth along its axis, for each pixel of a pinhole camera."""
+    height, width = int(camera.height), int(camera.width)
+    x = (torch.arange(width, device=camera.device) + 0.5 - camera.cx.view(())) / camera.fx.view(())
+    y = (torch.arange(height, device=camera.device) + 0.5 - camera.cy.view(())) / camera.fy.view(())
+    return (1 + x**2 + y[:, None] ** 2).sqrt()

@@ -1,0 +1,57 @@
+"""nerfstudio's trainer for the two stages of csd-edit-splat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from csd_nerf.methods.common.checkpoints import find_checkpoint, read_checkpoint
+from csd_nerf.methods.common.edit_trainer import SOURCE_FOLDER, EditTrainer, EditTrainerConfig
+from csd_nerf.methods.csd_edit_splat.pipeline import CSDEditSplatPipeline
+from csd_nerf.methods.csd_edit_splat.ply import Gaussians, side_by_side, write_ply
+
+PLY_FOLDER = "splats"
+"""Folder of a run with its Gaussians as files for other viewers."""
+
+
+@dataclass
+class CSDEditSplatTrainerConfig(EditTrainerConfig):
+    """nerfstudio's options of a run; see `EditTrainerConfig`."""
+
+    command = "csd-edit-splat"
+    _target: type = field(default_factory=lambda: CSDEditSplatTrainer)
+
+
+class CSDEditSplatTrainer(EditTrainer):
+    """Trains Gaussian splats and then edits them."""
+
+    pipeline: CSDEditSplatPipeline
+    stock = ("splatfacto", SplatfactoModelConfig)
+
+    def _after_train(self) -> None:
+        """Write the Gaussians first: nerfstudio's part never ends if a viewer runs."""
+        self._write_splats()
+        super()._after_train()
+
+    def _write_splats(self) -> None:
+        """Write edited.ply and, if the run began to edit, source.ply and before_after.ply."""
+        folder = self.base_dir / PLY_FOLDER
+        edited = Gaussians.of_state(self.pipeline.state_dict(), self.pipeline.model)
+        files = {"edited.ply": edited}
+        models = self.base_dir / SOURCE_FOLDER
+        if models.is_dir():
+            path = find_checkpoint(load_dir=models, load_step=None, load_checkpoint=None)
+            assert path is not None
+            state: dict[str, Any] = read_checkpoint(path)["pipeline"]
+            source = Gaussians.of_state(state, self.pipeline.model)
+            files = {
+                "source.ply": source,
+                "edited.ply": edited,
+                "before_after.ply": side_by_side(source, edited),
+            }
+        for name, gaussians in files.items():
+            write_ply(folder / name, gaussians)
+        CONSOLE.print(f"Wrote {', '.join(files)} to {folder}.")
