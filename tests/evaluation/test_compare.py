@@ -120,7 +120,9 @@ def test_comparing_needs_a_run_of_csd_edit(tmp_path):
     from nerfstudio.configs.method_configs import all_methods
 
     config = write_config(tmp_path, all_methods["nerfacto"])
-    with pytest.raises(ValueError, match=r"needs a run of csd-edit or csd-edit-splat, got one of nerfacto\."):
+    with pytest.raises(
+        ValueError, match=r"needs a run of csd-edit or csd-edit-splat, got one of nerfacto\."
+    ):
         compare_scene(config, tmp_path / "out")
 
 

@@ -59,6 +59,13 @@ class CheckedTransforms(Nerfstudio):
         def read(path: Path) -> dict[str, Any]:
             found = read_transforms(path, pictures=self._pictures)
             self.notices = found.notices
+            points = found.content.get("ply_file_path")
+            if self.config.load_3D_points and points and not (path.parent / points).is_file():
+                raise FileNotFoundError(
+                    f"ply_file_path of {path} must name the file of the 3D points, got "
+                    f"{path.parent / points}, which does not exist; restore it, or leave the field "
+                    "out to begin at random places."
+                )
             return found.content
 
         nerfstudio_dataparser.load_from_json = read

@@ -125,6 +125,8 @@ csd_edit_splat_tiny = MethodSpecification(
                 stop_split_at=600,
                 reset_alpha_every=1000,
                 cull_alpha_thresh=0.01,
+                # By their size on a screen of 96 pixels nearly all would be split.
+                stop_screen_size_at=0,
                 num_random=4000,
                 random_scale=3.0,
                 background_color="black",

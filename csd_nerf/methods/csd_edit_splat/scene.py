@@ -52,6 +52,8 @@ class SplatScene(PhotographScene):
         self.host.begin_editing(is_resumed=is_resumed)
         self._images.begin_editing()
         self._model.begin_editing()
+        # The host may have other optimizers now, which densification must change.
+        self._model.step_cb(self.host, self._model.step)
 
     def state_dict(self) -> dict[str, Any]:
         """What `Scene.state_dict` says; edited images are written to the folder `edits`.

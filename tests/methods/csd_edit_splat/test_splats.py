@@ -1,0 +1,375 @@
+"""Runs of csd-edit-splat: both stages, what they leave, what is loaded and resumed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.models import splatfacto
+from nerfstudio.utils.eval_utils import eval_setup
+from plyfile import PlyData
+from splat_runs import SIZE, gaussians_of, splat_config, start_splats
+
+from csd_nerf.methods.common.edit_scene import resized_camera
+from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManagerConfig
+from csd_nerf.methods.csd_edit_splat.ply import Gaussians
+from csd_nerf.methods.csd_edit_splat.scene import ray_lengths
+from csd_nerf.scene.protocol import Scene
+
+
+def read_ply(path) -> dict[str, torch.Tensor]:
+    vertex = PlyData.read(str(path))["vertex"]
+    return {p.name: torch.from_numpy(np.array(vertex[p.name])) for p in vertex.properties}
+
+
+def test_a_run_has_both_stages_and_leaves_its_rounds_and_its_splats(make_splats, train_splats):
+    trainer = train_splats(make_splats())
+    base = trainer.base_dir
+    assert trainer.step == 27
+    assert [p.name for p in (base / "nerfstudio_models").iterdir()] == ["step-000000027.ckpt"]
+    assert [p.name for p in (base / "source_models").iterdir()] == ["step-000000019.ckpt"]
+    records = [json.loads(p.read_text()) for p in sorted((base / "rounds").glob("*.json"))]
+    assert [record["step"] for record in records] == [20, 23, 26]
+    assert sorted({v for record in records for v in record["views"]}) == list(range(11))
+    assert isinstance(trainer.pipeline.scene, Scene)
+    # The prior swaps red and blue, and the splats are trained on that.
+    manager = trainer.pipeline.datamanager
+    assert sorted(manager.edited) == list(range(11))
+    for view, image in manager.edited.items():
+        photograph01 = manager.photograph01(view)
+        swapped01 = photograph01.flip(-1)
+        left, whole = (
+            (image / 255 - swapped01).abs().mean(),
+            (photograph01 - swapped01).abs().mean(),
+        )
+        assert float(left) < 0.8 * float(whole)
+    files = {path.name for path in (base / "splats").iterdir()}
+    assert files == {"source.ply", "edited.ply", "before_after.ply"}
+
+
+def test_edits_reach_the_loss(make_splats, train_splats):
+    trainer = start_splats(make_splats())
+    pipeline = trainer.pipeline
+    pipeline.datamanager.begin_editing()
+    pipeline.model.begin_editing()
+
+    def gradient(edited):
+        pipeline.datamanager.set_edited({3: edited})
+        pipeline.datamanager.train_unseen_cameras = [3, 3]
+        pipeline.model.step = 0
+        pipeline.zero_grad()
+        pipeline.model.step_cb(trainer, 0)
+        _, losses, _ = pipeline.get_train_loss_dict(0)
+        sum(losses.values()).backward()
+        return pipeline.model.gauss_params["features_dc"].grad.clone()
+
+    image = (pipeline.datamanager.photograph01(3) * 255).round().byte()
+    first = gradient(image)
+    assert torch.equal(gradient(image), first)
+    changed = image.clone()
+    changed[20, 20] = 255 - changed[20, 20]
+    assert not torch.equal(gradient(changed), first)
+    pipeline.datamanager.reset_images()
+    again = (pipeline.datamanager.photograph01(3) * 255).round().byte()
+    assert torch.equal(again, image)
+
+
+def test_an_edit_changes_the_image_that_training_holds_and_reset_restores_it(make_splats):
+    manager = start_splats(make_splats()).pipeline.datamanager
+    before = [data["image"].clone() for data in manager.cached_train]
+    red = torch.zeros(SIZE, SIZE, 3, dtype=torch.uint8)
+    red[..., 0] = 200
+    manager.set_edited({2: red})
+    assert torch.equal(manager.cached_train[2]["image"], red)
+    assert torch.equal(manager.photograph01(2), before[2] / 255)
+    manager.set_edited({2: red + 5})
+    manager.reset_images()
+    assert all(
+        torch.equal(d["image"], b) for d, b in zip(manager.cached_train, before, strict=True)
+    )
+    assert manager.edited == {}
+
+
+def test_only_edited_views_are_drawn_when_asked(make_splats):
+    manager = start_splats(make_splats()).pipeline.datamanager
+    drawn = {manager.next_train(step)[0].metadata["cam_idx"] for step in range(11)}
+    assert drawn == set(range(11))
+    manager.begin_editing()
+    image = torch.zeros(SIZE, SIZE, 3, dtype=torch.uint8)
+    manager.set_edited({1: image})
+    assert {manager.next_train(0)[0].metadata["cam_idx"] for _ in range(5)} == {1}
+    manager.set_edited({4: image})
+    assert {manager.next_train(0)[0].metadata["cam_idx"] for _ in range(9)} == {1, 4}
+    manager.reset_images()
+    assert len({manager.next_train(0)[0].metadata["cam_idx"] for _ in range(11)}) == 11
+
+
+@pytest.mark.parametrize("stop", [17, 22])
+def test_a_resumed_run_is_the_one_that_never_stopped(make_splats, train_splats, stop):
+    """Stopped in either stage, after Gaussians were split, cloned and culled."""
+    whole = train_splats(make_splats("whole"))
+    first = make_splats("first")
+    first.max_num_iterations = stop
+    first = train_splats(first)
+    assert first.step == stop - 1
+    begun = len(
+        torch.load(next(first.checkpoint_dir.iterdir()), weights_only=True)["pipeline"][
+            "_model.gauss_params.means"
+        ]
+    )
+    assert begun != 300
+    config = make_splats("second")
+    config.load_dir = first.checkpoint_dir
+    second = train_splats(config, seed=9)
+    assert second.step == 27
+    ours, theirs = gaussians_of(second), gaussians_of(whole)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+
+
+def test_densification_ends_with_the_source_stage_unless_asked_for(make_splats, train_splats):
+    numbers = {}
+    for wanted in (False, True):
+        config = make_splats(str(wanted))
+        config.pipeline.model.densify_editing = wanted
+        trainer = train_splats(config)
+        (source,) = (trainer.base_dir / "source_models").iterdir()
+        state = torch.load(source, weights_only=True)["pipeline"]
+        before = len(state["_model.gauss_params.means"])
+        numbers[wanted] = (before, trainer.pipeline.model.num_points)
+    assert numbers[False][0] == numbers[False][1] > 300
+    assert numbers[True][0] != numbers[True][1]
+
+
+@pytest.fixture
+def stock_run(splat_data, tmp_path):
+    """A run of nerfstudio's own splatfacto, on a CPU by the replaced name."""
+    from nerfstudio.configs.method_configs import all_methods
+
+    config = copy.deepcopy(all_methods["splatfacto"])
+    ours = splat_config(splat_data, tmp_path)
+    config.output_dir, config.timestamp, config.vis = tmp_path / "stock", "run", "tensorboard"
+    config.machine.device_type, config.max_num_iterations = "cpu", 6
+    config.logging.profiler = "none"
+    config.pipeline.datamanager.data = splat_data
+    # Of our class, since splatfacto's own calls CUDA by name.
+    ours.pipeline.model.sh_degree = 2
+    model = ours.pipeline.model
+    fields = vars(config.pipeline.model)
+    model.__dict__.update({k: v for k, v in fields.items() if k != "_target"})
+    model.num_downscales = 0
+    config.pipeline.model = model
+    config.save_config()
+    trainer = start_splats(config)
+    trainer.train()
+    return trainer
+
+
+def test_editing_goes_on_from_a_stock_run(stock_run, make_splats, train_splats):
+    path = next(stock_run.checkpoint_dir.iterdir())
+    saved = torch.load(path, weights_only=True)["pipeline"]
+    assert "_extra_state" not in saved
+    config = make_splats()
+    config.load_dir = stock_run.checkpoint_dir
+    config.pipeline.model = copy.deepcopy(config.pipeline.model)
+    trainer = start_splats(config)
+    assert trainer._start_step == 6
+    for name, value in gaussians_of(trainer).items():
+        assert torch.equal(value, saved[f"_model.gauss_params.{name}"])
+    assert trainer.pipeline.model.step == 5
+    trainer = train_splats(config)
+    assert trainer.step == 13
+    assert len(list((trainer.base_dir / "rounds").glob("*.png"))) == 3
+
+
+def test_a_render_shows_what_the_photograph_shows(make_splats, train_splats):
+    """Of splats that are trained a little: nearest to its own photograph, at any size."""
+    config = make_splats()
+    config.pipeline.source_steps = config.max_num_iterations = 250
+    config.pipeline.model.refine_every = 1000
+    scene = train_splats(config).pipeline.scene
+    photographs = torch.stack([scene.photograph01(view) for view in range(scene.num_views)])
+    for view in (0, 4, 7):
+        render = scene.render(view, size=(SIZE, SIZE))
+        errors = (photographs - render.image01).square().mean((1, 2, 3))
+        assert int(errors.argmin()) == view
+        assert float(errors[view]) < 0.5 * float(errors.median())
+        wide = scene.render(view, size=(SIZE, 2 * SIZE))
+        assert wide.image01.shape == (3, SIZE, 2 * SIZE)
+        halved = torch.nn.functional.avg_pool2d(wide.image01[None], (1, 2))[0]
+        assert float((halved - render.image01).abs().mean()) < 0.02
+
+
+def test_depth_is_the_distance_along_rays(make_splats, splat_data):
+    scene = start_splats(make_splats()).pipeline.scene
+    cameras = scene._images.train_dataset.cameras
+    camera = resized_camera(cameras[:1], (20, 30))
+    rays = camera.generate_rays(camera_indices=0)
+    axis = -camera.camera_to_worlds[0, :3, 2]
+    cosine = (rays.directions[..., :] @ axis).squeeze()
+    torch.testing.assert_close(ray_lengths(camera), 1 / cosine, atol=1e-5, rtol=1e-5)
+
+
+def test_files_hold_the_gaussians_and_render_the_same(make_splats, train_splats):
+    trainer = train_splats(make_splats())
+    folder, model = trainer.base_dir / "splats", trainer.pipeline.model
+    edited = read_ply(folder / "edited.ply")
+    visible = model.opacities[:, 0] >= -5.5373
+    assert [*edited][:6] == ["x", "y", "z", "nx", "ny", "nz"]
+    means = torch.stack([edited[axis] for axis in "xyz"], dim=1)
+    assert torch.equal(means, model.means.detach()[visible])
+    number = len(means)
+    rest = torch.stack([edited[f"f_rest_{k}"] for k in range(9)], dim=1)
+    given = {
+        "means": means,
+        "scales": torch.stack([edited[f"scale_{k}"] for k in range(3)], dim=1),
+        "quats": torch.stack([edited[f"rot_{k}"] for k in range(4)], dim=1),
+        "features_dc": torch.stack([edited[f"f_dc_{k}"] for k in range(3)], dim=1),
+        # By channel, then by coefficient.
+        "features_rest": rest.view(number, 3, 3).transpose(1, 2),
+        "opacities": edited["opacity"][:, None],
+    }
+    before = trainer.pipeline.scene.render(0, size=(SIZE, SIZE)).image01
+    for name, value in given.items():
+        model.gauss_params[name] = torch.nn.Parameter(value)
+    after = trainer.pipeline.scene.render(0, size=(SIZE, SIZE)).image01
+    assert torch.allclose(before, after, atol=1e-5)
+    source, both = (read_ply(folder / f"{name}.ply") for name in ("source", "before_after"))
+    assert len(both["x"]) == len(source["x"]) + number
+    assert torch.equal(both["x"][: len(source["x"])], source["x"])
+    shift = both["x"][len(source["x"]) :] - edited["x"]
+    assert float(shift.std()) < 1e-4 < 0.5 < float(shift.mean())
+
+
+def test_gaussians_that_can_not_be_seen_are_left_out(make_splats):
+    trainer = start_splats(make_splats())
+    state = {k: v.clone() for k, v in trainer.pipeline.state_dict().items() if "gauss" in k}
+    state["_model.gauss_params.opacities"][3] = -6.0
+    state["_model.gauss_params.scales"][5, 1] = torch.nan
+    found = Gaussians.of_state(state, trainer.pipeline.model)
+    kept = [k for k in range(300) if k not in (3, 5)]
+    assert torch.equal(found.means, state["_model.gauss_params.means"][kept])
+
+
+def test_colours_without_harmonics_are_logits(make_splats):
+    config = make_splats()
+    config.pipeline.model.sh_degree = 0
+    model = start_splats(config).pipeline.model
+    found = Gaussians.of_state(
+        {f"_model.{name}": value for name, value in model.state_dict().items()}, model
+    )
+    shade = splatfacto.SH2RGB(found.features_dc)
+    assert torch.allclose(shade, model.seed_points[1] / 255, atol=1e-4)
+
+
+def test_other_commands_read_a_run_without_the_prior(make_splats, train_splats, monkeypatch):
+    trainer = train_splats(make_splats())
+    wanted = trainer.pipeline.scene.render(0, size=(SIZE, SIZE)).image01
+    monkeypatch.setattr(
+        "csd_nerf.priors.load", lambda *_, **__: pytest.fail("the prior was loaded")
+    )
+    _, pipeline, _, step = eval_setup(trainer.base_dir / "config.yml", test_mode="test")
+    assert (step, pipeline.model.step) == (27, 27)
+    assert isinstance(pipeline.model, splatfacto.SplatfactoModel)
+    camera = pipeline.datamanager.train_dataset.cameras[:1]
+    shown = pipeline.model.get_outputs_for_camera(camera)["rgb"].permute(2, 0, 1)
+    assert torch.allclose(shown, wanted, atol=1e-5)
+    metrics = pipeline.get_average_eval_image_metrics()
+    assert metrics["psnr"] > 5
+    assert "lpips" not in metrics
+
+
+def test_points_begin_in_their_place_and_colour(make_splats, splat_data):
+    model = start_splats(make_splats()).pipeline.model
+    points = read_ply(splat_data / "points.ply")
+    assert model.num_points == len(points["x"]) == 300
+    colours = torch.stack([points[name] for name in ("red", "green", "blue")], dim=1)
+    assert torch.allclose(splatfacto.SH2RGB(model.features_dc), colours / 255, atol=1e-3)
+
+
+def test_without_points_the_run_says_that_it_begins_at_random(
+    make_splats, train_splats, splat_data, tmp_path, capsys
+):
+    data = tmp_path / "data"
+    shutil.copytree(splat_data, data)
+    path = data / "transforms.json"
+    content = json.loads(path.read_text())
+    del content["ply_file_path"]
+    path.write_text(json.dumps(content))
+    config = make_splats(data=data)
+    config.pipeline.model.num_random = 50
+    trainer = start_splats(config)
+    told = "".join(capsys.readouterr().out.split())
+    assert "50Gaussiansbeginatrandomplaces" in told
+    assert trainer.pipeline.model.num_points == 50
+    content["ply_file_path"] = "gone.ply"
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=r"csd-edit-splat: .*gone\.ply"):
+        start_splats(make_splats("other", data=data))
+
+
+def test_lpips_looks_at_the_same_part_of_both_images(make_splats, train_splats):
+    config = make_splats()
+    config.pipeline.model.lpips_weight, config.pipeline.model.lpips_crop = 0.5, 33
+    model = None
+
+    class Distance:
+        is_available = True
+        seen = None
+
+        def __call__(self, first, second):
+            Distance.seen = (first, second)
+            return (first - second).square().mean()
+
+        def require(self):
+            pass
+
+    trainer = start_splats(make_splats())
+    model = trainer.pipeline.model
+    model.config.lpips_weight, model.config.lpips_crop = 0.5, 33
+    model.perceptual = Distance()
+    model.step_cb(trainer, 0)
+    camera, batch = trainer.pipeline.datamanager.next_train(0)
+    outputs = model(camera)
+    assert "lpips_loss" not in model.get_loss_dict(outputs, batch)
+    model.begin_editing()
+    losses = model.get_loss_dict(outputs, batch)
+    first, second = Distance.seen
+    assert first.shape == second.shape == (1, 3, 33, 33)
+    truth01 = batch["image"].permute(2, 0, 1)[None] / 255
+    places = [
+        (y, x)
+        for y in range(8)
+        for x in range(8)
+        if torch.equal(truth01[..., y : y + 33, x : x + 33], second)
+    ]
+    assert places
+    y, x = places[0]
+    render01 = outputs["rgb"].permute(2, 0, 1)[None]
+    assert torch.equal(render01[..., y : y + 33, x : x + 33], first)
+    assert torch.isclose(losses["lpips_loss"], 0.5 * (first - second).square().mean())
+    assert torch.isclose(losses["main_loss"], (render01 - truth01).abs().mean())
+
+
+def test_images_that_are_not_bytes_are_refused():
+    with pytest.raises(Exception, match="cache_images_type needs to be uint8"):
+        CSDEditSplatDataManagerConfig(cache_images_type="float32")
+
+
+def test_a_run_of_another_kind_is_refused(make_splats, tmp_path):
+    from nerfstudio.configs.method_configs import all_methods
+
+    other = copy.deepcopy(all_methods["nerfacto"])
+    other.output_dir, other.experiment_name, other.timestamp = tmp_path, "x", "run"
+    other.save_config()
+    models = other.get_checkpoint_dir()
+    models.mkdir()
+    torch.save({"step": 1, "pipeline": {}}, models / "step-000000001.ckpt")
+    config = make_splats()
+    config.load_dir = models
+    with pytest.raises(SystemExit, match="goes on from runs of splatfacto or its own, got one of"):
+        start_splats(config)
