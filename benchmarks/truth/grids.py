@@ -127,6 +127,16 @@ _CHOICE_GRID = Grid(
 # In the same way scenes with choices take what was tuned on sets of images.
 _CHOICE_SCENE = Grid(OPTIMISED, ())
 
+_OF_SCENES = DomainGrids(
+    {
+        "csd": _SCENE,
+        "csd-no-stein": _SCENE,
+        "sds": _SCENE,
+        "ip2p": Grid(_SAMPLED.start, ()),
+        "in2n": _IN2N,
+    },
+)
+
 GRIDS: dict[str, DomainGrids] = {
     "video": DomainGrids(
         {
@@ -157,15 +167,8 @@ GRIDS: dict[str, DomainGrids] = {
             **_ablations({**TUNED, **TUNED_PANORAMA}),
         },
     ),
-    "scene": DomainGrids(
-        {
-            "csd": _SCENE,
-            "csd-no-stein": _SCENE,
-            "sds": _SCENE,
-            "ip2p": Grid(_SAMPLED.start, ()),
-            "in2n": _IN2N,
-        },
-    ),
+    "scene": _OF_SCENES,
+    "splat-scene": _OF_SCENES,
     "choice": DomainGrids(
         {
             "edit": _CHOICE_GRID,

@@ -100,19 +100,25 @@ class SceneResult:
     names: tuple[Sequence[Path], Sequence[Path]] = ((), ())
 
 
-def tiny_config(data: Path, *, prompt: str) -> Any:
-    """The config of csd-edit-tiny on a data set, without evaluations during training.
+NERFACTO, SPLATS = "csd-edit-tiny", "csd-edit-splat-tiny"
+"""The methods of ns-train by which scenes are trained."""
+
+
+def tiny_config(data: Path, *, prompt: str, method: str = NERFACTO) -> Any:
+    """The config of a method for the bundled prior, without evaluations during training.
 
     Args:
         data: Folder of the data set.
         prompt: The instruction.
+        method: `NERFACTO` or `SPLATS`.
     """
-    config = method_config("csd-edit-tiny")
+    config = method_config(method)
     config.data = config.pipeline.datamanager.data = data
     config.pipeline.prompt = prompt
     config.steps_per_eval_batch = config.steps_per_eval_image = NEVER
-    # Half the rays of the preset, so that most of the time goes to the edits.
-    config.pipeline.datamanager.edit_num_rays_per_batch = 256
+    if method == NERFACTO:
+        # Half the rays of the preset, so that most of the time goes to the edits.
+        config.pipeline.datamanager.edit_num_rays_per_batch = 256
     return config
 
 
@@ -140,23 +146,26 @@ def set_options(config: TrainerConfig, options: Mapping[str, Any]) -> None:
         else:
             raise ValueError(
                 "An option needs to be one of the edit's, of the pipeline's or of the "
-                f"datamanager's in csd-edit-tiny, got {key!r}."
+                f"datamanager's in {config.method_name}, got {key!r}."
             )
     pipeline.edit = EditSettings(**edit)
 
 
-def train_source(given: EditedScene, store: Store, *, steps: int) -> Path:
+def train_source(
+    given: EditedScene, store: Store, *, steps: int, representation: str = NERFACTO
+) -> Path:
     """Train the unedited scene, unless it is in the store; all methods start from it.
 
     Args:
         given: The input.
         store: Store of the run.
         steps: Training steps.
+        representation: `NERFACTO` or `SPLATS`.
 
     Returns:
         The folder of its checkpoint, for `run_scene_arm`.
     """
-    config = tiny_config(given.folder, prompt=given.edit.instructions[0])
+    config = tiny_config(given.folder, prompt=given.edit.instructions[0], method=representation)
     config.pipeline.source_steps = config.max_num_iterations = steps
     decides = {"config": config_content(config), "data": files_digest(given.folder)}
     trial = Trial({"input": given.name, "arm": "training of the source"}, decides)
@@ -179,9 +188,10 @@ def arm_config(
     budget: float = 1.0,
     csd: Mapping[str, Any] | None = None,
     seed: int = 0,
+    representation: str = NERFACTO,
 ) -> Any:
     """The config by which a method edits a scene; for the arguments see `run_scene_arm`."""
-    config = tiny_config(given.folder, prompt=given.edit.instructions[0])
+    config = tiny_config(given.folder, prompt=given.edit.instructions[0], method=representation)
     plan = plan_arm(name, options, budget=budget, csd=csd)
     arm = {**SCENE_ARMS[name], **options, **plan.options(), "seed": seed}
     set_options(config, {key: value for key, value in arm.items() if key != "updates"})
@@ -199,6 +209,7 @@ def run_scene_arm(
     budget: float = 1.0,
     csd: Mapping[str, Any] | None = None,
     seed: int = 0,
+    representation: str = NERFACTO,
 ) -> SceneResult:
     """Edit a trained scene by a method, and measure the result.
 
@@ -213,11 +224,14 @@ def run_scene_arm(
         budget: As for `plan_arm`.
         csd: As for `plan_arm`.
         seed: Seed of the rounds.
+        representation: That of the source, `NERFACTO` or `SPLATS`.
 
     Raises:
         ValueError: If an option is unknown.
     """
-    config = arm_config(name, given, options, budget=budget, csd=csd, seed=seed)
+    config = arm_config(
+        name, given, options, budget=budget, csd=csd, seed=seed, representation=representation
+    )
     config.load_dir = source
     place(config, folder)
     with quiet_trainer(config, folder / "log.txt") as trainer:

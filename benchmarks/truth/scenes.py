@@ -18,6 +18,8 @@ from benchmarks.truth.budgets import rate_at
 from benchmarks.truth.domains import SEEDS_APART, Arm, Job, Outcome, column_of, edit_at
 from benchmarks.truth.scene_plans import REFERENCES, SCENE_ARMS
 from benchmarks.truth.scene_runs import (
+    NERFACTO,
+    SPLATS,
     EditedScene,
     SceneInput,
     SceneResult,
@@ -72,6 +74,7 @@ class SceneDomain:
     )
     consistency = "cross_view_edits"
     baseline = "csd"
+    representation = NERFACTO
 
     def __init__(self, prior: Prior, options: Mapping[str, Any], store: Store) -> None:
         """Take a prior, options that replace those of all arms, and the store for scenes."""
@@ -85,9 +88,15 @@ class SceneDomain:
         """Everything but the prior that decides a job's result; trains the source if needed."""
         method, options = self._method_and_options(job)
         config = arm_config(
-            method, given, options, budget=job.budget, csd=self._options, seed=job.seed
+            method,
+            given,
+            options,
+            budget=job.budget,
+            csd=self._options,
+            seed=job.seed,
+            representation=self.representation,
         )
-        source = train_source(given, self._store, steps=SOURCE_STEPS)
+        source = self._source(given)
         return {
             "method": method,
             "config": config_content(config),
@@ -113,13 +122,19 @@ class SceneDomain:
         return run_scene_arm(
             method,
             given,
-            train_source(given, self._store, steps=SOURCE_STEPS),
+            self._source(given),
             folder,
             prior=self._prior,
             options=options,
             budget=job.budget,
             csd=self._options,
             seed=job.seed,
+            representation=self.representation,
+        )
+
+    def _source(self, given: EditedScene) -> Path:
+        return train_source(
+            given, self._store, steps=SOURCE_STEPS, representation=self.representation
         )
 
     def _method_and_options(self, job: Job) -> tuple[str, dict[str, Any]]:
@@ -129,6 +144,12 @@ class SceneDomain:
         if rate is not None:
             options["learning_rate"] = rate_at(job.budget, rate)
         return method, options
+
+
+class SplatSceneDomain(SceneDomain):
+    """The same scenes as Gaussian splats."""
+
+    representation = SPLATS
 
 
 def draw_scene(position: int, split: Split, store: Store) -> SceneInput:

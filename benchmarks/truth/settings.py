@@ -15,6 +15,7 @@ EXACT = "exact"
 """Name of the prior that knows the answers of each input; see `benchmarks.truth.exact_prior`."""
 DOMAINS = {
     "scene": "benchmarks.truth.scenes:SceneDomain",
+    "splat-scene": "benchmarks.truth.scenes:SplatSceneDomain",
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
     "choice": "benchmarks.truth.choice:ChoiceDomain",
@@ -36,6 +37,7 @@ class Counts:
 
 COUNTS = {
     "scene": Counts(8, 2),
+    "splat-scene": Counts(8, 2),
     "panorama": Counts(12, 3),
     "video": Counts(12, 3),
     "choice": Counts(30, 5),
@@ -70,10 +72,10 @@ class TruthSettings:
     """Split of the inputs' seeds: tune on validation, report on benchmark."""
     inputs: Annotated[int | None, _DEFAULT] = None
     """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them.
-    The domain's: 12, scene 8, choice 30, choice-scene 4; with --tune 8, scene 4, choice 12."""
+    The domain's: 12, scenes 8, choice 30, choice-scene 4; with --tune 8, scene 4, choice 12."""
     seeds: Annotated[int | None, _DEFAULT] = None
     """Number of runs of each method on each input, with different seeds.
-    The domain's: 3, scene and choice-scene 2, choice 5; with --tune 1."""
+    The domain's: 3, scenes 2, choice 5; with --tune 1."""
     budgets: tuple[float, ...] = (1.0,)
     """Number of U-Net evaluations of every method, relative to csd with its preset.
     Tables show the first budget; several budgets give a plot of quality by cost."""
@@ -116,7 +118,7 @@ class TruthSettings:
         if self.tune and self.domain not in TUNING_COUNTS:
             raise ValueError(
                 f"--tune needs one of {', '.join(TUNING_COUNTS)}, got {self.domain}, which takes "
-                "the options of choice; tune these."
+                "the options of another one, see SHARED in tuned.py; tune these."
             )
         for name, count in dataclasses.asdict(self.counts).items():
             if count < 1:
