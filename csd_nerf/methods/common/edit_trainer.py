@@ -143,7 +143,11 @@ class EditTrainer(Trainer):
         for parameter in groups.pop("camera_opt", []):
             # The source stage's gradients must not linger in a group that no optimizer clears.
             parameter.requires_grad_(False).grad = None
-        return Optimizers(dict(self.config.optimizers), groups)
+        return Optimizers(self.editing_optimizers(), groups)
+
+    def editing_optimizers(self) -> dict[str, Any]:
+        """The configs of the editing stage's optimizers."""
+        return dict(self.config.optimizers)
 
     def _count_steps(self, *, begin: int) -> None:
         """Print steps counted from `begin`, and the time left until this run's end."""

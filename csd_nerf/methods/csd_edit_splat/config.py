@@ -131,6 +131,8 @@ csd_edit_splat_tiny = MethodSpecification(
                 random_scale=3.0,
                 background_color="black",
                 lpips_weight=0.0,
+                # So short a stage moves Gaussians more than it places them.
+                editing_geometry_rate=0.2,
             ),
             source_steps=900,
             edit_steps=480,

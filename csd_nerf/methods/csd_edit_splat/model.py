@@ -21,6 +21,8 @@ PER_PHOTOGRAPH = ("camera_optimizer.pose_adjustment", "bil_grids.grids")
 """Ends of the names of splatfacto's parameters that have a row for each photograph."""
 GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 """Splatfacto's parameters of Gaussians, which have a row for each."""
+GEOMETRY = ("means", "scales", "quats", "opacities")
+"""Those of them that are no colours."""
 _FOREVER = 1_000_000_000
 
 _gsplats, _compiled = splatfacto.rasterization, splatfacto.get_viewmat
@@ -52,6 +54,9 @@ class CSDEditSplatModelConfig(SplatfactoModelConfig):
     SSIM, and AlexNet's weights are not needed."""
     lpips_crop: int = 512
     """Largest edge in pixels of the part of an image that LPIPS looks at, drawn at every step."""
+    editing_geometry_rate: float = 1.0
+    """Factor of the learning rates of means, scales, rotations and opacities in the editing stage.
+    Below 1 shapes stay sharper while colours change."""
     densify_editing: bool = False
     """Split, clone and cull Gaussians in the editing stage too. Opacities are never reset there."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.methods.common.checkpoints import find_checkpoint, read_checkpoint
 from csd_nerf.methods.common.edit_trainer import SOURCE_FOLDER, EditTrainer, EditTrainerConfig
-from csd_nerf.methods.csd_edit_splat.pipeline import CSDEditSplatPipeline
+from csd_nerf.methods.csd_edit_splat.model import GEOMETRY
+from csd_nerf.methods.csd_edit_splat.pipeline import (
+    CSDEditSplatPipeline,
+    CSDEditSplatPipelineConfig,
+)
 from csd_nerf.methods.csd_edit_splat.ply import Gaussians, side_by_side, write_ply
 
 PLY_FOLDER = "splats"
@@ -30,6 +35,20 @@ class CSDEditSplatTrainer(EditTrainer):
 
     pipeline: CSDEditSplatPipeline
     stock = ("splatfacto", SplatfactoModelConfig)
+
+    def editing_optimizers(self) -> dict[str, Any]:
+        """Those of the run, slower for the geometry of Gaussians if asked for."""
+        options = self.config.pipeline
+        assert isinstance(options, CSDEditSplatPipelineConfig)
+        factor, found = options.model.editing_geometry_rate, super().editing_optimizers()
+        for name in GEOMETRY:
+            optimizer, scheduler = found[name]["optimizer"], found[name]["scheduler"]
+            optimizer = dataclasses.replace(optimizer, lr=factor * optimizer.lr)
+            if scheduler is not None:
+                lr_final = factor * scheduler.lr_final
+                scheduler = dataclasses.replace(scheduler, lr_final=lr_final)
+            found[name] = {"optimizer": optimizer, "scheduler": scheduler}
+        return found
 
     def _after_train(self) -> None:
         """Write the Gaussians first: nerfstudio's part never ends if a viewer runs."""

@@ -145,6 +145,20 @@ def test_densification_ends_with_the_source_stage_unless_asked_for(make_splats, 
     assert numbers[True][0] != numbers[True][1]
 
 
+def test_geometry_is_trained_more_slowly_in_the_editing_stage(make_splats, train_splats):
+    config = make_splats()
+    config.pipeline.model.editing_geometry_rate = 0.25
+    config.max_num_iterations = 21
+    trainer = train_splats(config)
+    after = trainer.optimizers.optimizers
+    usual = trainer.config.optimizers
+    for name, optimizer in after.items():
+        factor = 0.25 if name in ("means", "scales", "quats", "opacities") else 1
+        wanted = factor * usual[name]["optimizer"].lr
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted, rel=0.01), name
+    assert trainer.optimizers.schedulers["means"].base_lrs[0] == pytest.approx(4e-4)
+
+
 @pytest.fixture
 def stock_run(splat_data, tmp_path):
     """A run of nerfstudio's own splatfacto, on a CPU by the replaced name."""
