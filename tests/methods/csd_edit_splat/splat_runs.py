@@ -32,7 +32,7 @@ def splat_config(data: Path, output: Path) -> CSDEditSplatTrainerConfig:
     pipeline = config.pipeline
     pipeline.prompt = "swap red and blue"
     # nerfstudio refines after as many steps as there are views, and as `refine_every` says.
-    pipeline.source_steps, pipeline.edit_steps, pipeline.edit_every = 20, 8, 3
+    pipeline.source_steps, pipeline.edit_steps, pipeline.edit_every = 22, 8, 3
     pipeline.edit_views = 4
     pipeline.edit = EditSettings(iterations=2, text_scale=1.0)
     model = pipeline.model

@@ -11,6 +11,7 @@ import pytest
 import torch
 from nerfstudio.models import splatfacto
 from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
 from plyfile import PlyData
 from splat_runs import SIZE, gaussians_of, splat_config, start_splats
 
@@ -29,11 +30,11 @@ def read_ply(path) -> dict[str, torch.Tensor]:
 def test_a_run_has_both_stages_and_leaves_its_rounds_and_its_splats(make_splats, train_splats):
     trainer = train_splats(make_splats())
     base = trainer.base_dir
-    assert trainer.step == 27
-    assert [p.name for p in (base / "nerfstudio_models").iterdir()] == ["step-000000027.ckpt"]
-    assert [p.name for p in (base / "source_models").iterdir()] == ["step-000000019.ckpt"]
+    assert trainer.step == 29
+    assert [p.name for p in (base / "nerfstudio_models").iterdir()] == ["step-000000029.ckpt"]
+    assert [p.name for p in (base / "source_models").iterdir()] == ["step-000000021.ckpt"]
     records = [json.loads(p.read_text()) for p in sorted((base / "rounds").glob("*.json"))]
-    assert [record["step"] for record in records] == [20, 23, 26]
+    assert [record["step"] for record in records] == [22, 25, 28]
     assert sorted({v for record in records for v in record["views"]}) == list(range(11))
     assert isinstance(trainer.pipeline.scene, Scene)
     # The prior swaps red and blue, and the splats are trained on that.
@@ -108,7 +109,7 @@ def test_only_edited_views_are_drawn_when_asked(make_splats):
     assert len({manager.next_train(0)[0].metadata["cam_idx"] for _ in range(11)}) == 11
 
 
-@pytest.mark.parametrize("stop", [17, 22])
+@pytest.mark.parametrize("stop", [19, 25])
 def test_a_resumed_run_is_the_one_that_never_stopped(make_splats, train_splats, stop):
     """Stopped in either stage, after Gaussians were split, cloned and culled."""
     whole = train_splats(make_splats("whole"))
@@ -125,7 +126,7 @@ def test_a_resumed_run_is_the_one_that_never_stopped(make_splats, train_splats, 
     config = make_splats("second")
     config.load_dir = first.checkpoint_dir
     second = train_splats(config, seed=9)
-    assert second.step == 27
+    assert second.step == 29
     ours, theirs = gaussians_of(second), gaussians_of(whole)
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
@@ -136,6 +137,8 @@ def test_densification_ends_with_the_source_stage_unless_asked_for(make_splats, 
     for wanted in (False, True):
         config = make_splats(str(wanted))
         config.pipeline.model.densify_editing = wanted
+        # Where it goes on, the editing stage's first step refines.
+        config.pipeline.source_steps = 20
         trainer = train_splats(config)
         (source,) = (trainer.base_dir / "source_models").iterdir()
         state = torch.load(source, weights_only=True)["pipeline"]
@@ -148,7 +151,7 @@ def test_densification_ends_with_the_source_stage_unless_asked_for(make_splats, 
 def test_geometry_is_trained_more_slowly_in_the_editing_stage(make_splats, train_splats):
     config = make_splats()
     config.pipeline.model.editing_geometry_rate = 0.25
-    config.max_num_iterations = 21
+    config.max_num_iterations = 23
     trainer = train_splats(config)
     after = trainer.optimizers.optimizers
     usual = trainer.config.optimizers
@@ -226,6 +229,35 @@ def test_depth_is_the_distance_along_rays(make_splats, splat_data):
     axis = -camera.camera_to_worlds[0, :3, 2]
     cosine = (rays.directions[..., :] @ axis).squeeze()
     torch.testing.assert_close(ray_lengths(camera), 1 / cosine, atol=1e-5, rtol=1e-5)
+    model = scene._model.eval()
+    along_axis = model.get_outputs_for_camera(camera)["depth"][..., 0]
+    shown = scene.render(0, size=(20, 30)).depth
+    torch.testing.assert_close(shown, along_axis / cosine, atol=1e-4, rtol=1e-4)
+    assert float(cosine.min()) < 0.9
+
+
+def test_an_edit_that_changes_nothing_leaves_transparent_photographs_as_they_are(
+    make_splats, splat_data, tmp_path
+):
+    data = tmp_path / "data"
+    shutil.copytree(splat_data, data)
+    for path in (data / "images").iterdir():
+        pixels = np.asarray(Image.open(path))
+        alpha = np.linspace(0, 255, SIZE).astype(np.uint8)[:, None].repeat(SIZE, 1)
+        Image.fromarray(np.dstack([pixels, alpha])).save(path)
+    config = make_splats(data=data)
+    config.pipeline.model.background_color = "white"
+    scene = start_splats(config).pipeline.scene
+    before = scene._images.cached_train[0]["image"].clone()
+    assert before.shape == (SIZE, SIZE, 4)
+    shown01 = scene.photograph01(0)
+    assert float(shown01[:, 0].min()) == 1
+    scene.set_edited({0: (shown01 * 255).round().byte().permute(1, 2, 0)})
+    after = scene._images.cached_train[0]["image"]
+    assert torch.equal(after[..., 3], before[..., 3])
+    error = (after.int() - before.int()).abs()[..., :3].amax(2)
+    # Rounding to bytes is divided by alpha.
+    assert (error <= 128 / before[..., 3].clamp(min=1) + 1).all()
 
 
 def test_files_hold_the_gaussians_and_render_the_same(make_splats, train_splats):
@@ -287,7 +319,7 @@ def test_other_commands_read_a_run_without_the_prior(make_splats, train_splats, 
         "csd_nerf.priors.load", lambda *_, **__: pytest.fail("the prior was loaded")
     )
     _, pipeline, _, step = eval_setup(trainer.base_dir / "config.yml", test_mode="test")
-    assert (step, pipeline.model.step) == (27, 27)
+    assert (step, pipeline.model.step) == (29, 29)
     assert isinstance(pipeline.model, splatfacto.SplatfactoModel)
     camera = pipeline.datamanager.train_dataset.cameras[:1]
     shown = pipeline.model.get_outputs_for_camera(camera)["rgb"].permute(2, 0, 1)
