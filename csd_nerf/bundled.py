@@ -45,7 +45,7 @@ TUNED_PANORAMA: dict[str, Any] = {
 }
 """What differs from `TUNED` for panoramas, with any mixing."""
 TUNED_SDS: dict[str, Any] = {"t_range": (0.02, 0.95), "t_order": "random"}
-"""What differs from `TUNED` for SDS, in all media."""
+"""What differs from `TUNED` for SDS, in scenes and videos."""
 TUNED_RUN: dict[str, Any] = {
     **TUNED,
     **TUNED_MIXING,

@@ -145,7 +145,7 @@ def _panorama(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
         differ: dict[PanoramaMethod, dict[str, Any]] = {
             "csd": {**TUNED_PANORAMA, **TUNED_MIXING},
             "csd-no-stein": TUNED_PANORAMA,
-            "sds": {**TUNED_PANORAMA, **TUNED_SDS, "learning_rate": 1.5},
+            "sds": {**TUNED_PANORAMA, "t_order": "falling-first", "learning_rate": 2.0},
         }
         return differ.get(method, _TINY_SAMPLED)
     # The paper's rate and iterations: 200 of 4 windows update a cell of a 1920x512 picture about
