@@ -10,7 +10,10 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 
 from csd_nerf.media.run_config import read_run_config
 
-OURS = ["csd-edit", "csd-edit-small", "csd-edit-tiny", "csd-dreamfusion", "csd-dreamfusion-tiny"]
+OURS = [
+    *("csd-edit", "csd-edit-small", "csd-edit-tiny", "csd-dreamfusion", "csd-dreamfusion-tiny"),
+    *("csd-edit-splat", "csd-edit-splat-big", "csd-edit-splat-tiny"),
+]
 KNOWN = [*OURS, "nerfacto", "nerfacto-big", "instant-ngp", "splatfacto", "depth-nerfacto"]
 
 

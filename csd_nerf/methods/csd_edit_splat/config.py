@@ -29,15 +29,20 @@ _UNLIMITED = 1_000_000_000
 
 
 def _optimizers(
-    *, means: float = 1.6e-4, faster: float = 1.0, steps: int = 30_000
+    *,
+    means: tuple[float, float] = (1.6e-4, 1.6e-6),
+    faster: float = 1.0,
+    bilateral: float = 2e-3,
+    steps: int = 30_000,
 ) -> dict[str, Any]:
     """Optimizers of both stages, which are reset when editing begins.
 
     By default they are those of splatfacto in nerfstudio 1.1.5.
 
     Args:
-        means: The rate of the Gaussians' centres, which falls to a hundredth.
+        means: The first and the last rate of the Gaussians' centres.
         faster: Factor of the other rates of Gaussians.
+        bilateral: The first rate of the bilateral grid.
         steps: Steps over which rates fall.
     """
 
@@ -51,18 +56,20 @@ def _optimizers(
 
     warm: dict[str, Any] = {"warmup_steps": 1000, "lr_pre_warmup": 0}
     return {
-        "means": group(means, means / 100),
+        "means": group(*means),
         "features_dc": group(faster * 0.0025),
         "features_rest": group(faster * 0.0025 / 20),
         "opacities": group(0.05),
         "scales": group(faster * 0.005),
         "quats": group(faster * 0.001),
         "camera_opt": group(1e-4, 5e-7, **warm),
-        "bilateral_grid": group(2e-3, 1e-4, **warm),
+        "bilateral_grid": group(bilateral, 1e-4, **warm),
     }
 
 
-def _full(method_name: str, model: CSDEditSplatModelConfig) -> CSDEditSplatTrainerConfig:
+def _full(
+    method_name: str, model: CSDEditSplatModelConfig, *, bilateral: float = 2e-3
+) -> CSDEditSplatTrainerConfig:
     """Splatfacto's settings, and csd-edit's of the editing stage."""
     return CSDEditSplatTrainerConfig(
         method_name=method_name,
@@ -79,7 +86,7 @@ def _full(method_name: str, model: CSDEditSplatModelConfig) -> CSDEditSplatTrain
             model=model,
             edit=EditSettings(max_batch=40),
         ),
-        optimizers=_optimizers(),
+        optimizers=_optimizers(bilateral=bilateral),
         viewer=viewer_config(rays=1 << 15),
         logging=logging_config(),
         vis="viewer",
@@ -96,6 +103,7 @@ csd_edit_splat_big = MethodSpecification(
     config=_full(
         "csd-edit-splat-big",
         CSDEditSplatModelConfig(cull_alpha_thresh=0.005, densify_grad_thresh=0.0005),
+        bilateral=5e-3,
     ),
     description="csd-edit-splat with more Gaussians, as splatfacto-big has.",
 )
@@ -143,7 +151,7 @@ csd_edit_splat_tiny = MethodSpecification(
             start="original",
             edit=EditSettings(**TUNED_RUN),
         ),
-        optimizers=_optimizers(means=1.6e-3, faster=4.0, steps=1000),
+        optimizers=_optimizers(means=(1.6e-3, 1.6e-5), faster=4.0, steps=1000),
         viewer=viewer_config(rays=4096),
         logging=logging_config(),
         # With a viewer the command would not end after training.
