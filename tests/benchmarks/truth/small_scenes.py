@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.truth.scene_runs import tiny_config
+from benchmarks.truth.scene_runs import NERFACTO, tiny_config
 
 VIEWS, SIZE = 16, 32
 FEW = {"edit_steps": 6, "updates": 1, "edit_size": 32}
 """Options that make a run short."""
 
 
-def shrunk(data: Path, *, prompt: str) -> Any:
-    """csd-edit-tiny with a scene model that is smaller still."""
-    config: Any = tiny_config(data, prompt=prompt)
+def shrunk(data: Path, *, prompt: str, method: str = NERFACTO) -> Any:
+    """A tiny method with a scene model that is smaller still."""
+    config: Any = tiny_config(data, prompt=prompt, method=method)
+    if method != NERFACTO:
+        return config
     model, manager = config.pipeline.model, config.pipeline.datamanager
     model.num_levels, model.log2_hashmap_size, model.max_res = 4, 8, 64
     model.hidden_dim = model.hidden_dim_color = 16

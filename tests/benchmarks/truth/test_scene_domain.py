@@ -25,7 +25,7 @@ from benchmarks.truth.scene_runs import (
     run_scene_arm,
     train_source,
 )
-from benchmarks.truth.scenes import SceneDomain, draw_scene
+from benchmarks.truth.scenes import SceneDomain, SplatSceneDomain, draw_scene
 from benchmarks.truth.settings import TruthSettings
 from benchmarks.truth.tuned import tuned_arm, tuning_note, write_tuned
 from csd_nerf import priors
@@ -174,6 +174,22 @@ def test_the_unedited_scene_is_trained_once(store, given):
     written = checkpoint.stat().st_mtime_ns
     assert train_source(given, store, steps=3) == source
     assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_splats_are_edited_by_the_same_arms(store, given, prior, tmp_path):
+    domain = SplatSceneDomain(prior, FEW, store)
+    (arm,) = (arm for arm in domain.arms if arm.name == "csd")
+    job = Job(tuned_arm("splat-scene", arm))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "SOURCE_STEPS", 3)
+        decides = domain.decides(job, given)
+        outcome = domain.measure(job, given, tmp_path / "splats")
+        nerf = SceneDomain(prior, FEW, store).decides(job, given)
+    assert decides["config"]["method_name"] == "csd-edit-splat-tiny"
+    assert nerf["config"]["method_name"] == "csd-edit-tiny"
+    assert decides["source"] != nerf["source"]
+    assert outcome.row["evaluations"] > 0
+    assert (tmp_path / "splats" / "csd-edit-splat-tiny" / "run" / "splats").is_dir()
 
 
 def test_references_ask_nothing_of_the_prior(edited, given, prior):

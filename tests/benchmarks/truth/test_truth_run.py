@@ -234,8 +234,8 @@ def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypat
     ("given", "message"),
     [
         (
-            {"domain": "sculpture"},
-            "must be one of scene, panorama, video, choice, choice-scene, got sculpture",
+            {"domain": "statue"},
+            "must be one of scene, splat-scene, panorama, video, choice, choice-scene, got statue",
         ),
         ({"inputs": 0}, "--inputs must be at least 1, got 0"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
