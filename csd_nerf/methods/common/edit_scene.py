@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
 
 from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.edits import EditFolder
 from csd_nerf.methods.common.errors import MethodError
-from csd_nerf.scene.protocol import Scene
+from csd_nerf.scene.protocol import Scene, SceneRender
 
 
 @runtime_checkable
@@ -35,8 +38,9 @@ class PhotographScene(Scene):
     edits: EditFolder
     loaded_edits: EditFolder | None = None
 
-    def __init__(self, images: EditedImages) -> None:
-        self._edited_images = images
+    def __init__(self, model: Any, images: EditedImages) -> None:
+        """Take a model of nerfstudio with `blend_background`, and its training images."""
+        self._scene_model, self._edited_images = model, images
 
     @property
     def num_views(self) -> int:
@@ -46,6 +50,33 @@ class PhotographScene(Scene):
     def name(self, view: int) -> str:
         """The photograph's path from the folder of the data."""
         return self._edited_images.names[view]
+
+    def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
+        """The photograph; transparent parts are blended with the model's background."""
+        image = self._edited_images.photograph01(view).to(self._scene_model.device)
+        return self._scene_model.blend_background(image).permute(2, 0, 1)
+
+    @torch.no_grad()
+    def rendered(self, view: int, size: tuple[int, int]) -> tuple[SceneRender, Cameras]:
+        """Render a training view with its optimised camera pose; the depth is as the model has it.
+
+        nerfstudio applies its camera optimizer in training only. A render that is compared with the
+        photograph needs the pose that training uses for the photograph.
+
+        Returns:
+            The render, and the camera that it was made with.
+        """
+        model, cameras = self._scene_model, self._edited_images.train_dataset.cameras
+        camera = cameras[view : view + 1].to(model.device)
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
+        scaled = resized_camera(camera, size)
+        scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
+        was_training = model.training
+        model.eval()
+        outputs = model.get_outputs_for_camera(scaled)
+        model.train(was_training)
+        image01 = outputs["rgb"].permute(2, 0, 1).clamp(0, 1)
+        return SceneRender(image01, outputs["depth"][..., 0]), scaled
 
     def reset_images(self) -> None:
         """Train on the photographs again."""

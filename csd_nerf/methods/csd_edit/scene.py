@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.methods.common.edit_scene import PhotographScene, resized_camera
+from csd_nerf.methods.common.edit_scene import PhotographScene
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
 from csd_nerf.methods.csd_edit.model import CSDEditModel
 from csd_nerf.scene.protocol import SceneRender
@@ -19,37 +19,17 @@ class NerfactoScene(PhotographScene):
     """The `Scene` of a nerfacto model and its training images."""
 
     def __init__(self, model: CSDEditModel, images: CSDEditDataManager) -> None:
-        super().__init__(images)
+        super().__init__(model, images)
         self._model, self._images = model, images
-
-    def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
-        """The photograph; transparent parts are blended with the training background."""
-        image = self._images.photograph01(view).to(self._model.device)
-        return self._model.blend_background(image).permute(2, 0, 1)
 
     @property
     def _background(self) -> Float[Tensor, "3"]:
         """What training shows through a fully transparent pixel."""
         return self._model.blend_background(torch.zeros(4))
 
-    @torch.no_grad()
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
-        """Render a training view with its optimised camera pose.
-
-        nerfstudio applies its camera optimizer in training only. A render that is compared with the
-        photograph needs the pose that training uses for the photograph.
-        """
-        model, cameras = self._model, self._images.train_dataset.cameras
-        camera = cameras[view : view + 1].to(model.device)
-        camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
-        scaled = resized_camera(camera, size)
-        scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
-        was_training = model.training
-        model.eval()
-        rendered = model.get_outputs_for_camera(scaled)
-        model.train(was_training)
-        image01 = rendered["rgb"].permute(2, 0, 1).clamp(0, 1)
-        return SceneRender(image01, rendered["depth"][..., 0])
+        """Render a training view with its optimised camera pose."""
+        return self.rendered(view, size)[0]
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""

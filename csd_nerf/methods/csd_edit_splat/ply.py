@@ -80,14 +80,7 @@ def side_by_side(first: Gaussians, second: Gaussians) -> Gaussians:
     both = torch.cat([first.means, second.means])[:, 0]
     if len(both) == 0:
         return first
-    low, high = (
-        both.quantile(torch.tensor([_OUTLIERS, 1 - _OUTLIERS]))
-        if len(both) < 2**24
-        else (
-            both.min(),
-            both.max(),
-        )
-    )
+    low, high = np.quantile(both.numpy(), [_OUTLIERS, 1 - _OUTLIERS])
     shift = torch.tensor([(1 + _GAP) * float(high - low), 0.0, 0.0])
     moved = replace(second, means=second.means + shift)
     return Gaussians(

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from csd_nerf.methods.common.edit_scene import PhotographScene, resized_camera
+from csd_nerf.methods.common.edit_scene import PhotographScene
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManager
 from csd_nerf.methods.csd_edit_splat.model import CSDEditSplatModel
 from csd_nerf.scene.protocol import SceneRender
@@ -20,28 +20,14 @@ class SplatScene(PhotographScene):
     """The `Scene` of a splatfacto model and its training images."""
 
     def __init__(self, model: CSDEditSplatModel, images: CSDEditSplatDataManager) -> None:
-        super().__init__(images)
+        super().__init__(model, images)
         self._model, self._images = model, images
 
-    def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
-        """The undistorted photograph; transparent parts are blended with the background."""
-        image = self._images.photograph01(view).to(self._model.device)
-        return self._model.blend_background(image).permute(2, 0, 1)
-
-    @torch.no_grad()
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
-        """Render a training view with its optimised camera pose; see `NerfactoScene.render`."""
-        model, cameras = self._model, self._images.train_dataset.cameras
-        camera = cameras[view : view + 1].to(model.device)
-        camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
-        scaled = resized_camera(camera, size)
-        scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
-        was_training = model.training
-        model.eval()
-        rendered = model.get_outputs_for_camera(scaled)
-        model.train(was_training)
-        image01 = rendered["rgb"].permute(2, 0, 1).clamp(0, 1)
-        return SceneRender(image01, rendered["depth"][..., 0] * ray_lengths(scaled))
+        """Render a training view with its optimised camera pose."""
+        found, camera = self.rendered(view, size)
+        # A splat's depth is along the camera's axis.
+        return SceneRender(found.image01, found.depth * ray_lengths(camera))
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
