@@ -17,12 +17,14 @@ import tyro
 from csd_nerf.adapters.options import MISTAKES, PanoramaCommand, VideoCommand
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
 from csd_nerf.hints import did_you_mean
+from csd_nerf.methods.csd_edit_splat.options import SplatSettings
 from csd_nerf.synthetic.options import EditsSettings, SyntheticSettings
 
 COMMANDS: dict[str, type] = {
     "synthetic": SyntheticSettings,
     "compare": CompareSettings,
     "demo": DemoSettings,
+    "scene": SplatSettings,
     "panorama": PanoramaCommand,
     "video": VideoCommand,
     "evaluate": EvaluateSettings,

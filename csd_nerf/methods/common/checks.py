@@ -30,6 +30,21 @@ def check_devices(count: int, *, method: str) -> None:
         )
 
 
+def check_folder(config: TrainerConfig) -> None:
+    """Check that a run that goes on from another doesn't write over the other's settings.
+
+    Raises:
+        MethodError: If both have the same folder.
+    """
+    named = config.load_checkpoint
+    loaded = named.parent if named is not None else config.load_dir
+    if loaded is not None and loaded.resolve().parent == config.get_base_dir().resolve():
+        raise MethodError(
+            "A run that goes on from another needs a folder of its own, got that of the run that "
+            f"is loaded, {loaded.parent}; leave out --timestamp, or name another."
+        )
+
+
 def check_run(
     config: TrainerConfig, *, method: str, world_size: int, prompt: str, wanted: str
 ) -> None:

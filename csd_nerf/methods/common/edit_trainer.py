@@ -25,7 +25,7 @@ from csd_nerf.methods.common.checkpoints import (
     save_whole,
     telling_of_faults,
 )
-from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_run
+from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_folder, check_run
 from csd_nerf.methods.common.edit_loading import adopt_settings, read_scene_config
 from csd_nerf.methods.common.edit_pipeline import EditPipeline, EditPipelineConfig
 from csd_nerf.methods.common.edits import EDITS_FOLDER
@@ -52,11 +52,13 @@ class EditTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Write config.yml. Several devices, which can't work, and a full disk end in one line.
 
-        nerfstudio calls this before it starts a process for each device.
+        nerfstudio calls this before it starts a process for each device. A run that goes on from
+        another needs a folder of its own, as the other's settings would be lost.
         """
         devices = self.machine.num_devices * self.machine.num_machines
         with one_line_errors(self.command):
             check_devices(devices, method=self.command)
+            check_folder(self)
             super().save_config()
 
 

@@ -25,7 +25,7 @@ from csd_nerf.methods.common.checkpoints import (
     save_whole,
     telling_of_faults,
 )
-from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_run
+from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_folder, check_run
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
@@ -67,6 +67,7 @@ class CSDDreamFusionTrainerConfig(TrainerConfig):
             check_devices(
                 self.machine.num_devices * self.machine.num_machines, method="csd-dreamfusion"
             )
+            check_folder(self)
             super().save_config()
 
     def set_experiment_name(self) -> None:

@@ -325,7 +325,7 @@ def test_the_prompt_of_nerfstudio_itself_works(run, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(run, tmp_path):
     trainer = run(steps=1)
     config = tiny_config(tmp_path, steps=1)
-    config.load_dir = trainer.checkpoint_dir
+    config.load_dir, config.timestamp = trainer.checkpoint_dir, "second"
     config.pipeline.model.width = 16
     with pytest.raises(
         SystemExit,
@@ -346,6 +346,14 @@ def test_a_resumed_run_is_the_one_that_never_stopped(run, tmp_path):
     assert {path.name for path in second.checkpoint_dir.iterdir()} == {"step-000000004.ckpt"}
     for name, value in second.pipeline.model.state_dict().items():
         assert torch.equal(value, whole[name]), name
+
+
+def test_a_run_does_not_write_over_the_one_that_it_loads(run, tmp_path):
+    first = run(steps=1)
+    config = tiny_config(tmp_path, steps=2)
+    config.load_dir = first.checkpoint_dir
+    with pytest.raises(SystemExit, match=r"csd-dreamfusion: .* needs a folder of its own, got"):
+        config.save_config()
 
 
 def test_a_run_that_is_done_says_so(run, tmp_path):

@@ -247,6 +247,20 @@ def test_code_in_the_config_of_a_loaded_run_is_refused_before_anything_runs(
     assert not Path("RAN").exists()
 
 
+def test_a_run_does_not_write_over_the_settings_of_the_run_that_it_loads(make_config, train):
+    first = train(make_config())
+    before = (first.base_dir / "config.yml").read_bytes()
+    for option, value in (
+        ("load_dir", first.checkpoint_dir),
+        ("load_checkpoint", next(first.checkpoint_dir.iterdir())),
+    ):
+        again = make_config()
+        setattr(again, option, value)
+        with pytest.raises(SystemExit, match=r"csd-edit: .* needs a folder of its own, got"):
+            again.save_config()
+        assert (first.base_dir / "config.yml").read_bytes() == before
+
+
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
 def test_checkpoints_with_numpy_scalars_can_be_read(tmp_path, module):
     """numpy 1 and 2 pickle the same function under different names, as does each torch."""

@@ -12,19 +12,12 @@ import torch
 from nerfstudio.models import splatfacto
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
-from plyfile import PlyData
 from splat_runs import SIZE, gaussians_of, splat_config, start_splats
 
 from csd_nerf.methods.common.edit_scene import resized_camera
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManagerConfig
-from csd_nerf.methods.csd_edit_splat.ply import Gaussians
 from csd_nerf.methods.csd_edit_splat.scene import ray_lengths
 from csd_nerf.scene.protocol import Scene
-
-
-def read_ply(path) -> dict[str, torch.Tensor]:
-    vertex = PlyData.read(str(path))["vertex"]
-    return {p.name: torch.from_numpy(np.array(vertex[p.name])) for p in vertex.properties}
 
 
 def test_a_run_has_both_stages_and_leaves_its_rounds_and_its_splats(make_splats, train_splats):
@@ -258,58 +251,6 @@ def test_an_edit_that_changes_nothing_leaves_transparent_photographs_as_they_are
     error = (after.int() - before.int()).abs()[..., :3].amax(2)
     # Rounding to bytes is divided by alpha.
     assert (error <= 128 / before[..., 3].clamp(min=1) + 1).all()
-
-
-def test_files_hold_the_gaussians_and_render_the_same(make_splats, train_splats):
-    trainer = train_splats(make_splats())
-    folder, model = trainer.base_dir / "splats", trainer.pipeline.model
-    edited = read_ply(folder / "edited.ply")
-    visible = model.opacities[:, 0] >= -5.5373
-    assert [*edited][:6] == ["x", "y", "z", "nx", "ny", "nz"]
-    means = torch.stack([edited[axis] for axis in "xyz"], dim=1)
-    assert torch.equal(means, model.means.detach()[visible])
-    number = len(means)
-    rest = torch.stack([edited[f"f_rest_{k}"] for k in range(9)], dim=1)
-    given = {
-        "means": means,
-        "scales": torch.stack([edited[f"scale_{k}"] for k in range(3)], dim=1),
-        "quats": torch.stack([edited[f"rot_{k}"] for k in range(4)], dim=1),
-        "features_dc": torch.stack([edited[f"f_dc_{k}"] for k in range(3)], dim=1),
-        # By channel, then by coefficient.
-        "features_rest": rest.view(number, 3, 3).transpose(1, 2),
-        "opacities": edited["opacity"][:, None],
-    }
-    before = trainer.pipeline.scene.render(0, size=(SIZE, SIZE)).image01
-    for name, value in given.items():
-        model.gauss_params[name] = torch.nn.Parameter(value)
-    after = trainer.pipeline.scene.render(0, size=(SIZE, SIZE)).image01
-    assert torch.allclose(before, after, atol=1e-5)
-    source, both = (read_ply(folder / f"{name}.ply") for name in ("source", "before_after"))
-    assert len(both["x"]) == len(source["x"]) + number
-    assert torch.equal(both["x"][: len(source["x"])], source["x"])
-    shift = both["x"][len(source["x"]) :] - edited["x"]
-    assert float(shift.std()) < 1e-4 < 0.5 < float(shift.mean())
-
-
-def test_gaussians_that_can_not_be_seen_are_left_out(make_splats):
-    trainer = start_splats(make_splats())
-    state = {k: v.clone() for k, v in trainer.pipeline.state_dict().items() if "gauss" in k}
-    state["_model.gauss_params.opacities"][3] = -6.0
-    state["_model.gauss_params.scales"][5, 1] = torch.nan
-    found = Gaussians.of_state(state, trainer.pipeline.model)
-    kept = [k for k in range(300) if k not in (3, 5)]
-    assert torch.equal(found.means, state["_model.gauss_params.means"][kept])
-
-
-def test_colours_without_harmonics_are_logits(make_splats):
-    config = make_splats()
-    config.pipeline.model.sh_degree = 0
-    model = start_splats(config).pipeline.model
-    found = Gaussians.of_state(
-        {f"_model.{name}": value for name, value in model.state_dict().items()}, model
-    )
-    shade = splatfacto.SH2RGB(found.features_dc)
-    assert torch.allclose(shade, model.seed_points[1] / 255, atol=1e-4)
 
 
 def test_other_commands_read_a_run_without_the_prior(make_splats, train_splats, monkeypatch):

@@ -1,0 +1,77 @@
+"""The options of `csd-nerf scene`; this module imports nothing heavy.
+
+The docstrings of fields are the command's help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from csd_nerf.hints import check_input
+
+Preset = Literal["full", "big", "tiny"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplatSettings:
+    """Edit Gaussian splats that were trained elsewhere, from a .ply file."""
+
+    splat: Path
+    """The .ply file, with spherical harmonics of degree 0 to 3, as Inria's code, gsplat, nerfstudio
+    and SuperSplat write it."""
+    cameras: Path
+    """Cameras of the photographs: a transforms.json, or the folder of a COLMAP model."""
+    prompt: str
+    """The instruction, such as "make it snow"."""
+    output: Path
+    """The edited .ply to make. The run is left beside it, in a folder of its name and _run."""
+    images: Path | None = None
+    """Folder of the photographs. Without it, renders of the splats take their place."""
+    preset: Preset | None = None
+    """full: csd-edit-splat. big: csd-edit-splat-big, for 12 GB. tiny: csd-edit-splat-tiny, on a
+    CPU. If not given: full with a GPU, else tiny."""
+    frame: Literal["colmap", "file", "nerfstudio"] | None = None
+    """The splats' frame. colmap: that of the COLMAP model, as of Inria's code. file: that of
+    transforms.json. nerfstudio: turned and scaled as nerfstudio does by default, as of ns-export.
+    If not given: the one whose renders are most like the photographs, or the first of these that
+    the cameras have."""
+    background: Literal["black", "white"] = "black"
+    """Colour behind the splats."""
+    antialiased: bool = False
+    """Render as Mip-Splatting does, for splats that were trained so."""
+    resume: bool = False
+    """Continue an interrupted run."""
+    overwrite: bool = False
+    """Replace an earlier result."""
+    train_options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Further options for ns-train, after --, such as --pipeline.edit.text-scale 9."""
+
+    def __post_init__(self) -> None:
+        """Check all that can be checked without reading files."""
+        if not self.prompt.strip():
+            raise ValueError(
+                f'--prompt needs an instruction, got {self.prompt!r}; give --prompt "...".'
+            )
+        if self.output.suffix != ".ply":
+            raise ValueError(f"--output must end in .ply, got {self.output}; rename it.")
+        if self.resume and self.overwrite:
+            raise ValueError("A run is resumed or replaced, got both; leave one option out.")
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run, with its data, its source and its rounds."""
+        return self.output.with_name(f"{self.output.stem}_run")
+
+    def run(self) -> None:
+        """Edit the splats."""
+        check_input(self.splat, "--splat must be a .ply file", folder=False)
+        check_input(self.cameras, "--cameras must be a transforms.json or a COLMAP model")
+        if self.images is not None:
+            check_input(self.images, "--images must be a folder of photographs", file=False)
+        from csd_nerf.methods.csd_edit_splat.door import edit_splat
+
+        edit_splat(self)
