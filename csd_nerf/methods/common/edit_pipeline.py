@@ -114,7 +114,12 @@ class EditPipeline(VanillaPipeline):
 
     @property
     def notices(self) -> list[str]:
-        """What was put right, or could not be honoured, so far; without full stops."""
+        """What was put right, or could not be honoured, so far; without full stops.
+
+        None for evaluation, which has no stage. ns-viewer asks for all properties of a pipeline.
+        """
+        if self.test_mode != "val":
+            return []
         found = [*self.notices_of_loading, *self._images.notices]
         return [*found, *self.stage.notices, *self._prior.notices]
 

@@ -83,6 +83,8 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
+        self._edits = {}
+        self._is_editing = False
         # nerfstudio renders camera paths without looking at the photographs.
         config.dataparser = checked(config.dataparser, pictures=test_mode != "inference")
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -91,6 +93,8 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
     def notices(self) -> list[str]:
         """What was put right or taken instead of something else, for the user."""
         found = super().notices
+        if self.test_mode != "val":
+            return found
         if crowded := [view for view in range(self.num_views) if not self._patches.has_room(view)]:
             name = self.train_dataset.image_filenames[crowded[0]].name
             found.append(
@@ -102,8 +106,6 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
 
     def setup_train(self) -> None:
         """Prepare the drawing of rays; in training, read the photographs too."""
-        self._edits = {}
-        self._is_editing = False
         rays = self.config.train_num_rays_per_batch
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, rays)
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))

@@ -15,6 +15,8 @@ from dreamfusion_runs import tiny_config
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.viewer.utils import parse_object
+from nerfstudio.viewer.viewer_elements import ViewerElement
 
 from csd_nerf import priors
 from csd_nerf.core.settings import DistillSettings
@@ -49,6 +51,8 @@ def test_a_run_leaves_pictures_a_video_settings_and_a_checkpoint_that_renders(ru
     _, pipeline, _, step = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
     assert step == 2
     assert word_prior.loaded == 1, "Evaluation needs no prior."
+    # ns-viewer looks at all attributes for elements of its panel.
+    parse_object(pipeline, ViewerElement, "Custom Elements")
     camera = pipeline.datamanager.train_dataset.cameras[:1]
     ours, theirs = (
         p.model.eval().get_outputs_for_camera(camera) for p in (trainer.pipeline, pipeline)

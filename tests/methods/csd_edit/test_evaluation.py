@@ -35,11 +35,15 @@ def finished(make_config, train, monkeypatch):
 @pytest.mark.parametrize("mode", ["test", "inference"])
 def test_a_run_is_set_up_for_evaluation_without_its_prior(finished, mode):
     from nerfstudio.utils.eval_utils import eval_setup
+    from nerfstudio.viewer.utils import parse_object
+    from nerfstudio.viewer.viewer_elements import ViewerElement
 
     _, pipeline, path, step = eval_setup(finished.base_dir / "config.yml", test_mode=mode)
     assert (path.name, step) == ("step-000000011.ckpt", 11)
     for name, value in pipeline.model.state_dict().items():
         assert torch.equal(value, finished.pipeline.model.state_dict()[name]), name
+    # ns-viewer looks at all attributes for elements of its panel.
+    assert parse_object(pipeline, ViewerElement, "Custom Elements") == []
 
 
 def test_the_stage_before_editing_asks_for_the_prior_once(make_config, tint_prior):

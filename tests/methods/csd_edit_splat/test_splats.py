@@ -11,6 +11,8 @@ import pytest
 import torch
 from nerfstudio.models import splatfacto
 from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.viewer.utils import parse_object
+from nerfstudio.viewer.viewer_elements import ViewerElement
 from PIL import Image
 from splat_runs import SIZE, gaussians_of, splat_config, start_splats
 
@@ -268,6 +270,8 @@ def test_other_commands_read_a_run_without_the_prior(make_splats, train_splats, 
     metrics = pipeline.get_average_eval_image_metrics()
     assert metrics["psnr"] > 5
     assert "lpips" not in metrics
+    # ns-viewer looks at all attributes for elements of its panel.
+    assert parse_object(pipeline, ViewerElement, "Custom Elements") == []
 
 
 def test_points_begin_in_their_place_and_colour(make_splats, splat_data):
