@@ -70,7 +70,9 @@ class EditedImages:
         If none is held out, these are the training images.
         """
         held_out = self._in_scene(self.dataparser.get_dataparser_outputs(split=self.test_split))
-        self.holds_out = len(held_out.image_filenames) > 0
+        # With nerfstudio's eval-mode all they are the training images too.
+        trained_on = {*self.train_dataparser_outputs.image_filenames}
+        self.holds_out = not {*held_out.image_filenames} <= trained_on
         return self._open(held_out if self.holds_out else self.train_dataparser_outputs)
 
     @property

@@ -182,6 +182,7 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
     told = capsys.readouterr()
     assert f"--optimizers.means.optimizer.lr {1.6e-3 * extent:.4g}" in told.out
     assert ("renders of the splats are edited" in told.err) != with_images
+    assert "no view is held out" in told.out
     # The photographs, or what the splats show in their places.
     for path in (run / "capture/images").iterdir():
         shown = np.asarray(Image.open(path)) / 255
