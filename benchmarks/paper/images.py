@@ -144,9 +144,7 @@ def _edit(prior: Prior, source: Frames, options: EditOptions) -> tuple[Frames, R
 
 def _load_prior(options: EditOptions, device: str) -> Prior:
     values = options.values()
-    prior = priors.load(
-        values.prior, device=device, dtype=values.dtype, vae_slicing=options.preset == "small"
-    )
+    prior = priors.load(values.prior, device=device, dtype=values.dtype)
     return HalvingPrior(
         prior, max_batch=values.max_batch, tell=lambda text: print(f"note: {text}", file=sys.stderr)
     )

@@ -236,7 +236,6 @@ class _Call:
                 dtype=values.dtype,
                 variant=self.options.prior_variant,
                 condition=values.condition,
-                vae_slicing=self.options.preset == "small",
             )
             variant = self.options.prior_variant
             weights = priors.fetch(values.prior, variant=variant, kind=kind)[0]

@@ -37,7 +37,6 @@ def load(
     kind: Kind = "edit",
     variant: str | None = None,
     condition: Condition = "raw",
-    vae_slicing: bool = False,
     vae_tiling: bool = False,
 ) -> Prior:
     """Load a prior of any family in `csd_nerf.priors.families`.
@@ -54,8 +53,6 @@ def load(
         condition: Scale of the source's latent where it conditions an editing model. raw: the
             autoencoder's own, on which InstructPix2Pix was trained. scaled: that of the noisy
             latents, as in the authors' release of CSD.
-        vae_slicing: Encode and decode one image at a time, which saves memory; the result is the
-            same.
         vae_tiling: Encode and decode large images in overlapping tiles, which saves memory; the
             result changes slightly where tiles meet.
 
@@ -83,7 +80,6 @@ def load(
         device=torch.device(device),
         dtype=precision,
         variant=variant,
-        vae_slicing=vae_slicing,
         vae_tiling=vae_tiling,
         **options,
     )

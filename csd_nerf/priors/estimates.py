@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,7 @@ def weighted_sum(
     *,
     drawn: Float[Tensor, "n c h w"] | None = None,
     max_batch: int | None = None,
+    evaluate: Callable[..., Float[Tensor, "k n c h w"]] | None = None,
 ) -> tuple[Float[Tensor, "n c h w"], int]:
     """Evaluate the noise estimates of terms for n particles in one batch, and sum them up.
 
@@ -92,13 +93,15 @@ def weighted_sum(
         timestep: One per particle, on the latents' device.
         drawn: The drawn noise; required if `terms.noise` is not zero.
         max_batch: Largest number of evaluations in one call of the model; None means no limit.
+        evaluate: Evaluates branches; None takes `Prior.predict`. If the weights sum to one, a sum
+            of velocities is the velocity of the same sum of noises.
 
     Returns:
         The sum, and the number of model evaluations that it took.
     """
     weighted = _branches(terms, inputs)
     branches = [branch for _, branch in weighted]
-    estimates = prior.predict(branches, timestep, max_batch=max_batch)
+    estimates = (evaluate or prior.predict)(branches, timestep, max_batch=max_batch)
     total = torch.zeros_like(estimates[0])
     if terms.noise:
         assert drawn is not None, "terms with the drawn noise need it"

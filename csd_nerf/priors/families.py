@@ -56,10 +56,15 @@ UNET = Component(weights=_DIFFUSERS, classes=("UNet2DConditionModel",))
 VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKL",))
 CLIP = Component(weights=_TRANSFORMERS, classes=("clip_text_model", "clip"))
 T5 = Component(weights=_TRANSFORMERS, classes=("t5",))
+QWEN3 = Component(weights=_TRANSFORMERS, classes=("qwen3",))
+FLUX = Component(weights=_DIFFUSERS, classes=("FluxTransformer2DModel",))
+FLUX2 = Component(weights=_DIFFUSERS, classes=("Flux2Transformer2DModel",))
+FLUX2_VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKLFlux2",))
 SCHEDULER = Component(config="scheduler_config.json")
 CLIP_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("vocab.json", "merges.txt"))
 )
+QWEN_TOKENIZER = CLIP_TOKENIZER
 T5_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("spiece.model",))
 )
@@ -97,6 +102,23 @@ _PIXELS = {
     "tokenizer": T5_TOKENIZER,
 }
 
+_KONTEXT = {
+    "transformer": FLUX,
+    "vae": VAE,
+    "text_encoder": CLIP,
+    "text_encoder_2": T5,
+    "scheduler": SCHEDULER,
+    "tokenizer": CLIP_TOKENIZER,
+    "tokenizer_2": T5_TOKENIZER,
+}
+_FLUX2 = {
+    "transformer": FLUX2,
+    "vae": FLUX2_VAE,
+    "text_encoder": QWEN3,
+    "scheduler": SCHEDULER,
+    "tokenizer": QWEN_TOKENIZER,
+}
+
 FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": Family(
         "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT, ("condition",)
@@ -104,6 +126,8 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family(
         "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT
     ),
+    "FluxKontextPipeline": Family("csd_nerf.priors.flux_kontext:FluxKontext", "edit", _KONTEXT),
+    "Flux2KleinPipeline": Family("csd_nerf.priors.flux2:Flux2Klein", "edit", _FLUX2),
     "IFPipeline": Family("csd_nerf.priors.deepfloyd_if:DeepFloydIF", "text", _PIXELS),
 }
 """Families by the name of the pipeline's class in `model_index.json`."""

@@ -9,7 +9,7 @@ estimates by branch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -128,6 +128,18 @@ class DiffusersPrior(ABC):
             ValueError: If there is no branch, a tensor of a branch has neither one row nor n, or
                 max_batch is not positive.
         """
+        return self.evaluate(branches, timestep, self.noise_of, max_batch=max_batch)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        branches: Sequence[Branch],
+        timestep: Real[Tensor, "n"],
+        convert: Callable[..., Tensor],
+        *,
+        max_batch: int | None = None,
+    ) -> Float[Tensor, "k n c h w"]:
+        """What `predict` does, with another conversion of the model's output than `noise_of`."""
         if not branches or (max_batch is not None and max_batch < 1):
             raise ValueError(
                 "predict needs a branch or more and a positive max_batch (or None), got "
@@ -143,15 +155,17 @@ class DiffusersPrior(ABC):
             groups.setdefault(part.sizes, []).append(part)
         with torch.autocast(self.device.type, enabled=False):
             for group in groups.values():
-                noise = self._evaluate(group, max_batch)
+                found = self._evaluate_group(group, convert, max_batch)
                 for part, one in zip(
-                    group, noise.split([len(part.noisy) for part in group]), strict=True
+                    group, found.split([len(part.noisy) for part in group]), strict=True
                 ):
                     estimates[part.branch, part.at] = one
         return estimates
 
-    def _evaluate(self, group: Sequence[_Part], max_batch: int | None) -> Float[Tensor, "b c h w"]:
-        """Noise estimates of parts whose rows have the same sizes, one part after the other."""
+    def _evaluate_group(
+        self, group: Sequence[_Part], convert: Callable[..., Tensor], max_batch: int | None
+    ) -> Float[Tensor, "b c h w"]:
+        """Estimates of parts whose rows have the same sizes, one part after the other."""
         noisy = torch.cat([part.noisy for part in group])
         steps = torch.cat([part.timestep for part in group])
         rows = {name: torch.cat([part.rows[name] for part in group]) for name in group[0].rows}
@@ -165,7 +179,7 @@ class DiffusersPrior(ABC):
             )
             for first in range(0, len(noisy), size)
         ]
-        return self.noise_of(torch.cat(outputs).to(noisy.device), noisy, steps)
+        return convert(torch.cat(outputs).to(noisy.device), noisy, steps)
 
 
 @dataclass(frozen=True)

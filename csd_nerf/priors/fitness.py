@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from csd_nerf.json_files import read_json
-from csd_nerf.priors.families import Component, Family
+from csd_nerf.priors.families import INDEX, Component, Family
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 """What a U-Net may return."""
@@ -54,6 +54,9 @@ def check_parts(folder: Path, family: Family, name: str) -> None:
                     f"The weights of {name!r} must be whole, got {weights}, which breaks off or is "
                     "damaged; fetch them again."
                 )
+    if "transformer" in configs:
+        _check_flow(folder, configs, name)
+        return
     if "scheduler" in configs:
         check_schedule(configs["scheduler"], name)
     if "unet" not in configs:
@@ -119,6 +122,40 @@ def check_unet(
             )
 
 
+class _FlowIndex(BaseModel, extra="ignore"):
+    """What a pipeline's index says of a flow beside its parts."""
+
+    is_distilled: bool = False
+
+
+def _check_flow(folder: Path, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """Check the scheduler, the channels and the guidance of a flow transformer.
+
+    Raises:
+        ValueError: If one doesn't fit.
+    """
+    what, remedy = "a pipeline's index", "fetch it again"
+    if read_json(folder / INDEX, _FlowIndex, what=what, remedy=remedy).is_distilled:
+        raise ValueError(
+            f"An editing prior needs a model with guidance at every noise level, got {name!r}, "
+            "which is distilled to a few steps: name the base model, such as "
+            "black-forest-labs/FLUX.2-klein-base-4B."
+        )
+    solver = configs["scheduler"].get("_class_name")
+    if solver != "FlowMatchEulerDiscreteScheduler":
+        raise ValueError(
+            f"A flow transformer needs a FlowMatchEulerDiscreteScheduler, got {solver} from "
+            f"{name!r}: name another model."
+        )
+    latents = configs["vae"].get("z_dim") or configs["vae"]["latent_channels"]
+    got = configs["transformer"]["in_channels"]
+    if got != 4 * latents:
+        raise ValueError(
+            f"The transformer of {name!r} needs {4 * latents} input channels (2 x 2 cells of the "
+            f"autoencoder), got {got}: name another model."
+        )
+
+
 def check_schedule(config: Mapping[str, Any], name: str) -> None:
     """Check that a scheduler's configuration holds a training schedule of discrete timesteps.
 
@@ -166,7 +203,7 @@ class _Config(BaseModel, extra="allow"):
     """The fields that are looked at, with diffusers' defaults."""
 
     in_channels: int = 4
-    out_channels: int = 4
+    out_channels: int | None = 4
     latent_channels: int = 4
     sample_size: Any = None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Real
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from csd_nerf.core.residuals import Terms, edit_guidance
 from csd_nerf.core.rows import Rows
+from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
@@ -77,7 +79,9 @@ def sample_edit(
         ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1], or
             level leaves fewer timesteps than steps.
     """
-    scheduler = make_solver(prior.schedule, solver, steps=steps, strength=strength, level=level)
+    cells = (image01.shape[2] // prior.cell_size, image01.shape[3] // prior.cell_size)
+    options = {"steps": steps, "strength": strength, "level": level}
+    scheduler = make_solver(prior, solver, size=cells, **options)
     source, image_rows = prior.encode_source(image01)
     if noise is None:
         noise = standard_normal(tuple(source.shape), generator)
@@ -123,7 +127,8 @@ def sample_latents(
     `after_step` is called after each step with the number of steps done and the latents. All other
     arguments are as for `sample_edit`; sampling always starts from the given noise.
     """
-    scheduler = make_solver(prior.schedule, solver, steps=steps)
+    cells = (noise.shape[2], noise.shape[3])
+    scheduler = make_solver(prior, solver, size=cells, steps=steps)
     guidance = _Guidance.encode(
         prior,
         [prior.encode_text([prompt] if isinstance(prompt, str) else list(prompt))],
@@ -189,7 +194,7 @@ def sample_windows(
     Raises:
         ValueError: If the solver is unknown or steps is not positive.
     """
-    scheduler = make_solver(prior.schedule, solver, steps=steps)
+    scheduler = make_solver(prior, solver, size=window, steps=steps)
     guidance = _Guidance.encode(
         prior,
         [prior.encode_text([prompt]) for prompt in prompts],
@@ -255,9 +260,14 @@ class _Guidance:
         image_rows: Rows,
         shares: Float[Tensor, "n prompts"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """The guided noise; without shares there is a single prompt."""
+        """The guided noise, or a flow's velocity; without shares there is a single prompt."""
         if shares is None:
             shares = torch.ones(len(noisy), 1)
         inputs = ModelInputs({"target": noisy}, image_rows, self.texts, shares)
         timestep = per_image(step, len(noisy)).to(noisy.device)
-        return weighted_sum(self.prior, self.terms, inputs, timestep, max_batch=self.max_batch)[0]
+        prior: Any = self.prior
+        is_flow = isinstance(prior.schedule, FlowSchedule)
+        evaluate = prior.predict_velocity if is_flow else prior.predict
+        return weighted_sum(
+            self.prior, self.terms, inputs, timestep, max_batch=self.max_batch, evaluate=evaluate
+        )[0]

@@ -10,6 +10,8 @@ This module imports diffusers; import it late.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from csd_nerf.core.finite import require_finite
-from csd_nerf.core.schedules import DiscreteSchedule, Schedule
+from csd_nerf.core.schedules import DiscreteSchedule, FlowSchedule, Schedule
+from csd_nerf.priors.base import Prior
 
 # The timestep spacings are those of Stable Diffusion's own configurations of these solvers.
 _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -36,19 +39,70 @@ _SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@dataclass
+class FlowEuler:
+    """Euler's steps of a rectified flow, y' = y + (s' - s) v, as diffusers' solvers look.
+
+    Its estimates are velocities, and its latent is y = n z; see `FlowSchedule`.
+    """
+
+    schedule: FlowSchedule
+    levels: Float[Tensor, "levels"]
+    """Falling levels s; the last is where sampling ends."""
+    init_noise_sigma: float = 1.0
+
+    @property
+    def timesteps(self) -> Float[Tensor, "_"]:
+        """Timesteps before each step."""
+        return self.schedule.num_timesteps * self.levels[:-1]
+
+    def scale_model_input(
+        self, latent: Float[Tensor, "n c h w"], step: Real[Tensor, ""]
+    ) -> Float[Tensor, "n c h w"]:
+        """From y to z."""
+        return latent / self.schedule.scale(step).to(latent)
+
+    def add_noise(
+        self,
+        clean: Float[Tensor, "n c h w"],
+        noise: Float[Tensor, "n c h w"],
+        step: Real[Tensor, "1"],
+    ) -> Float[Tensor, "n c h w"]:
+        """The latent y = (1 - s) x + s e."""
+        level = self.schedule.level(step).to(clean)
+        return (1 - level) * clean + level * noise
+
+    def step(
+        self,
+        velocity: Float[Tensor, "n c h w"],
+        step: Real[Tensor, ""],
+        latent: Float[Tensor, "n c h w"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> SimpleNamespace:
+        """The latent after a step, as `prev_sample`; nothing is drawn."""
+        del generator
+        number = int((self.timesteps - step).abs().argmin())
+        change = self.levels[number + 1] - self.levels[number]
+        return SimpleNamespace(prev_sample=latent + float(change) * velocity)
+
+
 def make_solver(
-    schedule: Schedule,
+    prior: Prior,
     solver: str,
     *,
+    size: tuple[int, int],
     steps: int,
     strength: float = 1.0,
     level: float = 1.0,
 ) -> Any:
-    """Build a solver of diffusers.
+    """Build a solver of diffusers, or Euler's for a flow.
 
     Args:
-        schedule: Schedule of the prior.
-        solver: `ddim` or `euler-ancestral`.
+        prior: The prior, which spaces the levels of a flow.
+        solver: `ddim` or `euler-ancestral`. A flow has one solver, which draws nothing, whatever
+            this says.
+        size: Height and width in latent cells of what the model sees at once.
         steps: Number of steps of the whole schedule.
         strength: Share of the steps that the caller will take; it is only checked here.
         level: Share of the prior's timesteps, counted from the clean end, over which the steps are
@@ -57,8 +111,9 @@ def make_solver(
     Raises:
         ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1],
             level is more than 1, or level leaves fewer timesteps than steps. Also if the
-            schedule is not a `DiscreteSchedule`.
+            schedule is of neither kind, or the prior of a flow can't space levels.
     """
+    schedule = prior.schedule
     if steps < 1 or not 0 < strength <= 1:
         raise ValueError(
             f"Sampling needs steps >= 1 and 0 < strength <= 1, got {steps} and {strength}."
@@ -71,6 +126,14 @@ def make_solver(
         )
     if solver not in _SOLVERS:
         raise ValueError(f"solver needs one of {', '.join(_SOLVERS)}, got {solver!r}.")
+    if isinstance(schedule, FlowSchedule):
+        spaced = getattr(prior, "sampling_levels", None)
+        if spaced is None:
+            raise ValueError(
+                "Sampling a flow needs a prior with sampling_levels and predict_velocity, got "
+                f"{type(prior).__name__} without; edit with a method that optimises instead."
+            )
+        return FlowEuler(schedule, level * spaced(steps, size))
     scheduler = solver_over(schedule, *_SOLVERS[solver])
     # The solvers space their steps over this many timesteps; the noise table stays whole.
     scheduler.register_to_config(num_train_timesteps=used)
@@ -118,7 +181,7 @@ def solve(
     Args:
         scheduler: From `make_solver`.
         latent: The latent to start from, in the solver's scale.
-        estimate: Function of z_t and the timestep that estimates the noise.
+        estimate: Function of z_t and the timestep that estimates the noise, or a flow's velocity.
         done: Number of steps to skip, because they are done already.
         generator: Source of the solver's noise.
         after_step: Called after each step with the number of steps done and the latent.

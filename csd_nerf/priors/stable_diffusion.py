@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -81,7 +82,6 @@ class StableDiffusion(UNetPrior):
         device: torch.device,
         dtype: torch.dtype,
         variant: str | None = None,
-        vae_slicing: bool = False,
         vae_tiling: bool = False,
     ) -> StableDiffusion:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
@@ -90,8 +90,6 @@ class StableDiffusion(UNetPrior):
         text_encoder = load_part(CLIPTextModel, folder / "text_encoder", variant=variant)
         with reading_part(folder / "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        if vae_slicing:
-            vae.enable_slicing()
         if vae_tiling:
             vae.enable_tiling()
         schedule, prediction_type = load_schedule(folder)
@@ -121,27 +119,25 @@ class StableDiffusion(UNetPrior):
     @contextmanager
     def encoding_tiles(self, sample01: Float[Tensor, "n 3 H W"]) -> Iterator[None]:
         """A context in which the encoder's group norms use the statistics of this sample."""
-        with self._pooled(self._vae.encoder, lambda: self._mode(sample01)):
+        with self._pooled(self._vae.encoder, lambda: self._mode(sample01, at_once=True)):
             yield
 
     @contextmanager
     def decoding_tiles(self, sample: Float[Tensor, "n c h w"]) -> Iterator[None]:
         """A context in which the decoder's group norms use the statistics of this sample."""
-        with self._pooled(self._vae.decoder, lambda: self.decode(sample)):
+        run = partial(decode_latent, self._vae, sample, at_once=True)
+        with self._pooled(self._vae.decoder, run):
             yield
 
     @contextmanager
     @torch.no_grad()
     def _pooled(self, model: torch.nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
-        # With slicing, each image of the sample would be a batch with its own statistics.
-        sliced, self._vae.use_slicing = self._vae.use_slicing, False
-        try:
-            statistics = pooled_statistics(model, run)
-        finally:
-            self._vae.use_slicing = sliced
+        statistics = pooled_statistics(model, run)
         with normalised_by(statistics):
             yield
 
-    def _mode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+    def _mode(
+        self, image01: Float[Tensor, "n 3 H W"], *, at_once: bool = False
+    ) -> Float[Tensor, "n c h w"]:
         check_size(self.name, image01, self.size_multiple)
-        return encode_mode(self._vae, image01)
+        return encode_mode(self._vae, image01, at_once=at_once)

@@ -1,4 +1,4 @@
-"""Encodes prompts to hidden states of CLIP or T5.
+"""Encodes prompts to hidden states of CLIP, T5 or Qwen3.
 
 A prompt that is too long is truncated; a warning quotes the part cut off.
 
@@ -14,10 +14,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, Qwen3Model, T5EncoderModel, T5Tokenizer
 
 T5_TOKENS = 77
 """Number of tokens to which DeepFloyd IF pads and truncates texts; T5 itself has no limit."""
+FLUX_TOKENS = 512
+"""Number of tokens to which FLUX.1 pads and truncates texts for T5."""
+QWEN3_TOKENS = 512
+"""Number of tokens to which FLUX.2 [klein] pads and truncates texts."""
+QWEN3_LAYERS = (9, 18, 27)
+"""The hidden states of Qwen3 that FLUX.2 [klein] reads, counted from the embedding, which is 0."""
 
 
 def clip_states(
@@ -42,6 +48,26 @@ def clip_states(
     return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
 
 
+def clip_pooled(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: Sequence[str], *, name: str
+) -> Float[Tensor, "r width"]:
+    """CLIP's summary of each prompt, its state at the end of the text; else as `clip_states`."""
+    limit = encoder.config.max_position_embeddings
+    tokens = _tokens(tokenizer, prompts, limit=limit, name=name).to(encoder.device)
+    return encoder(tokens.input_ids).pooler_output
+
+
+def t5_plain_states(
+    encoder: T5EncoderModel, tokenizer: Any, prompts: Sequence[str], *, name: str
+) -> Float[Tensor, "r tokens width"]:
+    """T5's last hidden states as FLUX.1 uses them; arguments and errors as `clip_states`.
+
+    Texts are padded to `FLUX_TOKENS` tokens, and padding is attended to.
+    """
+    tokens = _tokens(tokenizer, prompts, limit=FLUX_TOKENS, name=name).to(encoder.device)
+    return encoder(tokens.input_ids).last_hidden_state
+
+
 def t5_states(
     encoder: T5EncoderModel, tokenizer: T5Tokenizer, prompts: Sequence[str], *, name: str
 ) -> Float[Tensor, "r tokens width"]:
@@ -53,6 +79,33 @@ def t5_states(
         prompts = [prompt.lower().strip() for prompt in prompts]
     tokens = _tokens(tokenizer, prompts, limit=T5_TOKENS, name=name).to(encoder.device)
     return encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+
+
+def qwen3_states(
+    encoder: Qwen3Model, tokenizer: Any, prompts: Sequence[str], *, name: str
+) -> Float[Tensor, "r tokens width"]:
+    """Three layers of Qwen3 side by side, as FLUX.2 [klein] reads them; else as `clip_states`.
+
+    A prompt is a user's turn of a chat; it is padded to `QWEN3_TOKENS`, and padding is masked.
+    """
+    _check_prompts(prompts)
+    turns = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        for prompt in prompts
+    ]
+    tokens = _tokens(tokenizer, turns, limit=QWEN3_TOKENS, name=name).to(encoder.device)
+    found = encoder(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    return torch.cat([found.hidden_states[layer] for layer in QWEN3_LAYERS], dim=2)
 
 
 class TextEncoder:
@@ -67,14 +120,14 @@ class TextEncoder:
             name: Name of the prior, for messages.
             model: The encoder.
             tokenizer: Its tokenizer.
-            states: The function that encodes: `clip_states` or `t5_states`.
+            states: The function that encodes, such as `clip_states`.
         """
         self._name, self._tokenizer, self._states = name, tokenizer, states
         self._model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "r tokens width"]:
-        """Encode prompts to hidden states, float32, one row per prompt.
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "r *shape"]:
+        """Encode prompts, float32, one row per prompt.
 
         Raises:
             ValueError: If there is no prompt, or prompts is one string.
@@ -94,9 +147,13 @@ class TextEncoder:
             torch.cuda.empty_cache()
 
 
-def _tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> Any:
+def _check_prompts(prompts: Sequence[str]) -> None:
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts needs a sequence of at least one string, got {prompts!r}.")
+
+
+def _tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> Any:
+    _check_prompts(prompts)
     _warn_of_cuts(tokenizer, prompts, limit=limit, name=name)
     return tokenizer(
         list(prompts),

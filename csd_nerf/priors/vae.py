@@ -8,12 +8,17 @@ This module imports diffusers; import it late.
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderKLFlux2
 from jaxtyping import Float
 from torch import Tensor
 
+Autoencoder = AutoencoderKL | AutoencoderKLFlux2
 
-def cell_size_of(vae: AutoencoderKL) -> int:
+
+def cell_size_of(vae: Autoencoder) -> int:
     """Pixels along one edge of a latent cell."""
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
@@ -32,11 +37,21 @@ def check_size(name: str, image01: Float[Tensor, "n 3 H W"], multiple: int) -> N
         )
 
 
-def encode_mode(vae: AutoencoderKL, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-    """The mode of the encoder's distribution, unscaled, on the image's device."""
+def encode_mode(
+    vae: Autoencoder, image01: Float[Tensor, "n 3 H W"], *, at_once: bool = False
+) -> Float[Tensor, "n c h w"]:
+    """The modes of the encoder's distribution, unscaled, on the image's device.
+
+    Args:
+        vae: The autoencoder.
+        image01: The images.
+        at_once: Encode all in one call, so that statistics can be taken over all of them. One at a
+            time takes a fraction of the memory, and hardly more time.
+    """
     pixels = (2 * image01 - 1).to(vae.device, vae.dtype)
-    posterior = vae.encode(pixels, return_dict=False)[0]
-    return posterior.mode().float().to(image01.device)
+    parts = [pixels] if at_once else pixels.split(1)
+    modes = [vae.encode(part, return_dict=False)[0].mode() for part in parts]
+    return torch.cat(modes).float().to(image01.device)
 
 
 def scale_mode(vae: AutoencoderKL, mode: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -44,10 +59,24 @@ def scale_mode(vae: AutoencoderKL, mode: Float[Tensor, "n c h w"]) -> Float[Tens
     return (mode - _shift(vae)) * vae.config["scaling_factor"]
 
 
-def decode_latent(vae: AutoencoderKL, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-    """Decode latents in the U-Net's scale to images in [0, 1], on the latent's device."""
+def decode_latent(
+    vae: AutoencoderKL, latent: Float[Tensor, "n c h w"], *, at_once: bool = False
+) -> Float[Tensor, "n 3 H W"]:
+    """Decode latents in the U-Net's scale to images in [0, 1]; see `decode_unscaled`."""
     unscaled = latent / vae.config["scaling_factor"] + _shift(vae)
-    pixels = vae.decode(unscaled.to(vae.device, vae.dtype), return_dict=False)[0]
+    return decode_unscaled(vae, unscaled, at_once=at_once)
+
+
+def decode_unscaled(
+    vae: Autoencoder, latent: Float[Tensor, "n c h w"], *, at_once: bool = False
+) -> Float[Tensor, "n 3 H W"]:
+    """Decode latents in the autoencoder's own scale to images in [0, 1], on the latent's device.
+
+    `at_once` is as for `encode_mode`.
+    """
+    shown = latent.to(vae.device, vae.dtype)
+    parts: list[Any] = [shown] if at_once else [*shown.split(1)]
+    pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
     return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)
 
 

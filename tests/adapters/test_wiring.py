@@ -250,7 +250,6 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "dtype": "bfloat16",
         "variant": "fp16",
         "condition": "scaled" if preset == "release" else "raw",
-        "vae_slicing": preset == "small",
         "kind": "text" if residual == "dds" else "edit",
     }
     assert np.asarray(Image.open(tmp_path / "y.png")).shape == (32, 40, 3)

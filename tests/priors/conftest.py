@@ -14,11 +14,13 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     EulerAncestralDiscreteScheduler,
+    FluxKontextPipeline,
     IFPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from flow_pipelines import flux2_pipeline, kontext_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
@@ -156,12 +158,16 @@ def make_latent_pipeline(solver: str, prediction_type: str) -> StableDiffusionPi
     )
 
 
-def make_pixel_pipeline(bound: str, prediction_type: str) -> IFPipeline:
-    torch.manual_seed(0)
+def make_t5_tokenizer() -> T5Tokenizer:
     letters = [(letter, -4.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
     words = [(f"▁{word}", -5.0) for text in CORPUS for word in text.split() if len(word) > 1]
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    tokenizer = T5Tokenizer(vocab=[*special, *letters, *dict(words).items()], extra_ids=0)
+    return T5Tokenizer(vocab=[*special, *letters, *dict(words).items()], extra_ids=0)
+
+
+def make_pixel_pipeline(bound: str, prediction_type: str) -> IFPipeline:
+    torch.manual_seed(0)
+    tokenizer = make_t5_tokenizer()
     config = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     unet = make_unet(
         3,
@@ -215,6 +221,26 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 @pytest.fixture(scope="session")
 def folder(make_folder: MakeFolder) -> Path:
     return make_folder()
+
+
+@pytest.fixture(scope="session")
+def make_flow_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+    """A folder for each family of flow transformers."""
+    folders: dict[str, Path] = {}
+
+    def kontext() -> FluxKontextPipeline:
+        tokenizer = make_tokenizer()
+        return kontext_pipeline(tokenizer, make_clip(tokenizer), make_t5_tokenizer())
+
+    makers = {"flux2": flux2_pipeline, "kontext": kontext}
+
+    def make(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp(family)
+            makers[family]().save_pretrained(folders[family])
+        return folders[family]
+
+    return make
 
 
 @pytest.fixture(scope="session")

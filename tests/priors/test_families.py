@@ -56,7 +56,7 @@ def test_a_folder_of_the_other_kind_is_told_apart_before_its_files_are_looked_at
     told = f"This needs {words[wanted]}, '{folder}' is {words[is_kind]}: name one of"
     with pytest.raises(WeightsNotFoundError, match=told):
         attempt(folder, kind=wanted)
-    with pytest.raises(WeightsNotFoundError, match=r"lacks unet/config\.json"):
+    with pytest.raises(WeightsNotFoundError, match=r"lacks (unet|transformer)/config\.json"):
         attempt(folder, kind=is_kind)
 
 

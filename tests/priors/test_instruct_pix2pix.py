@@ -95,7 +95,7 @@ def test_a_source_is_encoded_once_for_latent_and_condition(prior, monkeypatch):
     encode = prior._vae.encode
     monkeypatch.setattr(prior._vae, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
     latent, rows = prior.encode_source(image01)
-    assert len(calls) == 1
+    assert len(calls) == len(image01)
     assert list(rows) == list(prior.source_rows) == ["condition"]
     assert torch.equal(latent, prior.encode(image01))
     scale = prior._vae.config["scaling_factor"]
@@ -108,13 +108,11 @@ def test_tiles_are_decoded_by_the_statistics_of_their_sample(prior):
         3, 1, 1, 1
     )
     alone = [prior.decode(row[None]) for row in latent]
-    prior._vae.enable_slicing()
     with prior.decoding_tiles(latent):
         together = prior.decode(latent)
         again = [prior.decode(row[None]) for row in latent]
     torch.testing.assert_close(torch.cat(again), together)
     assert not torch.allclose(together, torch.cat(alone), atol=1e-2)
-    assert prior._vae.use_slicing
     torch.testing.assert_close(prior.decode(latent[:1]), alone[0])
     image01 = images(2)
     with prior.encoding_tiles(image01):
@@ -238,8 +236,8 @@ def test_half_precision_is_close_and_returns_float32(folder, prior, dtype, toler
     assert 0 < (rough - exact).norm() / exact.norm() < tolerance
 
 
-def test_slicing_and_tiling_save_memory_only(folder, prior):
-    thrifty = priors.load(folder, vae_slicing=True, vae_tiling=True)
+def test_the_autoencoder_takes_one_image_a_call_and_large_ones_in_tiles(folder, prior):
+    thrifty = priors.load(folder, vae_tiling=True)
     calls = []
     decode = thrifty._vae.decoder.forward
     thrifty._vae.decoder.forward = lambda z: calls.append(z.shape) or decode(z)

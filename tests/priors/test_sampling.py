@@ -351,10 +351,10 @@ def test_bad_options_are_named(folder, options, message):
         sample_edit(load_prior(folder), images(), PROMPT, **options)
 
 
-def test_a_prior_without_discrete_timesteps_is_refused(folder):
+def test_a_flow_that_spaces_no_levels_is_refused(folder):
     prior = priors.load(folder)
     prior.schedule = FlowSchedule()
-    with pytest.raises(ValueError, match="table of discrete timesteps, got one with FlowSchedule"):
+    with pytest.raises(ValueError, match="sampling_levels and predict_velocity, got InstructPix2"):
         sample_edit(prior, images(), PROMPT, steps=STEPS)
 
 

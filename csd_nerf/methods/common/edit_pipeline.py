@@ -41,8 +41,6 @@ class EditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
 
     default_rounds: tyro.conf.Suppress[Rounds] = PAPER_ROUNDS
     """The preset's schedule; --edit-every and --edit-views override it."""
-    prior_vae_slicing: bool = False
-    """Let the prior encode and decode one image at a time, to save memory."""
     prior_vae_tiling: bool = False
     """Let the prior encode and decode large images in overlapping tiles, to save memory; changes
     the result slightly where tiles meet."""
@@ -86,7 +84,6 @@ class EditPipeline(VanillaPipeline):
             device=device,
             command=self.command,
             limit="--pipeline.edit.max-batch",
-            vae_slicing=config.prior_vae_slicing,
             vae_tiling=config.prior_vae_tiling,
         )
         trains = test_mode == "val"

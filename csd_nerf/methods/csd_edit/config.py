@@ -106,7 +106,6 @@ csd_edit_small = MethodSpecification(
             datamanager=_full_images(edit_num_rays_per_batch=4096),
             model=_nerfacto(),
             prior_dtype="float16",
-            prior_vae_slicing=True,
             edit=EditSettings(max_batch=10),
         ),
     ),

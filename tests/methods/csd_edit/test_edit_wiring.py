@@ -25,21 +25,21 @@ def recorded(monkeypatch):
     return prior, calls
 
 
-@pytest.mark.parametrize("slicing", [True, False])
-def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, slicing):
+@pytest.mark.parametrize("tiling", [True, False])
+def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, tiling):
     _, calls = recorded
     config = make_config()
     pipeline = config.pipeline
     pipeline.prior, pipeline.prior_device = "some/model", "cuda:7"
     pipeline.prior_dtype, pipeline.prior_variant = "float16", "fp16"
-    pipeline.prior_vae_slicing, pipeline.prior_vae_tiling = slicing, not slicing
+    pipeline.prior_vae_tiling = tiling
     pipeline.edit_steps = 1
     trainer = start(config)
     fetched = ("fetch", ("some/model",), {"variant": "fp16", "kind": "edit"})
     assert calls == [fetched]
     trainer.train()
     options = {"kind": "edit", "device": "cuda:7", "dtype": "float16", "variant": "fp16"}
-    options |= {"vae_slicing": slicing, "vae_tiling": not slicing}
+    options |= {"vae_tiling": tiling}
     assert calls == [fetched, ("load", ("some/model",), options)]
 
 

@@ -1,0 +1,147 @@
+"""FLUX.1 Kontext on diffusers: images edited by instructions, or made from a text, by a flow.
+
+The latent is the autoencoder's; 2 x 2 of its cells are one token. The source's tokens follow the
+noisy ones, in another plane of the positions. The model is distilled from one with guidance, whose
+scale is an input of every evaluation: guidance by the text need not be computed (a text scale of
+1), and the source's own estimate carries the same scale.
+
+This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
+
+from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, places_of, tokens_of
+from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.texts import TextEncoder, clip_pooled, t5_plain_states
+from csd_nerf.priors.unet import load_network
+from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
+
+GUIDANCE = 2.5
+"""The scale of the distilled guidance; black-forest-labs' example of editing has it."""
+
+
+class FluxKontext(FlowPrior):
+    """A `Prior` made of the parts of a FluxKontextPipeline."""
+
+    text_rows = ("text", "pooled")
+    preferred_size = 1024
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        vae: AutoencoderKL,
+        transformer: FluxTransformer2DModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        text_encoder_2: T5EncoderModel,
+        tokenizer_2: Any,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+    ) -> None:
+        """Wrap models that are already on their device and in their precision."""
+        super().__init__(name, transformer, scheduler)
+        self.latent_channels: int = vae.config["latent_channels"]
+        self.cell_size = cell_size_of(vae)
+        self.size_multiple = 2 * self.cell_size
+        self._vae = vae.eval().requires_grad_(False)
+        self._pooled = TextEncoder(name, text_encoder, tokenizer, clip_pooled)
+        self._texts = TextEncoder(name, text_encoder_2, tokenizer_2, t5_plain_states)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        variant: str | None = None,
+        **_: Any,
+    ) -> FluxKontext:
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
+        options: dict[str, Any] = {"dtype": dtype, "variant": variant}
+        vae = load_network(AutoencoderKL, folder / "vae", **options)
+        transformer = load_network(FluxTransformer2DModel, folder / "transformer", **options)
+        clip = load_part(CLIPTextModel, folder / "text_encoder", **options)
+        t5 = load_part(T5EncoderModel, folder / "text_encoder_2", **options)
+        with reading_part(folder / "tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        with reading_part(folder / "tokenizer_2"):
+            tokenizer_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2")
+        return cls(
+            name=name,
+            vae=vae.to(device),
+            transformer=transformer.to(device),
+            text_encoder=clip.to(device),
+            tokenizer=tokenizer,
+            text_encoder_2=t5.to(device),
+            tokenizer_2=tokenizer_2,
+            scheduler=load_flow_scheduler(folder),
+        )
+
+    def encode_text(
+        self,
+        prompts: Sequence[str],
+        image01: Float[Tensor, "n 3 H W"] | None = None,  # noqa: ARG002
+    ) -> dict[str, Float[Tensor, "r *shape"]]:
+        """Encode prompts: T5's states as the rows `text`, CLIP's summary as the rows `pooled`."""
+        return {"text": self._texts.encode(prompts), "pooled": self._pooled.encode(prompts)}
+
+    def free_text_encoder(self) -> None:
+        """Drop the text encoders from memory."""
+        self._texts.free()
+        self._pooled.free()
+
+    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Encode images to latents; keeps the autograd graph.
+
+        Raises:
+            ValueError: If an edge is not a multiple of `size_multiple`.
+        """
+        check_size(self.name, image01, self.size_multiple)
+        return scale_mode(self._vae, encode_mode(self._vae, image01))
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Decode latents to images, clamped to [0, 1]."""
+        return decode_latent(self._vae, latent)
+
+    def velocity(
+        self, noisy: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], rows: dict[str, Tensor]
+    ) -> Float[Tensor, "b c h w"]:
+        """Call the transformer on the tokens of noisy latents and of their references."""
+        model = self._transformer
+        maps = [pixel_unshuffle(latent, 2) for latent in self.maps(noisy, rows)]
+        places = [places_of(one, plane=k, axes=3) for k, one in enumerate(maps)]
+
+        def moved(shown: Tensor) -> Tensor:
+            return shown.to(model.device, model.dtype)
+
+        guided = model.config["guidance_embeds"]
+        output = model(
+            hidden_states=moved(tokens_of(maps)),
+            timestep=level.to(model.device, model.dtype),
+            guidance=torch.full((len(noisy),), GUIDANCE, device=model.device) if guided else None,
+            encoder_hidden_states=moved(rows["text"]),
+            pooled_projections=moved(rows["pooled"]),
+            txt_ids=torch.zeros(rows["text"].shape[1], 3, device=model.device),
+            img_ids=torch.cat(places).to(model.device, model.dtype),
+            return_dict=False,
+        )[0]
+        return pixel_shuffle(map_of(output, maps[0]), 2)
+
+    def shift(self, cells: int, steps: int) -> float:
+        """Linear in the number of tokens, whatever the number of steps."""
+        del steps
+        return self.linear_shift(cells // 4)

@@ -1,0 +1,184 @@
+"""Flow transformers: our sampler on our priors against diffusers' own pipelines."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from csd_nerf import priors
+from csd_nerf.priors import flow, flux2, flux_kontext
+from csd_nerf.priors.base import Branch
+from csd_nerf.priors.sampling import sample_edit, sample_latents
+
+STEPS = 4
+TOLERANCE = 1e-4
+PROMPTS = ["make the sphere blue", "make it a snowy winter night with fog"]
+FAMILIES = ("flux2", "kontext")
+
+
+@cache
+def theirs(folder: Path) -> DiffusionPipeline:
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@cache
+def ours(folder: Path):
+    return priors.load(folder)
+
+
+def pictures(n: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 256, (n, 3, height, width), generator=generator) / 255
+
+
+def noise_for(prior, image01: torch.Tensor) -> torch.Tensor:
+    size = [edge // prior.cell_size for edge in image01.shape[2:]]
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(len(image01), prior.latent_channels, *size, generator=generator)
+
+
+def pipeline_edit(family: str, folder: Path, image01, noise, text_scale: float) -> torch.Tensor:
+    """diffusers' own result, one picture after the other."""
+    results = []
+    for number, prompt in enumerate(PROMPTS[: len(noise)]):
+        options = {"num_inference_steps": STEPS, "output_type": "pt", "prompt": prompt}
+        own = noise[number : number + 1]
+        if image01 is not None:
+            pixels = (255 * image01[number]).round().byte().permute(1, 2, 0).numpy()
+            options["image"] = Image.fromarray(pixels)
+        height, width = (edge * ours(folder).cell_size for edge in own.shape[2:])
+        options |= {"height": height, "width": width}
+        if family == "flux2":
+            options |= {"guidance_scale": text_scale, "latents": own}
+        else:
+            packed = flow.tokens_of([torch.nn.functional.pixel_unshuffle(own, 2)])
+            options |= {"guidance_scale": flux_kontext.GUIDANCE, "latents": packed}
+            options |= {"true_cfg_scale": text_scale, "negative_prompt": ""}
+            options |= {"max_area": height * width, "_auto_resize": False}
+        results.append(theirs(folder)(**options).images)
+    return torch.cat(results)
+
+
+def our_edit(prior, image01, noise, **options) -> torch.Tensor:
+    options = {"image_scale": 1.0, "steps": STEPS, **options}
+    return sample_edit(prior, image01, PROMPTS[: len(noise)], noise=noise, **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text_scale", [1.0, 2.5, 7.0])
+@pytest.mark.parametrize("size", [(64, 64), (64, 96)])
+def test_reproduces_the_pipeline(make_flow_folder, family, text_scale, size):
+    folder = make_flow_folder(family)
+    prior, image01 = ours(folder), pictures(2, *size)
+    noise = noise_for(prior, image01)
+    expected = pipeline_edit(family, folder, image01, noise, text_scale)
+    found = our_edit(prior, image01, noise, text_scale=text_scale)
+    assert float((found - expected).abs().max()) < TOLERANCE
+    assert float(expected.std()) > 0.05
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_its_reference_the_model_makes_images_from_text(make_flow_folder, family):
+    folder = make_flow_folder(family)
+    prior = ours(folder)
+    noise = noise_for(prior, pictures(2, 64, 96))
+    expected = pipeline_edit(family, folder, None, noise, 3.0)
+    latent = sample_latents(
+        prior, {}, PROMPTS, noise=noise, steps=STEPS, text_scale=3.0, image_scale=1.0
+    )
+    assert float((prior.decode(latent) - expected).abs().max()) < TOLERANCE
+
+
+FAULTS = {
+    "flux2": ["planes", "packing", "guidance", "text", "reference", "axes", "scale", "layers"],
+    "kontext": ["planes", "packing", "guidance", "text", "reference", "axes", "scale", "distilled"],
+}
+
+
+@pytest.mark.parametrize(("family", "fault"), [(f, x) for f in FAULTS for x in FAULTS[f]])
+def test_a_fault_is_seen(make_flow_folder, monkeypatch, family, fault):
+    """Each is ten times the tolerance and more."""
+    folder = make_flow_folder(family)
+    prior, image01 = ours(folder), pictures(2, 64, 96)
+    noise, options = noise_for(prior, image01), {"text_scale": 2.5}
+    expected = pipeline_edit(family, folder, image01, noise, 2.5)
+    module = {"flux2": flux2, "kontext": flux_kontext}[family]
+    places = module.places_of
+    if fault == "planes":
+        monkeypatch.setattr(
+            module, "places_of", lambda one, plane, axes: places(one, plane=0, axes=axes)
+        )
+    elif fault == "axes":
+        turned = [0, 2, 1, 3]
+        monkeypatch.setattr(
+            module,
+            "places_of",
+            lambda one, plane, axes: places(one, plane=plane, axes=axes)[:, turned[:axes]],
+        )
+    elif fault == "packing":
+        plain = module.pixel_unshuffle
+        monkeypatch.setattr(
+            module, "pixel_unshuffle", lambda x, n: plain(x.transpose(2, 3), n).transpose(2, 3)
+        )
+    elif fault == "guidance":
+        # The two branches change places: their weights are 1 - w and w.
+        options["text_scale"] = 1 - options["text_scale"]
+    elif fault == "text":
+        plain_text = prior.encode_text
+        monkeypatch.setattr(
+            prior, "encode_text", lambda prompts, *_: plain_text([""] * len(prompts))
+        )
+    elif fault == "reference":
+        monkeypatch.setattr(prior, "encode_source", lambda image01: (prior.encode(image01), {}))
+    elif fault == "scale" and family == "flux2":
+        monkeypatch.setattr(prior, "_statistics", lambda latent: (0 * latent[:1, :, :1, :1], 1.0))
+    elif fault == "scale":
+        monkeypatch.setattr(flux_kontext, "scale_mode", lambda vae, mode: mode)
+    elif fault == "layers":
+        monkeypatch.setattr("csd_nerf.priors.texts.QWEN3_LAYERS", (9, 27, 18))
+    elif fault == "distilled":
+        monkeypatch.setattr(flux_kontext, "GUIDANCE", 1.0)
+    found = our_edit(prior, image01, noise, **options)
+    assert float((found - expected).abs().max()) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_estimate_is_noise_in_the_editors_scale(make_flow_folder, family):
+    """z = alpha x + sigma e with the x and e of one velocity; and velocity is e - x."""
+    prior = ours(make_flow_folder(family))
+    image01 = pictures(3, 64, 64)
+    source, rows = prior.encode_source(image01)
+    noisy = noise_for(prior, image01)
+    timestep = torch.tensor([30, 400, 970])
+    branch = Branch(noisy, {**prior.encode_text(["make the sphere blue"]), **rows})
+    (noise,) = prior.predict([branch], timestep)
+    (velocity,) = prior.predict_velocity([branch], timestep)
+    alpha, sigma = (
+        level(timestep).view(-1, 1, 1, 1) for level in (prior.schedule.alpha, prior.schedule.sigma)
+    )
+    clean = noise - velocity
+    torch.testing.assert_close(alpha * clean + sigma * noise, noisy, atol=1e-5, rtol=1e-5)
+    whole = prior.predict([branch], timestep, max_batch=2)
+    torch.testing.assert_close(whole[0], noise, atol=1e-5, rtol=1e-5)
+    assert source.shape == noisy.shape
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_survive_the_autoencoder_as_diffusers_has_it(make_flow_folder, family):
+    folder = make_flow_folder(family)
+    prior, image01 = ours(folder), pictures(2, 64, 96)
+    vae = theirs(folder).vae
+    with torch.no_grad():
+        mode = vae.encode(2 * image01 - 1).latent_dist.mode()
+        expected = (vae.decode(mode).sample / 2 + 0.5).clamp(0, 1)
+    found = prior.decode(prior.encode(image01))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="needs heights and widths that are multiples of"):
+        prior.encode(image01[:, :, :62])
