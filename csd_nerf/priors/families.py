@@ -81,6 +81,8 @@ class Family:
     """Components by the name of their subfolder."""
     sources: tuple[str, ...] = ()
     """Names of the latents of the source that are channels of the U-Net's input."""
+    additions: tuple[str | None, ...] = (None, "text")
+    """What else the U-Net may be conditioned on, as its `addition_embed_type` says."""
 
     def load(self, folder: Path, **options: Any) -> Prior:
         """Load a complete folder; the options are those of `csd_nerf.priors.load`."""
@@ -95,6 +97,7 @@ _LATENT = {
     "scheduler": SCHEDULER,
     "tokenizer": CLIP_TOKENIZER,
 }
+_XL = {**_LATENT, "text_encoder_2": CLIP, "tokenizer_2": CLIP_TOKENIZER}
 _PIXELS = {
     "unet": UNET,
     "text_encoder": T5,
@@ -122,6 +125,9 @@ _FLUX2 = {
 FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": Family(
         "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT, ("condition",)
+    ),
+    "StableDiffusionXLInstructPix2PixPipeline": Family(
+        "csd_nerf.priors.sdxl:InstructPix2PixXL", "edit", _XL, ("condition",), ("text_time",)
     ),
     "StableDiffusionPipeline": Family(
         "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT

@@ -23,7 +23,6 @@ _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 _CONDITIONS: dict[str, tuple[Any, ...]] = {
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
-    "addition_embed_type": (None, "text"),
     "encoder_hid_dim_type": (None, "text_proj"),
     "time_cond_proj_dim": (None,),
 }
@@ -67,8 +66,10 @@ def check_parts(folder: Path, family: Family, name: str) -> None:
         latent_channels=configs["vae"]["latent_channels"] if "vae" in configs else None,
         sources=family.sources,
         of=family.loader.split(":")[1],
+        additions=family.additions,
     )
-    _check_text_width(configs["unet"], configs["text_encoder"], name)
+    texts = [config for place, config in configs.items() if place.startswith("text_encoder")]
+    _check_text_width(configs["unet"], texts, name)
 
 
 def check_unet(
@@ -78,6 +79,7 @@ def check_unet(
     latent_channels: int | None,
     sources: Sequence[str],
     of: str,
+    additions: Sequence[str | None] = (None, "text"),
 ) -> None:
     """Check the channels, the size and the conditions of a U-Net.
 
@@ -87,6 +89,7 @@ def check_unet(
         latent_channels: Channels of the autoencoder; None for RGB pixels.
         sources: Names of the latents that are channels of its input too.
         of: Name of the prior's class.
+        additions: What `addition_embed_type` may be.
 
     Raises:
         ValueError: If one doesn't fit.
@@ -114,7 +117,7 @@ def check_unet(
             "The U-Net's sample_size needs one integer (latent cells along an edge), got "
             f"{config['sample_size']} from {name!r}: set it in unet/config.json."
         )
-    for field, usual in _CONDITIONS.items():
+    for field, usual in {**_CONDITIONS, "addition_embed_type": (*additions,)}.items():
         if config.get(field) not in usual:
             raise ValueError(
                 f"The U-Net of {name!r} may be conditioned on text and source image only, got "
@@ -188,8 +191,11 @@ def check_prediction_type(prediction_type: str, name: str) -> None:
         )
 
 
-def _check_text_width(unet: Mapping[str, Any], text: Mapping[str, Any], name: str) -> None:
-    width = text.get("hidden_size", text.get("d_model"))
+def _check_text_width(
+    unet: Mapping[str, Any], texts: Sequence[Mapping[str, Any]], name: str
+) -> None:
+    found = [text.get("hidden_size", text.get("d_model")) for text in texts]
+    width = None if None in found else sum(found)
     wanted = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim", 1280)
     widths = wanted if isinstance(wanted, list | tuple) else [wanted]
     if width is not None and any(w != width for w in widths):

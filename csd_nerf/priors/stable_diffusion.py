@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -31,6 +32,11 @@ class StableDiffusion(UNetPrior):
     Only `encode` keeps an autograd graph. Results come back as float32 on the device of the
     tensor that was handed in.
     """
+
+    allowed_additions: tuple[str | None, ...] = (None,)
+    """What the U-Net may be conditioned on beside text and source, as `addition_embed_type`."""
+    text_states = staticmethod(clip_states)
+    """What is read of the text encoder."""
 
     def __init__(
         self,
@@ -64,8 +70,9 @@ class StableDiffusion(UNetPrior):
             latent_channels=channels,
             sources=self.source_rows,
             of=type(self).__name__,
+            additions=self.allowed_additions,
         )
-        texts = TextEncoder(name, text_encoder, tokenizer, clip_states)
+        texts = TextEncoder(name, text_encoder, tokenizer, self.text_states)
         super().__init__(name, unet, texts, schedule, prediction_type)
         self.latent_channels = channels
         self.cell_size = cell_size_of(vae)
@@ -85,7 +92,9 @@ class StableDiffusion(UNetPrior):
         vae_tiling: bool = False,
     ) -> StableDiffusion:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
-        vae = load_network(AutoencoderKL, folder / "vae", dtype=dtype, variant=variant)
+        vae = load_network(
+            AutoencoderKL, folder / "vae", dtype=cls.vae_dtype(dtype), variant=variant
+        )
         unet = load_network(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
         text_encoder = load_part(CLIPTextModel, folder / "text_encoder", variant=variant)
         with reading_part(folder / "tokenizer"):
@@ -93,6 +102,7 @@ class StableDiffusion(UNetPrior):
         if vae_tiling:
             vae.enable_tiling()
         schedule, prediction_type = load_schedule(folder)
+        second = cls.load_second_text(folder, device=device, dtype=dtype, variant=variant)
         return cls(
             name=name,
             vae=vae.to(device),
@@ -101,7 +111,19 @@ class StableDiffusion(UNetPrior):
             tokenizer=tokenizer,
             schedule=schedule,
             prediction_type=prediction_type,
+            **second,
         )
+
+    @classmethod
+    def vae_dtype(cls, dtype: torch.dtype) -> torch.dtype:
+        """The precision of the autoencoder beside a U-Net of this precision."""
+        return dtype
+
+    @classmethod
+    def load_second_text(cls, folder: Path, **_: Any) -> dict[str, Any]:
+        """Further text encoders, for families that have them: arguments of the constructor."""
+        del folder
+        return {}
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Encode images to VAE modes in the U-Net's scale; keeps the autograd graph.

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, Qwen3Model, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Qwen3Model,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 T5_TOKENS = 77
 """Number of tokens to which DeepFloyd IF pads and truncates texts; T5 itself has no limit."""
@@ -46,6 +53,32 @@ def clip_states(
     masked = getattr(encoder.config, "use_attention_mask", False)
     mask = tokens.attention_mask if masked else None
     return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
+
+
+def clip_penultimate(
+    encoder: CLIPTextModel | CLIPTextModelWithProjection,
+    tokenizer: CLIPTokenizer,
+    prompts: Sequence[str],
+    *,
+    name: str,
+) -> Float[Tensor, "r tokens width"]:
+    """CLIP's last states but one, as Stable Diffusion XL reads them; else as `clip_states`."""
+    limit = encoder.config.max_position_embeddings
+    tokens = _tokens(tokenizer, prompts, limit=limit, name=name).to(encoder.device)
+    return encoder(tokens.input_ids, output_hidden_states=True).hidden_states[-2]
+
+
+def clip_projected(
+    encoder: CLIPTextModelWithProjection,
+    tokenizer: CLIPTokenizer,
+    prompts: Sequence[str],
+    *,
+    name: str,
+) -> Float[Tensor, "r width"]:
+    """CLIP's projected summary of each prompt; arguments and errors as `clip_states`."""
+    limit = encoder.config.max_position_embeddings
+    tokens = _tokens(tokenizer, prompts, limit=limit, name=name).to(encoder.device)
+    return encoder(tokens.input_ids).text_embeds
 
 
 def clip_pooled(

@@ -90,9 +90,21 @@ class UNetPrior(DiffusersPrior):
         shown = (torch.cat(channels, dim=1), rows["text"])
         image, text = (tensor.to(unet.device, unet.dtype) for tensor in shown)
         output = unet(
-            image, timestep.to(unet.device), encoder_hidden_states=text, return_dict=False
+            image,
+            timestep.to(unet.device),
+            encoder_hidden_states=text,
+            added_cond_kwargs=self.additions(noisy, rows),
+            return_dict=False,
         )
         return output[0].float()
+
+    def additions(
+        self,
+        noisy: Float[Tensor, "b c h w"],  # noqa: ARG002
+        rows: dict[str, Tensor],  # noqa: ARG002
+    ) -> dict[str, Tensor] | None:
+        """Further conditions of the U-Net, by diffusers' names; None if it takes none."""
+        return None
 
     def noise_of(
         self,

@@ -18,6 +18,7 @@ from diffusers import (
     IFPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
 from flow_pipelines import flux2_pipeline, kontext_pipeline
@@ -25,6 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
@@ -71,7 +73,7 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=24)
 
 
-def make_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def make_clip(tokenizer: CLIPTokenizer, *, initializer_factor: float = 10.0) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -82,7 +84,7 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             max_position_embeddings=24,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            initializer_factor=10.0,
+            initializer_factor=initializer_factor,
         )
     )
 
@@ -105,6 +107,7 @@ def make_unet(in_channels: int, **options) -> UNet2DConditionModel:
         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
         "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
         "attention_head_dim": 4,
+        "cross_attention_dim": 32,
     }
     unet = UNet2DConditionModel(
         sample_size=16,
@@ -112,7 +115,6 @@ def make_unet(in_channels: int, **options) -> UNet2DConditionModel:
         block_out_channels=[16, 32],
         layers_per_block=1,
         norm_num_groups=4,
-        cross_attention_dim=32,
         **{**defaults, **options},
     )
     with torch.no_grad():
@@ -139,6 +141,45 @@ def make_pipeline(solver: str, prediction_type: str) -> StableDiffusionInstructP
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def make_xl_pipeline(*, zeros: bool = True) -> StableDiffusionXLInstructPix2PixPipeline:
+    """With two text encoders of different widths, and the picture's size as a condition."""
+    torch.manual_seed(0)
+    tokenizer, second = make_tokenizer(), make_tokenizer()
+    # States before the last are not normalised: large ones make attention all or nothing, so that
+    # rounding decides.
+    first = make_clip(tokenizer, initializer_factor=2.0)
+    config = first.config.to_dict() | {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "projection_dim": 24,
+    }
+    unet = make_unet(
+        8,
+        cross_attention_dim=48,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        # The summary, and six numbers of the size.
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+        transformer_layers_per_block=1,
+    )
+    vae = make_vae()
+    with torch.no_grad():
+        unet.conv_in.weight[:, vae.config.latent_channels :].mul_(20.0)
+        unet.add_embedding.linear_1.weight.mul_(4.0)
+    scheduler_class, options = SCHEDULERS["euler-ancestral"]
+    return StableDiffusionXLInstructPix2PixPipeline(
+        vae=vae,
+        unet=unet,
+        text_encoder=first,
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**config)),
+        tokenizer=tokenizer,
+        tokenizer_2=second,
+        scheduler=scheduler_class(**TRAINING_SCHEDULE, **options),
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
     )
 
 
@@ -221,6 +262,20 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 @pytest.fixture(scope="session")
 def folder(make_folder: MakeFolder) -> Path:
     return make_folder()
+
+
+@pytest.fixture(scope="session")
+def make_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+    """A folder whose empty text is zeros, or is not."""
+    folders: dict[bool, Path] = {}
+
+    def make(*, zeros: bool = True) -> Path:
+        if zeros not in folders:
+            folders[zeros] = tmp_path_factory.mktemp(f"xl-{zeros}")
+            make_xl_pipeline(zeros=zeros).save_pretrained(folders[zeros])
+        return folders[zeros]
+
+    return make
 
 
 @pytest.fixture(scope="session")
