@@ -69,7 +69,9 @@ class EditOptions:
     release: as the authors' published scripts, for comparison; with --square also their size of
     frames. tiny: the bundled prior, on a CPU."""
     prior: Annotated[str | None, _unset("NAME|FOLDER")] = None
-    """Diffusion model: instruct-pix2pix, tiny, stable-diffusion (for dds), a hub id or a folder."""
+    """Diffusion model: instruct-pix2pix, sdxl-instruct-pix2pix, flux2-klein, flux-kontext, tiny,
+    stable-diffusion (for dds), a hub id or a folder. Scales and noise levels that are not given are
+    those of its authors, if it is not the preset's."""
     prior_variant: Annotated[str | None, _unset("NAME", "the plain files")] = None
     """Variant of the weight files, such as fp16 for *.fp16.safetensors."""
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None
@@ -161,6 +163,12 @@ class EditOptions:
     def values(self) -> Values:
         """Final values: given options first, then those of the method, then those of the preset."""
         chosen = self._chosen()
+        if self.prior not in (None, chosen["prior"]):
+            # Late: it imports torch, which the command's help doesn't need.
+            from csd_nerf.priors import usual_numbers
+
+            # The preset's are those of its own prior.
+            chosen |= usual_numbers(self.prior)
         for option, other in _DISPLACES.items():
             if getattr(self, option) is not None:
                 chosen[other] = None

@@ -11,7 +11,7 @@ import torch
 
 from csd_nerf.priors.base import Branch, Prior
 from csd_nerf.priors.families import Condition, Kind
-from csd_nerf.priors.weights import WeightsNotFoundError, fetch, is_bundled
+from csd_nerf.priors.weights import WeightsNotFoundError, fetch, is_bundled, usual_numbers
 
 __all__ = [
     "DTYPES",
@@ -23,6 +23,7 @@ __all__ = [
     "fetch",
     "is_bundled",
     "load",
+    "usual_numbers",
 ]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -42,8 +43,9 @@ def load(
     """Load a prior of any family in `csd_nerf.priors.families`.
 
     Args:
-        name_or_path: A short name (`instruct-pix2pix`, `stable-diffusion`, `deepfloyd-if`, or the
-            bundled `tiny` and `tiny-text`, which run on a CPU), a hub id, or a folder.
+        name_or_path: A short name (`HUB_MODELS` in `csd_nerf.priors.weights`, such as
+            `instruct-pix2pix` or `flux2-klein`, or the bundled `tiny` and `tiny-text`, which run on
+            a CPU), a hub id, or a folder.
         device: Where the model runs.
         dtype: Precision of the model, as a torch dtype or a key of `DTYPES`.
         kind: The kind that the caller needs: `edit`, a model that edits an image by an instruction,

@@ -71,6 +71,19 @@ T5_TOKENIZER = Component(
 
 
 @dataclass(frozen=True)
+class Usual:
+    """The numbers with which a model's authors use it, for edits that name none."""
+
+    text_scale: float
+    """w_y of CSD Eq. 3: how strongly the instruction is followed."""
+    image_scale: float
+    """w_s of CSD Eq. 3: how closely the source is kept. With 1 the model is guided by the text
+    alone, as flow models are: the estimate without the source image is not needed."""
+    t_range: tuple[float, float]
+    """Lowest and highest noise level, as fractions of the schedule."""
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of models, described without importing its code."""
 
@@ -79,6 +92,8 @@ class Family:
     kind: Kind
     components: Mapping[str, Component]
     """Components by the name of their subfolder."""
+    usual: Usual | None = None
+    """None for a family that names no numbers of its own."""
     sources: tuple[str, ...] = ()
     """Names of the latents of the source that are channels of the U-Net's input."""
     additions: tuple[str | None, ...] = (None, "text")
@@ -89,6 +104,21 @@ class Family:
         module, name = self.loader.split(":")
         return getattr(import_module(module), name).from_folder(folder, **options)
 
+
+_PIX2PIX = Usual(7.5, 1.5, (0.02, 0.5))
+"""The pipeline's scales, and the noise levels of the authors' release of CSD."""
+_PIX2PIX_XL = Usual(3.0, 1.5, (0.02, 0.5))
+"""The scales of the example in the card of diffusers/sdxl-instructpix2pix-768."""
+_DDS = Usual(7.5, 1.0, (0.05, 0.95))
+"""As DDS (Hertz et al. 2023) is published; these models take no source image."""
+_IF = Usual(7.0, 1.0, (0.05, 0.95))
+"""The pipeline's scale."""
+_FLOW = (0.02, 0.98)
+"""Flow models are sampled from pure noise to none."""
+_KONTEXT_USUAL = Usual(1.0, 1.0, _FLOW)
+"""Its guidance by the text is distilled."""
+_KLEIN = Usual(4.0, 1.0, _FLOW)
+"""The pipeline's scale."""
 
 _LATENT = {
     "unet": UNET,
@@ -124,17 +154,28 @@ _FLUX2 = {
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": Family(
-        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix", "edit", _LATENT, ("condition",)
+        "csd_nerf.priors.instruct_pix2pix:InstructPix2Pix",
+        "edit",
+        _LATENT,
+        _PIX2PIX,
+        sources=("condition",),
     ),
     "StableDiffusionXLInstructPix2PixPipeline": Family(
-        "csd_nerf.priors.sdxl:InstructPix2PixXL", "edit", _XL, ("condition",), ("text_time",)
+        "csd_nerf.priors.sdxl:InstructPix2PixXL",
+        "edit",
+        _XL,
+        _PIX2PIX_XL,
+        sources=("condition",),
+        additions=("text_time",),
     ),
+    "FluxKontextPipeline": Family(
+        "csd_nerf.priors.flux_kontext:FluxKontext", "edit", _KONTEXT, _KONTEXT_USUAL
+    ),
+    "Flux2KleinPipeline": Family("csd_nerf.priors.flux2:Flux2Klein", "edit", _FLUX2, _KLEIN),
     "StableDiffusionPipeline": Family(
-        "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT
+        "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT, _DDS
     ),
-    "FluxKontextPipeline": Family("csd_nerf.priors.flux_kontext:FluxKontext", "edit", _KONTEXT),
-    "Flux2KleinPipeline": Family("csd_nerf.priors.flux2:Flux2Klein", "edit", _FLUX2),
-    "IFPipeline": Family("csd_nerf.priors.deepfloyd_if:DeepFloydIF", "text", _PIXELS),
+    "IFPipeline": Family("csd_nerf.priors.deepfloyd_if:DeepFloydIF", "text", _PIXELS, _IF),
 }
 """Families by the name of the pipeline's class in `model_index.json`."""
 
@@ -224,7 +265,7 @@ def missing_shards(family: Family, folder: Path, *, variant: str | None = None) 
 def describe_missing(family: Family, files: Collection[str], *, variant: str | None) -> str:
     """Describe the missing files and the variants that are there; empty if nothing is missing."""
     missing = missing_files(family, files, variant=variant)
-    parts = [path.split(".") for path in files if path.startswith("unet/")]
+    parts = [path.split(".") for path in files if path.startswith(("unet/", "transformer/"))]
     variants = {part[1] for part in parts if part[2:] == ["safetensors"]} - {variant}
     hint = f" (it has the variant {', '.join(sorted(variants))})" if variants else ""
     return ", ".join(missing) + hint if missing else ""

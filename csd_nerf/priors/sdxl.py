@@ -53,7 +53,7 @@ class InstructPix2PixXL(InstructPix2Pix):
         super().__init__(**parts)
         second = (parts["name"], text_encoder_2, tokenizer_2)
         self._second = TextEncoder(*second, clip_penultimate)
-        self._pooled = TextEncoder(*second, clip_projected)
+        self._summaries = TextEncoder(*second, clip_projected)
         self._zeros_for_empty = zeros_for_empty
 
     @classmethod
@@ -86,7 +86,7 @@ class InstructPix2PixXL(InstructPix2Pix):
     ) -> dict[str, Float[Tensor, "r *shape"]]:
         """Encode prompts to the states of both encoders, `text`, and a summary, `pooled`."""
         states = [self._texts.encode(prompts), self._second.encode(prompts)]
-        rows = {"text": torch.cat(states, dim=2), "pooled": self._pooled.encode(prompts)}
+        rows = {"text": torch.cat(states, dim=2), "pooled": self._summaries.encode(prompts)}
         if self._zeros_for_empty:
             for number, prompt in enumerate(prompts):
                 if not prompt:
@@ -96,7 +96,7 @@ class InstructPix2PixXL(InstructPix2Pix):
 
     def free_text_encoder(self) -> None:
         """Drop the text encoders from memory."""
-        for texts in (self._texts, self._second, self._pooled):
+        for texts in (self._texts, self._second, self._summaries):
             texts.free()
 
     def additions(

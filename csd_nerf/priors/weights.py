@@ -7,9 +7,11 @@ checkers are neither needed nor fetched.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from csd_nerf.priors.families import (
     FAMILIES,
@@ -30,6 +32,12 @@ HUB_MODELS = {
         "timbrooks/instruct-pix2pix",
         "StableDiffusionInstructPix2PixPipeline",
     ),
+    "sdxl-instruct-pix2pix": (
+        "diffusers/sdxl-instructpix2pix-768",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    ),
+    "flux2-klein": ("black-forest-labs/FLUX.2-klein-base-4B", "Flux2KleinPipeline"),
+    "flux-kontext": ("black-forest-labs/FLUX.1-Kontext-dev", "FluxKontextPipeline"),
     "stable-diffusion": (
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "StableDiffusionPipeline",
@@ -56,6 +64,23 @@ class WeightsNotFoundError(OSError):
 def is_bundled(name_or_path: str | Path) -> bool:
     """Whether this is the name of a model that is installed with the package."""
     return str(name_or_path) in BUNDLED_MODELS
+
+
+def usual_numbers(name_or_path: str | Path) -> dict[str, Any]:
+    """The fields of `Usual` for a prior, without the network or its weights.
+
+    Empty for a model whose family can't be known yet, or that names none.
+    """
+    known = {**HUB_MODELS, **BUNDLED_MODELS}.get(str(name_or_path))
+    family = FAMILIES[known[1]] if known else None
+    if family is None:
+        repo = _hub_id(name_or_path)
+        index = cached_file(repo, INDEX) if repo else Path(name_or_path).expanduser() / INDEX
+        try:
+            family = family_of(index) if index is not None else None
+        except (ValueError, OSError):
+            family = None
+    return dataclasses.asdict(family.usual) if family is not None and family.usual else {}
 
 
 def fetch(

@@ -85,3 +85,17 @@ def test_an_edit_without_any_instruction_is_refused(kind):
 
 def test_a_region_s_instruction_is_enough():
     PanoramaOptions(region=("fog@0,0,1,1",)).check_prompt()
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "tiny"])
+def test_a_prior_that_is_named_brings_its_own_numbers(preset):
+    ours = PanoramaOptions(prompt="x", preset=preset).values()
+    other = PanoramaOptions(prompt="x", preset=preset, prior="flux2-klein").values()
+    assert (other.text_scale, other.image_scale, other.t_range) == (4.0, 1.0, (0.02, 0.98))
+    given = {"text_scale": 3.0, "t_range": (0.1, 0.6)}
+    named = PanoramaOptions(prompt="x", preset=preset, prior="flux2-klein", **given).values()
+    assert (named.text_scale, named.image_scale, named.t_range) == (3.0, 1.0, (0.1, 0.6))
+    # The preset's own prior has the preset's numbers, and so has one that isn't there yet.
+    for prior in (ours.prior, "some/model"):
+        same = PanoramaOptions(prompt="x", preset=preset, prior=prior).values()
+        assert (same.text_scale, same.t_range) == (ours.text_scale, ours.t_range)

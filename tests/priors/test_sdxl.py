@@ -137,6 +137,16 @@ def test_a_fault_is_seen(make_xl_folder, fault):
     assert float((our_edit(prior, image01, **options) - expected).abs().max()) > 10 * TOLERANCE
 
 
+def test_tiles_are_decoded_by_the_statistics_of_their_sample(make_xl_folder):
+    prior = ours(make_xl_folder())
+    latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latent = latent * torch.tensor([0.2, 2.0]).view(2, 1, 1, 1)
+    alone = prior.decode(latent)
+    with prior.decoding_tiles(latent):
+        together = prior.decode(latent)
+    assert not torch.allclose(alone, together, atol=1e-2)
+
+
 def test_the_autoencoder_stays_in_single_precision(make_xl_folder):
     prior = priors.load(make_xl_folder(), dtype="float16")
     assert prior._vae.dtype == torch.float32

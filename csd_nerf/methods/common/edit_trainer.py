@@ -33,6 +33,7 @@ from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.terminal import count_steps
+from csd_nerf.priors import usual_numbers
 
 SOURCE_FOLDER = "source_models"
 """Folder of a run with the checkpoint of its unedited scene."""
@@ -261,6 +262,7 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
             '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
         )
     preset = _preset_edit(config.method_name)
+    _take_usual_numbers(config, pipeline)
     if pipeline.edit.residual == "dds" and pipeline.edit.source_share == preset.source_share < 1:
         CONSOLE.print(
             f"{config.command}: dds is the source's estimate; the preset's source-share becomes 1."
@@ -273,6 +275,23 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
             f"{pipeline.source_steps}; name one with --load-dir."
         )
     _check_data(pipeline)
+
+
+def _take_usual_numbers(config: EditTrainerConfig, pipeline: EditPipelineConfig) -> None:
+    """With another prior than the preset's, take its numbers where none are given."""
+    known = preset_of(config.method_name)
+    if known is None or pipeline.prior == edit_options(known).prior:
+        return
+    usual, ours = edit_options(known).edit, pipeline.edit
+    taken = {
+        name: value
+        for name, value in usual_numbers(pipeline.prior).items()
+        if getattr(ours, name) == getattr(usual, name) != value
+    }
+    if taken:
+        told = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in taken.items())
+        CONSOLE.print(f"{config.command}: the numbers of {pipeline.prior}: {told}.", markup=False)
+        pipeline.edit = dataclasses.replace(ours, **taken)
 
 
 def _preset_edit(method: str | None) -> EditSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checks import asked_prompt
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+from csd_nerf.methods.csd_edit.config import csd_edit_tiny
 
 
 @pytest.fixture
@@ -41,6 +43,18 @@ def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, tiling):
     options = {"kind": "edit", "device": "cuda:7", "dtype": "float16", "variant": "fp16"}
     options |= {"vae_tiling": tiling}
     assert calls == [fetched, ("load", ("some/model",), options)]
+
+
+def test_another_prior_brings_its_own_numbers(make_config, recorded, capsys):
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.prior, pipeline.edit_steps = "flux2-klein", 1
+    preset = csd_edit_tiny.config.pipeline.edit
+    pipeline.edit = given = dataclasses.replace(preset, image_scale=1.25)
+    start(config)
+    assert pipeline.edit == dataclasses.replace(given, text_scale=4.0, t_range=(0.02, 0.98))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "csd-edit: the numbers of flux2-klein: text-scale 4.0, t-range (0.02, 0.98)." in told
 
 
 def test_without_a_device_of_its_own_the_prior_runs_where_the_scene_trains(make_config, recorded):
