@@ -6,3 +6,25 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def editing_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a randomly initialised editing model of each family."""
+    folders: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        # Late: it imports diffusers.
+        from random_pipelines import EDITING
+
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp(family)
+            EDITING[family]().save_pretrained(folders[family])
+        return folders[family]
+
+    return make

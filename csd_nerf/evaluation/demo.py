@@ -1,4 +1,4 @@
-"""The demonstration: makes a sample scene, edits it by `ns-train csd-edit-tiny`, measures it."""
+"""The demonstration: makes a sample scene, edits it by `ns-train`, measures it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from csd_nerf.synthetic.dataset import write_dataset
 from csd_nerf.synthetic.edits import find_edit
 from csd_nerf.synthetic.options import SceneSettings
 
+_RUNS, _NAME, _RUN = "nerfstudio", "demo", "run"
+"""Folder of nerfstudio's runs, and the names that they have there."""
 RECORD = "demo.json"
 """File by which a folder is known to be a demonstration's; it lists the pictures of the rounds."""
 
@@ -43,7 +45,9 @@ def run_demo(settings: DemoSettings) -> None:
     seconds["scene"] = round(time.perf_counter() - began, 1)
 
     began = time.perf_counter()
-    config = _run_in(output, ["--pipeline.prompt", prompt, *settings.train_options]).train()
+    config = _run_in(
+        output, settings.method, ["--pipeline.prompt", prompt, *settings.train_options]
+    ).train()
     seconds["train_and_edit"] = round(time.perf_counter() - began, 1)
 
     began = time.perf_counter()
@@ -80,14 +84,14 @@ def _clear(output: Path, *, overwrite: bool) -> None:
         pictures = json.loads(record.read_text("utf8"))["pictures"]
         for name in (*pictures, *FILES):
             (output / Path(name).name).unlink(missing_ok=True)
-        shutil.rmtree(_run_in(output).folder, ignore_errors=True)
+        for run in (output / _RUNS / _NAME).glob(f"*/{_RUN}"):
+            shutil.rmtree(run, ignore_errors=True)
     write_json(record, {"pictures": []})
 
 
-def _run_in(output: Path, options: Sequence[str] = ()) -> SceneRun:
-    """The run of `ns-train csd-edit-tiny` on the scene."""
-    runs = output / "nerfstudio"
-    return SceneRun("csd-edit-tiny", output / "data", runs, "demo", "run", options)
+def _run_in(output: Path, method: str, options: Sequence[str]) -> SceneRun:
+    """The run of `ns-train` on the scene."""
+    return SceneRun(method, output / "data", output / _RUNS, _NAME, _RUN, options)
 
 
 def _copy_rounds(run: Path, output: Path) -> None:

@@ -10,7 +10,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -132,15 +132,17 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Make a sample scene, train and edit it with csd-edit-tiny, and render it before and after."""
+    """Make a sample scene, train and edit it on a CPU, and render it before and after."""
 
     output: Path = Path("outputs/demo")
     """Folder for the video, the pictures and the metrics."""
-    edit: str = "turn it into a sepia photo"
+    edit: str = "make the floor sand"
     """A known edit, by name or wording."""
-    scene: int = 19
+    method: Literal["csd-edit-splat-tiny", "csd-edit-tiny"] = "csd-edit-splat-tiny"
+    """csd-edit-splat-tiny: as Gaussian splats. csd-edit-tiny: as a radiance field."""
+    scene: int = 14
     """Number of the scene within the split `benchmark`."""
-    size: int = 80
+    size: int = 128
     """Height and width of the scene's images in pixels."""
     overwrite: bool = False
     """Replace an earlier demo in this folder; what you added to it stays."""

@@ -34,8 +34,6 @@ _PLANE = 10
 class Flux2Klein(FlowPrior):
     """A `Prior` made of the parts of a Flux2KleinPipeline that isn't distilled."""
 
-    preferred_size = 1024
-
     def __init__(
         self,
         *,
@@ -50,6 +48,7 @@ class Flux2Klein(FlowPrior):
         super().__init__(name, transformer, scheduler)
         self.latent_channels: int = transformer.config["in_channels"]
         self.cell_size = self.size_multiple = 2 * cell_size_of(vae)
+        self.preferred_size: int = vae.config["sample_size"]
         self._vae = vae.eval().requires_grad_(False)
         # The layers after those that are read are not computed. One more stays, since the last
         # one's states are normalised.

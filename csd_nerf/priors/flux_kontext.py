@@ -35,7 +35,6 @@ class FluxKontext(FlowPrior):
     """A `Prior` made of the parts of a FluxKontextPipeline."""
 
     text_rows = ("text", "pooled")
-    preferred_size = 1024
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class FluxKontext(FlowPrior):
         self.latent_channels: int = vae.config["latent_channels"]
         self.cell_size = cell_size_of(vae)
         self.size_multiple = 2 * self.cell_size
+        self.preferred_size: int = vae.config["sample_size"]
         self._vae = vae.eval().requires_grad_(False)
         self._pooled = TextEncoder(name, text_encoder, tokenizer, clip_pooled)
         self._texts = TextEncoder(name, text_encoder_2, tokenizer_2, t5_plain_states)

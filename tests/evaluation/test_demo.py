@@ -57,6 +57,15 @@ def test_a_demo_is_replaced_only_when_asked_and_what_was_added_stays(tmp_path, r
 
 
 @pytest.mark.usefixtures("rounds")
+def test_a_demo_by_another_method_leaves_no_run_of_the_first(tmp_path):
+    make(tmp_path / "demo")
+    runs = tmp_path / "demo/nerfstudio/demo"
+    assert [path.parent.name for path in runs.glob("*/run")] == ["csd-edit-splat-tiny"]
+    make(tmp_path / "demo", overwrite=True, method="csd-edit-tiny")
+    assert [path.parent.name for path in runs.glob("*/run")] == ["csd-edit-tiny"]
+
+
+@pytest.mark.usefixtures("rounds")
 @pytest.mark.parametrize("name", ["round_1.png", "nerfstudio/a/config.yml", "metrics.json"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -74,8 +74,8 @@ def our_edit(prior, image01, noise, **options) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("text_scale", [1.0, 2.5, 7.0])
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
-def test_reproduces_the_pipeline(make_flow_folder, family, text_scale, size):
-    folder = make_flow_folder(family)
+def test_reproduces_the_pipeline(editing_folder, family, text_scale, size):
+    folder = editing_folder(family)
     prior, image01 = ours(folder), pictures(2, *size)
     noise = noise_for(prior, image01)
     expected = pipeline_edit(family, folder, image01, noise, text_scale)
@@ -85,8 +85,8 @@ def test_reproduces_the_pipeline(make_flow_folder, family, text_scale, size):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_its_reference_the_model_makes_images_from_text(make_flow_folder, family):
-    folder = make_flow_folder(family)
+def test_without_its_reference_the_model_makes_images_from_text(editing_folder, family):
+    folder = editing_folder(family)
     prior = ours(folder)
     noise = noise_for(prior, pictures(2, 64, 96))
     expected = pipeline_edit(family, folder, None, noise, 3.0)
@@ -103,9 +103,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("family", "fault"), [(f, x) for f in FAULTS for x in FAULTS[f]])
-def test_a_fault_is_seen(make_flow_folder, monkeypatch, family, fault):
+def test_a_fault_is_seen(editing_folder, monkeypatch, family, fault):
     """Each is ten times the tolerance and more."""
-    folder = make_flow_folder(family)
+    folder = editing_folder(family)
     prior, image01 = ours(folder), pictures(2, 64, 96)
     noise, options = noise_for(prior, image01), {"text_scale": 2.5}
     expected = pipeline_edit(family, folder, image01, noise, 2.5)
@@ -150,9 +150,9 @@ def test_a_fault_is_seen(make_flow_folder, monkeypatch, family, fault):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_estimate_is_noise_in_the_editors_scale(make_flow_folder, family):
+def test_the_estimate_is_noise_in_the_editors_scale(editing_folder, family):
     """z = alpha x + sigma e with the x and e of one velocity; and velocity is e - x."""
-    prior = ours(make_flow_folder(family))
+    prior = ours(editing_folder(family))
     image01 = pictures(3, 64, 64)
     source, rows = prior.encode_source(image01)
     noisy = noise_for(prior, image01)
@@ -171,8 +171,8 @@ def test_the_estimate_is_noise_in_the_editors_scale(make_flow_folder, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_images_survive_the_autoencoder_as_diffusers_has_it(make_flow_folder, family):
-    folder = make_flow_folder(family)
+def test_images_survive_the_autoencoder_as_diffusers_has_it(editing_folder, family):
+    folder = editing_folder(family)
     prior, image01 = ours(folder), pictures(2, 64, 96)
     vae = theirs(folder).vae
     with torch.no_grad():

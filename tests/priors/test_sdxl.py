@@ -137,6 +137,21 @@ def test_a_fault_is_seen(make_xl_folder, fault):
     assert float((our_edit(prior, image01, **options) - expected).abs().max()) > 10 * TOLERANCE
 
 
+def test_the_size_of_a_batch_makes_no_difference(make_xl_folder):
+    prior = ours(make_xl_folder())
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(3, 4, 16, 24, generator=generator)
+    _, rows = prior.encode_source(torch.rand(3, 3, 64, 96, generator=generator))
+    texts = [prior.encode_text([text]) for text in ("", "fog", *PROMPTS)]
+    branches = [priors.Branch(noisy, {**text, **rows}) for text in texts]
+    branches.append(priors.Branch(noisy, texts[0], torch.tensor([1])))
+    timestep = torch.tensor([30, 500, 900])
+    whole = prior.predict(branches, timestep)
+    for size in (1, 2, 5):
+        parts = prior.predict(branches, timestep, max_batch=size)
+        assert float((whole - parts).abs().max()) < 1e-3 * float(whole.abs().max())
+
+
 def test_tiles_are_decoded_by_the_statistics_of_their_sample(make_xl_folder):
     prior = ours(make_xl_folder())
     latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

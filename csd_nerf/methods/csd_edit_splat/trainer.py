@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -49,6 +50,16 @@ class CSDEditSplatTrainer(EditTrainer):
                 scheduler = dataclasses.replace(scheduler, lr_final=lr_final)
             found[name] = {"optimizer": optimizer, "scheduler": scheduler}
         return found
+
+    def train_iteration(self, step: int) -> Any:
+        """Train one step. A CPU takes one thread for it: its operations are too small for more."""
+        threads = torch.get_num_threads()
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        try:
+            return super().train_iteration(step)
+        finally:
+            torch.set_num_threads(threads)
 
     def _after_train(self) -> None:
         """Write the Gaussians first: nerfstudio's part never ends if a viewer runs."""

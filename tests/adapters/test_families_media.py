@@ -1,0 +1,62 @@
+"""Whole edits of a picture and of a video by an editing model of each family, of random weights."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from csd_nerf import cli
+
+FAMILIES = ("xl", "flux2", "kontext")
+QUICK = ("--preset", "tiny", "--device", "cpu", "--iterations", "3", "--batch", "2")
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_of_any_size(editing_folder, tmp_path, family, capsys):
+    """In windows; in small batches the same; resumed the same; the family's numbers recorded."""
+    noise(72, 100).save(tmp_path / "source.png")
+    prior = ("--prior", str(editing_folder(family)), "--prompt", "make the sphere blue")
+
+    def run(name: str, *options: str) -> np.ndarray:
+        output = tmp_path / f"{name}.png"
+        files = ("panorama", str(tmp_path / "source.png"), "--output", str(output))
+        cli.main([*files, *prior, *QUICK, *options])
+        return np.asarray(Image.open(output)).astype(int)
+
+    whole = run("whole", "--size", "96")
+    assert whole.shape == (72, 100, 3)
+    thrifty = run("thrifty", "--size", "96", "--max-batch", "1")
+    # Random weights enlarge what rounding differs in, those with zeros for the empty text most.
+    rounding = np.abs(whole - thrifty).mean()
+    assert rounding < (6 if family == "xl" else 1)
+    settings = json.loads((tmp_path / "whole.png.json").read_text())["settings"]
+    wanted = {"xl": 3.0, "flux2": 4.0, "kontext": 1.0}[family]
+    assert settings["text_scale"] == wanted
+    other = run("other", "--size", "96", "--text-scale", "9")
+    assert np.abs(whole - other).mean() > 2 * rounding
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["csd", "sds", "ip2p"])
+def test_the_frames_of_a_video(editing_folder, tmp_path, family, method):
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        noise(48, 64, number).save(tmp_path / "frames" / f"{number}.png")
+    steps = ("--steps", "2") if method == "ip2p" else ()
+    files = ("video", str(tmp_path / "frames"), "--output", str(tmp_path / "edited"))
+    prior = ("--prior", str(editing_folder(family)), "--prompt", "make the sphere blue")
+    cli.main([*files, *prior, *QUICK, "--method", method, *steps])
+    edited = sorted((tmp_path / "edited").glob("*.png"))
+    assert len(edited) == 3
+    for number, path in enumerate(edited):
+        pixels = np.asarray(Image.open(path)).astype(int)
+        assert pixels.shape == (48, 64, 3)
+        assert np.abs(pixels - np.asarray(noise(48, 64, number))).mean() > 1

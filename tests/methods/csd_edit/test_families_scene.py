@@ -1,0 +1,25 @@
+"""A scene edited by an editing model of each family, of random weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from edit_runs import start
+
+
+@pytest.mark.parametrize("family", ["xl", "flux2", "kontext"])
+def test_a_scene_is_edited(editing_folder, make_config, family):
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.prior, pipeline.edit_steps, pipeline.edit_views = str(editing_folder(family)), 1, 4
+    trainer = start(config)
+    trainer.train()
+    manager = trainer.pipeline.datamanager
+    assert len(manager.edited) == 4
+    for view, image in manager.edited.items():
+        photograph = 255 * manager.photograph01(view)
+        assert image.shape == photograph.shape
+        assert float((image - photograph).abs().mean()) > 1
+    (record,) = (trainer.base_dir / "rounds").glob("*.json")
+    assert json.loads(record.read_text())["metrics"]["evaluations"] > 0
