@@ -65,7 +65,7 @@ class EditOptions:
     describes the result and --source-prompt the input."""
     preset: Preset = "full"
     """Sets all options whose default is given as "the preset's".
-    full: InstructPix2Pix on a GPU with 24 GB. small: the same in half precision, for 12 GB.
+    full: InstructPix2Pix on a GPU with 24 GB. small: the same in smaller batches, for 12 GB.
     release: as the authors' published scripts, for comparison; with --square also their size of
     frames. tiny: the bundled prior, on a CPU."""
     prior: Annotated[str | None, _unset("NAME|FOLDER")] = None
@@ -77,9 +77,10 @@ class EditOptions:
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None
     """Where the prior runs, such as cuda:0 or cpu."""
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None, _unset("{float32,float16,bfloat16}")
+        Literal["auto", "float32", "float16", "bfloat16"] | None,
+        _unset("{auto,float32,float16,bfloat16}"),
     ] = None
-    """Precision of the prior."""
+    """Precision of the prior. auto: half precision on a GPU, float32 on a CPU."""
     condition: Annotated[Literal["raw", "scaled"] | None, _unset("{raw,scaled}")] = None
     """Scale of the source's latent where it conditions InstructPix2Pix.
     raw: as the model was trained. scaled: times the autoencoder's factor, as in the authors'

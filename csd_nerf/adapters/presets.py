@@ -56,7 +56,7 @@ class Values:
 
 _FULL = {
     "prior": "instruct-pix2pix",
-    "dtype": "float32",
+    "dtype": "auto",
     "condition": "raw",
     "max_batch": 40,
     # The paper takes 4 windows a batch; its batch of frames is not given.
@@ -90,6 +90,7 @@ _SMALL = {**_FULL, "dtype": "float16", "max_batch": 10}
 # averages overlapping windows without fading.
 _RELEASE = {
     **_FULL,
+    "dtype": "float32",
     "bandwidth": "with-diagonal",
     "repulsion_scale": "one",
     "noise": "independent",

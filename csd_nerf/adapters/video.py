@@ -32,7 +32,7 @@ from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.rows import Rows, take_rows
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
-from csd_nerf.priors import DTYPES
+from csd_nerf.priors import precision
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder, check_latents, fetch_decoder, load_decoder
 
@@ -237,7 +237,8 @@ def _decoder(plan: _Plan) -> Decoder:
     options, prior = plan.options, plan.prior
     if options.decoder == "vae":
         return PriorDecoder(prior, plan.batch)
-    dtype = DTYPES[plan.session.values.dtype]
+    # These decoders are Stable Diffusion's.
+    dtype = precision(plan.session.values.dtype, device=prior.device, half="float16")
     return load_decoder(
         options.decoder, weights=options.decoder_weights, device=prior.device, dtype=dtype
     )

@@ -23,11 +23,31 @@ __all__ = [
     "fetch",
     "is_bundled",
     "load",
+    "precision",
     "usual_numbers",
 ]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """The precisions in which a prior can run."""
+
+
+def precision(dtype: torch.dtype | str, *, device: torch.device, half: str) -> torch.dtype:
+    """The precision that a name means.
+
+    Args:
+        dtype: A torch dtype, a key of `DTYPES`, or `auto`: half precision on a GPU, else float32.
+        device: Where the model runs.
+        half: Its family's half precision, a key of `DTYPES`.
+
+    Raises:
+        ValueError: If there is no such precision.
+    """
+    if dtype == "auto":
+        return DTYPES[half] if device.type == "cuda" else torch.float32
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise ValueError(f"dtype needs one of auto, {', '.join(DTYPES)}, got {dtype}.")
+    return found
 
 
 def load(
@@ -47,7 +67,8 @@ def load(
             `instruct-pix2pix` or `flux2-klein`, or the bundled `tiny` and `tiny-text`, which run on
             a CPU), a hub id, or a folder.
         device: Where the model runs.
-        dtype: Precision of the model, as a torch dtype or a key of `DTYPES`.
+        dtype: Precision of the model, as a torch dtype, a key of `DTYPES`, or `auto`; see
+            `precision`.
         kind: The kind that the caller needs: `edit`, a model that edits an image by an instruction,
             or `text`, a model that makes images from descriptions.
         variant: Which weight files to load, such as `fp16` for `*.fp16.safetensors`; None means
@@ -65,9 +86,9 @@ def load(
             model, the family is unknown, or the parts don't fit together.
         ImportError: If the tokenizer needs a package that is not installed.
     """
-    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if precision is None or precision not in DTYPES.values():
-        raise ValueError(f"dtype needs one of {', '.join(DTYPES)}, got {dtype}.")
+    where = torch.device(device)
+    # Before anything is fetched.
+    precision(dtype, device=where, half="float16")
     if condition != "raw" and kind != "edit":
         raise ValueError(
             f"condition needs an editing model, which sees a source, got {condition} for a "
@@ -79,8 +100,8 @@ def load(
     return family.load(
         folder,
         name=str(name_or_path),
-        device=torch.device(device),
-        dtype=precision,
+        device=where,
+        dtype=precision(dtype, device=where, half=family.half),
         variant=variant,
         vae_tiling=vae_tiling,
         **options,

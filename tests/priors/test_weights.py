@@ -276,3 +276,27 @@ def test_the_usual_numbers_of_a_prior_need_neither_network_nor_weights(tmp_path,
     assert priors.usual_numbers(tmp_path) == {}
     assert priors.usual_numbers("some/model") == {}
     assert no_hub == []
+
+
+def test_half_precision_is_the_default_on_a_gpu_as_it_suits_the_family():
+    gpu, cpu = torch.device("cuda:1"), torch.device("cpu")
+    assert priors.precision("auto", device=gpu, half="bfloat16") == torch.bfloat16
+    assert priors.precision("auto", device=gpu, half="float16") == torch.float16
+    assert priors.precision("auto", device=cpu, half="bfloat16") == torch.float32
+    assert priors.precision("float32", device=gpu, half="float16") == torch.float32
+    assert priors.precision(torch.float16, device=cpu, half="bfloat16") == torch.float16
+    with pytest.raises(ValueError, match=r"dtype needs one of auto, float32, .* got int8\.$"):
+        priors.precision("int8", device=cpu, half="float16")
+    halves = {name: family.half for name, family in FAMILIES.items()}
+    flows = {"Flux2KleinPipeline", "FluxKontextPipeline"}
+    assert {name for name, half in halves.items() if half == "bfloat16"} == flows
+
+
+@pytest.mark.parametrize("preset", ["full", "release", "tiny"])
+def test_presets_leave_the_precision_to_the_device_but_the_release_s(preset):
+    from csd_nerf.adapters.options import PanoramaOptions
+    from csd_nerf.methods.csd_edit.config import csd_edit
+
+    wanted = "float32" if preset == "release" else "auto"
+    assert PanoramaOptions(preset=preset).values().dtype == wanted
+    assert csd_edit.config.pipeline.prior_dtype == "auto"

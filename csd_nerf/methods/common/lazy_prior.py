@@ -24,8 +24,9 @@ class PriorOptions:
     they are not given and it is not the preset's."""
     prior_device: str | None = None
     """Device of the prior, such as cuda:1; None means the device on which the scene is trained."""
-    prior_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Precision of the prior."""
+    prior_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the prior. auto: on a GPU the half precision that suits it, float16 for Stable
+    Diffusion and bfloat16 for flow transformers; on a CPU float32."""
     prior_variant: str | None = None
     """Variant of the weight files, such as fp16 for *.fp16.safetensors; None means the plain
     files."""

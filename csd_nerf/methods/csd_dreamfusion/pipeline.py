@@ -86,7 +86,7 @@ class CSDDreamFusionPipelineConfig(PriorOptions, VanillaPipelineConfig):
     prior: str = "deepfloyd-if"
     """Text-to-image model: deepfloyd-if, stable-diffusion, tiny-text (bundled), a hub id or a
     local folder."""
-    prior_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    prior_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "float16"
     """Precision of the prior."""
     seed: int = 0
     """Random seed of cameras, timesteps, noise, lights and backgrounds."""
