@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from csd_nerf.adapters.options import MISTAKES, PanoramaCommand, VideoCommand
+from csd_nerf.adapters.weights import WeightsSettings
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
 from csd_nerf.hints import did_you_mean
 from csd_nerf.methods.csd_edit_splat.options import SplatSettings
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type] = {
     "video": VideoCommand,
     "evaluate": EvaluateSettings,
     "edits": EditsSettings,
+    "weights": WeightsSettings,
 }
 
 

@@ -37,10 +37,19 @@ def list_files(repo: str) -> list[str]:
     Raises:
         HubError: If the hub can't be reached, or refuses the repository to this user.
     """
+    return [file.rfilename for file in _siblings(repo)]
+
+
+def list_sizes(repo: str) -> dict[str, int]:
+    """The same files with their sizes in bytes; 0 where the hub names none."""
+    return {file.rfilename: file.size or 0 for file in _siblings(repo, files_metadata=True)}
+
+
+def _siblings(repo: str, **options: Any) -> list[Any]:
     from huggingface_hub import HfApi
 
     try:
-        info: Any = HfApi().model_info(repo, timeout=_TIMEOUT_SECONDS)
+        info: Any = HfApi().model_info(repo, timeout=_TIMEOUT_SECONDS, **options)
         if info.gated:
             # Everyone may list the files, but only those who accepted the licence may download
             # them.
@@ -54,13 +63,18 @@ def list_files(repo: str) -> list[str]:
         )
         failure.needs_licence = kind == "GatedRepoError"
         raise failure from None
-    return [file.rfilename for file in info.siblings or []]
+    return info.siblings or []
 
 
-def download(repo: str, files: Sequence[str]) -> Path:
-    """Download files of a repository to the hub's cache; returns the repository's folder there.
+def download(repo: str, files: Sequence[str], *, folder: Path | None = None) -> Path:
+    """Download files of a repository to a folder; returns it.
 
     Call `list_files` first: without a network this function would retry for a long time.
+
+    Args:
+        repo: The repository.
+        files: Names of its files.
+        folder: Where to write them; None means the hub's cache.
 
     Raises:
         HubError: If the download fails.
@@ -68,6 +82,6 @@ def download(repo: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(files)))
+        return Path(snapshot_download(repo, allow_patterns=list(files), local_dir=folder))
     except OSError as error:
         raise HubError(f"its download failed ({type(error).__name__})") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from csd_nerf.priors.families import (
     needed_files,
 )
 from csd_nerf.priors.fitness import check_parts
-from csd_nerf.priors.hub import HubError, cached_file, download, list_files
+from csd_nerf.priors.hub import HubError, cached_file, download, list_files, list_sizes
 
 HUB_MODELS = {
     "instruct-pix2pix": (
@@ -112,6 +113,53 @@ def fetch(
     else:
         folder = Path(name_or_path).expanduser()
     return folder, _family_of_whole(folder, name, variant, kind)
+
+
+def fetch_to(
+    name: str, folder: Path | None, *, variant: str | None, tell: Callable[[str], None]
+) -> Path:
+    """Download exactly the files that a prior needs, after telling their size.
+
+    Args:
+        name: A short name or a hub id.
+        folder: Where to write them; None means the hub's cache.
+        variant: As for `fetch`.
+        tell: Called with the size, before anything is downloaded.
+
+    Raises:
+        WeightsNotFoundError: If the weights can't be fetched.
+        ValueError: If the name is not of a model on the hub, its family is unknown, or its parts
+            can't work together.
+    """
+    repo = _hub_id(name)
+    if repo is None:
+        raise ValueError(
+            f"Only models on the hub can be fetched, got {name}; name one of "
+            f"{', '.join(HUB_MODELS)}, or a hub id."
+        )
+    if folder is None and (cached := _cached_folder(repo, variant)) is not None:
+        family = family_of(cached / INDEX)
+        _family_of_whole(cached, name, variant, family.kind)
+        tell(f"{repo} is at hand already, in {cached}")
+        return cached
+    kind: Kind = "edit"
+    try:
+        sizes = list_sizes(repo)
+        if INDEX not in sizes:
+            raise _not_found(repo, f"the hub's repository lacks {INDEX}", kind)
+        family = family_of(download(repo, [INDEX], folder=folder) / INDEX)
+        kind = family.kind
+        if missing := describe_missing(family, sizes, variant=variant):
+            raise _not_found(repo, f"the hub's repository lacks {missing}", kind)
+        files = needed_files(family, sizes, variant=variant)
+        total = sum(sizes[file] for file in files)
+        where = "the hub's cache" if folder is None else str(folder)
+        tell(f"{repo}: {len(files)} files of {total / 1e9:.1f} GB go to {where}")
+        found = download(repo, files, folder=folder)
+    except HubError as error:
+        raise _not_found(repo, str(error), kind, repo, licence=error.needs_licence) from None
+    _family_of_whole(found, name, variant, kind)
+    return found
 
 
 def _hub_id(name_or_path: str | Path) -> str | None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 
-from csd_nerf import priors
+from csd_nerf import cli, priors
 from csd_nerf.priors import WeightsNotFoundError, weights
 from csd_nerf.priors.families import FAMILIES, missing_files
 
@@ -73,15 +73,24 @@ def open_hub(monkeypatch, folder: Path) -> Downloads:
     downloads: Downloads = []
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
-    def download(repo: str, *, allow_patterns: list[str]) -> str:
+    def download(repo: str, *, allow_patterns: list[str], local_dir: Path | None) -> str:
         downloads.append((repo, allow_patterns))
-        return str(folder)
+        if local_dir is None:
+            return str(folder)
+        for name in allow_patterns:
+            (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name, local_dir / name)
+        return str(local_dir)
 
     monkeypatch.setattr(
         huggingface_hub.HfApi,
         "model_info",
-        lambda _, repo, timeout: huggingface_hub.ModelInfo(
-            id=repo, siblings=[{"rfilename": file} for file in files]
+        lambda _, repo, timeout, files_metadata=False: huggingface_hub.ModelInfo(
+            id=repo,
+            siblings=[
+                {"rfilename": file, "size": (folder / file).stat().st_size if files_metadata else 0}
+                for file in files
+            ],
         ),
     )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -119,6 +128,45 @@ def test_a_repository_of_the_other_kind_is_refused_before_its_weights_are_downlo
     with pytest.raises(WeightsNotFoundError, match=told):
         priors.fetch(REPO)
     assert downloads == INDEX_ALONE
+
+
+def test_exactly_the_files_that_are_needed_are_downloaded_after_their_size_is_told(
+    folder, tmp_path, empty_cache, monkeypatch, capsys
+):
+    source = tmp_path / "hub"
+    shutil.copytree(folder, source)
+    for name in ("flax_model.msgpack", "unet/other.bin", "safety_checker/model.safetensors"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(bytes(5_000_000))
+    downloads = open_hub(monkeypatch, source)
+    output = tmp_path / "weights"
+    cli.main(["weights", REPO, "--output", str(output)])
+    found = {path.relative_to(output) for path in output.rglob("*") if path.is_file()}
+    assert found == {Path(name) for name in downloads[-1][1]}
+    assert downloads[0] == INDEX_ALONE[0]
+    assert not {str(path) for path in found} & {"flax_model.msgpack", "unet/other.bin"}
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        f"weights: {REPO}: {len(found)} files of {size / 1e9:.1f} GB go to {output}.",
+        f"weights: {output} is complete.",
+    ]
+    assert priors.load(output).preferred_size == 64
+
+
+def test_weights_that_can_not_be_downloaded_are_one_line(
+    folder, tmp_path, empty_cache, monkeypatch, no_hub, capsys
+):
+    for name, what in (
+        ("tiny", "Only models on the hub can be fetched, got tiny"),
+        (REPO, "hf dow"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["weights", name])
+        assert what in capsys.readouterr().err
+    put_into_cache(folder, empty_cache, REPO)
+    cli.main(["weights", REPO])
+    assert f"{REPO} is at hand already, in" in capsys.readouterr().out
 
 
 def test_cached_weights_need_no_hub(folder, empty_cache, no_hub):
