@@ -271,7 +271,7 @@ def test_a_demo_whose_training_fails_says_so(tmp_path, capsys, monkeypatch):
     assert stop.value.code == 1
     assert "ns-train must end with status 0, got 3" in capsys.readouterr().err
     assert commands[0][0].endswith("/ns-train")
-    assert commands[0][1] == "csd-edit-tiny"
+    assert commands[0][1] == "csd-edit-splat-tiny"
     assert commands[0][-4:] == ["--pipeline.prompt", "make it night", *options[1:]]
     assert (tmp_path / "data" / "transforms.json").is_file()
 

@@ -202,7 +202,7 @@ def test_a_download_takes_no_file_that_loading_does_not_read(
 
 @pytest.mark.parametrize("broken", ["the index", "the rest"])
 def test_a_broken_download_ends_in_one_line(folder, empty_cache, monkeypatch, broken):
-    def download(repo, *, allow_patterns):
+    def download(repo, *, allow_patterns, local_dir):
         if broken == "the rest" and allow_patterns == ["model_index.json"]:
             return str(folder)
         raise ConnectionError("reset by peer")
