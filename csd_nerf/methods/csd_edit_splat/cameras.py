@@ -21,6 +21,7 @@ from nerfstudio.process_data.colmap_utils import parse_colmap_camera_params
 from torch import Tensor
 
 from csd_nerf.media.transforms import TRANSFORMS, read_transforms
+from csd_nerf.media.transforms_schema import Lens
 
 Frame = Literal["colmap", "file", "nerfstudio"]
 """The frame of splats, by what was done to the cameras before they were trained.
@@ -114,29 +115,40 @@ def _from_transforms(path: Path) -> CameraFile:
 
 def _from_colmap(folder: Path, suffix: str) -> CameraFile:
     try:
-        model: Any = colmap.read_model(str(folder), suffix)
-        models, images, _ = model
-        lenses = {key: parse_colmap_camera_params(camera) for key, camera in models.items()}
-    except (ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
+        return _colmap_cameras(folder, suffix)
+    # What nerfstudio's reader runs into at damaged files.
+    except (
+        *(KeyError, IndexError, TypeError, NotImplementedError, struct.error, MemoryError),
+        *(ValueError, OverflowError, OSError),
+    ) as error:
         raise ValueError(
-            f"{folder} must be a whole COLMAP model, got {error} ({type(error).__name__}) while it "
-            "was read; copy or export it again."
+            f"{folder} must be a whole COLMAP model with 2 images or more, got "
+            f"{' '.join(str(error).split())[:160]} ({type(error).__name__}) while it was read; copy or "
+            "export it again."
         ) from None
-    kinds = {lens.pop("camera_model") for lens in lenses.values()}
-    if len(images) < 2 or len(kinds) > 1:
-        raise ValueError(
-            f"A scene needs 2 cameras or more of one kind, got {len(images)} of "
-            f"{len(kinds)} kinds in {folder}; export a model that has them."
-        )
+
+
+def _colmap_cameras(folder: Path, suffix: str) -> CameraFile:
+    model: Any = colmap.read_model(str(folder), suffix)
+    models, images, _ = model
+    lenses = {key: parse_colmap_camera_params(camera) for key, camera in models.items()}
     ordered = sorted(images.values(), key=lambda image: image.name)
+    own = [{**lenses[image.camera_id]} for image in ordered]
+    for lens in lenses.values():
+        Lens.model_validate(lens)
+    kinds = {lens.pop("camera_model") for lens in own}
+    if len(kinds) != 1 or len(ordered) < 2:
+        raise ValueError(f"{len(ordered)} images of {len(kinds)} kinds of cameras")
     worlds_to_camera = np.tile(np.eye(4), (len(ordered), 1, 1))
     worlds_to_camera[:, :3, :3] = [colmap.qvec2rotmat(image.qvec) for image in ordered]
     worlds_to_camera[:, :3, 3] = [image.tvec for image in ordered]
     # COLMAP's cameras look along z, with y down.
     poses = np.linalg.inv(worlds_to_camera) @ np.diag([1.0, -1, -1, 1])
+    if not np.isfinite(poses).all():
+        raise ValueError("poses that are not finite")
     return CameraFile(
         names=[image.name for image in ordered],
-        lenses=[lenses[image.camera_id] for image in ordered],
+        lenses=own,
         model=kinds.pop(),
         camera_to_worlds=torch.from_numpy(_APPLIED @ poses).float(),
         applied=torch.from_numpy(_APPLIED).float(),

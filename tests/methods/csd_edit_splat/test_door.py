@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -77,6 +78,28 @@ def write_colmap(folder: Path, data: Path, poses, suffix: str, *, larger: int = 
     (folder / "sparse/0").mkdir(parents=True)
     colmap.write_model(models, images, {}, str(folder / "sparse/0"), suffix)
     return folder
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+def test_a_damaged_model_is_read_or_refused_in_one_line(trained, splat_data, tmp_path, suffix):
+    chance = random.Random(5)
+    folder = write_colmap(tmp_path, splat_data, trained[1], suffix) / "sparse/0"
+    refused = []
+    for name in ("cameras", "images"):
+        path = folder / f"{name}{suffix}"
+        whole = path.read_bytes()
+        for number in range(60):
+            data = bytearray(whole)
+            for _ in range(chance.randint(1, 3)):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            path.write_bytes(data[: chance.randrange(len(data))] if number % 3 == 0 else data)
+            try:
+                read_cameras(folder)
+            except ValueError as error:
+                refused.append(str(error))
+        path.write_bytes(whole)
+    assert len(refused) > 20
+    assert not any("\n" in line for line in refused)
 
 
 def placed(splat, cameras, images, **options):

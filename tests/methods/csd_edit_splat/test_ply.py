@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -215,3 +217,27 @@ def test_colours_without_harmonics_are_logits(make_splats):
     )
     shade = splatfacto.SH2RGB(found.features_dc)
     assert torch.allclose(shade, model.seed_points[1] / 255, atol=1e-4)
+
+
+def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(tmp_path):
+    chance = random.Random(3)
+    path = write_table(tmp_path / "file.ply", table_of(drawn(1)))
+    whole, refused = path.read_bytes(), []
+    header = whole.index(b"end_header") + len(b"end_header\n")
+    for number in range(300):
+        data = bytearray(whole)
+        # The header is where most can go wrong.
+        end = header if number % 3 else len(data)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(end)
+            data[at : at + chance.choice((0, 1, 3))] = chance.randbytes(chance.choice((0, 1, 2)))
+        path.write_bytes(bytes(data[: chance.randint(1, len(data))] if number % 10 == 0 else data))
+        try:
+            found, _ = read_ply(path)
+        except ValueError as error:
+            refused.append(str(error))
+        else:
+            assert found.is_finite.all()
+    assert 100 < len(refused) < 300
+    assert all(line.startswith("A splat must be a .ply") for line in refused)
+    assert not any("\n" in line for line in refused)
