@@ -121,10 +121,10 @@ def _from_colmap(folder: Path, suffix: str) -> CameraFile:
         *(KeyError, IndexError, TypeError, NotImplementedError, struct.error, MemoryError),
         *(ValueError, OverflowError, OSError),
     ) as error:
+        what = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{folder} must be a whole COLMAP model with 2 images or more, got "
-            f"{' '.join(str(error).split())[:160]} ({type(error).__name__}) while it was read; copy or "
-            "export it again."
+            f"{folder} must be a whole COLMAP model with 2 images or more, got {what} "
+            f"({type(error).__name__}) while it was read; copy or export it again."
         ) from None
 
 

@@ -16,6 +16,7 @@ from splat_runs import SIZE, VIEWS, splat_config, start_splats
 from tint_prior import TintPrior
 
 from csd_nerf import cli, priors
+from csd_nerf.media.run_config import read_run_config
 from csd_nerf.methods.csd_edit_splat.cameras import camera_frames, read_cameras
 from csd_nerf.methods.csd_edit_splat.door import edit_splat
 from csd_nerf.methods.csd_edit_splat.options import SplatSettings
@@ -193,7 +194,8 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
     cameras = write_colmap(tmp_path / "colmap", splat_data, poses, ".bin")
     images = splat_data / "images" if with_images else None
     output = tmp_path / "out" / "edited.ply"
-    edit_splat(settings_of(trained, cameras, output, images=images))
+    looks = {"background": "white", "antialiased": True} if with_images else {}
+    edit_splat(settings_of(trained, cameras, output, images=images, **looks))
     assert splat.read_bytes() == before
     run = tmp_path / "out" / "edited_run"
     record = json.loads((run / "scene.json").read_text())
@@ -221,6 +223,9 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
     assert float((change * swapped).sum()) > 0
     edit = run / "edit/csd-edit-splat-tiny/001"
     assert (edit / "splats/edited.ply").read_bytes() == output.read_bytes()
+    model = read_run_config(edit / "config.yml").pipeline.model
+    wanted = ("white", "antialiased", 1) if with_images else ("black", "classic", 1)
+    assert (model.background_color, model.rasterize_mode, model.sh_degree) == wanted
     records = [json.loads(p.read_text()) for p in sorted((edit / "rounds").glob("*.json"))]
     assert [r["step"] for r in records] == [30_000, 30_002]
 
