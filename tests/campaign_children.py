@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import time
@@ -39,6 +40,8 @@ def in_child(run: Callable[[], int], told: Path) -> int:
         return child
     code = FAULT
     with told.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        # Where it hangs is told with its output.
+        faulthandler.dump_traceback_later(2 * LIMIT, file=file)
         try:
             code = run()
         except SystemExit as stop:

@@ -164,7 +164,8 @@ class EditOptions:
     def values(self) -> Values:
         """Final values: given options first, then those of the method, then those of the preset."""
         chosen = self._chosen()
-        if self.prior not in (None, chosen["prior"]):
+        # The release's numbers are compared with the release, whatever the prior.
+        if self.preset != "release" and self.prior not in (None, chosen["prior"]):
             # Late: it imports torch, which the command's help doesn't need.
             from csd_nerf.priors import usual_numbers
 

@@ -95,6 +95,8 @@ def test_a_prior_that_is_named_brings_its_own_numbers(preset):
     given = {"text_scale": 3.0, "t_range": (0.1, 0.6)}
     named = PanoramaOptions(prompt="x", preset=preset, prior="flux2-klein", **given).values()
     assert (named.text_scale, named.image_scale, named.t_range) == (3.0, 1.0, (0.1, 0.6))
+    released = PanoramaOptions(prompt="x", preset="release", prior="flux2-klein").values()
+    assert (released.text_scale, released.image_scale) == (7.5, 5.0)
     # The preset's own prior has the preset's numbers, and so has one that isn't there yet.
     for prior in (ours.prior, "some/model"):
         same = PanoramaOptions(prompt="x", preset=preset, prior=prior).values()

@@ -236,7 +236,7 @@ def test_cached_weights_need_no_hub(make_text_folder, empty_cache, no_hub):
 def test_bundled_priors_of_the_other_kind_are_told_apart():
     with pytest.raises(
         WeightsNotFoundError,
-        match=r"an editing prior, 'tiny-text' is a text-to-image prior: .* instruct-pix2pix, tiny,",
+        match=r"an editing prior, 'tiny-text' is a text-to-image prior: .* instruct-pix2pix, .*tin",
     ):
         priors.load("tiny-text")
     with pytest.raises(

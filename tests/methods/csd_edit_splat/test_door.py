@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,16 +188,27 @@ def settings_of(trained, cameras, output, **options) -> SplatSettings:
     )
 
 
+def larger(trained, folder: Path, factor: float):
+    """The same splats and cameras, in a scene of another scale."""
+    splat, poses = trained
+    found = read_ply(splat)[0]
+    scales = found.scales + math.log(factor)
+    write_ply(folder / "larger.ply", replace(found, means=factor * found.means, scales=scales))
+    moved = poses.clone()
+    moved[:, :3, 3] *= factor
+    return folder / "larger.ply", moved
+
+
 @pytest.mark.usefixtures("tinted")
 @pytest.mark.parametrize("with_images", [False, True])
 def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, with_images):
-    splat, poses = trained
+    splat, poses = larger(trained, tmp_path, 5.0)
     before = splat.read_bytes()
     cameras = write_colmap(tmp_path / "colmap", splat_data, poses, ".bin")
     images = splat_data / "images" if with_images else None
     output = tmp_path / "out" / "edited.ply"
     looks = {"background": "white", "antialiased": True} if with_images else {}
-    edit_splat(settings_of(trained, cameras, output, images=images, **looks))
+    edit_splat(settings_of((splat, poses), cameras, output, images=images, **looks))
     assert splat.read_bytes() == before
     run = tmp_path / "out" / "edited_run"
     record = json.loads((run / "scene.json").read_text())
@@ -204,6 +217,7 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
     centres = poses[:, :3, 3]
     extent = float((centres - centres.mean(0)).abs().max())
     assert record["camera_extent"] == pytest.approx(extent, rel=1e-4)
+    assert extent > 3
     told = capsys.readouterr()
     assert f"--optimizers.means.optimizer.lr {1.6e-3 * extent:.4g}" in told.out
     assert ("renders of the splats are edited" in told.err) != with_images

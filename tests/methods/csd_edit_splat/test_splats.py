@@ -14,6 +14,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 from PIL import Image
+from plyfile import PlyData
 from splat_runs import SIZE, gaussians_of, splat_config, start_splats
 
 from csd_nerf.methods.common.edit_scene import resized_camera
@@ -276,9 +277,10 @@ def test_other_commands_read_a_run_without_the_prior(make_splats, train_splats, 
 
 def test_points_begin_in_their_place_and_colour(make_splats, splat_data):
     model = start_splats(make_splats()).pipeline.model
-    points = read_ply(splat_data / "points.ply")
+    points = PlyData.read(str(splat_data / "points.ply"))["vertex"]
     assert model.num_points == len(points["x"]) == 300
-    colours = torch.stack([points[name] for name in ("red", "green", "blue")], dim=1)
+    rgb = np.stack([points[name] for name in ("red", "green", "blue")], axis=1)
+    colours = torch.from_numpy(rgb)
     assert torch.allclose(splatfacto.SH2RGB(model.features_dc), colours / 255, atol=1e-3)
 
 
