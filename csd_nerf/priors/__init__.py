@@ -82,8 +82,8 @@ def load(
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
-        ValueError: If dtype is not one of `DTYPES`, the condition is scaled for a text-to-image
-            model, the family is unknown, or the parts don't fit together.
+        ValueError: If dtype is not one of `DTYPES`, the condition is scaled for a model that takes
+            none, the family is unknown, or the parts don't fit together.
         ImportError: If the tokenizer needs a package that is not installed.
     """
     where = torch.device(device)
@@ -95,6 +95,11 @@ def load(
             "text-to-image model; leave it at raw."
         )
     folder, family = fetch(name_or_path, variant=variant, kind=kind)
+    if condition != "raw" and not family.sources:
+        raise ValueError(
+            f"condition {condition} needs a model whose U-Net takes the source's latent as "
+            f"channels, got {name_or_path}; leave it at raw."
+        )
     # Only families with a condition know the option.
     options = {} if condition == "raw" else {"condition": condition}
     return family.load(

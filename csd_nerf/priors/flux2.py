@@ -64,11 +64,13 @@ class Flux2Klein(FlowPrior):
         device: torch.device,
         dtype: torch.dtype,
         variant: str | None = None,
-        **_: Any,
+        vae_tiling: bool = False,
     ) -> Flux2Klein:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
         options: dict[str, Any] = {"dtype": dtype, "variant": variant}
         vae = load_network(AutoencoderKLFlux2, folder / "vae", **options)
+        if vae_tiling:
+            vae.enable_tiling()
         transformer = load_network(Flux2Transformer2DModel, folder / "transformer", **options)
         text_encoder = load_part(Qwen3Model, folder / "text_encoder", variant=variant, dtype=dtype)
         with reading_part(folder / "tokenizer"):

@@ -67,11 +67,13 @@ class FluxKontext(FlowPrior):
         device: torch.device,
         dtype: torch.dtype,
         variant: str | None = None,
-        **_: Any,
+        vae_tiling: bool = False,
     ) -> FluxKontext:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
         options: dict[str, Any] = {"dtype": dtype, "variant": variant}
         vae = load_network(AutoencoderKL, folder / "vae", **options)
+        if vae_tiling:
+            vae.enable_tiling()
         transformer = load_network(FluxTransformer2DModel, folder / "transformer", **options)
         clip = load_part(CLIPTextModel, folder / "text_encoder", **options)
         t5 = load_part(T5EncoderModel, folder / "text_encoder_2", **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -182,3 +184,36 @@ def test_images_survive_the_autoencoder_as_diffusers_has_it(editing_folder, fami
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="needs heights and widths that are multiples of"):
         prior.encode(image01[:, :, :62])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_options_of_loading_are_heeded_or_refused(editing_folder, family):
+    folder = editing_folder(family)
+    with pytest.raises(ValueError, match="condition scaled needs a model whose U-Net takes"):
+        priors.load(folder, condition="scaled")
+    assert priors.load(folder, vae_tiling=True)._vae.use_tiling
+    assert not ours(folder)._vae.use_tiling
+    half = priors.load(folder, dtype="bfloat16")
+    assert half.transformer.dtype == half._vae.dtype == torch.bfloat16
+    noisy = noise_for(half, pictures(1, 64, 64))
+    branch = Branch(noisy, half.encode_text(["fog"]))
+    (rough,), (exact,) = (p.predict([branch], torch.tensor([500])) for p in (half, ours(folder)))
+    assert rough.dtype == torch.float32
+    assert 0 < float((rough - exact).norm() / exact.norm()) < 0.3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_can_not_work_is_refused_before_it_is_loaded(editing_folder, tmp_path, family):
+    folder = tmp_path / "model"
+    for path, key, value, what in (
+        ("transformer/config.json", "in_channels", 20, "needs 16 input channels"),
+        ("scheduler/scheduler_config.json", "_class_name", "DDIMScheduler", "got DDIMScheduler"),
+        ("vae/config.json", "_class_name", "AutoencoderTiny", "The vae of .* must be"),
+        ("model_index.json", "is_distilled", True, "which is distilled to a few steps"),
+    ):
+        shutil.copytree(editing_folder(family), folder)
+        content = json.loads((folder / path).read_text())
+        (folder / path).write_text(json.dumps({**content, key: value}))
+        with pytest.raises(ValueError, match=what):
+            priors.fetch(folder)
+        shutil.rmtree(folder)
