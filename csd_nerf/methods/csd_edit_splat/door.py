@@ -48,7 +48,7 @@ from csd_nerf.methods.csd_edit_splat.trainer import PLY_FOLDER
 
 RECORD = "scene.json"
 """File of a run's folder with the settings, by which the folder is known to be ours."""
-_METHODS = {"full": "csd-edit-splat", "big": "csd-edit-splat-big", "tiny": "csd-edit-splat-tiny"}
+_METHODS = {"full": "csd-edit-splat", "tiny": "csd-edit-splat-tiny"}
 _CAPTURE = "capture"
 _SOURCE = Path("source", "splatfacto", "run")
 """The folder of nerfstudio's run of the unedited splats."""

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from csd_nerf.hints import check_input
 
-Preset = Literal["full", "big", "tiny"]
+Preset = Literal["full", "tiny"]
+
+
+def _unset(metavar: str, default: str) -> Any:
+    """The help of an option whose default, None, is replaced by another value later."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,24 +26,25 @@ class SplatSettings:
     """Edit Gaussian splats that were trained elsewhere, from a .ply file."""
 
     splat: Path
-    """The .ply file, with spherical harmonics of degree 0 to 3, as Inria's code, gsplat, nerfstudio
-    and SuperSplat write it."""
+    """The .ply file, with spherical harmonics of degree 0 to 3.
+    Inria's code, gsplat, nerfstudio and SuperSplat write such files."""
     cameras: Path
     """Cameras of the photographs: a transforms.json, or the folder of a COLMAP model."""
     prompt: str
     """The instruction, such as "make it snow"."""
     output: Path
     """The edited .ply to make. The run is left beside it, in a folder of its name and _run."""
-    images: Path | None = None
+    images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of the photographs. Without it, renders of the splats take their place."""
-    preset: Preset | None = None
-    """full: csd-edit-splat. big: csd-edit-splat-big, for 12 GB. tiny: csd-edit-splat-tiny, on a
-    CPU. If not given: full with a GPU, else tiny."""
-    frame: Literal["colmap", "file", "nerfstudio"] | None = None
-    """The splats' frame. colmap: that of the COLMAP model, as of Inria's code. file: that of
-    transforms.json. nerfstudio: turned and scaled as nerfstudio does by default, as of ns-export.
-    If not given: the one whose renders are most like the photographs, or the first of these that
-    the cameras have."""
+    preset: Annotated[Preset | None, _unset("{full,tiny}", "full with a GPU, else tiny")] = None
+    """full: csd-edit-splat, on a GPU. tiny: csd-edit-splat-tiny, on a CPU."""
+    frame: Annotated[
+        Literal["colmap", "file", "nerfstudio"] | None,
+        _unset("{colmap,file,nerfstudio}", "whose renders are most like the photographs"),
+    ] = None
+    """The splats' frame. Without photographs it is the first of these that the cameras have.
+    colmap: that of the COLMAP model, as of Inria's code. file: that of transforms.json.
+    nerfstudio: turned and scaled as nerfstudio does by default, as of ns-export."""
     background: Literal["black", "white"] = "black"
     """Colour behind the splats."""
     antialiased: bool = False
@@ -47,7 +53,9 @@ class SplatSettings:
     """Continue an interrupted run."""
     overwrite: bool = False
     """Replace an earlier result."""
-    train_options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    train_options: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="-- OPTIONS...")
+    ] = ()
     """Further options for ns-train, after --, such as --pipeline.edit.text-scale 9."""
 
     def __post_init__(self) -> None:
