@@ -314,7 +314,7 @@ def test_bad_arguments_are_named(prior):
         prior.encode(images(width=44))
     with pytest.raises(ValueError, match="got 'fog'"):
         prior.encode_text("fog")
-    with pytest.raises(ValueError, match="one of float32, float16, bfloat16, got float64"):
+    with pytest.raises(ValueError, match="one of auto, float32, float16, bfloat16, got float64"):
         priors.load("tiny", dtype="float64")
 
 

@@ -289,7 +289,7 @@ def test_bad_arguments_are_named(prior):
     for prompts, got in (("fog", "'fog'"), ([], r"\[\]")):
         with pytest.raises(ValueError, match=f"at least one string, got {got}"):
             prior.encode_text(prompts)
-    with pytest.raises(ValueError, match="one of float32, float16, bfloat16, got float64"):
+    with pytest.raises(ValueError, match="one of auto, float32, float16, bfloat16, got float64"):
         priors.load("tiny-text", kind="text", dtype="float64")
 
 
