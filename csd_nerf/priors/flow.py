@@ -33,7 +33,9 @@ class FlowPrior(DiffusersPrior):
     schedule: FlowSchedule
     source_rows: tuple[str, ...] = ("reference",)
 
-    def __init__(self, name: str, transformer: Any, scheduler: FlowMatchEulerDiscreteScheduler):
+    def __init__(
+        self, name: str, transformer: Any, scheduler: FlowMatchEulerDiscreteScheduler
+    ) -> None:
         """Take a transformer that is on its device and in its precision already.
 
         Args:

@@ -124,9 +124,28 @@ class HalvingPrior:
         max_batch: int | None = None,
     ) -> Float[Tensor, "k n c h w"]:
         """As the prior does; halving starts at `max_batch`."""
+        return self._predicted(self._prior.predict, branches, timestep, max_batch)
 
+    def predict_velocity(
+        self,
+        branches: Sequence[Branch],
+        timestep: Real[Tensor, "n"],
+        *,
+        max_batch: int | None = None,
+    ) -> Float[Tensor, "k n c h w"]:
+        """As the prior of a flow does; halving starts at `max_batch`."""
+        flow: Any = self._prior
+        return self._predicted(flow.predict_velocity, branches, timestep, max_batch)
+
+    def _predicted(
+        self,
+        function: Callable[..., Tensor],
+        branches: Sequence[Branch],
+        timestep: Real[Tensor, "n"],
+        max_batch: int | None,
+    ) -> Float[Tensor, "k n c h w"]:
         def call(size: int) -> Float[Tensor, "k n c h w"]:
-            return self._prior.predict(branches, timestep, max_batch=size)
+            return function(branches, timestep, max_batch=size)
 
         count = sum(branch.evaluations for branch in branches)
         return self._fit("model evaluations", call, max(1, count), max_batch)

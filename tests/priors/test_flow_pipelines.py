@@ -15,6 +15,7 @@ from PIL import Image
 from csd_nerf import priors
 from csd_nerf.priors import flow, flux2, flux_kontext
 from csd_nerf.priors.base import Branch
+from csd_nerf.priors.halving import HalvingPrior
 from csd_nerf.priors.sampling import sample_edit, sample_latents
 
 STEPS = 4
@@ -217,3 +218,22 @@ def test_a_model_that_can_not_work_is_refused_before_it_is_loaded(editing_folder
         with pytest.raises(ValueError, match=what):
             priors.fetch(folder)
         shutil.rmtree(folder)
+
+
+def test_sampling_halves_its_batches_when_memory_runs_out(editing_folder):
+    prior = priors.load(editing_folder("flux2"))
+    run, told = prior.run, []
+
+    def small_memory(noisy, timestep, rows):
+        if len(noisy) > 1:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return run(noisy, timestep, rows)
+
+    image01 = pictures(2, 64, 64)
+    noise = noise_for(prior, image01)
+    expected = our_edit(ours(editing_folder("flux2")), image01, noise, text_scale=2.5)
+    prior.run = small_memory
+    halving = HalvingPrior(prior, tell=told.append)
+    found = our_edit(halving, image01, noise, text_scale=2.5)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert "it is 1" in told[0]
