@@ -17,7 +17,7 @@ from diffusers import (
     StableDiffusionXLInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
-from flow_pipelines import flux2_pipeline, kontext_pipeline
+from flow_pipelines import CORPUS, flux2_pipeline, kontext_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
@@ -29,10 +29,6 @@ from transformers import (
     T5Tokenizer,
 )
 
-CORPUS = [
-    "make the sphere blue and turn it into a sepia photograph",
-    "make it a snowy winter night with fog over the red floor",
-]
 TRAINING_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULERS = {
     # The settings of Stable Diffusion's and of timbrooks/instruct-pix2pix's configurations.

@@ -61,10 +61,9 @@ FLUX = Component(weights=_DIFFUSERS, classes=("FluxTransformer2DModel",))
 FLUX2 = Component(weights=_DIFFUSERS, classes=("Flux2Transformer2DModel",))
 FLUX2_VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKLFlux2",))
 SCHEDULER = Component(config="scheduler_config.json")
-CLIP_TOKENIZER = Component(
+BPE_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("vocab.json", "merges.txt"))
 )
-QWEN_TOKENIZER = CLIP_TOKENIZER
 T5_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("spiece.model",))
 )
@@ -129,9 +128,9 @@ _LATENT = {
     "vae": VAE,
     "text_encoder": CLIP,
     "scheduler": SCHEDULER,
-    "tokenizer": CLIP_TOKENIZER,
+    "tokenizer": BPE_TOKENIZER,
 }
-_XL = {**_LATENT, "text_encoder_2": CLIP, "tokenizer_2": CLIP_TOKENIZER}
+_XL = {**_LATENT, "text_encoder_2": CLIP, "tokenizer_2": BPE_TOKENIZER}
 _PIXELS = {
     "unet": UNET,
     "text_encoder": T5,
@@ -145,7 +144,7 @@ _KONTEXT = {
     "text_encoder": CLIP,
     "text_encoder_2": T5,
     "scheduler": SCHEDULER,
-    "tokenizer": CLIP_TOKENIZER,
+    "tokenizer": BPE_TOKENIZER,
     "tokenizer_2": T5_TOKENIZER,
 }
 _FLUX2 = {
@@ -153,7 +152,7 @@ _FLUX2 = {
     "vae": FLUX2_VAE,
     "text_encoder": QWEN3,
     "scheduler": SCHEDULER,
-    "tokenizer": QWEN_TOKENIZER,
+    "tokenizer": BPE_TOKENIZER,
 }
 
 FAMILIES: dict[str, Family] = {

@@ -150,8 +150,7 @@ def _check_flow(folder: Path, configs: Mapping[str, Mapping[str, Any]], name: st
             f"A flow transformer needs a FlowMatchEulerDiscreteScheduler, got {solver} from "
             f"{name!r}: name another model."
         )
-    latents = configs["vae"].get("z_dim") or configs["vae"]["latent_channels"]
-    got = configs["transformer"]["in_channels"]
+    latents, got = configs["vae"]["latent_channels"], configs["transformer"]["in_channels"]
     if got != 4 * latents:
         raise ValueError(
             f"The transformer of {name!r} needs {4 * latents} input channels (2 x 2 cells of the "

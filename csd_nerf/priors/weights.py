@@ -72,7 +72,8 @@ def usual_numbers(name_or_path: str | Path) -> dict[str, Any]:
 
     Empty for a model whose family can't be known yet, or that names none.
     """
-    known = {**HUB_MODELS, **BUNDLED_MODELS}.get(str(name_or_path))
+    published = {repo: (repo, of) for repo, of in HUB_MODELS.values()}
+    known = {**published, **HUB_MODELS, **BUNDLED_MODELS}.get(str(name_or_path))
     family = FAMILIES[known[1]] if known else None
     if family is None:
         repo = _hub_id(name_or_path)

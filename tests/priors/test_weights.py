@@ -315,7 +315,8 @@ def test_the_bundled_prior_lies_in_the_package(folder, tmp_path, monkeypatch):
 
 
 def test_the_usual_numbers_of_a_prior_need_neither_network_nor_weights(tmp_path, no_hub):
-    assert priors.usual_numbers("flux-kontext")["text_scale"] == 1.0
+    for name in ("flux-kontext", "black-forest-labs/FLUX.1-Kontext-dev"):
+        assert priors.usual_numbers(name)["text_scale"] == 1.0
     (tmp_path / "model_index.json").write_text('{"_class_name": "Flux2KleinPipeline"}')
     found = priors.usual_numbers(tmp_path)
     assert found == {"text_scale": 4.0, "image_scale": 1.0, "t_range": (0.02, 0.98)}

@@ -123,6 +123,11 @@ def _check_results(settings: SplatSettings) -> None:
                 "--resume to go on with it, or name another --output."
             )
     check_replaceable(folder, marker=RECORD)
+    if output.exists() and not (folder / RECORD).is_file():
+        raise FileExistsError(
+            f"Only a result of this command is replaced, got {output} without {folder / RECORD}; "
+            "move it away, or name another --output."
+        )
 
 
 def _as_json(settings: SplatSettings) -> dict[str, Any]:
@@ -150,6 +155,8 @@ def _command(settings: SplatSettings, run: _Run) -> list[str]:
         *("--pipeline.prompt", settings.prompt),
         *("--optimizers.means.optimizer.lr", f"{first:.4g}"),
         *("--optimizers.means.scheduler.lr-final", f"{last:.4g}"),
+        # With a viewer nerfstudio would wait after training, and nothing be written.
+        *("--viewer.quit-on-train-completion", "True"),
         *settings.train_options,
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -127,11 +128,13 @@ def find_frame(
         frames = {settings.frame: frames[settings.frame]}
     elif settings.images is None:
         frames = dict([next(iter(frames.items()))])
+    picked = torch.linspace(0, len(shots) - 1, min(_TRIED, len(shots))).round().long().tolist()
+    views = [(index, _trial(shots[index])) for index in picked]
     fits = {}
     for index, (frame, poses) in enumerate(frames.items()):
         earlier = [*frames.values()][:index]
         if not any(torch.allclose(poses, other, atol=1e-3) for other in earlier):
-            fits[frame] = _fit(model, cameras, shots, poses)
+            fits[frame] = _fit(model, cameras.model, views, poses)
     seen = {frame: fit.opacity for frame, fit in fits.items()}
     psnrs = {frame: fit.psnr for frame, fit in fits.items() if fit.psnr is not None}
     best: Any = max(fits, key=lambda frame: psnrs.get(frame, seen[frame]))
@@ -142,7 +145,7 @@ def find_frame(
             "were trained with."
         )
     plain = fits[best].psnr_of_means
-    if settings.frame is None and psnrs and psnrs[best] <= plain:
+    if settings.frame is None and plain is not None and psnrs[best] <= plain:
         told = ", ".join(f"{psnr:.1f} dB in {frame}" for frame, psnr in psnrs.items())
         raise ValueError(
             f"Renders must be more like the photographs than their mean colours are, which have a "
@@ -160,27 +163,44 @@ class _Fit:
     """Their mean opacity."""
     psnr: float | None
     """To the photographs, in dB; None without photographs."""
-    psnr_of_means: float
-    """Of pictures of the photographs' mean colours, in dB."""
+    psnr_of_means: float | None
+    """Of pictures of the photographs' mean colours, in dB; None without photographs."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A view by which frames are compared."""
+
+    lens: dict[str, Any]
+    size: tuple[int, int]
+    """Height and width of its render."""
+    truth01: Float[Tensor, "h w 3"] | None
+    """The photograph at this size."""
+
+
+def _trial(shot: Shot) -> _Trial:
+    size = within(_TRIED_EDGE, (shot.lens["h"], shot.lens["w"]))
+    truth01 = None if shot.photograph is None else _small(shot.photograph, size)
+    return _Trial(shot.lens, size, truth01)
 
 
 def _fit(
-    model: CSDEditSplatModel, cameras: CameraFile, shots: list[Shot], poses: Float[Tensor, "n 4 4"]
+    model: CSDEditSplatModel,
+    camera_model: str | None,
+    views: list[tuple[int, _Trial]],
+    poses: Float[Tensor, "n 4 4"],
 ) -> _Fit:
-    picked = torch.linspace(0, len(shots) - 1, min(_TRIED, len(shots))).round().long().tolist()
-    opacity, errors, variances = 0.0, 0.0, 0.0
-    has_photographs = shots[0].photograph is not None
-    for index in picked:
-        lens, photograph = shots[index].lens, shots[index].photograph
-        size = within(_TRIED_EDGE, (lens["h"], lens["w"]))
-        camera = resized_camera(camera_of(lens, cameras.model, poses[index]), size)
+    opacity, errors, variances = [], [], []
+    for index, view in views:
+        camera = resized_camera(camera_of(view.lens, camera_model, poses[index]), view.size)
         outputs = render(model, camera)
-        opacity += float(outputs["accumulation"].mean()) / len(picked)
-        if photograph is not None:
-            truth01 = _small(photograph, size)
-            errors += float((outputs["rgb"].clamp(0, 1) - truth01).square().mean()) / len(picked)
-            variances += float((truth01 - truth01.mean((0, 1))).square().mean()) / len(picked)
-    return _Fit(opacity, _decibels(errors) if has_photographs else None, _decibels(variances))
+        opacity.append(float(outputs["accumulation"].mean()))
+        if view.truth01 is not None:
+            off, spread = outputs["rgb"].clamp(0, 1) - view.truth01, view.truth01
+            errors.append(float(off.square().mean()))
+            variances.append(float((spread - spread.mean((0, 1))).square().mean()))
+    psnr, plain = (_decibels(mean(found)) if found else None for found in (errors, variances))
+    return _Fit(mean(opacity), psnr, plain)
 
 
 def _decibels(mean_square: float) -> float:

@@ -220,6 +220,7 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
     assert extent > 3
     told = capsys.readouterr()
     assert f"--optimizers.means.optimizer.lr {1.6e-3 * extent:.4g}" in told.out
+    assert "--viewer.quit-on-train-completion True" in told.out
     assert ("renders of the splats are edited" in told.err) != with_images
     assert "no view is held out" in told.out
     # The photographs, or what the splats show in their places.
@@ -256,6 +257,15 @@ def test_an_interrupted_run_goes_on(trained, splat_data, tmp_path):
     assert first.read_bytes() == stopped
     edit_splat(settings_of(trained, splat_data, first, resume=True))
     assert first.read_bytes() == whole.read_bytes() != stopped
+
+
+def test_only_its_own_result_is_replaced(trained, splat_data, tmp_path):
+    output = tmp_path / "mine.ply"
+    output.write_text("mine")
+    with pytest.raises(FileExistsError, match="Only a result of this command is replaced"):
+        edit_splat(settings_of(trained, splat_data, output, overwrite=True))
+    assert output.read_text() == "mine"
+    assert not (tmp_path / "mine_run").exists()
 
 
 def test_mistakes_are_one_line(trained, splat_data, tmp_path, capsys):

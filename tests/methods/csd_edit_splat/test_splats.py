@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models import splatfacto
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import parse_object
@@ -46,6 +47,25 @@ def test_a_run_has_both_stages_and_leaves_its_rounds_and_its_splats(make_splats,
         assert float(left) < 0.8 * float(whole)
     files = {path.name for path in (base / "splats").iterdir()}
     assert files == {"source.ply", "edited.ply", "before_after.ply"}
+
+
+def test_a_step_on_a_cpu_takes_one_thread(make_splats, train_splats, monkeypatch):
+    seen, step = [], Trainer.train_iteration
+
+    def watched(trainer, number):
+        seen.append(torch.get_num_threads())
+        return step(trainer, number)
+
+    monkeypatch.setattr(Trainer, "train_iteration", watched)
+    config, before = make_splats(), torch.get_num_threads()
+    config.max_num_iterations = 2
+    torch.set_num_threads(2)
+    try:
+        train_splats(config)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]
 
 
 def test_edits_reach_the_loss(make_splats, train_splats):
