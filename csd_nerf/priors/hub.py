@@ -31,25 +31,18 @@ def cached_file(repo: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def list_files(repo: str) -> list[str]:
-    """List the files of a repository, with a time limit of ten seconds for the request.
+def list_files(repo: str) -> dict[str, int]:
+    """The files of a repository with their sizes in bytes; 0 where the hub names none.
+
+    The request has a time limit of ten seconds.
 
     Raises:
         HubError: If the hub can't be reached, or refuses the repository to this user.
     """
-    return [file.rfilename for file in _siblings(repo)]
-
-
-def list_sizes(repo: str) -> dict[str, int]:
-    """The same files with their sizes in bytes; 0 where the hub names none."""
-    return {file.rfilename: file.size or 0 for file in _siblings(repo, files_metadata=True)}
-
-
-def _siblings(repo: str, **options: Any) -> list[Any]:
     from huggingface_hub import HfApi
 
     try:
-        info: Any = HfApi().model_info(repo, timeout=_TIMEOUT_SECONDS, **options)
+        info: Any = HfApi().model_info(repo, timeout=_TIMEOUT_SECONDS, files_metadata=True)
         if info.gated:
             # Everyone may list the files, but only those who accepted the licence may download
             # them.
@@ -63,7 +56,7 @@ def _siblings(repo: str, **options: Any) -> list[Any]:
         )
         failure.needs_licence = kind == "GatedRepoError"
         raise failure from None
-    return info.siblings or []
+    return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
 def download(repo: str, files: Sequence[str], *, folder: Path | None = None) -> Path:

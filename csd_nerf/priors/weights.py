@@ -26,7 +26,7 @@ from csd_nerf.priors.families import (
     needed_files,
 )
 from csd_nerf.priors.fitness import check_parts
-from csd_nerf.priors.hub import HubError, cached_file, download, list_files, list_sizes
+from csd_nerf.priors.hub import HubError, cached_file, download, list_files
 
 HUB_MODELS = {
     "instruct-pix2pix": (
@@ -143,23 +143,8 @@ def fetch_to(
         _family_of_whole(cached, name, variant, family.kind)
         tell(f"{repo} is at hand already, in {cached}")
         return cached
-    kind: Kind = "edit"
-    try:
-        sizes = list_sizes(repo)
-        if INDEX not in sizes:
-            raise _not_found(repo, f"the hub's repository lacks {INDEX}", kind)
-        family = family_of(download(repo, [INDEX], folder=folder) / INDEX)
-        kind = family.kind
-        if missing := describe_missing(family, sizes, variant=variant):
-            raise _not_found(repo, f"the hub's repository lacks {missing}", kind)
-        files = needed_files(family, sizes, variant=variant)
-        total = sum(sizes[file] for file in files)
-        where = "the hub's cache" if folder is None else str(folder)
-        tell(f"{repo}: {len(files)} files of {total / 1e9:.1f} GB go to {where}")
-        found = download(repo, files, folder=folder)
-    except HubError as error:
-        raise _not_found(repo, str(error), kind, repo, licence=error.needs_licence) from None
-    _family_of_whole(found, name, variant, kind)
+    found = _download(repo, variant, None, folder=folder, tell=tell)
+    _family_of_whole(found, name, variant, family_of(found / INDEX).kind)
     return found
 
 
@@ -228,19 +213,33 @@ def _missing_from(folder: Path, family: Family, variant: str | None) -> str:
     return missing or ", ".join(missing_shards(family, folder, variant=variant))
 
 
-def _download(repo: str, variant: str | None, kind: Kind) -> Path:
+def _download(
+    repo: str,
+    variant: str | None,
+    kind: Kind | None,
+    *,
+    folder: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> Path:
+    """Download what a model of this kind needs; None means either kind. Else as `fetch_to`."""
     try:
         files = list_files(repo)
         missing = INDEX
         if INDEX in files:
-            family = family_of(download(repo, [INDEX]) / INDEX)
-            _require_kind(repo, family, kind)
-            missing = describe_missing(family, files, variant=variant)
+            family = family_of(download(repo, [INDEX], folder=folder) / INDEX)
+            if kind is not None:
+                _require_kind(repo, family, kind)
+            kind, missing = family.kind, describe_missing(family, files, variant=variant)
             if not missing:
-                return download(repo, needed_files(family, files, variant=variant))
+                needed = needed_files(family, files, variant=variant)
+                total = sum(files[name] for name in needed)
+                where = "the hub's cache" if folder is None else str(folder)
+                tell(f"{repo}: {len(needed)} files of {total / 1e9:.1f} GB go to {where}")
+                return download(repo, needed, folder=folder)
     except HubError as error:
-        raise _not_found(repo, str(error), kind, repo, licence=error.needs_licence) from None
-    raise _not_found(repo, f"the hub's repository lacks {missing}", kind)
+        refused = error.needs_licence
+        raise _not_found(repo, str(error), kind or "edit", repo, licence=refused) from None
+    raise _not_found(repo, f"the hub's repository lacks {missing}", kind or "edit")
 
 
 def _not_found(

@@ -96,7 +96,7 @@ def open_hub(monkeypatch, there: Path, *, gated: bool | str = False) -> list[dic
     monkeypatch.setattr(
         huggingface_hub.HfApi,
         "model_info",
-        lambda _, repo, timeout: huggingface_hub.ModelInfo(
+        lambda _, repo, timeout, files_metadata: huggingface_hub.ModelInfo(
             id=repo, gated=gated, siblings=[{"rfilename": file} for file in IF_FILES]
         ),
     )

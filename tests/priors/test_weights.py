@@ -85,7 +85,7 @@ def open_hub(monkeypatch, folder: Path) -> Downloads:
     monkeypatch.setattr(
         huggingface_hub.HfApi,
         "model_info",
-        lambda _, repo, timeout, files_metadata=False: huggingface_hub.ModelInfo(
+        lambda _, repo, timeout, files_metadata: huggingface_hub.ModelInfo(
             id=repo,
             siblings=[
                 {"rfilename": file, "size": (folder / file).stat().st_size if files_metadata else 0}
