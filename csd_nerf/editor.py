@@ -10,7 +10,7 @@ for images without mixing; here every variant has it. The loop waits for the dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -24,6 +24,7 @@ from csd_nerf.core.finite import FiniteWatch, require_finite
 from csd_nerf.core.mixing import Mixer, SettingsMixer
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
+from csd_nerf.core.rows import PICTURE, Rows
 from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.priors.base import Prior
@@ -34,6 +35,8 @@ Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 
 __all__ = ["EditResult", "EditSettings", "edit", "edit_images"]
 
+PICTURES_AT_ONCE = 8
+"""Source images that are handed to a text encoder together."""
 CHECK_EVERY = 10
 """Iterations between two checks that all gradients were finite; a check waits for the device."""
 
@@ -121,7 +124,6 @@ def edit_images(
         prompt_weights=prompt_weights,
         negative_prompt=negative_prompt,
         source_prompt=source_prompt,
-        source01=source01,
         settings=settings,
         randomness=SeededRandomness(generator),
         mixer=mixer,
@@ -143,7 +145,6 @@ def edit(
     prompt_weights: Float[Tensor, "size k"] | None = None,
     negative_prompt: str = "",
     source_prompt: str | None = None,
-    source01: Float[Tensor, "size 3 H W"] | None = None,
     settings: EditSettings,
     randomness: Randomness,
     mixer: Mixer | None = None,
@@ -162,7 +163,6 @@ def edit(
             `Terms.text_without_prompt`). None means equal shares.
         negative_prompt: Replaces the empty text.
         source_prompt: Description of the source; only the residual `dds` needs it.
-        source01: The source images, one per particle, for priors whose text encoder sees them.
         settings: Options of the optimisation. `batch_size` is ignored: the canvas draws batches.
         randomness: Source of each iteration's batch, timestep and noise, in this order.
         mixer: How particles share their residuals; None takes the `mixing` of the settings.
@@ -188,7 +188,7 @@ def edit(
         prompts,
         negative_prompt=negative_prompt,
         source_prompt=source_prompt if terms.needs_source_text else None,
-        image01=source01,
+        image_rows=_pictures(canvas),
     )
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     bounds = prior.schedule.timestep_bounds(settings.t_range)
@@ -231,6 +231,15 @@ def edit(
         if after_step is not None:
             after_step(iteration + 1, total)
     return evaluations
+
+
+def _pictures(canvas: Canvas) -> Iterator[Rows]:
+    """The particles' source images, a few at a time, for priors whose text encoder sees them."""
+    for index in torch.arange(canvas.size).split(PICTURES_AT_ONCE):
+        rows = canvas.read(index).image_rows
+        yield {PICTURE: rows[PICTURE]} if PICTURE in rows else {}
+        if PICTURE not in rows:
+            return
 
 
 def _bounds_now(settings: EditSettings, bounds: tuple[int, int], iteration: int) -> tuple[int, int]:

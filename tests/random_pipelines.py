@@ -17,7 +17,7 @@ from diffusers import (
     StableDiffusionXLInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
-from flow_pipelines import CORPUS, flux2_pipeline, kontext_pipeline
+from flow_pipelines import CORPUS, flux2_pipeline, kontext_pipeline, qwen_image_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
@@ -244,5 +244,6 @@ EDITING = {
     "xl": make_xl_pipeline,
     "flux2": flux2_pipeline,
     "kontext": make_kontext_pipeline,
+    "qwen": qwen_image_pipeline,
 }
 """Editing models by family."""

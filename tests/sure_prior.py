@@ -36,7 +36,7 @@ class SurePrior:
     def decode(self, latent):
         return latent / 2 + 0.5
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         return {"text": torch.tensor([float(p or 0) for p in prompts])[:, None, None]}
 
     def free_text_encoder(self):

@@ -72,7 +72,7 @@ class AnalyticPrior:
         rows = {"condition": image01 - 0.5} if self.source_rows else {}
         return self.encode(image01), rows
 
-    def encode_text(self, prompts: Sequence[str], image01=None):
+    def encode_text(self, prompts: Sequence[str], image_rows=None):
         return {"text": torch.tensor([TEXTS[prompt] for prompt in prompts])}
 
     def free_text_encoder(self):

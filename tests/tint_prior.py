@@ -43,7 +43,7 @@ class TintPrior:
     def encode_source(self, image01: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self.encode(image01), {"condition": self.encode(image01)}
 
-    def encode_text(self, prompts: Sequence[str], image01=None) -> dict[str, torch.Tensor]:
+    def encode_text(self, prompts: Sequence[str], image_rows=None) -> dict[str, torch.Tensor]:
         return {"text": torch.tensor([float(prompt != "") for prompt in prompts])}
 
     def free_text_encoder(self) -> None:
@@ -81,7 +81,7 @@ class RecordingPrior(TintPrior):
         self.timesteps: list[int] = []
         self._texts = [""]
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         self._texts += [prompt for prompt in prompts if prompt not in self._texts]
         return {"text": torch.tensor([float(self._texts.index(prompt)) for prompt in prompts])}
 

@@ -46,7 +46,7 @@ class ToyFlow(DiffusersPrior):
     def encode_source(self, image01):
         return self.encode(image01), {"condition": self.encode(image01)}
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         return {"text": torch.tensor([[float(bool(prompt))] for prompt in prompts])}
 
     def free_text_encoder(self):

@@ -106,11 +106,9 @@ class ExactPrior:
         del sample
         return nullcontext()
 
-    def encode_text(
-        self, prompts: Sequence[str], image01: Float[Tensor, "n 3 H W"] | None = None
-    ) -> Rows:
+    def encode_text(self, prompts: Sequence[str], image_rows: Rows | None = None) -> Rows:
         """One number a prompt: whether there is one. Any instruction asks for the set's choice."""
-        del image01
+        del image_rows
         return {"text": torch.tensor([float(prompt != "") for prompt in prompts])}
 
     def free_text_encoder(self) -> None:

@@ -69,9 +69,9 @@ class EditOptions:
     release: as the authors' published scripts, for comparison; with --square also their size of
     frames. tiny: the bundled prior, on a CPU."""
     prior: Annotated[str | None, _unset("NAME|FOLDER")] = None
-    """Diffusion model: instruct-pix2pix, sdxl-instruct-pix2pix, flux2-klein, flux-kontext, tiny,
-    stable-diffusion (for dds), a hub id or a folder. Scales and noise levels that are not given are
-    those of its authors, if it is not the preset's."""
+    """Diffusion model: instruct-pix2pix, sdxl-instruct-pix2pix, flux2-klein, flux-kontext,
+    qwen-image-edit, tiny, stable-diffusion (for dds), a hub id or a folder. Scales and noise levels
+    that are not given are those of its authors, if it is not the preset's."""
     prior_variant: Annotated[str | None, _unset("NAME", "the plain files")] = None
     """Variant of the weight files, such as fp16 for *.fp16.safetensors."""
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None

@@ -61,6 +61,17 @@ class Terms:
         return self + -1.0 * other
 
     @property
+    def latents(self) -> list[Latent]:
+        """The latents that estimates are for, in the order of the estimates."""
+        return [*dict.fromkeys(estimate.latent for estimate in self.weights)]
+
+    def most_conditional(self, latent: Latent) -> Estimate:
+        """The estimate for a latent that has the most conditions: the one guidance leads to."""
+        texts = ("empty", "source", "prompt")
+        own = [estimate for estimate in self.weights if estimate.latent == latent]
+        return max(own, key=lambda estimate: (texts.index(estimate.text), estimate.image))
+
+    @property
     def needs_image(self) -> bool:
         """Whether any estimate is conditioned on the source image."""
         return any(estimate.image for estimate in self.weights)

@@ -12,7 +12,12 @@ Rows = Mapping[str, Tensor]
 that all particles share.
 
 Names for what comes from the prompt: `text`, `pooled`, `time_ids`. Names for what comes from the
-source image: `condition`, `reference`, `control`.
+source image: `condition`, `reference`, `control`, `picture`.
+"""
+
+PICTURE = "picture"
+"""Name of the rows with the source image itself, for models whose text encoder sees it. Its pixels
+are packed into channels, so that it is a map of the latent's size, as all rows of the source are.
 """
 
 

@@ -228,6 +228,19 @@ class FlowSchedule:
         level = self.level(timestep).view(per_particle)
         return self.scale(timestep).view(per_particle) * noisy + (1 - level) * velocity
 
+    def velocity_of_noise(
+        self,
+        noise: Float[Tensor, "n *shape"],
+        noisy: Float[Tensor, "n *shape"],
+        timestep: Real[Tensor, "n"],
+    ) -> Float[Tensor, "n *shape"]:
+        """The inverse of `noise_of_velocity`; zero at s = 1, where the noise says nothing of it."""
+        timestep = timestep.to(noisy.device)
+        per_particle = (-1, *[1] * (noisy.ndim - 1))
+        left = (1 - self.level(timestep)).view(per_particle)
+        change = noise - self.scale(timestep).view(per_particle) * noisy
+        return torch.where(left > 0, change / left.clamp(min=1e-6), 0.0)
+
     def timestep_bounds(self, t_range: tuple[float, float]) -> tuple[int, int]:
         """First and last timestep, both included, of a range given as fractions of T.
 

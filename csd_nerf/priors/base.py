@@ -83,7 +83,7 @@ class Prior(Protocol):
                 def decoding_tiles(self, sample):
                     return nullcontext()
 
-                def encode_text(self, prompts, image01=None):
+                def encode_text(self, prompts, image_rows=None):
                     return {"text": torch.zeros(len(prompts), 1, 1)}
 
                 def free_text_encoder(self):
@@ -151,16 +151,16 @@ class Prior(Protocol):
         """The same for `decode`, with some tiles of the latent as the sample."""
         ...
 
-    def encode_text(
-        self, prompts: Sequence[str], image01: Float[Tensor, "n 3 H W"] | None = None
-    ) -> Rows:
+    def encode_text(self, prompts: Sequence[str], image_rows: Rows | None = None) -> Rows:
         """Encode prompts to named rows, one per prompt, float32 on the prior's device.
 
         Only the prior interprets them; callers may mix them linearly, and put them into a `Branch`.
 
         Args:
             prompts: The texts; "" is the empty text.
-            image01: Source images, for models whose text encoder sees them; others ignore it.
+            image_rows: Rows of `encode_source` with the `PICTURE` that the text encoder sees, if
+                its model is one that does. There is one prompt for all pictures or one for each;
+                what has seen a picture has one row per picture.
 
         Raises:
             RuntimeError: After `free_text_encoder`.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from csd_nerf.core.residuals import Estimate, Terms
-from csd_nerf.core.rows import Rows, take_rows
+from csd_nerf.core.residuals import Estimate, Latent, Terms, Text
+from csd_nerf.core.rows import PICTURE, Rows, take_rows
 from csd_nerf.priors.base import Branch, Prior
 
 
@@ -29,27 +30,32 @@ class Texts:
     def encode(
         cls,
         prior: Prior,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[str]],
         *,
         negative_prompt: str = "",
         source_prompt: str | None = None,
-        image01: Float[Tensor, "n 3 H W"] | None = None,
+        image_rows: Iterable[Rows] = ({},),
     ) -> Texts:
         """Encode the texts of an edit.
 
         Args:
             prior: Whose text encoder to use.
-            prompts: One or more instructions.
+            prompts: One or more instructions; each is one for all particles, or one per particle.
             negative_prompt: Replaces the empty text.
             source_prompt: Description of the source; None if no residual needs it.
-            image01: Source images, for priors whose text encoder sees them; texts then have one
-                row per image.
+            image_rows: Rows of `Prior.encode_source` for all particles, in one part or several of
+                more than one particle each (but the last). Only `PICTURE` is used, by priors whose
+                text encoder sees it; texts then have one row per particle.
         """
-        return cls(
-            [prior.encode_text([prompt], image01) for prompt in prompts],
-            prior.encode_text([negative_prompt], image01),
-            None if source_prompt is None else prior.encode_text([source_prompt], image01),
-        )
+        asked = [[prompt] if isinstance(prompt, str) else [*prompt] for prompt in prompts]
+        texts = [*asked, [negative_prompt], *([] if source_prompt is None else [[source_prompt]])]
+        parts = []
+        for rows in image_rows:
+            seen = {PICTURE: rows[PICTURE]} if PICTURE in rows else None
+            parts.append([prior.encode_text(text, seen) for text in texts])
+        found = [_joined(of_text) for of_text in zip(*parts, strict=True)]
+        count = len(asked)
+        return cls(found[:count], found[count], *found[count + 1 :])
 
     def of_particles(self, index: Int[Tensor, "m"]) -> Texts:
         """Select the rows of some particles; texts shared by all particles stay as they are."""
@@ -80,11 +86,12 @@ def weighted_sum(
     *,
     drawn: Float[Tensor, "n c h w"] | None = None,
     max_batch: int | None = None,
-    evaluate: Callable[..., Float[Tensor, "k n c h w"]] | None = None,
+    velocity: bool = False,
 ) -> tuple[Float[Tensor, "n c h w"], int]:
     """Evaluate the noise estimates of terms for n particles in one batch, and sum them up.
 
-    An estimate is evaluated only for particles in which its weight is not zero.
+    An estimate is evaluated only for particles in which its weight is not zero. A prior may bound
+    what guidance does to its estimates (`FlowPrior.bound_guidance`).
 
     Args:
         prior: The diffusion model.
@@ -93,58 +100,122 @@ def weighted_sum(
         timestep: One per particle, on the latents' device.
         drawn: The drawn noise; required if `terms.noise` is not zero.
         max_batch: Largest number of evaluations in one call of the model; None means no limit.
-        evaluate: Evaluates branches; None takes `Prior.predict`. If the weights sum to one, a sum
-            of velocities is the velocity of the same sum of noises.
+        velocity: Sum a flow's velocities in place of noises. If the weights sum to one, that is the
+            velocity of the same sum of noises.
 
     Returns:
         The sum, and the number of model evaluations that it took.
     """
-    weighted = _branches(terms, inputs)
-    branches = [branch for _, branch in weighted]
-    estimates = (evaluate or prior.predict)(branches, timestep, max_batch=max_batch)
+    flow: Any = prior
+    weights = _weights(terms.weights, inputs, without_prompt=terms.text_without_prompt)
+    branches = [_branch(key, inputs, weight) for key, weight in weights.items()]
+    evaluate = flow.predict_velocity if velocity else prior.predict
+    estimates = evaluate(branches, timestep, max_batch=max_batch)
+    found = dict(zip(weights, estimates, strict=True))
     total = torch.zeros_like(estimates[0])
     if terms.noise:
         assert drawn is not None, "terms with the drawn noise need it"
         total = terms.noise * drawn
-    for (weight, _), one in zip(weighted, estimates, strict=True):
-        total = total + weight.to(one.device, non_blocking=True)[:, None, None, None] * one
+    if getattr(prior, "bounds_guidance", False):
+        for latent in terms.latents:
+            total = total + _bounded(prior, terms, inputs, timestep, found, latent, velocity)
+    else:
+        total = _add_weighted(total, weights, found)
     return total, sum(branch.evaluations for branch in branches)
 
 
-def _branches(terms: Terms, inputs: ModelInputs) -> list[tuple[Float[Tensor, "n"], Branch]]:
-    """All branches to evaluate, each with its weight in every particle; prompts come last."""
-    without_prompt = 1 - inputs.shares.sum(1)
+class _Key(NamedTuple):
+    """An estimate, and the number of the instruction if its text is one."""
+
+    estimate: Estimate
+    prompt: int | None = None
+
+
+_Weights = dict[_Key, Tensor]
+"""The weight of each estimate in every particle."""
+
+
+def _weights(
+    weights: Mapping[Estimate, float], inputs: ModelInputs, *, without_prompt: Text
+) -> _Weights:
+    """The weight of each estimate in every particle, without zeros; instructions come last."""
+    rest = 1 - inputs.shares.sum(1)
     # Shares may sum to one only up to rounding, which must not cost an evaluation.
-    without_prompt = without_prompt.where(without_prompt > 1e-5, 0.0)
+    rest = rest.where(rest > 1e-5, 0.0)
     one = torch.ones(len(inputs.shares))
-    plain: dict[Estimate, Float[Tensor, "n"]] = {}
-    prompted: list[tuple[Float[Tensor, "n"], Estimate, Rows]] = []
-    for estimate, weight in terms.weights.items():
+    plain: _Weights = {}
+    prompted: _Weights = {}
+    for estimate, weight in weights.items():
+        factor = one
         if estimate.text == "prompt":
-            for text, share in zip(inputs.texts.prompts, inputs.shares.T, strict=True):
-                prompted.append((weight * share, estimate, text))
-            if not without_prompt.any():
+            for number, share in enumerate(inputs.shares.T):
+                prompted[_Key(estimate, number)] = weight * share
+            if not rest.any():
                 continue
-            estimate = estimate._replace(text=terms.text_without_prompt)
-            plain[estimate] = plain.get(estimate, 0.0) + weight * without_prompt
-        else:
-            plain[estimate] = plain.get(estimate, 0.0) + weight * one
-    texts = {"empty": inputs.texts.empty, "source": inputs.texts.source}
-    alone = [(weight, estimate, texts[estimate.text]) for estimate, weight in plain.items()]
-    return [
-        (weight, _branch(estimate, text, inputs, weight))
-        for weight, estimate, text in [*alone, *prompted]
-        if weight.any()
-    ]
+            factor, estimate = rest, estimate._replace(text=without_prompt)
+        key = _Key(estimate)
+        plain[key] = plain.get(key, 0.0) + weight * factor
+    return {key: weight for key, weight in (plain | prompted).items() if weight.any()}
 
 
-def _branch(
-    estimate: Estimate, text: Rows | None, inputs: ModelInputs, weight: Float[Tensor, "n"]
-) -> Branch:
+def _add_weighted(
+    total: Float[Tensor, "n c h w"], weights: _Weights, found: Mapping[_Key, Tensor]
+) -> Float[Tensor, "n c h w"]:
+    for key, weight in weights.items():
+        total = total + weight.to(total.device, non_blocking=True)[:, None, None, None] * found[key]
+    return total
+
+
+def _bounded(
+    prior: Any,
+    terms: Terms,
+    inputs: ModelInputs,
+    timestep: Real[Tensor, "n"],
+    found: Mapping[_Key, Tensor],
+    latent: Latent,
+    velocity: bool,
+) -> Float[Tensor, "n c h w"]:
+    """The part of the sum that is for one latent, with guidance as the prior bounds it."""
+    own = {estimate: w for estimate, w in terms.weights.items() if estimate.latent == latent}
+    aim = {terms.most_conditional(latent): 1.0}
+    zeros = torch.zeros_like(inputs.noisy[latent])
+    guided, aimed = (
+        _weights(some, inputs, without_prompt=terms.text_without_prompt) for some in (own, aim)
+    )
+    share, unbounded = sum(own.values()), _add_weighted(zeros, guided, found)
+    # Weights can cancel, so that an estimate that guidance leads to is not evaluated.
+    if not share or not aimed.keys() <= found.keys():
+        return unbounded
+    pair = (unbounded / share, _add_weighted(zeros, aimed, found))
+    if velocity:
+        return share * prior.bound_guidance(*pair)
+    noisy, schedule = inputs.noisy[latent], prior.schedule
+    velocities = [schedule.velocity_of_noise(one, noisy, timestep) for one in pair]
+    bounded = prior.bound_guidance(*velocities)
+    return share * schedule.noise_of_velocity(bounded, noisy, timestep)
+
+
+def _branch(key: _Key, inputs: ModelInputs, weight: Float[Tensor, "n"]) -> Branch:
+    estimate, texts = key.estimate, inputs.texts
+    if key.prompt is not None:
+        text = texts.prompts[key.prompt]
+    else:
+        text = texts.source if estimate.text == "source" else texts.empty
     assert text is not None, "a residual with the source's text needs a source prompt"
     rows = {**text, **(inputs.image_rows if estimate.image else {})}
     particles = None if weight.all() else weight.nonzero()[:, 0]
     return Branch(inputs.noisy[estimate.latent], rows, particles)
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all particles from those of several parts; shared rows are those of the first."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return {
+        name: torch.cat([part[name] for part in parts]) if len(rows) > 1 else rows
+        for name, rows in first.items()
+    }
 
 
 def encode_sources(

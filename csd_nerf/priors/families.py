@@ -56,13 +56,21 @@ UNET = Component(weights=_DIFFUSERS, classes=("UNet2DConditionModel",))
 VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKL",))
 CLIP = Component(weights=_TRANSFORMERS, classes=("clip_text_model", "clip"))
 T5 = Component(weights=_TRANSFORMERS, classes=("t5",))
+QWEN_VL = Component(weights=_TRANSFORMERS, classes=("qwen2_5_vl",))
 QWEN3 = Component(weights=_TRANSFORMERS, classes=("qwen3",))
 FLUX = Component(weights=_DIFFUSERS, classes=("FluxTransformer2DModel",))
 FLUX2 = Component(weights=_DIFFUSERS, classes=("Flux2Transformer2DModel",))
+QWEN_IMAGE = Component(weights=_DIFFUSERS, classes=("QwenImageTransformer2DModel",))
+QWEN_IMAGE_VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKLQwenImage",))
 FLUX2_VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKLFlux2",))
 SCHEDULER = Component(config="scheduler_config.json")
 BPE_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("vocab.json", "merges.txt"))
+)
+# Releases of transformers before 5 write the second, later ones the first.
+PROCESSOR = Component(
+    config="tokenizer_config.json",
+    either=(("processor_config.json",), ("preprocessor_config.json",)),
 )
 T5_TOKENIZER = Component(
     config="tokenizer_config.json", either=(("tokenizer.json",), ("spiece.model",))
@@ -123,6 +131,9 @@ _KONTEXT_USUAL = Usual(1.0, 1.0, _FLOW)
 _KLEIN = Usual(4.0, 1.0, _FLOW)
 """The pipeline's scale."""
 
+_QWEN_USUAL = Usual(4.0, 1.0, _FLOW)
+"""The pipeline's scale."""
+
 _LATENT = {
     "unet": UNET,
     "vae": VAE,
@@ -154,6 +165,13 @@ _FLUX2 = {
     "scheduler": SCHEDULER,
     "tokenizer": BPE_TOKENIZER,
 }
+_QWEN_IMAGE = {
+    "transformer": QWEN_IMAGE,
+    "vae": QWEN_IMAGE_VAE,
+    "text_encoder": QWEN_VL,
+    "scheduler": SCHEDULER,
+    "processor": PROCESSOR,
+}
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": Family(
@@ -180,6 +198,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "Flux2KleinPipeline": Family(
         "csd_nerf.priors.flux2:Flux2Klein", "edit", _FLUX2, _KLEIN, half="bfloat16"
+    ),
+    "QwenImageEditPlusPipeline": Family(
+        "csd_nerf.priors.qwen_image:QwenImageEdit",
+        "edit",
+        _QWEN_IMAGE,
+        _QWEN_USUAL,
+        half="bfloat16",
     ),
     "StableDiffusionPipeline": Family(
         "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT, _DDS

@@ -150,7 +150,8 @@ def _check_flow(folder: Path, configs: Mapping[str, Mapping[str, Any]], name: st
             f"A flow transformer needs a FlowMatchEulerDiscreteScheduler, got {solver} from "
             f"{name!r}: name another model."
         )
-    latents, got = configs["vae"]["latent_channels"], configs["transformer"]["in_channels"]
+    autoencoder, got = configs["vae"], configs["transformer"]["in_channels"]
+    latents = autoencoder.get("z_dim", autoencoder["latent_channels"])
     if got != 4 * latents:
         raise ValueError(
             f"The transformer of {name!r} needs {4 * latents} input channels (2 x 2 cells of the "

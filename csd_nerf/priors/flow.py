@@ -26,12 +26,17 @@ from csd_nerf.priors.base import Branch
 from csd_nerf.priors.family import DiffusersPrior
 from csd_nerf.priors.parts import reading_part
 
+REFERENCES = ("reference",)
+"""Names of the rows whose tokens follow the noisy ones."""
+
 
 class FlowPrior(DiffusersPrior):
     """A prior whose model predicts velocities; see `csd_nerf.core.schedules.FlowSchedule`."""
 
     schedule: FlowSchedule
-    source_rows: tuple[str, ...] = ("reference",)
+    source_rows: tuple[str, ...] = REFERENCES
+    bounds_guidance: bool = False
+    """Whether `bound_guidance` changes anything."""
 
     def __init__(
         self, name: str, transformer: Any, scheduler: FlowMatchEulerDiscreteScheduler
@@ -79,6 +84,14 @@ class FlowPrior(DiffusersPrior):
             The velocity v, float32.
         """
 
+    def bound_guidance(
+        self,
+        guided: Float[Tensor, "n c h w"],
+        conditional: Float[Tensor, "n c h w"],  # noqa: ARG002
+    ) -> Float[Tensor, "n c h w"]:
+        """What a sampler takes for the guided velocity; `conditional` is that without guidance."""
+        return guided
+
     @abstractmethod
     def shift(self, cells: int, steps: int) -> float:
         """The shift mu by which a sampler of so many steps draws levels of so many cells."""
@@ -125,7 +138,7 @@ class FlowPrior(DiffusersPrior):
         self, noisy: Float[Tensor, "b c h w"], rows: dict[str, Tensor]
     ) -> list[Float[Tensor, "b c h w"]]:
         """The noisy latents, and those of the references that the rows hold."""
-        return [noisy, *(rows[name].to(noisy) for name in self.source_rows if name in rows)]
+        return [noisy, *(rows[name].to(noisy) for name in REFERENCES if name in rows)]
 
     def sampling_levels(self, steps: int, size: tuple[int, int]) -> Float[Tensor, "{steps}+1"]:
         """Levels of a sampler for latents of this height and width, from 1 to 0."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import AutoTokenizer, Qwen3Model
 
+from csd_nerf.core.rows import Rows
 from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, places_of, tokens_of
 from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.texts import QWEN3_LAYERS, TextEncoder, qwen3_states
@@ -87,7 +88,7 @@ class Flux2Klein(FlowPrior):
     def encode_text(
         self,
         prompts: Sequence[str],
-        image01: Float[Tensor, "n 3 H W"] | None = None,  # noqa: ARG002
+        image_rows: Rows | None = None,  # noqa: ARG002
     ) -> dict[str, Float[Tensor, "r tokens width"]]:
         """Encode prompts as the rows `text`; see `Prior.encode_text`."""
         return {"text": self._texts.encode(prompts)}

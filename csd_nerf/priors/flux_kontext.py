@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
+from csd_nerf.core.rows import Rows
 from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, places_of, tokens_of
 from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.texts import TextEncoder, clip_pooled, t5_plain_states
@@ -95,7 +96,7 @@ class FluxKontext(FlowPrior):
     def encode_text(
         self,
         prompts: Sequence[str],
-        image01: Float[Tensor, "n 3 H W"] | None = None,  # noqa: ARG002
+        image_rows: Rows | None = None,  # noqa: ARG002
     ) -> dict[str, Float[Tensor, "r *shape"]]:
         """Encode prompts: T5's states as the rows `text`, CLIP's summary as the rows `pooled`."""
         return {"text": self._texts.encode(prompts), "pooled": self._pooled.encode(prompts)}

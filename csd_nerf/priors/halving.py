@@ -106,11 +106,9 @@ class HalvingPrior:
         """As the prior does; if memory runs out, with fewer tiles in the sample."""
         return self._enter(self._prior.decoding_tiles, sample)
 
-    def encode_text(
-        self, prompts: Sequence[str], image01: Float[Tensor, "n 3 H W"] | None = None
-    ) -> Rows:
+    def encode_text(self, prompts: Sequence[str], image_rows: Rows | None = None) -> Rows:
         """As the prior does."""
-        return self._prior.encode_text(prompts, image01)
+        return self._prior.encode_text(prompts, image_rows)
 
     def free_text_encoder(self) -> None:
         """As the prior does."""

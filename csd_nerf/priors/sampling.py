@@ -9,17 +9,16 @@ This module imports diffusers; import it late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from csd_nerf.core.residuals import Terms, edit_guidance
-from csd_nerf.core.rows import Rows
+from csd_nerf.core.rows import PICTURE, Rows
 from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Prior
@@ -93,7 +92,8 @@ def sample_edit(
         latent = scheduler.add_noise(clean, noise.to(clean), at).to(source)
     guidance = _Guidance.encode(
         prior,
-        [prior.encode_text([prompt] if isinstance(prompt, str) else list(prompt))],
+        [prompt],
+        image_rows=[image_rows],
         negative_prompt=negative_prompt,
         text_scale=text_scale,
         image_scale=image_scale,
@@ -131,7 +131,8 @@ def sample_latents(
     scheduler = make_solver(prior, solver, size=cells, steps=steps)
     guidance = _Guidance.encode(
         prior,
-        [prior.encode_text([prompt] if isinstance(prompt, str) else list(prompt))],
+        [prompt],
+        image_rows=[image_rows],
         negative_prompt=negative_prompt,
         text_scale=text_scale,
         image_scale=image_scale,
@@ -195,28 +196,32 @@ def sample_windows(
         ValueError: If the solver is unknown or steps is not positive.
     """
     scheduler = make_solver(prior, solver, size=window, steps=steps)
+    canvas = (noise.shape[1], noise.shape[2])
+    count = coverage(positions, window, canvas).to(noise)
+    parts = torch.arange(len(positions)).split(max_batch or WINDOWS_PER_CALL)
+
+    def cut(whole: Float[Tensor, "k H W"], part: Int[Tensor, "n"]) -> Float[Tensor, "n k h w"]:
+        return cut_windows(whole, positions[part], window).to(prior.device)
+
+    def rows_of(part: Int[Tensor, "n"]) -> Rows:
+        return {name: cut(whole, part) for name, whole in image_rows.items()}
+
     guidance = _Guidance.encode(
         prior,
-        [prior.encode_text([prompt]) for prompt in prompts],
+        prompts,
+        image_rows=map(rows_of, parts) if PICTURE in image_rows else ({},),
         negative_prompt=negative_prompt,
         text_scale=text_scale,
         image_scale=image_scale,
         max_batch=max_batch,
     )
-    canvas = (noise.shape[1], noise.shape[2])
-    count = coverage(positions, window, canvas).to(noise)
 
     def estimate(noisy: Float[Tensor, "1 c H W"], step: Real[Tensor, ""]) -> Tensor:
         total = torch.zeros_like(noisy[0])
-        for part in torch.arange(len(positions)).split(max_batch or WINDOWS_PER_CALL):
-
-            def cut(
-                whole: Float[Tensor, "k H W"], part: Int[Tensor, "n"] = part
-            ) -> Float[Tensor, "n k h w"]:
-                return cut_windows(whole, positions[part], window).to(prior.device)
-
-            rows = {name: cut(whole) for name, whole in image_rows.items()}
-            guided = guidance.estimate(cut(noisy[0]), step, rows, shares[part])
+        for part in parts:
+            guided = guidance.estimate(
+                cut(noisy[0], part), step, rows_of(part), shares=shares[part], index=part
+            )
             cells = window_cells(positions[part], window, canvas[1]).flatten().to(total.device)
             columns = guided.to(total.device).transpose(0, 1).flatten(1)
             total.view(len(total), -1).index_add_(1, cells, columns)
@@ -241,16 +246,17 @@ class _Guidance:
     def encode(
         cls,
         prior: Prior,
-        prompts: Sequence[Rows],
+        prompts: Sequence[str | Sequence[str]],
         *,
+        image_rows: Iterable[Rows],
         negative_prompt: str,
         text_scale: float,
         image_scale: float,
         max_batch: int | None,
     ) -> _Guidance:
-        """Encode the negative prompt, and combine it with encoded prompts."""
+        """Encode the texts; arguments as for `Texts.encode` and `edit_guidance`."""
         terms = edit_guidance("target", image_scale=image_scale, text_scale=text_scale)
-        texts = Texts(prompts, prior.encode_text([negative_prompt]))
+        texts = Texts.encode(prior, prompts, negative_prompt=negative_prompt, image_rows=image_rows)
         return cls(prior, terms, texts, max_batch)
 
     def estimate(
@@ -258,16 +264,21 @@ class _Guidance:
         noisy: Float[Tensor, "n c h w"],
         step: Real[Tensor, ""],
         image_rows: Rows,
+        *,
         shares: Float[Tensor, "n prompts"] | None = None,
+        index: Int[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """The guided noise, or a flow's velocity; without shares there is a single prompt."""
+        """The guided noise, or a flow's velocity.
+
+        Without shares there is a single prompt. `index` says which particles of the encoded texts
+        these are; None means all.
+        """
         if shares is None:
             shares = torch.ones(len(noisy), 1)
-        inputs = ModelInputs({"target": noisy}, image_rows, self.texts, shares)
+        texts = self.texts if index is None else self.texts.of_particles(index)
+        inputs = ModelInputs({"target": noisy}, image_rows, texts, shares)
         timestep = per_image(step, len(noisy)).to(noisy.device)
-        prior: Any = self.prior
-        is_flow = isinstance(prior.schedule, FlowSchedule)
-        evaluate = prior.predict_velocity if is_flow else prior.predict
+        velocity = isinstance(self.prior.schedule, FlowSchedule)
         return weighted_sum(
-            self.prior, self.terms, inputs, timestep, max_batch=self.max_batch, evaluate=evaluate
+            self.prior, self.terms, inputs, timestep, max_batch=self.max_batch, velocity=velocity
         )[0]

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from csd_nerf.core.rows import Rows
 from csd_nerf.json_files import read_json
 from csd_nerf.priors.families import INDEX
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
@@ -82,7 +83,7 @@ class InstructPix2PixXL(InstructPix2Pix):
     def encode_text(
         self,
         prompts: Sequence[str],
-        image01: Float[Tensor, "n 3 H W"] | None = None,  # noqa: ARG002
+        image_rows: Rows | None = None,  # noqa: ARG002
     ) -> dict[str, Float[Tensor, "r *shape"]]:
         """Encode prompts to the states of both encoders, `text`, and a summary, `pooled`."""
         states = [self._texts.encode(prompts), self._second.encode(prompts)]

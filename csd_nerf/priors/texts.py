@@ -121,7 +121,7 @@ def qwen3_states(
 
     A prompt is a user's turn of a chat; it is padded to `QWEN3_TOKENS`, and padding is masked.
     """
-    _check_prompts(prompts)
+    check_prompts(prompts)
     turns = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
@@ -141,8 +141,41 @@ def qwen3_states(
     return torch.cat([found.hidden_states[layer] for layer in QWEN3_LAYERS], dim=2)
 
 
-class TextEncoder:
-    """A text encoder with its tokenizer; the encoder can be dropped from memory."""
+class FreedEncoder:
+    """A model that encodes texts, and can be dropped from memory.
+
+    Attributes:
+        name: Name of the prior, for messages.
+    """
+
+    def __init__(self, name: str, model: Any) -> None:
+        """Take a model that is on its device already."""
+        self.name = name
+        self._model = model.eval().requires_grad_(False)
+
+    @property
+    def model(self) -> Any:
+        """The model.
+
+        Raises:
+            RuntimeError: After `free`.
+        """
+        if self._model is None:
+            raise RuntimeError(
+                f"Encoding a text needs the text encoder, which {self.name!r} has freed: encode "
+                "all texts before free_text_encoder(), or load the prior again."
+            )
+        return self._model
+
+    def free(self) -> None:
+        """Drop the model from memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class TextEncoder(FreedEncoder):
+    """A text encoder with its tokenizer."""
 
     def __init__(
         self, name: str, model: Any, tokenizer: Any, states: Callable[..., Tensor]
@@ -155,8 +188,8 @@ class TextEncoder:
             tokenizer: Its tokenizer.
             states: The function that encodes, such as `clip_states`.
         """
-        self._name, self._tokenizer, self._states = name, tokenizer, states
-        self._model = model.eval().requires_grad_(False)
+        super().__init__(name, model)
+        self._tokenizer, self._states = tokenizer, states
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "r *shape"]:
@@ -166,27 +199,21 @@ class TextEncoder:
             ValueError: If there is no prompt, or prompts is one string.
             RuntimeError: After `free`.
         """
-        if self._model is None:
-            raise RuntimeError(
-                f"Encoding a text needs the text encoder, which {self._name!r} has freed: encode "
-                "all texts before free_text_encoder(), or load the prior again."
-            )
-        return self._states(self._model, self._tokenizer, prompts, name=self._name).float()
-
-    def free(self) -> None:
-        """Drop the model from memory."""
-        self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return self._states(self.model, self._tokenizer, prompts, name=self.name).float()
 
 
-def _check_prompts(prompts: Sequence[str]) -> None:
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Check that there is a prompt.
+
+    Raises:
+        ValueError: If there is none, or prompts is one string.
+    """
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts needs a sequence of at least one string, got {prompts!r}.")
 
 
 def _tokens(tokenizer: Any, prompts: Sequence[str], *, limit: int, name: str) -> Any:
-    _check_prompts(prompts)
+    check_prompts(prompts)
     _warn_of_cuts(tokenizer, prompts, limit=limit, name=name)
     return tokenizer(
         list(prompts),

@@ -19,6 +19,7 @@ from jaxtyping import Float, Real
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from csd_nerf.core.rows import Rows
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.json_files import read_json
 from csd_nerf.priors.families import SCHEDULER
@@ -60,7 +61,7 @@ class UNetPrior(DiffusersPrior):
     def encode_text(
         self,
         prompts: Sequence[str],
-        image01: Float[Tensor, "n 3 H W"] | None = None,  # noqa: ARG002
+        image_rows: Rows | None = None,  # noqa: ARG002
     ) -> dict[str, Float[Tensor, "r tokens width"]]:
         """Encode prompts to the text encoder's last hidden states, as the rows `text`.
 

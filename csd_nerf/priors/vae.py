@@ -11,14 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLFlux2
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from jaxtyping import Float
 from torch import Tensor
 
-Autoencoder = AutoencoderKL | AutoencoderKLFlux2
+Autoencoder = AutoencoderKL | AutoencoderKLFlux2 | AutoencoderKLQwenImage
+"""The last one is a video's; an image is a video of one frame."""
 
 
-def cell_size_of(vae: Autoencoder) -> int:
+def cell_size_of(vae: AutoencoderKL | AutoencoderKLFlux2) -> int:
     """Pixels along one edge of a latent cell."""
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
@@ -49,9 +50,11 @@ def encode_mode(
             time takes a fraction of the memory, and hardly more time.
     """
     pixels = (2 * image01 - 1).to(vae.device, vae.dtype)
+    is_video = isinstance(vae, AutoencoderKLQwenImage)
     parts = [pixels] if at_once else pixels.split(1)
-    modes = [vae.encode(part, return_dict=False)[0].mode() for part in parts]
-    return torch.cat(modes).float().to(image01.device)
+    shown = (part[:, :, None] if is_video else part for part in parts)
+    modes = torch.cat([vae.encode(part, return_dict=False)[0].mode() for part in shown])
+    return (modes[:, :, 0] if is_video else modes).float().to(image01.device)
 
 
 def scale_mode(vae: AutoencoderKL, mode: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -74,9 +77,12 @@ def decode_unscaled(
 
     `at_once` is as for `encode_mode`.
     """
+    is_video = isinstance(vae, AutoencoderKLQwenImage)
     shown = latent.to(vae.device, vae.dtype)
+    shown = shown[:, :, None] if is_video else shown
     parts: list[Any] = [shown] if at_once else [*shown.split(1)]
     pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
+    pixels = pixels[:, :, 0] if is_video else pixels
     return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)
 
 

@@ -39,6 +39,7 @@ HUB_MODELS = {
     ),
     "flux2-klein": ("black-forest-labs/FLUX.2-klein-base-4B", "Flux2KleinPipeline"),
     "flux-kontext": ("black-forest-labs/FLUX.1-Kontext-dev", "FluxKontextPipeline"),
+    "qwen-image-edit": ("Qwen/Qwen-Image-Edit-2511", "QwenImageEditPlusPipeline"),
     "stable-diffusion": (
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "StableDiffusionPipeline",

@@ -10,8 +10,14 @@ from PIL import Image
 
 from csd_nerf import cli
 
-FAMILIES = ("xl", "flux2", "kontext")
+FAMILIES = ("xl", "flux2", "kontext", "qwen")
 QUICK = ("--preset", "tiny", "--device", "cpu", "--iterations", "3", "--batch", "2")
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """The size of Qwen-Image is no number of a configuration, and is 1024 for random ones too."""
+    monkeypatch.setattr("csd_nerf.priors.qwen_image.PREFERRED_SIZE", 48)
 
 
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -38,7 +44,7 @@ def test_a_picture_of_any_size(editing_folder, tmp_path, family, capsys):
     rounding = np.abs(whole - thrifty).mean()
     assert rounding < (6 if family == "xl" else 1)
     settings = json.loads((tmp_path / "whole.png.json").read_text())["settings"]
-    wanted = {"xl": 3.0, "flux2": 4.0, "kontext": 1.0}[family]
+    wanted = {"xl": 3.0, "flux2": 4.0, "kontext": 1.0, "qwen": 4.0}[family]
     assert settings["text_scale"] == wanted
     other = run("other", "--size", "96", "--text-scale", "9")
     assert np.abs(whole - other).mean() > 2 * rounding

@@ -51,7 +51,7 @@ class PointwisePrior:
     def blur(self, x):
         return x
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         raise NotImplementedError
 
     def free_text_encoder(self):

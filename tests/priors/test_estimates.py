@@ -8,6 +8,7 @@ from sure_prior import SurePrior
 from torch import Tensor
 
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, generation
+from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
 
 SHARES = torch.tensor([[0.5, 0.5], [0.25, 0.0], [0.0, 0.0], [1.0, 0.0]])
@@ -27,9 +28,11 @@ class Model(SurePrior):
 
     source_rows = ("condition", "reference")
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         words = torch.tensor([WORDS[prompt] for prompt in prompts])
-        return {"text": words if image01 is None else words + image01.mean((1, 2, 3))}
+        if image_rows is None:
+            return {"text": words}
+        return {"text": words + image_rows["picture"].mean((1, 2, 3))}
 
     def encode_source(self, image01):
         self.largest = max(getattr(self, "largest", 0), len(image01))
@@ -79,9 +82,11 @@ def by_definition(terms: Terms, words: dict[str, float]) -> Tensor:
     return total
 
 
-def texts_of(model: Model, image01: Tensor | None = None) -> Texts:
+def texts_of(model: Model, pictures: Tensor | None = None) -> Texts:
+    """In two parts, if there are pictures."""
+    parts = [{}] if pictures is None else [{"picture": part} for part in pictures.split(3)]
     return Texts.encode(
-        model, ["fog", "night"], negative_prompt="", source_prompt="a day", image01=image01
+        model, ["fog", "night"], negative_prompt="", source_prompt="a day", image_rows=parts
     )
 
 
@@ -96,14 +101,61 @@ RESIDUALS = {
 @pytest.mark.parametrize("name", RESIDUALS)
 def test_every_residual_with_composed_instructions_is_the_sum_over_particles(name, own_texts):
     model, terms = Model(), RESIDUALS[name]
-    image01 = torch.full((N, 3, 2, 2), 0.25) if own_texts else None
-    inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(model, image01), SHARES)
+    pictures = torch.full((N, 3, 2, 2), 0.25) if own_texts else None
+    inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(model, pictures), SHARES)
     found, count = weighted_sum(model, terms, inputs, TIMESTEP, drawn=DRAWN, max_batch=7)
     words = {said: value + 0.25 * own_texts for said, value in WORDS.items()}
     expected = by_definition(terms, words)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
     assert count == model.evaluations
     assert model.max_batch == 7
+
+
+class BoundedFlow(Model):
+    """A flow that halves what guidance adds to the velocity, and turns its sign."""
+
+    schedule = FlowSchedule()
+    bounds_guidance = True
+
+    def bound_guidance(self, guided, conditional):
+        return conditional - 0.5 * (guided - conditional)
+
+    def predict_velocity(self, branches, timestep, *, max_batch=None):
+        return self.predict(branches, timestep, max_batch=max_batch)
+
+
+@pytest.mark.parametrize("name", ["csd", "sds", "dds", "generation"])
+@pytest.mark.parametrize("velocity", [False, True])
+def test_guidance_is_bounded_for_each_latent_as_the_prior_says(name, velocity):
+    """Bounding here is linear, so that it's another scale of guidance, for target and source."""
+    if velocity and name != "generation":
+        # Only samplers sum velocities, and they have no source.
+        return
+    model, terms = BoundedFlow(), RESIDUALS[name]
+    shares = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0], [1.0, 0.0]])
+    inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(model), shares)
+    found, _ = weighted_sum(model, terms, inputs, TIMESTEP, drawn=DRAWN, velocity=velocity)
+    plain, bounded = Terms(noise=terms.noise), Terms()
+    for latent in ("target", "source"):
+        own = Terms({key: w for key, w in terms.weights.items() if key.latent == latent})
+        if own.weights:
+            share = sum(own.weights.values())
+            aim = Terms({own.most_conditional(latent): share})
+            bounded = bounded + aim - 0.5 * (own - aim)
+    assert "prompt" in {key.text for key in bounded.weights}
+    expected, _ = weighted_sum(Model(), plain + bounded, inputs, TIMESTEP, drawn=DRAWN)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    unbounded, _ = weighted_sum(Model(), terms, inputs, TIMESTEP, drawn=DRAWN)
+    assert float((found - unbounded).abs().max()) > 0.1
+
+
+def test_guidance_that_leads_nowhere_is_not_bounded():
+    """With a text scale of 0 the instruction's estimate is not evaluated."""
+    terms = EDIT_RESIDUALS["sds"](image_scale=1.5, text_scale=0.0)
+    inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(Model()), SHARES)
+    assert terms.most_conditional("target").text == "empty"
+    found, _ = weighted_sum(BoundedFlow(), terms, inputs, TIMESTEP, drawn=DRAWN)
+    assert found.isfinite().all()
 
 
 def test_an_estimate_is_evaluated_only_where_it_has_a_weight():

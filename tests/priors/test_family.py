@@ -35,7 +35,7 @@ class Toy(DiffusersPrior):
     def decode(self, latent):
         return latent[:, [0, 1, 1]]
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         """As many tokens as letters."""
         (length,) = {len(prompt) for prompt in prompts}
         numbers = [[float(ord(letter)) for letter in prompt] for prompt in prompts]

@@ -6,14 +6,16 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus
 from PIL import Image
 
 from csd_nerf import priors
-from csd_nerf.priors import flow, flux2, flux_kontext
+from csd_nerf.priors import flow, flux2, flux_kontext, qwen_image
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.halving import HalvingPrior
 from csd_nerf.priors.sampling import sample_edit, sample_latents
@@ -21,14 +23,28 @@ from csd_nerf.priors.sampling import sample_edit, sample_latents
 STEPS = 4
 TOLERANCE = 1e-4
 PROMPTS = ["make the sphere blue", "make it a snowy winter night with fog"]
-FAMILIES = ("flux2", "kontext")
+FAMILIES = ("flux2", "kontext", "qwen")
 
 
 @cache
 def theirs(folder: Path) -> DiffusionPipeline:
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
+    if isinstance(pipeline, QwenImageEditPlusPipeline):
+        hand_over_the_positions(pipeline)
     return pipeline
+
+
+def hand_over_the_positions(pipeline: QwenImageEditPlusPipeline) -> None:
+    """Mend github.com/huggingface/diffusers/issues/14194: pictures have rows and columns."""
+    encoder = pipeline.text_encoder
+    forward, picture = encoder.forward, encoder.config.image_token_id
+
+    def mended(input_ids, **options):
+        kinds = (input_ids == picture).int()
+        return forward(input_ids=input_ids, mm_token_type_ids=kinds, **options)
+
+    encoder.forward = mended
 
 
 @cache
@@ -58,6 +74,12 @@ def pipeline_edit(family: str, folder: Path, image01, noise, text_scale: float) 
             options["image"] = Image.fromarray(pixels)
         height, width = (edge * ours(folder).cell_size for edge in own.shape[2:])
         options |= {"height": height, "width": width}
+        if family == "qwen":
+            packed = flow.tokens_of([torch.nn.functional.pixel_unshuffle(own, 2)])
+            options |= {"true_cfg_scale": text_scale, "negative_prompt": "", "latents": packed}
+            with patch.object(pipeline_qwenimage_edit_plus, "VAE_IMAGE_SIZE", height * width):
+                results.append(theirs(folder)(**options).images)
+            continue
         if family == "flux2":
             options |= {"guidance_scale": text_scale, "latents": own}
         else:
@@ -87,7 +109,7 @@ def test_reproduces_the_pipeline(editing_folder, family, text_scale, size):
     assert float(expected.std()) > 0.05
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["flux2", "kontext"])
 def test_without_its_reference_the_model_makes_images_from_text(editing_folder, family):
     folder = editing_folder(family)
     prior = ours(folder)
@@ -99,9 +121,46 @@ def test_without_its_reference_the_model_makes_images_from_text(editing_folder, 
     assert float((prior.decode(latent) - expected).abs().max()) < TOLERANCE
 
 
+def test_texts_are_those_of_the_pipeline_with_and_without_the_picture(editing_folder):
+    """Qwen-Image-Edit's pipeline needs a picture, but encodes texts without one too."""
+    folder = editing_folder("qwen")
+    prior, image01 = ours(folder), pictures(2, 64, 96)
+    _, rows = prior.encode_source(image01)
+    found = prior.encode_text(PROMPTS, rows)
+    for number, prompt in enumerate(PROMPTS):
+        pixels = (255 * image01[number]).round().byte().permute(1, 2, 0).numpy()
+        shown = theirs(folder).image_processor.resize(Image.fromarray(pixels), 320, 480)
+        for name, images in (("text", None), ("seen", [shown])):
+            with torch.no_grad():
+                expected, _ = theirs(folder).encode_prompt([prompt], image=images)
+            kept = found[name][number][found[f"{name}_mask"][number]]
+            torch.testing.assert_close(kept, expected[0], atol=1e-5, rtol=1e-4)
+    one = prior.encode_text(PROMPTS[:1], rows)
+    assert one["text"].shape[0] == 1
+    assert one["seen"].shape[0] == 2
+    assert not {"text_mask", "seen_mask"} & one.keys()
+
+
+def test_texts_of_many_pictures_are_those_of_each(editing_folder):
+    prior = ours(editing_folder("qwen"))
+    _, rows = prior.encode_source(pictures(6, 64, 64))
+    together = prior.encode_text(["fog"], rows)["seen"]
+    for number in range(6):
+        own = {"picture": rows["picture"][number : number + 1]}
+        torch.testing.assert_close(
+            prior.encode_text(["fog"], own)["seen"][0], together[number], atol=1e-5, rtol=1e-4
+        )
+    with pytest.raises(ValueError, match=r"one a picture \(6\), got 2"):
+        prior.encode_text(PROMPTS, rows)
+
+
 FAULTS = {
     "flux2": ["planes", "packing", "guidance", "text", "reference", "axes", "scale", "layers"],
     "kontext": ["planes", "packing", "guidance", "text", "reference", "axes", "scale", "distilled"],
+    "qwen": [
+        *("packing", "guidance", "text", "reference", "scale", "norm", "positions", "unseen"),
+        *("other", "turned"),
+    ],
 }
 
 
@@ -110,10 +169,12 @@ def test_a_fault_is_seen(editing_folder, monkeypatch, family, fault):
     """Each is ten times the tolerance and more."""
     folder = editing_folder(family)
     prior, image01 = ours(folder), pictures(2, 64, 96)
-    noise, options = noise_for(prior, image01), {"text_scale": 2.5}
-    expected = pipeline_edit(family, folder, image01, noise, 2.5)
-    module = {"flux2": flux2, "kontext": flux_kontext}[family]
-    places = module.places_of
+    # The norm changes with the scale.
+    options = {"text_scale": 7.0 if fault == "norm" else 2.5}
+    noise = noise_for(prior, image01)
+    expected = pipeline_edit(family, folder, image01, noise, options["text_scale"])
+    module = {"flux2": flux2, "kontext": flux_kontext, "qwen": qwen_image}[family]
+    places = getattr(module, "places_of", None)
     if fault == "planes":
         monkeypatch.setattr(
             module, "places_of", lambda one, plane, axes: places(one, plane=0, axes=axes)
@@ -136,12 +197,36 @@ def test_a_fault_is_seen(editing_folder, monkeypatch, family, fault):
     elif fault == "text":
         plain_text = prior.encode_text
         monkeypatch.setattr(
-            prior, "encode_text", lambda prompts, *_: plain_text([""] * len(prompts))
+            prior, "encode_text", lambda prompts, *rows: plain_text([""] * len(prompts), *rows)
         )
     elif fault == "reference":
-        monkeypatch.setattr(prior, "encode_source", lambda image01: (prior.encode(image01), {}))
-    elif fault == "scale" and family == "flux2":
-        monkeypatch.setattr(prior, "_statistics", lambda latent: (0 * latent[:1, :, :1, :1], 1.0))
+        plain_source = prior.encode_source
+
+        def without_reference(image01):
+            latent, rows = plain_source(image01)
+            return latent, {name: row for name, row in rows.items() if name != "reference"}
+
+        monkeypatch.setattr(prior, "encode_source", without_reference)
+    elif fault == "norm":
+        monkeypatch.setattr(prior, "bound_guidance", lambda guided, conditional: guided)
+    elif fault == "positions":
+        monkeypatch.setattr(prior._texts._processor, "return_mm_token_type_ids", False)
+    elif fault == "unseen":
+        plain_text = prior.encode_text
+        monkeypatch.setattr(prior, "encode_text", lambda prompts, *_: plain_text(prompts))
+    elif fault == "other":
+        unpacked = prior._unpacked
+        monkeypatch.setattr(prior, "_unpacked", lambda packed: unpacked(packed).flip(0))
+    elif fault == "turned":
+        run = prior.transformer.forward
+
+        def turned(img_shapes, **inputs):
+            shapes = [[(f, w, h) for f, h, w in one] for one in img_shapes]
+            return run(img_shapes=shapes, **inputs)
+
+        monkeypatch.setattr(prior.transformer, "forward", turned)
+    elif fault == "scale" and family != "kontext":
+        monkeypatch.setattr(prior, "_statistics", lambda like: (0 * like[:1, :1, :1, :1], 1.0))
     elif fault == "scale":
         monkeypatch.setattr(flux_kontext, "scale_mode", lambda vae, mode: mode)
     elif fault == "layers":
@@ -178,9 +263,11 @@ def test_images_survive_the_autoencoder_as_diffusers_has_it(editing_folder, fami
     folder = editing_folder(family)
     prior, image01 = ours(folder), pictures(2, 64, 96)
     vae = theirs(folder).vae
+    # A video's autoencoder is shown videos of one frame.
+    frames = image01[:, :, None] if family == "qwen" else image01
     with torch.no_grad():
-        mode = vae.encode(2 * image01 - 1).latent_dist.mode()
-        expected = (vae.decode(mode).sample / 2 + 0.5).clamp(0, 1)
+        mode = vae.encode(2 * frames - 1).latent_dist.mode()
+        expected = (vae.decode(mode).sample / 2 + 0.5).clamp(0, 1).view_as(image01)
     found = prior.decode(prior.encode(image01))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="needs heights and widths that are multiples of"):
@@ -211,6 +298,7 @@ def test_a_model_that_can_not_work_is_refused_before_it_is_loaded(editing_folder
         ("scheduler/scheduler_config.json", "_class_name", "DDIMScheduler", "got DDIMScheduler"),
         ("vae/config.json", "_class_name", "AutoencoderTiny", "The vae of .* must be"),
         ("model_index.json", "is_distilled", True, "which is distilled to a few steps"),
+        ("text_encoder/config.json", "model_type", "bert", "The text_encoder of .* must be"),
     ):
         shutil.copytree(editing_folder(family), folder)
         content = json.loads((folder / path).read_text())

@@ -57,8 +57,12 @@ class Narrow:
     def encode_source(self, image01):
         return self.encode(image01), {"condition": image01 * 2, "reference": image01 * 3}
 
-    def encode_text(self, prompts, image01=None):
-        return {"text": torch.full((len(prompts),), 0.0 if image01 is None else len(image01))}
+    def encode_text(self, prompts, image_rows=None):
+        return {
+            "text": torch.full(
+                (len(prompts),), 0.0 if image_rows is None else len(image_rows["picture"])
+            )
+        }
 
     def free_text_encoder(self):
         self.freed = True
@@ -85,7 +89,7 @@ def test_it_is_a_prior_with_the_prior_s_own_attributes():
     assert isinstance(halving, Prior)
     assert (halving.name, halving.cell_size, halving.secret) == ("narrow", 4, "kept")
     assert halving.source_rows == ("condition", "reference")
-    assert halving.encode_text(["fog"], images(5))["text"].tolist() == [5]
+    assert halving.encode_text(["fog"], {"picture": images(5)})["text"].tolist() == [5]
     halving.free_text_encoder()
     assert halving.freed
     with pytest.raises(AttributeError, match="missing"):

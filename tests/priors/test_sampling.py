@@ -149,7 +149,7 @@ def condition_the_null_branch(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> 
 
 
 def pad_the_text_less(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
-    def encode_text(prompts):
+    def encode_text(prompts, _):
         tokens = prior._texts._tokenizer(
             list(prompts), padding="max_length", max_length=12, return_tensors="pt"
         )
@@ -162,7 +162,7 @@ def pad_the_text_less(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
 def drop_the_padding_states(prior: InstructPix2Pix, _: pytest.MonkeyPatch) -> None:
     right = prior.encode_text
 
-    def encode_text(prompts):
+    def encode_text(prompts, _):
         tokens = prior._texts._tokenizer(
             list(prompts), padding="max_length", max_length=24, return_tensors="pt"
         )

@@ -337,7 +337,7 @@ def test_half_precision_is_the_default_on_a_gpu_as_it_suits_the_family():
     with pytest.raises(ValueError, match=r"dtype needs one of auto, float32, .* got int8\.$"):
         priors.precision("int8", device=cpu, half="float16")
     halves = {name: family.half for name, family in FAMILIES.items()}
-    flows = {"Flux2KleinPipeline", "FluxKontextPipeline"}
+    flows = {"Flux2KleinPipeline", "FluxKontextPipeline", "QwenImageEditPlusPipeline"}
     assert {name for name, half in halves.items() if half == "bfloat16"} == flows
 
 

@@ -19,9 +19,9 @@ class PriorOptions:
     """Options of the diffusion model."""
 
     prior: str = "instruct-pix2pix"
-    """Editing model: instruct-pix2pix, sdxl-instruct-pix2pix, flux2-klein, flux-kontext, tiny
-    (bundled), a hub id or a local folder. Its scales and noise levels are those of its authors, if
-    they are not given and it is not the preset's."""
+    """Editing model: instruct-pix2pix, sdxl-instruct-pix2pix, flux2-klein, flux-kontext,
+    qwen-image-edit, tiny (bundled), a hub id or a local folder. Its scales and noise levels are
+    those of its authors, if they are not given and it is not the preset's."""
     prior_device: str | None = None
     """Device of the prior, such as cuda:1; None means the device on which the scene is trained."""
     prior_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"

@@ -33,7 +33,7 @@ class AlikePrior:
 
     decode = encoding_tiles = decoding_tiles = free_text_encoder = encode
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         return {"text": torch.tensor([float(prompt != "") for prompt in prompts])}
 
     def predict(self, branches, timestep, *, max_batch=None):

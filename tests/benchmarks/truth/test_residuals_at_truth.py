@@ -24,7 +24,7 @@ class BiasedPrior:
 
     decode = encoding_tiles = decoding_tiles = free_text_encoder = encode
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         return {"text": torch.tensor([float(prompt == "night") for prompt in prompts])}
 
     def predict(self, branches, timestep, *, max_batch=None):

@@ -28,7 +28,7 @@ class WordPrior(SurePrior):
     def free_text_encoder(self):
         WordPrior.freed += 1
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         values = [0.9 if "bright" in p else 0.1 if "dark" in p else 0.5 for p in prompts]
         return {"text": torch.tensor(values)[:, None, None]}
 

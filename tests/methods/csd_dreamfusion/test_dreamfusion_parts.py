@@ -55,7 +55,7 @@ def test_texts_are_encoded_once_and_interpolated():
     calls = []
 
     class Texts(SurePrior):
-        def encode_text(self, prompts, image01=None):
+        def encode_text(self, prompts, image_rows=None):
             calls.append(list(prompts))
             rows = torch.arange(float(len(prompts)))
             return {"text": rows[:, None, None].expand(-1, 2, 3), "pooled": 2 * rows[:, None]}

@@ -30,7 +30,7 @@ class RecordingPrior(SurePrior):
     def __init__(self):
         self.encoded, self.asked = [], []
 
-    def encode_text(self, prompts, image01=None):
+    def encode_text(self, prompts, image_rows=None):
         self.encoded += prompts
         values = [next((v for k, v in VALUES.items() if k in p), 0.0) for p in prompts]
         values = [-1.0 if p == "fog" else v for p, v in zip(prompts, values, strict=True)]

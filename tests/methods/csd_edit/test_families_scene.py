@@ -8,11 +8,13 @@ import pytest
 from edit_runs import start
 
 
-@pytest.mark.parametrize("family", ["xl", "flux2", "kontext"])
-def test_a_scene_is_edited(editing_folder, make_config, family):
+@pytest.mark.parametrize("family", ["xl", "flux2", "kontext", "qwen"])
+def test_a_scene_is_edited(editing_folder, make_config, family, monkeypatch):
     config = make_config()
     pipeline = config.pipeline
     pipeline.prior, pipeline.edit_steps, pipeline.edit_views = str(editing_folder(family)), 1, 4
+    # No number of a configuration, and 1024 for random models too.
+    monkeypatch.setattr("csd_nerf.priors.qwen_image.PREFERRED_SIZE", 48)
     trainer = start(config)
     trainer.train()
     manager = trainer.pipeline.datamanager

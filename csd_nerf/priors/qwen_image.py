@@ -1,0 +1,190 @@
+"""Qwen-Image-Edit on diffusers: images edited by instructions, by a flow whose texts see the image.
+
+The text encoder is a model of vision and language, which is shown the source image beside the
+instruction: each particle has texts of its own. The latent is that of a video's autoencoder, for a
+video of one frame; 2 x 2 of its cells are one token. The source's tokens follow the noisy ones, as
+the next frame. Guidance by the text keeps each token's norm.
+
+This module imports diffusers and transformers; `csd_nerf.priors.load` imports it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageTransformer2DModel,
+)
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from transformers import Qwen2_5_VLModel, Qwen2VLProcessor
+
+from csd_nerf.core.rows import PICTURE, Rows
+from csd_nerf.priors.base import Branch
+from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, tokens_of
+from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.seeing_texts import SeeingTextEncoder
+from csd_nerf.priors.unet import load_network
+from csd_nerf.priors.vae import check_size, decode_unscaled, encode_mode
+
+PREFERRED_SIZE = 1024
+"""Edge in pixels of a square with the area of the pipeline's pictures; no configuration has it."""
+
+
+class QwenImageEdit(FlowPrior):
+    """A `Prior` made of the parts of a QwenImageEditPlusPipeline."""
+
+    text_rows = ("text", "text_mask", "seen", "seen_mask")
+    source_rows = ("reference", PICTURE)
+    bounds_guidance = True
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        vae: AutoencoderKLQwenImage,
+        transformer: QwenImageTransformer2DModel,
+        text_encoder: Qwen2_5_VLModel,
+        processor: Qwen2VLProcessor,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+    ) -> None:
+        """Wrap models that are already on their device and in their precision."""
+        super().__init__(name, transformer, scheduler)
+        self.latent_channels: int = vae.config["z_dim"]
+        self.cell_size = 2 ** len(vae.config["temperal_downsample"])
+        self.size_multiple = 2 * self.cell_size
+        self.preferred_size = PREFERRED_SIZE
+        self._vae = vae.eval().requires_grad_(False)
+        self._texts = SeeingTextEncoder(name, text_encoder, processor)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        variant: str | None = None,
+        vae_tiling: bool = False,
+    ) -> QwenImageEdit:
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
+        options: dict[str, Any] = {"dtype": dtype, "variant": variant}
+        vae = load_network(AutoencoderKLQwenImage, folder / "vae", **options)
+        if vae_tiling:
+            vae.enable_tiling()
+        transformer = load_network(QwenImageTransformer2DModel, folder / "transformer", **options)
+        # Without the head, which would predict the next word.
+        text_encoder = load_part(Qwen2_5_VLModel, folder / "text_encoder", **options)
+        with reading_part(folder / "processor"):
+            processor: Any = Qwen2VLProcessor.from_pretrained(folder / "processor")
+        return cls(
+            name=name,
+            vae=vae.to(device),
+            transformer=transformer.to(device),
+            text_encoder=text_encoder.to(device),
+            processor=processor,
+            scheduler=load_flow_scheduler(folder),
+        )
+
+    @torch.no_grad()
+    def encode_source(
+        self, image01: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Rows]:
+        """Encode to clean latents, which are the rows `reference` too, with the pictures."""
+        latent = self.encode(image01)
+        packed = pixel_unshuffle(image01, self.cell_size)
+        return latent, {"reference": latent, PICTURE: packed}
+
+    def encode_text(
+        self, prompts: Sequence[str], image_rows: Rows | None = None
+    ) -> dict[str, Float[Tensor, "r tokens width"] | Bool[Tensor, "r tokens"]]:
+        """Encode prompts as the rows `text`, and beside pictures as the rows `seen`.
+
+        Where the texts of a call differ in length, rows of a mask say which tokens there are.
+        """
+        rows: dict[str, Tensor] = {}
+        shown = [()] if image_rows is None else [(), (self._unpacked(image_rows[PICTURE]),)]
+        for name, pictures01 in zip(("text", "seen"), shown, strict=False):
+            rows[name], mask = self._texts.encode(prompts, pictures01)
+            if mask is not None:
+                rows[f"{name}_mask"] = mask
+        return rows
+
+    def free_text_encoder(self) -> None:
+        """Drop the text encoder from memory."""
+        self._texts.free()
+
+    def _unpacked(self, packed: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        return pixel_shuffle(packed, self.cell_size)
+
+    def model_rows(self, branch: Branch) -> dict[str, Tensor]:
+        """The branch's reference, if it has one, and the text that has seen it or has not."""
+        rows = super().model_rows(branch)
+        name = "seen" if "reference" in rows and "seen" in rows else "text"
+        chosen = {"text": rows[name]}
+        if f"{name}_mask" in rows:
+            chosen["text_mask"] = rows[f"{name}_mask"]
+        return chosen | {name: rows[name] for name in ("reference",) if name in rows}
+
+    def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
+        """Encode images to latents; keeps the autograd graph.
+
+        Raises:
+            ValueError: If an edge is not a multiple of `size_multiple`.
+        """
+        check_size(self.name, image01, self.size_multiple)
+        mean, deviation = self._statistics(image01)
+        return (encode_mode(self._vae, image01) - mean) / deviation
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Decode latents to images, clamped to [0, 1]."""
+        mean, deviation = self._statistics(latent)
+        return decode_unscaled(self._vae, latent * deviation + mean)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        config = self._vae.config
+        pair = (config["latents_mean"], config["latents_std"])
+        mean, deviation = (torch.tensor(values).view(1, -1, 1, 1).to(like) for values in pair)
+        return mean, deviation
+
+    def velocity(
+        self, noisy: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], rows: dict[str, Tensor]
+    ) -> Float[Tensor, "b c h w"]:
+        """Call the transformer on the tokens of noisy latents and of their references."""
+        model = self._transformer
+        maps = [pixel_unshuffle(latent, 2) for latent in self.maps(noisy, rows)]
+        mask = rows.get("text_mask")
+
+        def moved(shown: Tensor) -> Tensor:
+            return shown.to(model.device, model.dtype)
+
+        output = model(
+            hidden_states=moved(tokens_of(maps)),
+            timestep=level.to(model.device, model.dtype),
+            encoder_hidden_states=moved(rows["text"]),
+            encoder_hidden_states_mask=None if mask is None else mask.to(model.device),
+            img_shapes=[[(1, *one.shape[2:]) for one in maps]] * len(noisy),
+            return_dict=False,
+        )[0]
+        return pixel_shuffle(map_of(output, maps[0]), 2)
+
+    def bound_guidance(
+        self, guided: Float[Tensor, "n c h w"], conditional: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Scale each token of a guided velocity to the norm that it has without guidance."""
+        changed, plain = (pixel_unshuffle(one, 2) for one in (guided, conditional))
+        ratio = plain.norm(dim=1, keepdim=True) / changed.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        return pixel_shuffle(changed * ratio, 2)
+
+    def shift(self, cells: int, steps: int) -> float:
+        """Linear in the number of tokens, whatever the number of steps."""
+        del steps
+        return self.linear_shift(cells // 4)
