@@ -27,6 +27,7 @@ from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
 from csd_nerf.core.rows import PICTURE, Rows
 from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.core.structure import CONTROL, pack_structure
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
 
@@ -70,6 +71,7 @@ def edit_images(
     generator: torch.Generator,
     mixer: Mixer | None = None,
     start01: Float[Tensor, "n 3 H W"] | None = None,
+    control01: Float[Tensor, "n 1 H W"] | None = None,
     progress: str | None = None,
     callback: Callable[[int, int, Preview], None] | None = None,
     callback_every: int = 20,
@@ -88,6 +90,8 @@ def edit_images(
         generator: Source of randomness, on the CPU.
         mixer: As for `edit`.
         start01: Images to start the optimisation from; None means the source images.
+        control01: Structure images, such as depth, for a prior that follows them; None leaves it to
+            the prior to make them from the source images. See `csd_nerf.core.structure`.
         progress: Label of a progress bar on stderr; None means no bar.
         callback: Called with the number of iterations done, their total, and a function that
             decodes the current images.
@@ -113,6 +117,8 @@ def edit_images(
 
     source, image_rows = encode_sources(prior, source01, max_batch=settings.max_batch)
     source = source.to(prior.device)
+    if control01 is not None:
+        image_rows[CONTROL] = pack_structure(control01, cell_size=prior.cell_size)
     image_rows = {name: rows.to(prior.device) for name, rows in image_rows.items()}
     start = source.clone() if start01 is None else encode(start01)
     stack = ImageStack(start, source, image_rows, settings.batch_size)

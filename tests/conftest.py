@@ -27,3 +27,15 @@ def editing_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return folders[family]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def control_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders with a randomly initialised Stable Diffusion, and a ControlNet for it."""
+    from random_pipelines import make_control_net, make_latent_pipeline
+
+    base, net = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("control")
+    pipeline = make_latent_pipeline("ddim", "epsilon")
+    pipeline.save_pretrained(base)
+    make_control_net(pipeline.unet).save_pretrained(net)
+    return base, net

@@ -7,6 +7,7 @@ import json
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
     EulerAncestralDiscreteScheduler,
@@ -187,6 +188,22 @@ def make_latent_pipeline(solver: str, prediction_type: str) -> StableDiffusionPi
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def make_control_net(unet: UNet2DConditionModel, *, seed: int = 5) -> ControlNetModel:
+    """With a strong influence; a new one has none, since its last layers are zero."""
+    torch.manual_seed(seed)
+    # The autoencoder's cells have 4 pixels along an edge.
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16))
+    embedding = net.controlnet_cond_embedding
+    for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block, embedding.conv_out):
+        torch.nn.init.normal_(layer.weight, std=1.0 / layer.weight[0].numel() ** 0.5)
+        torch.nn.init.normal_(layer.bias, std=0.1)
+    with torch.no_grad():
+        # Few pixels are on an edge, and a layer's default weights are small.
+        for block in (embedding.conv_in, *embedding.blocks):
+            block.weight.mul_(3.0)
+    return net
 
 
 def make_t5_tokenizer() -> T5Tokenizer:

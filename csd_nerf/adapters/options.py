@@ -63,6 +63,14 @@ class EditOptions:
     """Residual of the methods csd and csd-no-stein. csd: CSD-Edit, with an editing model.
     dds: Delta Denoising Score, with a text-to-image model such as stable-diffusion; --prompt then
     describes the result and --source-prompt the input."""
+    control: Annotated[Literal["canny", "depth"] | None, _unset("{canny}", "none")] = None
+    """What a ControlNet beside stable-diffusion keeps of the input, with --residual dds.
+    canny: its edges. (depth is for scenes, which render it.)"""
+    control_model: Annotated[str | None, _unset("NAME|FOLDER", "the prior's usual one")] = None
+    """The ControlNet: a short name of `csd-nerf weights`, a hub id, or a folder with config.json
+    and weights at its top."""
+    control_scale: Annotated[float | None, _unset("FLOAT", "1")] = None
+    """Factor of the ControlNet's outputs: how strongly the structure is kept."""
     preset: Preset = "full"
     """Sets all options whose default is given as "the preset's".
     full: InstructPix2Pix on a GPU with 24 GB. small: the same in smaller batches, for 12 GB.
@@ -222,6 +230,7 @@ class EditOptions:
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")
+        self._check_control()
         if self.source_share is not None and not 0 <= self.source_share <= 1:
             raise ValueError(f"--source-share must be from 0 to 1, got {self.source_share}.")
         self._check_method()
@@ -239,6 +248,27 @@ class EditOptions:
             if given[option] and method not in methods:
                 raise ValueError(f"{option} needs --method {' or '.join(methods)}, got {method}.")
         self._check_kernel(method)
+
+    def _check_control(self) -> None:
+        """Refuse a ControlNet where it can't be heeded, and its options without one."""
+        for name in ("control_model", "control_scale"):
+            if getattr(self, name) is not None and self.control is None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} needs a ControlNet, got {getattr(self, name)} "
+                    "without; add --control canny."
+                )
+        if self.control == "depth":
+            raise ValueError(
+                "--control depth needs a scene, which renders it, got a picture or a video; take "
+                "--control canny."
+            )
+        if self.control is not None and self.residual != "dds":
+            raise ValueError(
+                f"--control {self.control} needs --residual dds, got {self.residual}; set it, or "
+                "leave the control out."
+            )
+        if self.control_scale is not None and self.control_scale < 0:
+            raise ValueError(f"--control-scale must be 0 or more, got {self.control_scale}.")
 
     def _check_kernel(self, method: str) -> None:
         """Refuse options of the kernel between images if nothing is mixed by it."""

@@ -31,7 +31,7 @@ from csd_nerf.priors.base import Prior
 PREVIEW_SIZE = 512
 """Largest length in pixels of a preview's longer edge."""
 MAX_NUMEL_ON_DEVICE = 2**26
-"""Canvases whose latent has more elements than this stay in the CPU's memory."""
+"""Latents and conditions of a canvas with more elements than this stay in the CPU's memory."""
 SAMPLED = ("ip2p-downsize", "ip2p-windows")
 """Methods that sample instead of optimising."""
 
@@ -112,9 +112,11 @@ def _encode(plan: _Plan, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "
     picture = resize(image, plan.layout.size, wrap=plan.layout.wrap)
     told = _row_reporter(plan.session.reporter, "encode")
     latent, image_rows = encode_tiled(plan.prior, picture, after_row=told, **plan.tiling)
-    fits = latent.numel() <= MAX_NUMEL_ON_DEVICE
-    place = plan.prior.device if fits else torch.device("cpu")
-    return latent.to(place), {name: rows.to(place) for name, rows in image_rows.items()}
+
+    def placed(whole: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+        return whole.to(plan.prior.device) if whole.numel() <= MAX_NUMEL_ON_DEVICE else whole
+
+    return placed(latent), {name: placed(rows) for name, rows in image_rows.items()}
 
 
 def _decode(

@@ -221,26 +221,39 @@ class _Call:
 
     def _load(self, device: torch.device, notices: list[str]) -> tuple[priors.Prior, str]:
         """The prior and the identity of its weights."""
-        values = self.options.values()
-        kind = "text" if self.options.residual == "dds" else "edit"
+        options, values = self.options, self.options.values()
+        kind = "text" if options.residual == "dds" else "edit"
+        scale = 1.0 if options.control_scale is None else options.control_scale
 
         def tell(text: str) -> None:
             notices.append(text)
             print(f"note: {text} --max-batch sets it from the start.", file=sys.stderr)
 
-        with _naming("--prior"):
+        with _naming("--prior", *([] if options.control is None else ["--control-model"])):
             prior = priors.load(
                 values.prior,
                 kind=kind,
                 device=device,
                 dtype=values.dtype,
-                variant=self.options.prior_variant,
+                variant=options.prior_variant,
                 condition=values.condition,
+                control=options.control,
+                control_model=options.control_model,
+                control_scale=scale,
             )
-            variant = self.options.prior_variant
-            weights = priors.fetch(values.prior, variant=variant, kind=kind)[0]
+            weights = self._weights(values.prior, kind)
         halving = HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
-        return halving, weights_identity(weights)
+        return halving, weights_identity(*weights)
+
+    def _weights(self, prior: str, kind: priors.Kind) -> list[Path]:
+        """The folder of the prior's weights and, if it has one, of its ControlNet's."""
+        options, variant = self.options, self.options.prior_variant
+        if options.control is None:
+            return [priors.fetch(prior, variant=variant, kind=kind)[0]]
+        folder, _, beside = priors.fetch_controlled(
+            prior, options.control, model=options.control_model, variant=variant
+        )
+        return [folder, beside]
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
         files = task.files

@@ -12,7 +12,8 @@ Rows = Mapping[str, Tensor]
 that all particles share.
 
 Names for what comes from the prompt: `text`, `pooled`, `time_ids`. Names for what comes from the
-source image: `condition`, `reference`, `control`, `picture`.
+source image: `condition`, `reference`, `picture`; and `control`, which is no condition to be guided
+by, see `csd_nerf.core.structure`.
 """
 
 PICTURE = "picture"

@@ -6,10 +6,12 @@ Importing this package loads neither diffusers nor transformers; `load` does.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.control_weights import Control, fetch_controlled
 from csd_nerf.priors.families import Condition, Kind
 from csd_nerf.priors.weights import WeightsNotFoundError, fetch, is_bundled, usual_numbers
 
@@ -17,10 +19,12 @@ __all__ = [
     "DTYPES",
     "Branch",
     "Condition",
+    "Control",
     "Kind",
     "Prior",
     "WeightsNotFoundError",
     "fetch",
+    "fetch_controlled",
     "is_bundled",
     "load",
     "precision",
@@ -59,6 +63,9 @@ def load(
     variant: str | None = None,
     condition: Condition = "raw",
     vae_tiling: bool = False,
+    control: Control | None = None,
+    control_model: str | None = None,
+    control_scale: float = 1.0,
 ) -> Prior:
     """Load a prior of any family in `csd_nerf.priors.families`.
 
@@ -78,12 +85,16 @@ def load(
             latents, as in the authors' release of CSD.
         vae_tiling: Encode and decode large images in overlapping tiles, which saves memory; the
             result changes slightly where tiles meet.
+        control: What a ControlNet beside Stable Diffusion follows; None means no ControlNet.
+        control_model: Its short name (`HUB_CONTROLS` in `csd_nerf.priors.control_weights`), hub id
+            or folder; None takes the usual one for the model.
+        control_scale: Factor of the ControlNet's outputs.
 
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
         ValueError: If dtype is not one of `DTYPES`, the condition is scaled for a model that takes
-            none, the family is unknown, or the parts don't fit together.
+            none, the family is unknown or takes no ControlNet, or the parts don't fit together.
         ImportError: If the tokenizer needs a package that is not installed.
     """
     where = torch.device(device)
@@ -94,16 +105,28 @@ def load(
             f"condition needs an editing model, which sees a source, got {condition} for a "
             "text-to-image model; leave it at raw."
         )
-    folder, family = fetch(name_or_path, variant=variant, kind=kind)
+    if control is not None and kind != "text":
+        raise ValueError(
+            f"A ControlNet needs a text-to-image model, got the control {control} for an editing "
+            "model; leave it out."
+        )
+    # Only families with a condition or a ControlNet know its options.
+    options: dict[str, Any] = {} if condition == "raw" else {"condition": condition}
+    if control is None:
+        folder, family = fetch(name_or_path, variant=variant, kind=kind)
+    else:
+        folder, family, beside = fetch_controlled(
+            name_or_path, control, model=control_model, variant=variant
+        )
+        options |= {"control": control, "control_folder": beside, "control_scale": control_scale}
     if condition != "raw" and not family.sources:
         raise ValueError(
             f"condition {condition} needs a model whose U-Net takes the source's latent as "
             f"channels, got {name_or_path}; leave it at raw."
         )
-    # Only families with a condition know the option.
-    options = {} if condition == "raw" else {"condition": condition}
     return family.load(
         folder,
+        controlled=control is not None,
         name=str(name_or_path),
         device=where,
         dtype=precision(dtype, device=where, half=family.half),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csd_nerf.core.residuals import Estimate, Latent, Terms, Text
 from csd_nerf.core.rows import PICTURE, Rows, take_rows
+from csd_nerf.core.structure import STRUCTURE_ROWS
 from csd_nerf.priors.base import Branch, Prior
 
 
@@ -71,7 +72,8 @@ class ModelInputs:
     noisy: Mapping[str, Float[Tensor, "n c h w"]]
     """Noisy latents of the `target` and, if the terms use it, of the `source`."""
     image_rows: Rows
-    """Conditions from the source images; see `Prior.encode_source`."""
+    """Conditions from the source images; see `Prior.encode_source`. Those of `STRUCTURE_ROWS` are
+    shown to every estimate, the others to estimates with the image."""
     texts: Texts
     shares: Float[Tensor, "n prompts"]
     """Share of each instruction in each particle. If a row sums to less than one, the rest of
@@ -202,9 +204,13 @@ def _branch(key: _Key, inputs: ModelInputs, weight: Float[Tensor, "n"]) -> Branc
     else:
         text = texts.source if estimate.text == "source" else texts.empty
     assert text is not None, "a residual with the source's text needs a source prompt"
-    rows = {**text, **(inputs.image_rows if estimate.image else {})}
+    shown = {
+        name: row
+        for name, row in inputs.image_rows.items()
+        if estimate.image or name in STRUCTURE_ROWS
+    }
     particles = None if weight.all() else weight.nonzero()[:, 0]
-    return Branch(inputs.noisy[estimate.latent], rows, particles)
+    return Branch(inputs.noisy[estimate.latent], {**text, **shown}, particles)
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:

@@ -53,6 +53,7 @@ class Component:
 _DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
 _TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
 UNET = Component(weights=_DIFFUSERS, classes=("UNet2DConditionModel",))
+CONTROLNET = Component(weights=_DIFFUSERS, classes=("ControlNetModel",))
 VAE = Component(weights=_DIFFUSERS, classes=("AutoencoderKL",))
 CLIP = Component(weights=_TRANSFORMERS, classes=("clip_text_model", "clip"))
 T5 = Component(weights=_TRANSFORMERS, classes=("t5",))
@@ -109,10 +110,14 @@ class Family:
     """Names of the latents of the source that are channels of the U-Net's input."""
     additions: tuple[str | None, ...] = (None, "text")
     """What else the U-Net may be conditioned on, as its `addition_embed_type` says."""
+    controlled: str | None = None
+    """As `loader`, for a prior with a ControlNet beside its U-Net; None if there is none."""
 
-    def load(self, folder: Path, **options: Any) -> Prior:
+    def load(self, folder: Path, *, controlled: bool = False, **options: Any) -> Prior:
         """Load a complete folder; the options are those of `csd_nerf.priors.load`."""
-        module, name = self.loader.split(":")
+        loader = self.controlled if controlled else self.loader
+        assert loader is not None
+        module, name = loader.split(":")
         return getattr(import_module(module), name).from_folder(folder, **options)
 
 
@@ -207,7 +212,11 @@ FAMILIES: dict[str, Family] = {
         half="bfloat16",
     ),
     "StableDiffusionPipeline": Family(
-        "csd_nerf.priors.stable_diffusion:StableDiffusion", "text", _LATENT, _DDS
+        "csd_nerf.priors.stable_diffusion:StableDiffusion",
+        "text",
+        _LATENT,
+        _DDS,
+        controlled="csd_nerf.priors.controlnet:ControlledStableDiffusion",
     ),
     "IFPipeline": Family("csd_nerf.priors.deepfloyd_if:DeepFloydIF", "text", _PIXELS, _IF),
 }

@@ -20,7 +20,7 @@ from csd_nerf.priors.families import INDEX, Component, Family
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 """What a U-Net may return."""
 _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-_CONDITIONS: dict[str, tuple[Any, ...]] = {
+CONDITIONS: dict[str, tuple[Any, ...]] = {
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
     "encoder_hid_dim_type": (None, "text_proj"),
@@ -42,17 +42,12 @@ def check_parts(folder: Path, family: Family, name: str) -> None:
         ValueError: If a part is of another class, is damaged or doesn't fit the others.
     """
     configs = {
-        place: _read_config(folder / place / component.config, component, name)
+        place: read_config(folder / place / component.config, component, name)
         for place, component in family.components.items()
         if component.classes or place == "scheduler"
     }
     for place in family.components:
-        for weights in sorted((folder / place).iterdir()):
-            if weights.suffix in _WHOLE and not _WHOLE[weights.suffix](weights):
-                raise ValueError(
-                    f"The weights of {name!r} must be whole, got {weights}, which breaks off or is "
-                    "damaged; fetch them again."
-                )
+        check_whole(folder / place, name)
     if "transformer" in configs:
         _check_flow(folder, configs, name)
         return
@@ -117,7 +112,7 @@ def check_unet(
             "The U-Net's sample_size needs one integer (latent cells along an edge), got "
             f"{config['sample_size']} from {name!r}: set it in unet/config.json."
         )
-    for field, usual in {**_CONDITIONS, "addition_embed_type": (*additions,)}.items():
+    for field, usual in {**CONDITIONS, "addition_embed_type": (*additions,)}.items():
         if config.get(field) not in usual:
             raise ValueError(
                 f"The U-Net of {name!r} may be conditioned on text and source image only, got "
@@ -214,17 +209,45 @@ class _Config(BaseModel, extra="allow"):
     sample_size: Any = None
 
 
-def _read_config(path: Path, component: Component, name: str) -> dict[str, Any]:
+def read_config(
+    path: Path, component: Component, name: str, *, part: str | None = None
+) -> dict[str, Any]:
+    """Read the configuration of a part.
+
+    Args:
+        path: Its file.
+        component: The part; says of which class it may be.
+        name: The name under which it was asked for, for messages.
+        part: The part's name for messages; None means that of the folder.
+
+    Raises:
+        ValueError: If it can't be read, or is of another class.
+    """
     what = f"the configuration of a part of the prior {name!r}"
     config = read_json(path, _Config, what=what, remedy="fetch it again").model_dump()
     # diffusers writes the one, transformers the other.
     kind = config.get("_class_name") or config.get("model_type")
     if component.classes and kind not in component.classes:
         raise ValueError(
-            f"The {path.parent.name} of {name!r} must be {' or '.join(component.classes)}, got "
+            f"The {part or path.parent.name} of {name!r} must be "
+            f"{' or '.join(component.classes)}, got "
             f"{kind} from {path}: name another model."
         )
     return config
+
+
+def check_whole(folder: Path, name: str) -> None:
+    """Check that no weight file in a folder is cut short.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for weights in sorted(folder.iterdir()):
+        if weights.suffix in _WHOLE and not _WHOLE[weights.suffix](weights):
+            raise ValueError(
+                f"The weights of {name!r} must be whole, got {weights}, which breaks off or is "
+                "damaged; fetch them again."
+            )
 
 
 def _is_whole_safetensors(path: Path) -> bool:

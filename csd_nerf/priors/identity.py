@@ -11,17 +11,23 @@ _SAMPLES = 64
 """Samples of a large file; smaller files are read whole."""
 
 
-def weights_identity(folder: Path) -> str:
+def weights_identity(*folders: Path) -> str:
     """A hash that differs for other weights or configs, in milliseconds also for gigabytes.
 
     It is of the names and sizes of all files, and of their contents: of large files only samples,
     spread from the first byte to the last, since training changes weights everywhere.
 
     Args:
-        folder: The folder from `priors.fetch`.
+        folders: The folder from `priors.fetch`; or those of `priors.fetch_controlled`, of which the
+            order matters.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if _belongs(path, folder)):
+    found = [
+        (path, folder)
+        for folder in folders
+        for path in sorted(path for path in folder.rglob("*") if _belongs(path, folder))
+    ]
+    for path, folder in found:
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -90,12 +90,14 @@ class UNetPrior(DiffusersPrior):
         unet = self._unet
         shown = (torch.cat(channels, dim=1), rows["text"])
         image, text = (tensor.to(unet.device, unet.dtype) for tensor in shown)
+        step = timestep.to(unet.device)
         output = unet(
             image,
-            timestep.to(unet.device),
+            step,
             encoder_hidden_states=text,
             added_cond_kwargs=self.additions(noisy, rows),
             return_dict=False,
+            **self.beside(image, step, text, rows),
         )
         return output[0].float()
 
@@ -106,6 +108,16 @@ class UNetPrior(DiffusersPrior):
     ) -> dict[str, Tensor] | None:
         """Further conditions of the U-Net, by diffusers' names; None if it takes none."""
         return None
+
+    def beside(
+        self,
+        image: Float[Tensor, "b _ h w"],  # noqa: ARG002
+        step: Real[Tensor, "b"],  # noqa: ARG002
+        text: Float[Tensor, "b tokens width"],  # noqa: ARG002
+        rows: dict[str, Tensor],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Further arguments of the U-Net that another network makes of the same input."""
+        return {}
 
     def noise_of(
         self,

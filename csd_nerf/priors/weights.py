@@ -73,17 +73,22 @@ def usual_numbers(name_or_path: str | Path) -> dict[str, Any]:
 
     Empty for a model whose family can't be known yet, or that names none.
     """
+    family = known_family(name_or_path)
+    return dataclasses.asdict(family.usual) if family is not None and family.usual else {}
+
+
+def known_family(name_or_path: str | Path) -> Family | None:
+    """The family of a prior without the network or its weights; None if it can't be known yet."""
     published = {repo: (repo, of) for repo, of in HUB_MODELS.values()}
     known = {**published, **HUB_MODELS, **BUNDLED_MODELS}.get(str(name_or_path))
-    family = FAMILIES[known[1]] if known else None
-    if family is None:
-        repo = _hub_id(name_or_path)
-        index = cached_file(repo, INDEX) if repo else Path(name_or_path).expanduser() / INDEX
-        try:
-            family = family_of(index) if index is not None else None
-        except (ValueError, OSError):
-            family = None
-    return dataclasses.asdict(family.usual) if family is not None and family.usual else {}
+    if known:
+        return FAMILIES[known[1]]
+    repo = hub_id(name_or_path)
+    index = cached_file(repo, INDEX) if repo else Path(name_or_path).expanduser() / INDEX
+    try:
+        return family_of(index) if index is not None else None
+    except (ValueError, OSError):
+        return None
 
 
 def fetch(
@@ -110,7 +115,7 @@ def fetch(
         _require_kind(name, FAMILIES[known[1]], kind)
     if name in BUNDLED_MODELS:
         folder = Path(str(resources.files("csd_nerf"))) / BUNDLED_MODELS[name][0]
-    elif repo := _hub_id(name_or_path):
+    elif repo := hub_id(name_or_path):
         folder = _cached_folder(repo, variant) or _download(repo, variant, kind)
     else:
         folder = Path(name_or_path).expanduser()
@@ -133,7 +138,7 @@ def fetch_to(
         ValueError: If the name is not of a model on the hub, its family is unknown, or its parts
             can't work together.
     """
-    repo = _hub_id(name)
+    repo = hub_id(name)
     if repo is None:
         raise ValueError(
             f"Only models on the hub can be fetched, got {name}; name one of "
@@ -149,7 +154,7 @@ def fetch_to(
     return found
 
 
-def _hub_id(name_or_path: str | Path) -> str | None:
+def hub_id(name_or_path: str | Path) -> str | None:
     """The hub repository of a name; None for local folders."""
     name = str(name_or_path)
     if name in HUB_MODELS:

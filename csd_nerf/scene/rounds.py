@@ -91,6 +91,7 @@ def edit_views(
     photographs01: Mapping[int, Float[Tensor, "3 _ _"]],
     starts01: Mapping[int, Float[Tensor, "3 _ _"]],
     *,
+    controls01: Mapping[int, Float[Tensor, "1 _ _"]] | None = None,
     request: EditRequest,
     update: Update = "csd",
     denoising_steps: int = 20,
@@ -108,6 +109,8 @@ def edit_views(
         photographs01: The photographs in full size, by view; resized, they are the source images.
         starts01: The images to start from, by view, at the size at which to edit. Of these ip2p
             uses only the size.
+        controls01: Structure images for a prior that follows them, by view, at the same size; None
+            or empty for others.
         request: The user's request.
         update: The method; see `edit_by`.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
@@ -127,6 +130,7 @@ def edit_views(
             prior,
             source01,
             start01,
+            control01=torch.stack([controls01[view] for view in views]) if controls01 else None,
             request=request,
             denoising_steps=denoising_steps,
             noise_range=noise_range,

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.core.structure import depth_structure
 from csd_nerf.media.pixels import resize01
 from csd_nerf.numbers import non_finite_fields
-from csd_nerf.priors import Prior
+from csd_nerf.priors import Control, Prior
 from csd_nerf.priors.halving import is_out_of_memory
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
 from csd_nerf.scene.plan import (
@@ -83,6 +84,15 @@ class StageOptions:
     keep_detail: bool = False
     """Keep the photographs' fine detail: only the change made by the edit is resized and added to
     them."""
+    control: Control | None = None
+    """What a ControlNet beside Stable Diffusion keeps of each view, with the residual dds. canny:
+    the edges of the photograph. depth: the depth of the scene, rendered as it is at the round. None
+    takes no ControlNet."""
+    control_model: str | None = None
+    """The ControlNet: a short name of `csd-nerf weights`, a hub id or a folder with config.json and
+    weights at its top; None takes the usual one for Stable Diffusion 1.5 or 2.1."""
+    control_scale: float = 1.0
+    """Factor of the ControlNet's outputs: how strongly the structure is kept."""
     repeat_noise: bool = False
     """Draw the same timesteps and noise in every round, so that views of different rounds agree
     where the instruction leaves several answers open."""
@@ -285,10 +295,12 @@ class EditingStage:
         if options.repeat_noise:
             generator.manual_seed(1_000_003 * options.seed - 1)
         photographs01 = {view: self._scene.photograph01(view) for view in views}
+        begins = {view: self._begin(view, photographs01[view]) for view in views}
         done = edit_views(
             self._prior(),
             photographs01,
-            {view: self._start01(view, photographs01[view]) for view in views},
+            {view: start01 for view, (start01, _) in begins.items()},
+            controls01={view: c for view, (_, c) in begins.items() if c is not None},
             request=request,
             update=options.update,
             denoising_steps=options.denoising_steps,
@@ -300,17 +312,28 @@ class EditingStage:
         self._scene.set_edited({view: edit.image for view, edit in done.edits.items()})
         return self._remember(done, request, step, waiting, seconds=perf_counter() - began)
 
-    def _start01(self, view: int, photograph01: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
-        """The image that the edit of a view starts from, at the size at which it is edited."""
+    def _begin(
+        self, view: int, photograph01: Float[Tensor, "3 H W"]
+    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"] | None]:
+        """What the edit of a view starts from, and its rendered structure, if that is followed.
+
+        Both have the size at which the view is edited.
+        """
         prior, options = self._prior(), self._options
         size = prior_size(
             (photograph01.shape[1], photograph01.shape[2]),
             edge=options.edit_size or prior.preferred_size,
             multiple=prior.size_multiple,
         )
-        if options.update == "ip2p" or (options.update == "csd" and options.start == "original"):
-            return resize01(photograph01[None], size)[0]
-        return self._scene.render(view, size=size).image01
+        from_photograph = options.update == "ip2p" or (
+            options.update == "csd" and options.start == "original"
+        )
+        wants_depth = options.control == "depth"
+        if from_photograph and not wants_depth:
+            return resize01(photograph01[None], size)[0], None
+        render = self._scene.render(view, size=size)
+        start01 = resize01(photograph01[None], size)[0] if from_photograph else render.image01
+        return start01, depth_structure(render.depth) if wants_depth else None
 
     def _remember(
         self, done: Round, request: EditRequest, step: int, waiting: list[int], *, seconds: float

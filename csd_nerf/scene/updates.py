@@ -27,6 +27,7 @@ def edit_by(
     source01: Float[Tensor, "n 3 h w"],
     start01: Float[Tensor, "n 3 h w"],
     *,
+    control01: Float[Tensor, "n 1 h w"] | None = None,
     request: EditRequest,
     denoising_steps: int,
     noise_range: tuple[float, float],
@@ -43,6 +44,7 @@ def edit_by(
         prior: The editing model.
         source01: The photographs.
         start01: The images to start from; ip2p ignores them.
+        control01: Structure images, for csd with a prior that follows them; see `edit_images`.
         request: The user's request; in2n and ip2p use only `text_scale`, `image_scale` and
             `max_batch` of its settings.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
@@ -66,6 +68,7 @@ def edit_by(
             source_prompt=request.source_prompt,
             settings=request.settings,
             start01=start01,
+            control01=control01,
             generator=generator,
             progress=progress,
         )

@@ -85,6 +85,9 @@ class EditPipeline(VanillaPipeline):
             command=self.command,
             limit="--pipeline.edit.max-batch",
             vae_tiling=config.prior_vae_tiling,
+            control=config.control,
+            control_model=config.control_model,
+            control_scale=config.control_scale,
         )
         trains = test_mode == "val"
         if trains:

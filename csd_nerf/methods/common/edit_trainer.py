@@ -34,6 +34,7 @@ from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.priors import usual_numbers
+from csd_nerf.scene.stage import StageOptions
 
 SOURCE_FOLDER = "source_models"
 """Folder of a run with the checkpoint of its unedited scene."""
@@ -261,6 +262,7 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
             "--pipeline.edit.residual dds needs a description of the photographs; give "
             '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
         )
+    _check_control(pipeline)
     preset = _preset_edit(config.method_name)
     _take_usual_numbers(config, pipeline)
     if pipeline.edit.residual == "dds" and pipeline.edit.source_share == preset.source_share < 1:
@@ -275,6 +277,29 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
             f"{pipeline.source_steps}; name one with --load-dir."
         )
     _check_data(pipeline)
+
+
+def _check_control(pipeline: EditPipelineConfig) -> None:
+    """Refuse a ControlNet where it can't be heeded, and its options without one."""
+    given = {
+        "--pipeline.control-model": pipeline.control_model is not None,
+        "--pipeline.control-scale": pipeline.control_scale != StageOptions.control_scale,
+    }
+    for option, is_given in given.items():
+        if is_given and pipeline.control is None:
+            raise MethodError(f"{option} needs --pipeline.control canny or depth; add one.")
+    if pipeline.control is None:
+        return
+    if pipeline.update != "csd" or pipeline.edit.residual != "dds":
+        raise MethodError(
+            f"--pipeline.control {pipeline.control} needs --pipeline.update csd with "
+            f"--pipeline.edit.residual dds, got {pipeline.update} with {pipeline.edit.residual}; "
+            "set them, or leave the control out."
+        )
+    if pipeline.control_scale < 0:
+        raise MethodError(
+            f"--pipeline.control-scale needs to be 0 or more, got {pipeline.control_scale}."
+        )
 
 
 def _take_usual_numbers(config: EditTrainerConfig, pipeline: EditPipelineConfig) -> None:

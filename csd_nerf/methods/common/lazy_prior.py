@@ -78,10 +78,15 @@ class LazyPrior:
 
         Raises:
             WeightsNotFoundError: If the weights can't be had, or the model is of the other kind.
-            MethodError: If the model's family is unknown.
+            MethodError: If the model's family is unknown, or a ControlNet doesn't fit it.
         """
+        control = self._options.get("control")
         try:
-            priors.fetch(self._name, variant=self._variant, kind=self._kind)
+            if control is None:
+                priors.fetch(self._name, variant=self._variant, kind=self._kind)
+            else:
+                model = self._options["control_model"]
+                priors.fetch_controlled(self._name, control, model=model, variant=self._variant)
         except ValueError as error:
             raise MethodError(" ".join(str(error).split())) from None
 

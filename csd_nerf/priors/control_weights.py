@@ -1,0 +1,175 @@
+"""Finds the weights of a ControlNet, or downloads them, and checks that they fit a prior.
+
+A ControlNet is a repository of the hub or a folder with a configuration and weights at its top, and
+without a `model_index.json`. It works beside the U-Net of the model from which it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Literal
+
+from csd_nerf.priors.control_fitness import check_control, text_width
+from csd_nerf.priors.families import CONTROLNET, Family, missing_files, needed_files
+from csd_nerf.priors.hub import HubError, cached_file, download, list_files
+from csd_nerf.priors.weights import WeightsNotFoundError, fetch, hub_id, known_family
+
+Control = Literal["canny", "depth"]
+"""What the structure image shows that a ControlNet follows: the source's edges, or the depth."""
+
+HUB_CONTROLS = {
+    "controlnet-canny": "lllyasviel/control_v11p_sd15_canny",
+    "controlnet-depth": "lllyasviel/control_v11f1p_sd15_depth",
+    "controlnet-canny-21": "thibaud/controlnet-sd21-canny-diffusers",
+    "controlnet-depth-21": "thibaud/controlnet-sd21-depth-diffusers",
+}
+"""Short names of ControlNets on the hub."""
+
+_USUAL = {768: "controlnet-{}", 1024: "controlnet-{}-21"}
+"""Short names of the ControlNets for a model by the width of its texts: that of Stable Diffusion
+1.5, and that of 2.1."""
+_PLACE = "controlnet"
+"""Stands for the subfolder that a ControlNet doesn't have."""
+_ALONE = Family("", "text", {_PLACE: CONTROLNET})
+"""A ControlNet by itself, for `missing_files`."""
+
+
+def fetch_controlled(
+    name_or_path: str | Path,
+    control: Control,
+    *,
+    model: str | None = None,
+    variant: str | None = None,
+) -> tuple[Path, Family, Path]:
+    """Do what `fetch` does for a text-to-image model, and the same for a ControlNet beside it.
+
+    Args:
+        name_or_path: Short name, hub id or folder of the text-to-image model.
+        control: What the ControlNet follows.
+        model: Short name, hub id or folder of the ControlNet; None takes the usual one for the
+            model, Stable Diffusion 1.5 or 2.1.
+        variant: Which weight files of the text-to-image model; the ControlNet's are the plain ones.
+
+    Returns:
+        The model's folder, its family, and the ControlNet's folder.
+
+    Raises:
+        WeightsNotFoundError: If weights are not there and can't be fetched, or the model is of
+            the other kind.
+        ValueError: If the model takes no ControlNet, or the two don't fit together.
+    """
+    known = known_family(name_or_path)
+    if known is not None:
+        _require_controlled(known, name_or_path)
+    folder, family = fetch(name_or_path, variant=variant, kind="text")
+    _require_controlled(family, name_or_path)
+    if model is None:
+        width = text_width(folder)
+        if width not in _USUAL:
+            raise ValueError(
+                f"The usual ControlNets are for texts of width {' or '.join(map(str, _USUAL))}, "
+                f"got {width} from {str(name_or_path)!r}; name a ControlNet for it."
+            )
+        model = _USUAL[width].format(control)
+    repo = _repo(model)
+    if repo is None:
+        beside = Path(model).expanduser()
+        _require_whole(beside, model)
+    else:
+        beside = _cached_folder(repo) or _download(repo)
+    check_control(beside, folder, model)
+    return folder, family, beside
+
+
+def fetch_control_to(name: str, folder: Path | None, *, tell: Callable[[str], None]) -> Path:
+    """Download exactly the files that a ControlNet needs, as `weights.fetch_to` does of a prior.
+
+    Args:
+        name: A short name of `HUB_CONTROLS`.
+        folder: Where to write them; None means the hub's cache.
+        tell: Called with the size, before anything is downloaded.
+
+    Raises:
+        WeightsNotFoundError: If the weights can't be fetched.
+    """
+    repo = HUB_CONTROLS[name]
+    if folder is None and (cached := _cached_folder(repo)) is not None:
+        tell(f"{repo} is at hand already, in {cached}")
+        return cached
+    return _download(repo, folder=folder, tell=tell)
+
+
+def _repo(model: str) -> str | None:
+    """The hub repository of a name; None for local folders."""
+    return HUB_CONTROLS.get(model) or hub_id(model)
+
+
+def _require_controlled(family: Family, name: str | Path) -> None:
+    if family.controlled is None:
+        raise ValueError(
+            "A ControlNet needs a model of the class StableDiffusionPipeline to work beside, got "
+            f"{str(name)!r}, which is of another; name such a model, or leave the control out."
+        )
+
+
+def _needed(files: Collection[str]) -> tuple[list[str], str]:
+    """The files to load, or else a phrase for what is missing."""
+    placed = {f"{_PLACE}/{name}" for name in files}
+    if missing := missing_files(_ALONE, placed):
+        return [], ", ".join(missing).replace(f"{_PLACE}/", "")
+    needed = needed_files(_ALONE, placed, variant=None)
+    return [name.removeprefix(f"{_PLACE}/") for name in needed if name.startswith(_PLACE)], ""
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()]
+
+
+def _require_whole(folder: Path, name: str) -> None:
+    if folder.is_file():
+        what = f"{folder} is a single file, and a ControlNet is a folder with {CONTROLNET.config}"
+    elif not folder.is_dir():
+        what = f"the folder {folder} does not exist"
+    elif missing := _needed(_names_in(folder))[1]:
+        what = f"the folder {folder} lacks {missing}"
+    else:
+        return
+    raise _not_found(name, what)
+
+
+def _cached_folder(repo: str) -> Path | None:
+    """The snapshot in the hub's cache if it is complete; doesn't use the network."""
+    config = cached_file(repo, CONTROLNET.config)
+    if config is None or _needed(_names_in(config.parent))[1]:
+        return None
+    return config.parent
+
+
+def _download(
+    repo: str,
+    *,
+    folder: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> Path:
+    try:
+        files = list_files(repo)
+        needed, missing = _needed(files)
+        if needed:
+            total = sum(files[name] for name in needed)
+            where = "the hub's cache" if folder is None else str(folder)
+            tell(f"{repo}: {len(needed)} files of {total / 1e9:.1f} GB go to {where}")
+            return download(repo, needed, folder=folder)
+    except HubError as error:
+        raise _not_found(repo, str(error), repo) from None
+    raise _not_found(repo, f"the hub's repository lacks {missing}")
+
+
+def _not_found(name: str, what: str, repo: str | None = None) -> WeightsNotFoundError:
+    """The error for missing weights; without `repo` it suggests a ControlNet on the hub."""
+    repo = repo or HUB_CONTROLS["controlnet-canny"]
+    weights = "diffusion_pytorch_model.safetensors"
+    return WeightsNotFoundError(
+        f"No weights for the ControlNet {name!r}: {what}; fetch them with `hf download {repo} "
+        f"{CONTROLNET.config} {weights}`, or name a folder that has both."
+    )
