@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from csd_nerf.priors.base import Branch, Prior
-from csd_nerf.priors.control_weights import Control, fetch_controlled
+from csd_nerf.priors.control_weights import Control, ControlNotFoundError, fetch_controlled
 from csd_nerf.priors.families import Condition, Kind
 from csd_nerf.priors.weights import WeightsNotFoundError, fetch, is_bundled, usual_numbers
 
@@ -20,6 +20,7 @@ __all__ = [
     "Branch",
     "Condition",
     "Control",
+    "ControlNotFoundError",
     "Kind",
     "Prior",
     "WeightsNotFoundError",

@@ -35,6 +35,10 @@ _ALONE = Family("", "text", {_PLACE: CONTROLNET})
 """A ControlNet by itself, for `missing_files`."""
 
 
+class ControlNotFoundError(WeightsNotFoundError):
+    """A ControlNet's weights are missing; the one-line message says what to do."""
+
+
 def fetch_controlled(
     name_or_path: str | Path,
     control: Control,
@@ -55,8 +59,8 @@ def fetch_controlled(
         The model's folder, its family, and the ControlNet's folder.
 
     Raises:
-        WeightsNotFoundError: If weights are not there and can't be fetched, or the model is of
-            the other kind.
+        ControlNotFoundError: If the ControlNet's weights are not there and can't be fetched.
+        WeightsNotFoundError: If the model's aren't, or it is of the other kind.
         ValueError: If the model takes no ControlNet, or the two don't fit together.
     """
     known = known_family(name_or_path)
@@ -91,7 +95,7 @@ def fetch_control_to(name: str, folder: Path | None, *, tell: Callable[[str], No
         tell: Called with the size, before anything is downloaded.
 
     Raises:
-        WeightsNotFoundError: If the weights can't be fetched.
+        ControlNotFoundError: If the weights can't be fetched.
     """
     repo = HUB_CONTROLS[name]
     if folder is None and (cached := _cached_folder(repo)) is not None:
@@ -165,11 +169,11 @@ def _download(
     raise _not_found(repo, f"the hub's repository lacks {missing}")
 
 
-def _not_found(name: str, what: str, repo: str | None = None) -> WeightsNotFoundError:
+def _not_found(name: str, what: str, repo: str | None = None) -> ControlNotFoundError:
     """The error for missing weights; without `repo` it suggests a ControlNet on the hub."""
     repo = repo or HUB_CONTROLS["controlnet-canny"]
     weights = "diffusion_pytorch_model.safetensors"
-    return WeightsNotFoundError(
+    return ControlNotFoundError(
         f"No weights for the ControlNet {name!r}: {what}; fetch them with `hf download {repo} "
         f"{CONTROLNET.config} {weights}`, or name a folder that has both."
     )

@@ -21,10 +21,12 @@ class SceneRender:
     Attributes:
         image01: Colours.
         depth: Distance from the camera centre along each pixel's ray, in the scene's units.
+        axial: The same distance along the camera's axis; None if it isn't known.
     """
 
     image01: Float[Tensor, "3 h w"]
     depth: Float[Tensor, "h w"]
+    axial: Float[Tensor, "h w"] | None = None
 
 
 @runtime_checkable

@@ -333,7 +333,10 @@ class EditingStage:
             return resize01(photograph01[None], size)[0], None
         render = self._scene.render(view, size=size)
         start01 = resize01(photograph01[None], size)[0] if from_photograph else render.image01
-        return start01, depth_structure(render.depth) if wants_depth else None
+        if not wants_depth:
+            return start01, None
+        # Estimates of depth, on which ControlNets were trained, are along the camera's axis.
+        return start01, depth_structure(render.depth if render.axial is None else render.axial)
 
     def _remember(
         self, done: Round, request: EditRequest, step: int, waiting: list[int], *, seconds: float

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from csd_nerf.priors import WeightsNotFoundError
+from csd_nerf.priors import ControlNotFoundError, WeightsNotFoundError
 from csd_nerf.priors.halving import is_out_of_memory
 
 INTERRUPTED = 130
@@ -29,6 +29,8 @@ def one_line_errors(command: str) -> Iterator[None]:
     """
     try:
         yield
+    except ControlNotFoundError as error:
+        raise SystemExit(f"{command}: {error} The option is --pipeline.control-model.") from None
     except WeightsNotFoundError as error:
         raise SystemExit(
             f"{command}: {error} The option is --pipeline.prior. Without weights, {command}-tiny "

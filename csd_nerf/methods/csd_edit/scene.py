@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,10 @@ class NerfactoScene(PhotographScene):
 
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
         """Render a training view with its optimised camera pose."""
-        return self.rendered(view, size)[0]
+        found, camera = self.rendered(view, size)
+        # A ray's length for one along the axis; 1 for cameras of other projections.
+        lengths = camera.generate_rays(0, keep_shape=True).metadata["directions_norm"][..., 0]
+        return dataclasses.replace(found, axial=found.depth / lengths)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""

@@ -27,7 +27,7 @@ class SplatScene(PhotographScene):
         """Render a training view with its optimised camera pose."""
         found, camera = self.rendered(view, size)
         # A splat's depth is along the camera's axis.
-        return SceneRender(found.image01, found.depth * ray_lengths(camera))
+        return SceneRender(found.image01, found.depth * ray_lengths(camera), axial=found.depth)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
