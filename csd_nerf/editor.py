@@ -29,7 +29,13 @@ from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import CONTROL, pack_structure
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import ModelInputs, Texts, encode_sources, weighted_sum
+from csd_nerf.priors.estimates import (
+    ModelInputs,
+    Texts,
+    encode_sources,
+    second_reference,
+    weighted_sum,
+)
 
 Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 """Decodes the current latents to images in [0, 1]."""
@@ -72,6 +78,7 @@ def edit_images(
     mixer: Mixer | None = None,
     start01: Float[Tensor, "n 3 H W"] | None = None,
     control01: Float[Tensor, "n 1 H W"] | None = None,
+    reference01: Float[Tensor, "1 3 _ _"] | None = None,
     progress: str | None = None,
     callback: Callable[[int, int, Preview], None] | None = None,
     callback_every: int = 20,
@@ -92,6 +99,8 @@ def edit_images(
         start01: Images to start the optimisation from; None means the source images.
         control01: Structure images, such as depth, for a prior that follows them; None leaves it to
             the prior to make them from the source images. See `csd_nerf.core.structure`.
+        reference01: One more image that the model sees beside each source, such as an edited view
+            that the others are to match; for priors that take two.
         progress: Label of a progress bar on stderr; None means no bar.
         callback: Called with the number of iterations done, their total, and a function that
             decodes the current images.
@@ -130,6 +139,7 @@ def edit_images(
         prompt_weights=prompt_weights,
         negative_prompt=negative_prompt,
         source_prompt=source_prompt,
+        reference_rows={} if reference01 is None else second_reference(prior, reference01),
         settings=settings,
         randomness=SeededRandomness(generator),
         mixer=mixer,
@@ -151,6 +161,7 @@ def edit(
     prompt_weights: Float[Tensor, "size k"] | None = None,
     negative_prompt: str = "",
     source_prompt: str | None = None,
+    reference_rows: Rows | None = None,
     settings: EditSettings,
     randomness: Randomness,
     mixer: Mixer | None = None,
@@ -169,6 +180,7 @@ def edit(
             `Terms.text_without_prompt`). None means equal shares.
         negative_prompt: Replaces the empty text.
         source_prompt: Description of the source; only the residual `dds` needs it.
+        reference_rows: From `second_reference`, if a second image is shown beside each source.
         settings: Options of the optimisation. `batch_size` is ignored: the canvas draws batches.
         randomness: Source of each iteration's batch, timestep and noise, in this order.
         mixer: How particles share their residuals; None takes the `mixing` of the settings.
@@ -194,7 +206,7 @@ def edit(
         prompts,
         negative_prompt=negative_prompt,
         source_prompt=source_prompt if terms.needs_source_text else None,
-        image_rows=_pictures(canvas),
+        image_rows=_pictures(canvas, reference_rows or {}),
     )
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     bounds = prior.schedule.timestep_bounds(settings.t_range)
@@ -214,7 +226,11 @@ def edit(
         if terms.needs_source_latent:
             latents["source"] = add_noise(prior.schedule, particles.source, noise, timestep)
         inputs = ModelInputs(
-            latents, particles.image_rows, texts.of_particles(index), shares[index]
+            latents,
+            particles.image_rows,
+            texts.of_particles(index),
+            shares[index],
+            reference_rows or {},
         )
         residual, count = weighted_sum(
             prior,
@@ -239,11 +255,11 @@ def edit(
     return evaluations
 
 
-def _pictures(canvas: Canvas) -> Iterator[Rows]:
-    """The particles' source images, a few at a time, for priors whose text encoder sees them."""
+def _pictures(canvas: Canvas, reference_rows: Rows) -> Iterator[Rows]:
+    """What text encoders see that see images: the particles' sources, a few at a time."""
     for index in torch.arange(canvas.size).split(PICTURES_AT_ONCE):
         rows = canvas.read(index).image_rows
-        yield {PICTURE: rows[PICTURE]} if PICTURE in rows else {}
+        yield {**reference_rows, PICTURE: rows[PICTURE]} if PICTURE in rows else {}
         if PICTURE not in rows:
             return
 

@@ -20,6 +20,10 @@ PICTURE = "picture"
 """Name of the rows with the source image itself, for models whose text encoder sees it. Its pixels
 are packed into channels, so that it is a map of the latent's size, as all rows of the source are.
 """
+SECOND = "_2"
+"""End of the names of rows of a second image, which the model sees beside the source."""
+PICTURES = (PICTURE, PICTURE + SECOND)
+"""Names of the rows with images for the text encoder, in the order in which it sees them."""
 
 
 def take_rows(rows: Rows, index: Int[Tensor, "m"] | slice) -> dict[str, Tensor]:

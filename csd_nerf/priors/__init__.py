@@ -13,7 +13,13 @@ import torch
 from csd_nerf.priors.base import Branch, Prior
 from csd_nerf.priors.control_weights import Control, ControlNotFoundError, fetch_controlled
 from csd_nerf.priors.families import Condition, Kind
-from csd_nerf.priors.weights import WeightsNotFoundError, fetch, is_bundled, usual_numbers
+from csd_nerf.priors.weights import (
+    WeightsNotFoundError,
+    fetch,
+    is_bundled,
+    known_family,
+    usual_numbers,
+)
 
 __all__ = [
     "DTYPES",
@@ -27,6 +33,7 @@ __all__ = [
     "fetch",
     "fetch_controlled",
     "is_bundled",
+    "known_family",
     "load",
     "precision",
     "usual_numbers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from csd_nerf.core.residuals import Estimate, Latent, Terms, Text
-from csd_nerf.core.rows import PICTURE, Rows, take_rows
+from csd_nerf.core.rows import PICTURES, SECOND, Rows, take_rows
 from csd_nerf.core.structure import STRUCTURE_ROWS
 from csd_nerf.priors.base import Branch, Prior
 
@@ -45,14 +45,14 @@ class Texts:
             negative_prompt: Replaces the empty text.
             source_prompt: Description of the source; None if no residual needs it.
             image_rows: Rows of `Prior.encode_source` for all particles, in one part or several of
-                more than one particle each (but the last). Only `PICTURE` is used, by priors whose
-                text encoder sees it; texts then have one row per particle.
+                more than one particle each (but the last). Only `PICTURES` are used, by priors
+                whose text encoder sees them; texts then have one row per particle.
         """
         asked = [[prompt] if isinstance(prompt, str) else [*prompt] for prompt in prompts]
         texts = [*asked, [negative_prompt], *([] if source_prompt is None else [[source_prompt]])]
         parts = []
         for rows in image_rows:
-            seen = {PICTURE: rows[PICTURE]} if PICTURE in rows else None
+            seen = {name: rows[name] for name in PICTURES if name in rows} or None
             parts.append([prior.encode_text(text, seen) for text in texts])
         found = [_joined(of_text) for of_text in zip(*parts, strict=True)]
         count = len(asked)
@@ -78,6 +78,8 @@ class ModelInputs:
     shares: Float[Tensor, "n prompts"]
     """Share of each instruction in each particle. If a row sums to less than one, the rest of
     the weight goes to the terms' `text_without_prompt`."""
+    reference_rows: Rows = field(default_factory=dict)
+    """A second image, shown to the target's estimates with the image; see `second_reference`."""
 
 
 def weighted_sum(
@@ -209,6 +211,8 @@ def _branch(key: _Key, inputs: ModelInputs, weight: Float[Tensor, "n"]) -> Branc
         for name, row in inputs.image_rows.items()
         if estimate.image or name in STRUCTURE_ROWS
     }
+    if estimate.image and estimate.latent == "target":
+        shown |= inputs.reference_rows
     particles = None if weight.all() else weight.nonzero()[:, 0]
     return Branch(inputs.noisy[estimate.latent], {**text, **shown}, particles)
 
@@ -222,6 +226,20 @@ def _joined(parts: Sequence[Rows]) -> Rows:
         name: torch.cat([part[name] for part in parts]) if len(rows) > 1 else rows
         for name, rows in first.items()
     }
+
+
+def second_reference(prior: Prior, image01: Float[Tensor, "1 3 H W"]) -> dict[str, Tensor]:
+    """Rows by which all particles see one more image beside their sources.
+
+    Raises:
+        ValueError: If the prior's model sees the source image alone.
+    """
+    if not getattr(prior, "second_rows", ()):
+        raise ValueError(
+            f"A second reference needs a prior that takes two images, got {prior.name!r}; take "
+            "flux2-klein or qwen-image-edit, or leave the reference out."
+        )
+    return {name + SECOND: row for name, row in prior.encode_source(image01)[1].items()}
 
 
 def encode_sources(

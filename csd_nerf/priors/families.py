@@ -106,6 +106,8 @@ class Family:
     """The half precision in which its models run on a GPU. The residual of Stable Diffusion is off
     by 0.2 to 0.5 % in float16, and by 1.6 to 4.2 % in bfloat16, in which flow transformers are
     published."""
+    references: int = 1
+    """Most images that its models take beside each other; the first is the source."""
     sources: tuple[str, ...] = ()
     """Names of the latents of the source that are channels of the U-Net's input."""
     additions: tuple[str | None, ...] = (None, "text")
@@ -202,7 +204,12 @@ FAMILIES: dict[str, Family] = {
         half="bfloat16",
     ),
     "Flux2KleinPipeline": Family(
-        "csd_nerf.priors.flux2:Flux2Klein", "edit", _FLUX2, _KLEIN, half="bfloat16"
+        "csd_nerf.priors.flux2:Flux2Klein",
+        "edit",
+        _FLUX2,
+        _KLEIN,
+        half="bfloat16",
+        references=2,
     ),
     "QwenImageEditPlusPipeline": Family(
         "csd_nerf.priors.qwen_image:QwenImageEdit",
@@ -210,6 +217,7 @@ FAMILIES: dict[str, Family] = {
         _QWEN_IMAGE,
         _QWEN_USUAL,
         half="bfloat16",
+        references=2,
     ),
     "StableDiffusionPipeline": Family(
         "csd_nerf.priors.stable_diffusion:StableDiffusion",

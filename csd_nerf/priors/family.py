@@ -35,6 +35,8 @@ class DiffusersPrior(ABC):
     """Names of the rows that `encode_text` returns."""
     source_rows: tuple[str, ...] = ()
     """Names of the rows that `encode_source` returns."""
+    second_rows: tuple[str, ...] = ()
+    """Names of rows that a model with two references takes too; see `second_reference`."""
 
     def __init__(self, name: str, device: torch.device, schedule: Schedule) -> None:
         self.name = name
@@ -101,7 +103,7 @@ class DiffusersPrior(ABC):
         Raises:
             ValueError: If the branch has rows that the model doesn't take.
         """
-        known = (*self.text_rows, *self.source_rows)
+        known = (*self.text_rows, *self.source_rows, *self.second_rows)
         if unknown := set(branch.rows) - {*known}:
             raise ValueError(
                 f"{self.name!r} takes the rows {', '.join(known)}, got "

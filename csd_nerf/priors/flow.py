@@ -20,21 +20,22 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from csd_nerf.core.rows import Rows
+from csd_nerf.core.rows import SECOND, Rows
 from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.family import DiffusersPrior
 from csd_nerf.priors.parts import reading_part
 
-REFERENCES = ("reference",)
-"""Names of the rows whose tokens follow the noisy ones."""
+REFERENCE = "reference"
+REFERENCES = (REFERENCE, REFERENCE + SECOND)
+"""Names of the rows whose tokens follow the noisy ones, in this order."""
 
 
 class FlowPrior(DiffusersPrior):
     """A prior whose model predicts velocities; see `csd_nerf.core.schedules.FlowSchedule`."""
 
     schedule: FlowSchedule
-    source_rows: tuple[str, ...] = REFERENCES
+    source_rows: tuple[str, ...] = (REFERENCE,)
     bounds_guidance: bool = False
     """Whether `bound_guidance` changes anything."""
 
@@ -64,7 +65,7 @@ class FlowPrior(DiffusersPrior):
     ) -> tuple[Float[Tensor, "n c h w"], Rows]:
         """Encode to clean latents, which are the rows `reference` too."""
         latent = self.encode(image01)
-        return latent, {"reference": latent}
+        return latent, {REFERENCE: latent}
 
     @abstractmethod
     def velocity(

@@ -22,7 +22,14 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import AutoTokenizer, Qwen3Model
 
 from csd_nerf.core.rows import Rows
-from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, places_of, tokens_of
+from csd_nerf.priors.flow import (
+    REFERENCES,
+    FlowPrior,
+    load_flow_scheduler,
+    map_of,
+    places_of,
+    tokens_of,
+)
 from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.texts import QWEN3_LAYERS, TextEncoder, qwen3_states
 from csd_nerf.priors.unet import load_network
@@ -34,6 +41,8 @@ _PLANE = 10
 
 class Flux2Klein(FlowPrior):
     """A `Prior` made of the parts of a Flux2KleinPipeline that isn't distilled."""
+
+    second_rows = REFERENCES[1:]
 
     def __init__(
         self,

@@ -25,14 +25,24 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import Qwen2_5_VLModel, Qwen2VLProcessor
 
-from csd_nerf.core.rows import PICTURE, Rows
+from csd_nerf.core.rows import PICTURE, PICTURES, SECOND, Rows
 from csd_nerf.priors.base import Branch
-from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, tokens_of
+from csd_nerf.priors.flow import (
+    REFERENCE,
+    REFERENCES,
+    FlowPrior,
+    load_flow_scheduler,
+    map_of,
+    tokens_of,
+)
 from csd_nerf.priors.parts import load_part, reading_part
 from csd_nerf.priors.seeing_texts import SeeingTextEncoder
 from csd_nerf.priors.unet import load_network
 from csd_nerf.priors.vae import check_size, decode_unscaled, encode_mode
 
+SEEN = ("seen", "seen_2")
+"""Rows of the texts that have seen the source image, or the source image and a second one."""
+_MASK = "_mask"
 PREFERRED_SIZE = 1024
 """Edge in pixels of a square with the area of the pipeline's pictures; no configuration has it."""
 
@@ -40,8 +50,9 @@ PREFERRED_SIZE = 1024
 class QwenImageEdit(FlowPrior):
     """A `Prior` made of the parts of a QwenImageEditPlusPipeline."""
 
-    text_rows = ("text", "text_mask", "seen", "seen_mask")
-    source_rows = ("reference", PICTURE)
+    text_rows = tuple(name + end for name in ("text", *SEEN) for end in ("", _MASK))
+    source_rows = (REFERENCE, PICTURE)
+    second_rows = (REFERENCE + SECOND, PICTURE + SECOND)
     bounds_guidance = True
 
     def __init__(
@@ -100,38 +111,45 @@ class QwenImageEdit(FlowPrior):
         """Encode to clean latents, which are the rows `reference` too, with the pictures."""
         latent = self.encode(image01)
         packed = pixel_unshuffle(image01, self.cell_size)
-        return latent, {"reference": latent, PICTURE: packed}
+        return latent, {REFERENCE: latent, PICTURE: packed}
 
     def encode_text(
         self, prompts: Sequence[str], image_rows: Rows | None = None
     ) -> dict[str, Float[Tensor, "r tokens width"] | Bool[Tensor, "r tokens"]]:
-        """Encode prompts as the rows `text`, and beside pictures as the rows `seen`.
+        """Encode prompts as the rows `text`, and beside pictures as the rows of `SEEN`.
 
         Where the texts of a call differ in length, rows of a mask say which tokens there are.
         """
         rows: dict[str, Tensor] = {}
-        shown = [()] if image_rows is None else [(), (self._unpacked(image_rows[PICTURE]),)]
-        for name, pictures01 in zip(("text", "seen"), shown, strict=False):
-            rows[name], mask = self._texts.encode(prompts, pictures01)
+        shown: list[Tensor] = []
+        given = {} if image_rows is None else image_rows
+        for name, picture in zip(("text", *SEEN), (None, *PICTURES), strict=True):
+            if picture is not None and picture in given:
+                image01 = pixel_shuffle(given[picture], self.cell_size)
+                # The second picture may be one for all.
+                shown.append(image01.expand(len(given[PICTURE]), -1, -1, -1))
+            elif picture is not None:
+                continue
+            rows[name], mask = self._texts.encode(prompts, shown)
             if mask is not None:
-                rows[f"{name}_mask"] = mask
+                rows[name + _MASK] = mask
         return rows
 
     def free_text_encoder(self) -> None:
         """Drop the text encoder from memory."""
         self._texts.free()
 
-    def _unpacked(self, packed: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        return pixel_shuffle(packed, self.cell_size)
-
     def model_rows(self, branch: Branch) -> dict[str, Tensor]:
-        """The branch's reference, if it has one, and the text that has seen it or has not."""
+        """The branch's references, and the text that has seen just these."""
         rows = super().model_rows(branch)
-        name = "seen" if "reference" in rows and "seen" in rows else "text"
-        chosen = {"text": rows[name]}
-        if f"{name}_mask" in rows:
-            chosen["text_mask"] = rows[f"{name}_mask"]
-        return chosen | {name: rows[name] for name in ("reference",) if name in rows}
+        references = {name: rows[name] for name in REFERENCES if name in rows}
+        text = ("text", *SEEN)[len(references)]
+        # A text that was encoded without pictures has seen none.
+        text = text if text in rows else "text"
+        renamed = {"text": rows[text]}
+        if text + _MASK in rows:
+            renamed["text" + _MASK] = rows[text + _MASK]
+        return renamed | references
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Encode images to latents; keeps the autograd graph.
@@ -161,7 +179,7 @@ class QwenImageEdit(FlowPrior):
         """Call the transformer on the tokens of noisy latents and of their references."""
         model = self._transformer
         maps = [pixel_unshuffle(latent, 2) for latent in self.maps(noisy, rows)]
-        mask = rows.get("text_mask")
+        mask = rows.get("text" + _MASK)
 
         def moved(shown: Tensor) -> Tensor:
             return shown.to(model.device, model.dtype)

@@ -22,7 +22,7 @@ from csd_nerf.core.rows import PICTURE, Rows
 from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import ModelInputs, Texts, weighted_sum
+from csd_nerf.priors.estimates import ModelInputs, Texts, second_reference, weighted_sum
 from csd_nerf.priors.solvers import make_solver, per_image, solve, standard_normal
 
 WINDOWS_PER_CALL = 16
@@ -43,6 +43,7 @@ def sample_edit(
     strength: float = 1.0,
     level: float = 1.0,
     start01: Float[Tensor, "n 3 H W"] | None = None,
+    reference01: Float[Tensor, "1 3 _ _"] | None = None,
     noise: Float[Tensor, "n c h w"] | None = None,
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
@@ -70,6 +71,8 @@ def sample_edit(
             spaced. Below 1 sampling starts from the start image with noise added.
             (Instruct-NeRF2NeRF draws this level at random.)
         start01: Start images for a strength or level below 1; None means the source images.
+        reference01: One more image that the model sees beside each source; for priors that take
+            two.
         noise: Unit Gaussian noise for the start; drawn from the generator if None.
         generator: Source of this noise and the solver's; None means torch's global generator.
         max_batch: Largest number of evaluations in one call of the model; None means no limit.
@@ -90,16 +93,18 @@ def sample_edit(
         at = scheduler.timesteps[skipped : skipped + 1]
         clean = source if start01 is None else prior.encode(start01)
         latent = scheduler.add_noise(clean, noise.to(clean), at).to(source)
+    reference_rows = {} if reference01 is None else second_reference(prior, reference01)
     guidance = _Guidance.encode(
         prior,
         [prompt],
-        image_rows=[image_rows],
+        image_rows=[{**image_rows, **reference_rows}],
         negative_prompt=negative_prompt,
         text_scale=text_scale,
         image_scale=image_scale,
         max_batch=max_batch,
     )
-    estimate = partial(guidance.estimate, image_rows=image_rows)
+    shown = {"image_rows": image_rows, "reference_rows": reference_rows}
+    estimate = partial(guidance.estimate, **shown)
     return prior.decode(solve(scheduler, latent, estimate, done=skipped, generator=generator))
 
 
@@ -265,6 +270,7 @@ class _Guidance:
         step: Real[Tensor, ""],
         image_rows: Rows,
         *,
+        reference_rows: Rows | None = None,
         shares: Float[Tensor, "n prompts"] | None = None,
         index: Int[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
@@ -276,7 +282,7 @@ class _Guidance:
         if shares is None:
             shares = torch.ones(len(noisy), 1)
         texts = self.texts if index is None else self.texts.of_particles(index)
-        inputs = ModelInputs({"target": noisy}, image_rows, texts, shares)
+        inputs = ModelInputs({"target": noisy}, image_rows, texts, shares, reference_rows or {})
         timestep = per_image(step, len(noisy)).to(noisy.device)
         velocity = isinstance(self.prior.schedule, FlowSchedule)
         return weighted_sum(

@@ -50,7 +50,8 @@ class Scene(Protocol):
         from csd_nerf import priors
         from csd_nerf.media.pixels import resize01
         from csd_nerf.scene.protocol import SceneRender
-        from csd_nerf.scene.stage import EditingStage, StageOptions
+        from csd_nerf.scene.options import StageOptions
+        from csd_nerf.scene.stage import EditingStage
 
 
         class ImageScene:

@@ -45,6 +45,10 @@ class Round:
     edits: dict[int, ViewEdit]
     evaluations: int
 
+    def __add__(self, other: Round) -> Round:
+        """Both together."""
+        return Round({**self.edits, **other.edits}, self.evaluations + other.evaluations)
+
 
 def prior_size(size: tuple[int, int], *, edge: int, multiple: int) -> tuple[int, int]:
     """Choose the size at which an image is edited.
@@ -92,6 +96,7 @@ def edit_views(
     starts01: Mapping[int, Float[Tensor, "3 _ _"]],
     *,
     controls01: Mapping[int, Float[Tensor, "1 _ _"]] | None = None,
+    reference01: Float[Tensor, "3 _ _"] | None = None,
     request: EditRequest,
     update: Update = "csd",
     denoising_steps: int = 20,
@@ -111,6 +116,7 @@ def edit_views(
             uses only the size.
         controls01: Structure images for a prior that follows them, by view, at the same size; None
             or empty for others.
+        reference01: A second image beside each photograph, for a prior that takes two.
         request: The user's request.
         update: The method; see `edit_by`.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
@@ -131,6 +137,7 @@ def edit_views(
             source01,
             start01,
             control01=torch.stack([controls01[view] for view in views]) if controls01 else None,
+            reference01=None if reference01 is None else reference01[None],
             request=request,
             denoising_steps=denoising_steps,
             noise_range=noise_range,

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.core.schedules import check_t_range
-from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import depth_structure
-from csd_nerf.media.pixels import resize01
-from csd_nerf.numbers import non_finite_fields
-from csd_nerf.priors import Control, Prior
+from csd_nerf.media.pixels import resize01, to_01, to_bytes
+from csd_nerf.priors import Prior
 from csd_nerf.priors.halving import is_out_of_memory
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
+from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import (
-    IN2N_ROUNDS,
-    PAPER_ROUNDS,
-    Rounds,
     StepPlan,
     draw_views,
     plan_steps,
@@ -32,97 +27,29 @@ from csd_nerf.scene.plan import (
 from csd_nerf.scene.protocol import Scene
 from csd_nerf.scene.report import RoundReport, round_metrics
 from csd_nerf.scene.rounds import Round, edit_views, prior_size
-from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update
 
 PICTURE_EVERY = 100
 """Least number of training steps between two contact sheets of Instruct-NeRF2NeRF's many rounds."""
 
 
-@dataclass
-class StageOptions:
-    """Options of the editing stage: what is edited, when and how."""
+@dataclass(frozen=True)
+class ReferenceView:
+    """An edited view that is shown to the model beside the photographs of others.
 
-    prompt: str = ""
-    """The instruction, such as "turn it into a sepia photograph"."""
-    negative_prompt: str = ""
-    """What the result should not show; replaces the empty text in guidance."""
-    source_prompt: str = ""
-    """Description of the photographs, such as "a photo of a man". Only the residual dds needs it;
-    the prompt then describes the result."""
-    source_steps: int = 30000
-    """Steps of training on the photographs before editing begins. If a run of another method is
-    loaded, editing begins at once."""
-    edit_steps: int = 15000
-    """Steps of training after editing has begun."""
-    edit_every: int | None = None
-    """Training steps between two editing rounds; the first is done as the editing stage begins.
-    None takes what the update needs: 10 for in2n, as published; for csd and ip2p 2,000, as in the
-    paper (csd-edit-tiny: 120)."""
-    edit_views: int | None = None
-    """Number of views that are edited in a round. None takes 1 for in2n, as published, and 16 for
-    csd and ip2p, as in the paper."""
-    default_rounds: Rounds = PAPER_ROUNDS
-    """What csd and ip2p take for `edit_every` and `edit_views` of None."""
-    update: Update = "csd"
-    """How a round edits its views. csd: jointly, by Collaborative Score Distillation. in2n: each
-    view independently, by adding noise to its render and denoising it, as in Instruct-NeRF2NeRF.
-    ip2p: each view independently, by InstructPix2Pix from pure noise. Of the options of `edit`,
-    in2n and ip2p use only text_scale, image_scale and max_batch."""
-    denoising_steps: int = 20
-    """Sampling steps per view, for in2n and ip2p; 20 as published for in2n."""
-    noise_range: tuple[float, float] = IN2N_NOISE_RANGE
-    """Lowest and highest noise level to which in2n noises a render, as fractions of the prior's
-    schedule; 0.02 and 0.98 as published."""
-    edit: EditSettings = field(default_factory=EditSettings)
-    """Options of the optimisation in a round."""
-    edit_size: int | None = None
-    """Edge in pixels of a square whose area edited views have, at their own aspect ratio; None
-    takes the size that the prior was trained on."""
-    start: Literal["render", "original"] = "render"
-    """What a round of csd starts from: render, the current renders of the scene, or original, the
-    photographs. in2n always starts from renders, ip2p from noise."""
-    keep_detail: bool = False
-    """Keep the photographs' fine detail: only the change made by the edit is resized and added to
-    them."""
-    control: Control | None = None
-    """What a ControlNet beside Stable Diffusion keeps of each view, with the residual dds. canny:
-    the edges of the photograph. depth: the depth of the scene, rendered as it is at the round. None
-    takes no ControlNet."""
-    control_model: str | None = None
-    """The ControlNet: a short name of `csd-nerf weights`, a hub id or a folder with config.json and
-    weights at its top; None takes the usual one for Stable Diffusion 1.5 or 2.1."""
-    control_scale: float = 1.0
-    """Factor of the ControlNet's outputs: how strongly the structure is kept."""
-    repeat_noise: bool = False
-    """Draw the same timesteps and noise in every round, so that views of different rounds agree
-    where the instruction leaves several answers open."""
-    seed: int = 0
-    """Seed of the rounds' randomness: the order of the views and the noise."""
+    Attributes:
+        prompt: The instruction by which it was edited.
+        negative_prompt: What replaced the empty text.
+        image: The edit, at the size at which it was made.
+    """
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name, value in non_finite_fields(self):
-            raise ValueError(f"{name} needs to be finite, got {value}.")
-        for name in ("edit_steps", "edit_every", "edit_views", "denoising_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} needs to be at least 1, got {value}.")
-        check_t_range(self.noise_range, name="noise_range")
-        if self.source_steps < 0:
-            raise ValueError(f"source_steps can't be negative, got {self.source_steps}.")
+    prompt: str
+    negative_prompt: str
+    image: UInt8[Tensor, "h w 3"]
 
-    @property
-    def rounds(self) -> Rounds:
-        """`edit_every` and `edit_views`, or for None what the update needs."""
-        usual = IN2N_ROUNDS if self.update == "in2n" else self.default_rounds
-        return Rounds(
-            every=usual.every if self.edit_every is None else self.edit_every,
-            views=usual.views if self.edit_views is None else self.edit_views,
-        )
-
-    def request(self) -> EditRequest:
-        """The request of a user who changes nothing."""
-        return EditRequest(self.prompt, self.negative_prompt, self.source_prompt, self.edit)
+    def answers(self, request: EditRequest) -> bool:
+        """Whether this is an edit by the request's texts."""
+        asked = (request.prompt, request.negative_prompt)
+        return asked == (self.prompt, self.negative_prompt)
 
 
 @dataclass
@@ -137,6 +64,7 @@ class StageState:
         evaluations: Number of model evaluations of all rounds.
         last_picture: The step that followed the last round with a contact sheet; None if there was
             none.
+        reference: The edited view that is shown beside the others; None before it is edited.
     """
 
     first_edit: int | None = None
@@ -145,6 +73,7 @@ class StageState:
     waiting: list[int] = field(default_factory=list)
     evaluations: int = 0
     last_picture: int | None = None
+    reference: ReferenceView | None = None
 
 
 class RoundError(Exception):
@@ -234,6 +163,7 @@ class EditingStage:
         request = self._controls.read(editing=editing)
         if request.reset:
             self._scene.reset_images()
+            self.state.reference = None
         if not editing:
             return None
         due = self.plan.round_is_due(step, edit_every=self._options.rounds.every)
@@ -265,6 +195,8 @@ class EditingStage:
             waiting = [view for view in waiting if view < len(names)]
         if stage["rounds"]:
             waiting = [*waiting, *new]
+        if stage.get("reference") is not None:
+            stage["reference"] = ReferenceView(**stage["reference"])
         self.state = StageState(**{**stage, "waiting": waiting})
         self._scene.load_state_dict(state["scene"])
         if gone := [name for name in before if name not in view_of]:
@@ -292,25 +224,51 @@ class EditingStage:
             total=self._scene.num_views,
             generator=generator,
         )
+        done, reference = Round({}, 0), state.reference
+        if options.reference_views and (reference is None or not reference.answers(request)):
+            done, views = self._edit_views(views[:1], request, generator), views[1:]
+            (first,) = done.edits.values()
+            image = to_bytes(first.edited01).cpu()
+            reference = ReferenceView(request.prompt, request.negative_prompt, image)
+        if views:
+            done += self._edit_views(views, request, generator, reference=reference)
+        self._scene.set_edited({view: edit.image for view, edit in done.edits.items()})
+        seconds = perf_counter() - began
+        report = self._remember(done, request, step, waiting, seconds=seconds)
+        self.state.reference = reference
+        return report
+
+    def _edit_views(
+        self,
+        views: Sequence[int],
+        request: EditRequest,
+        generator: torch.Generator,
+        *,
+        reference: ReferenceView | None = None,
+    ) -> Round:
+        """Edit views, beside the reference if there is one."""
+        options = self._options
         if options.repeat_noise:
             generator.manual_seed(1_000_003 * options.seed - 1)
         photographs01 = {view: self._scene.photograph01(view) for view in views}
         begins = {view: self._begin(view, photographs01[view]) for view in views}
-        done = edit_views(
+        if reference is not None:
+            prompt = f"{request.prompt.rstrip(' .')}. {options.reference_prompt}"
+            request = dataclasses.replace(request, prompt=prompt)
+        return edit_views(
             self._prior(),
             photographs01,
             {view: start01 for view, (start01, _) in begins.items()},
             controls01={view: c for view, (_, c) in begins.items() if c is not None},
+            reference01=None if reference is None else to_01(reference.image),
             request=request,
             update=options.update,
             denoising_steps=options.denoising_steps,
             noise_range=options.noise_range,
             keep_detail=options.keep_detail,
             generator=generator,
-            progress=f"editing round {state.rounds}",
+            progress=f"editing round {self.state.rounds}",
         )
-        self._scene.set_edited({view: edit.image for view, edit in done.edits.items()})
-        return self._remember(done, request, step, waiting, seconds=perf_counter() - began)
 
     def _begin(
         self, view: int, photograph01: Float[Tensor, "3 H W"]

@@ -28,6 +28,7 @@ def edit_by(
     start01: Float[Tensor, "n 3 h w"],
     *,
     control01: Float[Tensor, "n 1 h w"] | None = None,
+    reference01: Float[Tensor, "1 3 _ _"] | None = None,
     request: EditRequest,
     denoising_steps: int,
     noise_range: tuple[float, float],
@@ -45,6 +46,7 @@ def edit_by(
         source01: The photographs.
         start01: The images to start from; ip2p ignores them.
         control01: Structure images, for csd with a prior that follows them; see `edit_images`.
+        reference01: A second image, for a prior that takes two; see `edit_images`.
         request: The user's request; in2n and ip2p use only `text_scale`, `image_scale` and
             `max_batch` of its settings.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
@@ -69,17 +71,19 @@ def edit_by(
             settings=request.settings,
             start01=start01,
             control01=control01,
+            reference01=reference01,
             generator=generator,
             progress=progress,
         )
         return result.image01.to(source01), result.evaluations
     if update == "ip2p":
-        edited01 = _sample(prior, source01, request, denoising_steps, generator)
+        shown = {"reference01": reference01}
+        edited01 = _sample(prior, source01, request, denoising_steps, generator, **shown)
     else:
         edited = []
         for source, start in zip(source01.split(1), start01.split(1), strict=True):
             level = _draw_level(prior, noise_range, denoising_steps, generator)
-            noised = {"start01": start, "level": level}
+            noised = {"start01": start, "level": level, "reference01": reference01}
             edited.append(_sample(prior, source, request, denoising_steps, generator, **noised))
         edited01 = torch.cat(edited)
     settings = request.settings

@@ -57,21 +57,28 @@ def pictures(n: int, height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (n, 3, height, width), generator=generator) / 255
 
 
+def picture_of(image01: torch.Tensor) -> Image.Image:
+    return Image.fromarray((255 * image01).round().byte().permute(1, 2, 0).numpy())
+
+
 def noise_for(prior, image01: torch.Tensor) -> torch.Tensor:
     size = [edge // prior.cell_size for edge in image01.shape[2:]]
     generator = torch.Generator().manual_seed(3)
     return torch.randn(len(image01), prior.latent_channels, *size, generator=generator)
 
 
-def pipeline_edit(family: str, folder: Path, image01, noise, text_scale: float) -> torch.Tensor:
-    """diffusers' own result, one picture after the other."""
+def pipeline_edit(
+    family: str, folder: Path, image01, noise, text_scale: float, *, second01=None
+) -> torch.Tensor:
+    """diffusers' own result, one picture after the other, with a second reference if given."""
     results = []
     for number, prompt in enumerate(PROMPTS[: len(noise)]):
         options = {"num_inference_steps": STEPS, "output_type": "pt", "prompt": prompt}
         own = noise[number : number + 1]
         if image01 is not None:
-            pixels = (255 * image01[number]).round().byte().permute(1, 2, 0).numpy()
-            options["image"] = Image.fromarray(pixels)
+            options["image"] = picture_of(image01[number])
+            if second01 is not None:
+                options["image"] = [options["image"], picture_of(second01)]
         height, width = (edge * ours(folder).cell_size for edge in own.shape[2:])
         options |= {"height": height, "width": width}
         if family == "qwen":
@@ -109,6 +116,28 @@ def test_reproduces_the_pipeline(editing_folder, family, text_scale, size):
     assert float(expected.std()) > 0.05
 
 
+@pytest.mark.parametrize("family", ["flux2", "qwen"])
+def test_reproduces_the_pipeline_with_a_second_reference(editing_folder, family):
+    """One for both pictures; turned round or left out it's another result."""
+    folder = editing_folder(family)
+    prior, image01 = ours(folder), pictures(2, 64, 64)
+    second01 = pictures(3, 64, 64)[2]
+    noise = noise_for(prior, image01)
+    expected = pipeline_edit(family, folder, image01, noise, 2.5, second01=second01)
+    options = {"text_scale": 2.5, "reference01": second01[None]}
+    found = our_edit(prior, image01, noise, **options)
+    assert float((found - expected).abs().max()) < TOLERANCE
+    for other in (None, second01[None].flip(3)):
+        found = our_edit(prior, image01, noise, **{**options, "reference01": other})
+        assert float((found - expected).abs().max()) > 10 * TOLERANCE
+
+
+def test_a_model_that_sees_one_image_refuses_a_second(editing_folder):
+    prior, image01 = ours(editing_folder("kontext")), pictures(2, 64, 64)
+    with pytest.raises(ValueError, match="needs a prior that takes two images, got"):
+        our_edit(prior, image01, noise_for(prior, image01), reference01=image01[:1])
+
+
 @pytest.mark.parametrize("family", ["flux2", "kontext"])
 def test_without_its_reference_the_model_makes_images_from_text(editing_folder, family):
     folder = editing_folder(family)
@@ -128,8 +157,7 @@ def test_texts_are_those_of_the_pipeline_with_and_without_the_picture(editing_fo
     _, rows = prior.encode_source(image01)
     found = prior.encode_text(PROMPTS, rows)
     for number, prompt in enumerate(PROMPTS):
-        pixels = (255 * image01[number]).round().byte().permute(1, 2, 0).numpy()
-        shown = theirs(folder).image_processor.resize(Image.fromarray(pixels), 320, 480)
+        shown = theirs(folder).image_processor.resize(picture_of(image01[number]), 320, 480)
         for name, images in (("text", None), ("seen", [shown])):
             with torch.no_grad():
                 expected, _ = theirs(folder).encode_prompt([prompt], image=images)
@@ -215,8 +243,12 @@ def test_a_fault_is_seen(editing_folder, monkeypatch, family, fault):
         plain_text = prior.encode_text
         monkeypatch.setattr(prior, "encode_text", lambda prompts, *_: plain_text(prompts))
     elif fault == "other":
-        unpacked = prior._unpacked
-        monkeypatch.setattr(prior, "_unpacked", lambda packed: unpacked(packed).flip(0))
+        plain_text = prior.encode_text
+
+        def of_others(prompts, rows):
+            return plain_text(prompts, {name: row.flip(0) for name, row in rows.items()})
+
+        monkeypatch.setattr(prior, "encode_text", of_others)
     elif fault == "turned":
         run = prior.transformer.forward
 

@@ -19,9 +19,10 @@ from csd_nerf.media.pixels import resize01
 from csd_nerf.scene import stage as stage_module
 from csd_nerf.scene import updates
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
+from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import Rounds
 from csd_nerf.scene.protocol import Scene
-from csd_nerf.scene.stage import EditingStage, StageOptions, StageState
+from csd_nerf.scene.stage import EditingStage, StageState
 
 ImageScene = image_scene_class()
 WELL_EDITED = EditSettings(iterations=60, learning_rate=1.0, text_scale=1.0, mixing="none")

@@ -13,7 +13,7 @@ from nerfstudio.models.base_model import ModelConfig
 from csd_nerf.methods.common.adoption import Adopted, Sides, preset_of, read_run_config
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import PriorOptions
-from csd_nerf.scene.stage import StageOptions
+from csd_nerf.scene.options import StageOptions
 
 _FRAME_FIELDS = (
     *("scale_factor", "scene_scale", "orientation_method", "center_method", "auto_scale_poses"),

@@ -31,8 +31,9 @@ from csd_nerf.methods.common.random_state import random_state, restore_random_st
 from csd_nerf.methods.common.rounds import FailedRounds, show_round
 from csd_nerf.methods.common.terminal import count_round
 from csd_nerf.priors import Prior
+from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import PAPER_ROUNDS, Rounds
-from csd_nerf.scene.stage import EditingStage, RoundError, StageOptions
+from csd_nerf.scene.stage import EditingStage, RoundError
 
 
 @dataclass

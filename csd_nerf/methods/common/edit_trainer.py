@@ -33,8 +33,8 @@ from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.terminal import count_steps
-from csd_nerf.priors import usual_numbers
-from csd_nerf.scene.stage import StageOptions
+from csd_nerf.priors import known_family, usual_numbers
+from csd_nerf.scene.options import StageOptions
 
 SOURCE_FOLDER = "source_models"
 """Folder of a run with the checkpoint of its unedited scene."""
@@ -263,6 +263,7 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
             '--pipeline.source-prompt "a photo of ...", and a prompt that describes the result.'
         )
     _check_control(pipeline)
+    _check_reference(pipeline)
     preset = _preset_edit(config.method_name)
     _take_usual_numbers(config, pipeline)
     if pipeline.edit.residual == "dds" and pipeline.edit.source_share == preset.source_share < 1:
@@ -299,6 +300,16 @@ def _check_control(pipeline: EditPipelineConfig) -> None:
     if pipeline.control_scale < 0:
         raise MethodError(
             f"--pipeline.control-scale needs to be 0 or more, got {pipeline.control_scale}."
+        )
+
+
+def _check_reference(pipeline: EditPipelineConfig) -> None:
+    """Refuse a second reference for a model that sees the photograph alone."""
+    family = known_family(pipeline.prior)
+    if pipeline.reference_views and family is not None and family.references < 2:
+        raise MethodError(
+            f"--pipeline.reference-views needs a prior that takes two images, got "
+            f"{pipeline.prior}; take flux2-klein or qwen-image-edit, or leave it out."
         )
 
 
