@@ -20,6 +20,7 @@ from torch import Tensor
 from csd_nerf.core.rows import Rows, check_rows, take_rows
 from csd_nerf.core.schedules import Schedule
 from csd_nerf.priors.base import Branch
+from csd_nerf.priors.precisions import tf32_allowed
 
 
 class DiffusersPrior(ABC):
@@ -27,7 +28,8 @@ class DiffusersPrior(ABC):
 
     Attributes:
         name: The name or path under which the prior was loaded.
-        device: Where its model runs.
+        device: Where its model runs; its weights may wait elsewhere.
+        dtype: Precision of its model's inputs; its weights may be integers.
         schedule: The noise schedule of the model.
     """
 
@@ -38,9 +40,16 @@ class DiffusersPrior(ABC):
     second_rows: tuple[str, ...] = ()
     """Names of rows that a model with two references takes too; see `second_reference`."""
 
-    def __init__(self, name: str, device: torch.device, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: torch.device,
+        schedule: Schedule,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.name = name
         self.device = device
+        self.dtype = dtype
         self.schedule = schedule
 
     @abstractmethod
@@ -173,14 +182,15 @@ class DiffusersPrior(ABC):
         rows = {name: torch.cat([part.rows[name] for part in group]) for name in group[0].rows}
         size = max_batch or len(noisy)
         # Each row has its own timestep, so the batch may be split anywhere.
-        outputs = [
-            self.run(
-                noisy[first : first + size],
-                steps[first : first + size],
-                {name: tensor[first : first + size] for name, tensor in rows.items()},
-            )
-            for first in range(0, len(noisy), size)
-        ]
+        with tf32_allowed():
+            outputs = [
+                self.run(
+                    noisy[first : first + size],
+                    steps[first : first + size],
+                    {name: tensor[first : first + size] for name, tensor in rows.items()},
+                )
+                for first in range(0, len(noisy), size)
+            ]
         return convert(torch.cat(outputs).to(noisy.device), noisy, steps)
 
 

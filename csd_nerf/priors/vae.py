@@ -15,6 +15,8 @@ from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from jaxtyping import Float
 from torch import Tensor
 
+from csd_nerf.priors.precisions import tf32_allowed
+
 Autoencoder = AutoencoderKL | AutoencoderKLFlux2 | AutoencoderKLQwenImage
 """The last one is a video's; an image is a video of one frame."""
 
@@ -53,7 +55,8 @@ def encode_mode(
     is_video = isinstance(vae, AutoencoderKLQwenImage)
     parts = [pixels] if at_once else pixels.split(1)
     shown = (part[:, :, None] if is_video else part for part in parts)
-    modes = torch.cat([vae.encode(part, return_dict=False)[0].mode() for part in shown])
+    with tf32_allowed():
+        modes = torch.cat([vae.encode(part, return_dict=False)[0].mode() for part in shown])
     return (modes[:, :, 0] if is_video else modes).float().to(image01.device)
 
 
@@ -81,7 +84,8 @@ def decode_unscaled(
     shown = latent.to(vae.device, vae.dtype)
     shown = shown[:, :, None] if is_video else shown
     parts: list[Any] = [shown] if at_once else [*shown.split(1)]
-    pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
+    with tf32_allowed():
+        pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
     pixels = pixels[:, :, 0] if is_video else pixels
     return (pixels.float() / 2 + 0.5).clamp(0, 1).to(latent.device)
 
