@@ -80,8 +80,16 @@ class EditOptions:
     """Diffusion model: instruct-pix2pix, sdxl-instruct-pix2pix, flux2-klein, flux-kontext,
     qwen-image-edit, tiny, stable-diffusion (for dds), a hub id or a folder. Scales and noise levels
     that are not given are those of its authors, if it is not the preset's."""
-    prior_variant: Annotated[str | None, _unset("NAME", "the plain files")] = None
+    prior_variant: Annotated[
+        str | None, _unset("NAME", "fp16 in half precision, if all of it is there")
+    ] = None
     """Variant of the weight files, such as fp16 for *.fp16.safetensors."""
+    prior_offload: Literal["none", "text", "model"] = "none"
+    """What waits on the CPU until the GPU needs it; saves memory and takes time, with the same
+    result. text: the text encoders. model: the denoiser's layers too."""
+    prior_quantize: Literal["none", "8bit", "4bit"] = "none"
+    """Precision of the weights of linear layers; saves memory and changes the result.
+    8bit and 4bit need a GPU and pip install bitsandbytes accelerate."""
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None
     """Where the prior runs, such as cuda:0 or cpu."""
     dtype: Annotated[

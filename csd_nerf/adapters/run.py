@@ -229,31 +229,41 @@ class _Call:
             notices.append(text)
             print(f"note: {text} --max-batch sets it from the start.", file=sys.stderr)
 
+        place: dict[str, Any] = {
+            "offload": options.prior_offload,
+            "quantize": options.prior_quantize,
+        }
+        files: dict[str, Any] = {
+            "device": device,
+            "dtype": values.dtype,
+            "variant": options.prior_variant,
+        }
+        with _naming("--prior-offload", "--prior-quantize"):
+            priors.check_placement(device=device, **place)
         with _naming("--prior", *([] if options.control is None else ["--control-model"])):
             prior = priors.load(
                 values.prior,
                 kind=kind,
-                device=device,
-                dtype=values.dtype,
-                variant=options.prior_variant,
                 condition=values.condition,
                 control=options.control,
                 control_model=options.control_model,
                 control_scale=scale,
+                **files,
+                **place,
             )
-            weights = self._weights(values.prior, kind)
+            weights = self._weights(values.prior, kind, files)
         halving = HalvingPrior(prior, max_batch=values.max_batch, tell=tell)
         return halving, weights_identity(*weights)
 
-    def _weights(self, prior: str, kind: priors.Kind) -> list[Path]:
+    def _weights(self, prior: str, kind: priors.Kind, files: dict[str, Any]) -> list[Path]:
         """The folder of the prior's weights and, if it has one, of its ControlNet's."""
-        options, variant = self.options, self.options.prior_variant
+        options = self.options
         if options.control is None:
-            return [priors.fetch(prior, variant=variant, kind=kind)[0]]
-        folder, _, beside = priors.fetch_controlled(
-            prior, options.control, model=options.control_model, variant=variant
+            return [priors.fetch(prior, kind=kind, **files)[0]]
+        found, beside = priors.find_controlled(
+            prior, options.control, model=options.control_model, **files
         )
-        return [folder, beside]
+        return [found.folder, beside]
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
         files = task.files

@@ -30,7 +30,15 @@ from csd_nerf.adapters.fingerprints import (
 from csd_nerf.adapters.reporter import State
 from csd_nerf.media.files import has_fields, remove_unfinished, write_json, written_whole
 
-NEUTRAL_SETTINGS = ("resume", "overwrite", "save_every", "preview_every", "device", "max_batch")
+NEUTRAL_SETTINGS = (
+    "resume",
+    "overwrite",
+    "save_every",
+    "preview_every",
+    "device",
+    "max_batch",
+    "prior_offload",
+)
 """Settings that don't change the result, so that a resumed run may change them."""
 
 Found = Literal["nothing", "state", "result"]

@@ -21,7 +21,8 @@ class WeightsSettings:
     controlnet-canny, controlnet-depth, and for Stable Diffusion 2.1 controlnet-canny-21,
     controlnet-depth-21."""
     variant: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Variant of the weight files, such as fp16 for *.fp16.safetensors."""
+    """Variant of the weight files, such as fp16 for *.fp16.safetensors. If not given, what a GPU
+    takes: fp16, if the model has all of it, else the files without a variant."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder to write, for a machine without a network, where it is given as --prior, or for a
     ControlNet as --control-model. If not given, the hub's cache."""

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from csd_nerf.priors.base import Branch, Prior
-from csd_nerf.priors.control_weights import Control, ControlNotFoundError, fetch_controlled
+from csd_nerf.priors.control_weights import Control, ControlNotFoundError, find_controlled
 from csd_nerf.priors.families import Condition, Kind
+from csd_nerf.priors.placement import Offload, Quantize, check_placement
+from csd_nerf.priors.precisions import DTYPES, precision
 from csd_nerf.priors.weights import (
     WeightsNotFoundError,
     fetch,
+    find_weights,
     is_bundled,
     known_family,
     usual_numbers,
@@ -28,38 +31,19 @@ __all__ = [
     "Control",
     "ControlNotFoundError",
     "Kind",
+    "Offload",
     "Prior",
+    "Quantize",
     "WeightsNotFoundError",
+    "check_placement",
     "fetch",
-    "fetch_controlled",
+    "find_controlled",
     "is_bundled",
     "known_family",
     "load",
     "precision",
     "usual_numbers",
 ]
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""The precisions in which a prior can run."""
-
-
-def precision(dtype: torch.dtype | str, *, device: torch.device, half: str) -> torch.dtype:
-    """The precision that a name means.
-
-    Args:
-        dtype: A torch dtype, a key of `DTYPES`, or `auto`: half precision on a GPU, else float32.
-        device: Where the model runs.
-        half: Its family's half precision, a key of `DTYPES`.
-
-    Raises:
-        ValueError: If there is no such precision.
-    """
-    if dtype == "auto":
-        return DTYPES[half] if device.type == "cuda" else torch.float32
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in DTYPES.values():
-        raise ValueError(f"dtype needs one of auto, {', '.join(DTYPES)}, got {dtype}.")
-    return found
 
 
 def load(
@@ -74,6 +58,8 @@ def load(
     control: Control | None = None,
     control_model: str | None = None,
     control_scale: float = 1.0,
+    offload: Offload = "none",
+    quantize: Quantize = "none",
 ) -> Prior:
     """Load a prior of any family in `csd_nerf.priors.families`.
 
@@ -86,8 +72,8 @@ def load(
             `precision`.
         kind: The kind that the caller needs: `edit`, a model that edits an image by an instruction,
             or `text`, a model that makes images from descriptions.
-        variant: Which weight files to load, such as `fp16` for `*.fp16.safetensors`; None means
-            those without a variant in their name.
+        variant: Which weight files to load, such as `fp16` for `*.fp16.safetensors`; see
+            `find_weights` in `csd_nerf.priors.weights` for None.
         condition: Scale of the source's latent where it conditions an editing model. raw: the
             autoencoder's own, on which InstructPix2Pix was trained. scaled: that of the noisy
             latents, as in the authors' release of CSD.
@@ -97,17 +83,24 @@ def load(
         control_model: Its short name (`HUB_CONTROLS` in `csd_nerf.priors.control_weights`), hub id
             or folder; None takes the usual one for the model.
         control_scale: Factor of the ControlNet's outputs.
+        offload: What waits on the CPU until it is needed, which saves the device's memory, takes
+            time, and leaves the result as it is. text: the text encoders. model: the denoiser's
+            layers too.
+        quantize: Precision of the weights of the denoiser's linear layers, and, unless they are
+            offloaded, of those of T5 and Qwen. none: dtype. 8bit, 4bit: by bitsandbytes, on a
+            CUDA device.
 
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
         ValueError: If dtype is not one of `DTYPES`, the condition is scaled for a model that takes
-            none, the family is unknown or takes no ControlNet, or the parts don't fit together.
-        ImportError: If the tokenizer needs a package that is not installed.
+            none, the family is unknown or takes no ControlNet, the parts don't fit together, or it
+            can't be placed so (`check_placement`).
+        ImportError: If the tokenizer or quantising needs a package that is not installed.
     """
     where = torch.device(device)
     # Before anything is fetched.
-    precision(dtype, device=where, half="float16")
+    check_placement(device=where, offload=offload, quantize=quantize)
     if condition != "raw" and kind != "edit":
         raise ValueError(
             f"condition needs an editing model, which sees a source, got {condition} for a "
@@ -120,25 +113,27 @@ def load(
         )
     # Only families with a condition or a ControlNet know its options.
     options: dict[str, Any] = {} if condition == "raw" else {"condition": condition}
+    files: dict[str, Any] = {"variant": variant, "device": where, "dtype": dtype}
     if control is None:
-        folder, family = fetch(name_or_path, variant=variant, kind=kind)
+        found = find_weights(name_or_path, kind=kind, **files)
     else:
-        folder, family, beside = fetch_controlled(
-            name_or_path, control, model=control_model, variant=variant
-        )
+        found, beside = find_controlled(name_or_path, control, model=control_model, **files)
         options |= {"control": control, "control_folder": beside, "control_scale": control_scale}
+    family = found.family
     if condition != "raw" and not family.sources:
         raise ValueError(
             f"condition {condition} needs a model whose U-Net takes the source's latent as "
             f"channels, got {name_or_path}; leave it at raw."
         )
     return family.load(
-        folder,
+        found.folder,
         controlled=control is not None,
         name=str(name_or_path),
         device=where,
         dtype=precision(dtype, device=where, half=family.half),
-        variant=variant,
+        variant=found.variant,
         vae_tiling=vae_tiling,
+        offload=offload,
+        quantize=quantize,
         **options,
     )

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from csd_nerf.priors.control_fitness import check_control, text_width
 from csd_nerf.priors.families import CONTROLNET, Family, missing_files, needed_files
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
-from csd_nerf.priors.weights import WeightsNotFoundError, fetch, hub_id, known_family
+from csd_nerf.priors.weights import (
+    Weights,
+    WeightsNotFoundError,
+    find_weights,
+    hub_id,
+    known_family,
+)
 
 Control = Literal["canny", "depth"]
 """What the structure image shows that a ControlNet follows: the source's edges, or the depth."""
@@ -39,24 +45,21 @@ class ControlNotFoundError(WeightsNotFoundError):
     """A ControlNet's weights are missing; the one-line message says what to do."""
 
 
-def fetch_controlled(
-    name_or_path: str | Path,
-    control: Control,
-    *,
-    model: str | None = None,
-    variant: str | None = None,
-) -> tuple[Path, Family, Path]:
-    """Do what `fetch` does for a text-to-image model, and the same for a ControlNet beside it.
+def find_controlled(
+    name_or_path: str | Path, control: Control, *, model: str | None = None, **files: Any
+) -> tuple[Weights, Path]:
+    """Do what `find_weights` does for a text-to-image model, and for a ControlNet beside it.
 
     Args:
         name_or_path: Short name, hub id or folder of the text-to-image model.
         control: What the ControlNet follows.
         model: Short name, hub id or folder of the ControlNet; None takes the usual one for the
             model, Stable Diffusion 1.5 or 2.1.
-        variant: Which weight files of the text-to-image model; the ControlNet's are the plain ones.
+        files: Options of `find_weights` for the text-to-image model; the ControlNet's files are the
+            plain ones.
 
     Returns:
-        The model's folder, its family, and the ControlNet's folder.
+        The model, and the ControlNet's folder.
 
     Raises:
         ControlNotFoundError: If the ControlNet's weights are not there and can't be fetched.
@@ -66,10 +69,10 @@ def fetch_controlled(
     known = known_family(name_or_path)
     if known is not None:
         _require_controlled(known, name_or_path)
-    folder, family = fetch(name_or_path, variant=variant, kind="text")
-    _require_controlled(family, name_or_path)
+    found = find_weights(name_or_path, kind="text", **files)
+    _require_controlled(found.family, name_or_path)
     if model is None:
-        width = text_width(folder)
+        width = text_width(found.folder)
         if width not in _USUAL:
             raise ValueError(
                 f"The usual ControlNets are for texts of width {' or '.join(map(str, _USUAL))}, "
@@ -82,8 +85,8 @@ def fetch_controlled(
         _require_whole(beside, model)
     else:
         beside = _cached_folder(repo) or _download(repo)
-    check_control(beside, folder, model)
-    return folder, family, beside
+    check_control(beside, found.folder, model)
+    return found, beside
 
 
 def fetch_control_to(name: str, folder: Path | None, *, tell: Callable[[str], None]) -> Path:

@@ -24,8 +24,8 @@ from csd_nerf.core.rows import Rows
 from csd_nerf.core.structure import CONTROL, pack_structure, unpack_structure
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.control_weights import Control
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.stable_diffusion import StableDiffusion
-from csd_nerf.priors.unet import load_network
 
 CANNY_THRESHOLDS = (100, 200)
 """Lower and upper threshold of Canny's edges on 8-bit RGB, the usual values: those of the
@@ -50,18 +50,20 @@ class ControlledStableDiffusion(StableDiffusion):
         cls,
         folder: Path,
         *,
-        device: torch.device,
-        dtype: torch.dtype,
         control: Control,
         control_folder: Path,
         control_scale: float,
-        **options: Any,
+        name: str,
+        vae_tiling: bool = False,
+        **where: Any,
     ) -> ControlledStableDiffusion:
         """Load complete folders of both; see `csd_nerf.priors.load`."""
-        prior = super().from_folder(folder, device=device, dtype=dtype, **options)
+        prior = super().from_folder(folder, name=name, vae_tiling=vae_tiling, **where)
         assert isinstance(prior, ControlledStableDiffusion)
-        net = load_network(ControlNetModel, control_folder, dtype=dtype, variant=None)
-        prior._control_net = net.to(device).eval().requires_grad_(False)
+        # Its files are the plain ones, whatever the variant of the model's.
+        place = replace(Placement(**where), variant=None)
+        net = place.denoiser(ControlNetModel, control_folder)
+        prior._control_net = net.eval().requires_grad_(False)
         prior.control, prior.control_scale = control, control_scale
         return prior
 

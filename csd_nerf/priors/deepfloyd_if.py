@@ -20,9 +20,10 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors.fitness import check_unet
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.texts import TextEncoder, t5_states
-from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_network, load_schedule
+from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_schedule
 from csd_nerf.priors.vae import check_size
 
 _CHANNELS = 3
@@ -47,8 +48,10 @@ class DeepFloydIF(UNetPrior):
         tokenizer: T5Tokenizer,
         schedule: DiscreteSchedule,
         prediction_type: str = "epsilon",
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap models that are already on their device and in their precision.
+        """Wrap models that are loaded already; see `Placement`.
 
         Args:
             name: The name or path under which the prior was loaded.
@@ -57,50 +60,48 @@ class DeepFloydIF(UNetPrior):
             tokenizer: Tokenizer of the text encoder.
             schedule: Training schedule of the U-Net.
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
+            device: Where the U-Net runs; None means where its weights are.
+            dtype: Precision of its inputs; None means that of its weights.
 
         Raises:
             ValueError: If the U-Net isn't one of pixels; see `check_unet`.
         """
         check_unet(unet.config, name, latent_channels=None, sources=(), of=type(self).__name__)
-        texts = TextEncoder(name, text_encoder, tokenizer, t5_states)
-        super().__init__(name, unet, texts, schedule, prediction_type)
+        device = device or unet.device
+        texts = TextEncoder(name, text_encoder, tokenizer, t5_states, device=device)
+        super().__init__(name, unet, texts, schedule, prediction_type, device=device, dtype=dtype)
         self.preferred_size: int = unet.config["sample_size"]
         self.size_multiple = downsampling_factor(unet)
 
     @classmethod
     def from_folder(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        variant: str | None = None,
-        **_: bool,
+        cls, folder: Path, *, name: str, vae_tiling: bool = False, **where: Any
     ) -> DeepFloydIF:
         """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`.
 
-        The options of an autoencoder are ignored, since there is none.
+        Args:
+            folder: The folder.
+            name: The name or path under which the prior is loaded.
+            vae_tiling: Ignored, since there is no autoencoder.
+            where: The fields of `Placement`.
 
         Raises:
             ImportError: If the tokenizer is a SentencePiece model, and sentencepiece is not
                 installed.
         """
+        del vae_tiling
+        place = Placement(**where)
         tokenizer = _load_tokenizer(folder / "tokenizer")
-        unet = load_network(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
-        # The precision is set while loading: transformers then keeps some layers of T5 in float32,
-        # which would overflow in half precision. Loading all in float32 takes twice the memory.
-        text_encoder = load_part(
-            T5EncoderModel, folder / "text_encoder", variant=variant, torch_dtype=dtype
-        )
         schedule, prediction_type = load_schedule(folder)
         return cls(
             name=name,
-            unet=unet.to(device),
-            text_encoder=text_encoder.to(device),
+            unet=place.denoiser(UNet2DConditionModel, folder / "unet"),
+            text_encoder=place.text_encoder(T5EncoderModel, folder / "text_encoder", large=True),
             tokenizer=tokenizer,
             schedule=schedule,
             prediction_type=prediction_type,
+            device=place.device,
+            dtype=place.dtype,
         )
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:

@@ -40,17 +40,26 @@ class FlowPrior(DiffusersPrior):
     """Whether `bound_guidance` changes anything."""
 
     def __init__(
-        self, name: str, transformer: Any, scheduler: FlowMatchEulerDiscreteScheduler
+        self,
+        name: str,
+        transformer: Any,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Take a transformer that is on its device and in its precision already.
+        """Take a transformer that is loaded already.
 
         Args:
             name: The name or path under which the prior was loaded.
             transformer: The denoiser.
             scheduler: Spaces the levels of a sampler.
+            device: Where the transformer runs; None means where its weights are.
+            dtype: Precision of its inputs; None means that of its weights.
         """
         steps = scheduler.config["num_train_timesteps"]
-        super().__init__(name, transformer.device, FlowSchedule(steps))
+        run_in = dtype or transformer.dtype
+        super().__init__(name, device or transformer.device, FlowSchedule(steps), run_in)
         self._transformer = transformer.eval().requires_grad_(False)
         self._scheduler = scheduler
 
@@ -134,6 +143,10 @@ class FlowPrior(DiffusersPrior):
         least, largest = get("base_shift", 0.5), get("max_shift", 1.15)
         slope = (largest - least) / (most - fewest)
         return least + slope * (tokens - fewest)
+
+    def shown(self, tensor: Tensor) -> Tensor:
+        """An input of the transformer, where it runs and in its precision."""
+        return tensor.to(self.device, self.dtype)
 
     def maps(
         self, noisy: Float[Tensor, "b c h w"], rows: dict[str, Tensor]

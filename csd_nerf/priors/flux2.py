@@ -30,9 +30,9 @@ from csd_nerf.priors.flow import (
     places_of,
     tokens_of,
 )
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.texts import QWEN3_LAYERS, TextEncoder, qwen3_states
-from csd_nerf.priors.unet import load_network
 from csd_nerf.priors.vae import cell_size_of, check_size, decode_unscaled, encode_mode
 
 _PLANE = 10
@@ -53,9 +53,11 @@ class Flux2Klein(FlowPrior):
         text_encoder: Qwen3Model,
         tokenizer: Any,
         scheduler: FlowMatchEulerDiscreteScheduler,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap models that are already on their device and in their precision."""
-        super().__init__(name, transformer, scheduler)
+        """Wrap models that are loaded already; `device` and `dtype` are as for `FlowPrior`."""
+        super().__init__(name, transformer, scheduler, device=device, dtype=dtype)
         self.latent_channels: int = transformer.config["in_channels"]
         self.cell_size = self.size_multiple = 2 * cell_size_of(vae)
         self.preferred_size: int = vae.config["sample_size"]
@@ -63,35 +65,32 @@ class Flux2Klein(FlowPrior):
         # The layers after those that are read are not computed. One more stays, since the last
         # one's states are normalised.
         del text_encoder.layers[max(QWEN3_LAYERS) + 1 :]
-        self._texts = TextEncoder(name, text_encoder, tokenizer, qwen3_states)
+        self._texts = TextEncoder(name, text_encoder, tokenizer, qwen3_states, device=self.device)
 
     @classmethod
     def from_folder(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        variant: str | None = None,
-        vae_tiling: bool = False,
+        cls, folder: Path, *, name: str, vae_tiling: bool = False, **where: Any
     ) -> Flux2Klein:
-        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
-        options: dict[str, Any] = {"dtype": dtype, "variant": variant}
-        vae = load_network(AutoencoderKLFlux2, folder / "vae", **options)
-        if vae_tiling:
-            vae.enable_tiling()
-        transformer = load_network(Flux2Transformer2DModel, folder / "transformer", **options)
-        text_encoder = load_part(Qwen3Model, folder / "text_encoder", variant=variant, dtype=dtype)
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`.
+
+        Args:
+            folder: The folder.
+            name: The name or path under which the prior is loaded.
+            vae_tiling: As for `load`.
+            where: The fields of `Placement`.
+        """
+        place = Placement(**where)
         with reading_part(folder / "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         return cls(
             name=name,
-            vae=vae.to(device),
-            transformer=transformer.to(device),
-            text_encoder=text_encoder.to(device),
+            vae=place.autoencoder(AutoencoderKLFlux2, folder / "vae", tiling=vae_tiling),
+            transformer=place.denoiser(Flux2Transformer2DModel, folder / "transformer"),
+            text_encoder=place.text_encoder(Qwen3Model, folder / "text_encoder", large=True),
             tokenizer=tokenizer,
             scheduler=load_flow_scheduler(folder),
+            device=place.device,
+            dtype=place.dtype,
         )
 
     def encode_text(
@@ -135,22 +134,18 @@ class Flux2Klein(FlowPrior):
         self, noisy: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], rows: dict[str, Tensor]
     ) -> Float[Tensor, "b c h w"]:
         """Call the transformer on the tokens of noisy latents and of their references."""
-        model = self._transformer
         maps, text = self.maps(noisy, rows), rows["text"]
         places = [places_of(one, plane=_PLANE * k, axes=4) for k, one in enumerate(maps)]
         words = torch.zeros(text.shape[1], 4, dtype=torch.long)
         words[:, 3] = torch.arange(text.shape[1])
 
-        def moved(shown: Tensor) -> Tensor:
-            return shown.to(model.device, model.dtype)
-
-        output = model(
-            hidden_states=moved(tokens_of(maps)),
-            timestep=level.to(model.device, model.dtype),
+        output = self._transformer(
+            hidden_states=self.shown(tokens_of(maps)),
+            timestep=self.shown(level),
             guidance=None,
-            encoder_hidden_states=moved(text),
-            txt_ids=words.to(model.device)[None].expand(len(noisy), -1, -1),
-            img_ids=torch.cat(places).to(model.device)[None].expand(len(noisy), -1, -1),
+            encoder_hidden_states=self.shown(text),
+            txt_ids=words.to(self.device)[None].expand(len(noisy), -1, -1),
+            img_ids=torch.cat(places).to(self.device)[None].expand(len(noisy), -1, -1),
             return_dict=False,
         )[0]
         return map_of(output, noisy)

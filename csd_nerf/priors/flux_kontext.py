@@ -23,9 +23,9 @@ from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderM
 
 from csd_nerf.core.rows import Rows
 from csd_nerf.priors.flow import FlowPrior, load_flow_scheduler, map_of, places_of, tokens_of
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.texts import TextEncoder, clip_pooled, t5_plain_states
-from csd_nerf.priors.unet import load_network
 from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
 
 GUIDANCE = 2.5
@@ -48,49 +48,51 @@ class FluxKontext(FlowPrior):
         text_encoder_2: T5EncoderModel,
         tokenizer_2: Any,
         scheduler: FlowMatchEulerDiscreteScheduler,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap models that are already on their device and in their precision."""
-        super().__init__(name, transformer, scheduler)
+        """Wrap models that are loaded already; `device` and `dtype` are as for `FlowPrior`."""
+        super().__init__(name, transformer, scheduler, device=device, dtype=dtype)
         self.latent_channels: int = vae.config["latent_channels"]
         self.cell_size = cell_size_of(vae)
         self.size_multiple = 2 * self.cell_size
         self.preferred_size: int = vae.config["sample_size"]
         self._vae = vae.eval().requires_grad_(False)
-        self._pooled = TextEncoder(name, text_encoder, tokenizer, clip_pooled)
-        self._texts = TextEncoder(name, text_encoder_2, tokenizer_2, t5_plain_states)
+        self._pooled = TextEncoder(name, text_encoder, tokenizer, clip_pooled, device=self.device)
+        self._texts = TextEncoder(
+            name, text_encoder_2, tokenizer_2, t5_plain_states, device=self.device
+        )
 
     @classmethod
     def from_folder(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        variant: str | None = None,
-        vae_tiling: bool = False,
+        cls, folder: Path, *, name: str, vae_tiling: bool = False, **where: Any
     ) -> FluxKontext:
-        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
-        options: dict[str, Any] = {"dtype": dtype, "variant": variant}
-        vae = load_network(AutoencoderKL, folder / "vae", **options)
-        if vae_tiling:
-            vae.enable_tiling()
-        transformer = load_network(FluxTransformer2DModel, folder / "transformer", **options)
-        clip = load_part(CLIPTextModel, folder / "text_encoder", **options)
-        t5 = load_part(T5EncoderModel, folder / "text_encoder_2", **options)
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`.
+
+        Args:
+            folder: The folder.
+            name: The name or path under which the prior is loaded.
+            vae_tiling: As for `load`.
+            where: The fields of `Placement`.
+        """
+        place = Placement(**where)
         with reading_part(folder / "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         with reading_part(folder / "tokenizer_2"):
             tokenizer_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2")
         return cls(
             name=name,
-            vae=vae.to(device),
-            transformer=transformer.to(device),
-            text_encoder=clip.to(device),
+            vae=place.autoencoder(AutoencoderKL, folder / "vae", tiling=vae_tiling),
+            transformer=place.denoiser(FluxTransformer2DModel, folder / "transformer"),
+            text_encoder=place.text_encoder(CLIPTextModel, folder / "text_encoder"),
             tokenizer=tokenizer,
-            text_encoder_2=t5.to(device),
+            text_encoder_2=place.text_encoder(
+                T5EncoderModel, folder / "text_encoder_2", large=True
+            ),
             tokenizer_2=tokenizer_2,
             scheduler=load_flow_scheduler(folder),
+            device=place.device,
+            dtype=place.dtype,
         )
 
     def encode_text(
@@ -124,22 +126,18 @@ class FluxKontext(FlowPrior):
         self, noisy: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], rows: dict[str, Tensor]
     ) -> Float[Tensor, "b c h w"]:
         """Call the transformer on the tokens of noisy latents and of their references."""
-        model = self._transformer
         maps = [pixel_unshuffle(latent, 2) for latent in self.maps(noisy, rows)]
         places = [places_of(one, plane=k, axes=3) for k, one in enumerate(maps)]
 
-        def moved(shown: Tensor) -> Tensor:
-            return shown.to(model.device, model.dtype)
-
-        guided = model.config["guidance_embeds"]
-        output = model(
-            hidden_states=moved(tokens_of(maps)),
-            timestep=level.to(model.device, model.dtype),
-            guidance=torch.full((len(noisy),), GUIDANCE, device=model.device) if guided else None,
-            encoder_hidden_states=moved(rows["text"]),
-            pooled_projections=moved(rows["pooled"]),
-            txt_ids=torch.zeros(rows["text"].shape[1], 3, device=model.device),
-            img_ids=torch.cat(places).to(model.device, model.dtype),
+        guided = self._transformer.config["guidance_embeds"]
+        output = self._transformer(
+            hidden_states=self.shown(tokens_of(maps)),
+            timestep=self.shown(level),
+            guidance=torch.full((len(noisy),), GUIDANCE, device=self.device) if guided else None,
+            encoder_hidden_states=self.shown(rows["text"]),
+            pooled_projections=self.shown(rows["pooled"]),
+            txt_ids=torch.zeros(rows["text"].shape[1], 3, device=self.device),
+            img_ids=self.shown(torch.cat(places)),
             return_dict=False,
         )[0]
         return pixel_shuffle(map_of(output, maps[0]), 2)

@@ -18,7 +18,7 @@ def weights_identity(*folders: Path) -> str:
     spread from the first byte to the last, since training changes weights everywhere.
 
     Args:
-        folders: The folder from `priors.fetch`; or those of `priors.fetch_controlled`, of which the
+        folders: The folder from `priors.fetch`; or those of `priors.find_controlled`, of which the
             order matters.
     """
     digest = hashlib.sha256()

@@ -35,9 +35,9 @@ from csd_nerf.priors.flow import (
     map_of,
     tokens_of,
 )
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.seeing_texts import SeeingTextEncoder
-from csd_nerf.priors.unet import load_network
 from csd_nerf.priors.vae import check_size, decode_unscaled, encode_mode
 
 SEEN = ("seen", "seen_2")
@@ -64,44 +64,43 @@ class QwenImageEdit(FlowPrior):
         text_encoder: Qwen2_5_VLModel,
         processor: Qwen2VLProcessor,
         scheduler: FlowMatchEulerDiscreteScheduler,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap models that are already on their device and in their precision."""
-        super().__init__(name, transformer, scheduler)
+        """Wrap models that are loaded already; `device` and `dtype` are as for `FlowPrior`."""
+        super().__init__(name, transformer, scheduler, device=device, dtype=dtype)
         self.latent_channels: int = vae.config["z_dim"]
         self.cell_size = 2 ** len(vae.config["temperal_downsample"])
         self.size_multiple = 2 * self.cell_size
         self.preferred_size = PREFERRED_SIZE
         self._vae = vae.eval().requires_grad_(False)
-        self._texts = SeeingTextEncoder(name, text_encoder, processor)
+        self._texts = SeeingTextEncoder(name, text_encoder, processor, device=self.device)
 
     @classmethod
     def from_folder(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        variant: str | None = None,
-        vae_tiling: bool = False,
+        cls, folder: Path, *, name: str, vae_tiling: bool = False, **where: Any
     ) -> QwenImageEdit:
-        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
-        options: dict[str, Any] = {"dtype": dtype, "variant": variant}
-        vae = load_network(AutoencoderKLQwenImage, folder / "vae", **options)
-        if vae_tiling:
-            vae.enable_tiling()
-        transformer = load_network(QwenImageTransformer2DModel, folder / "transformer", **options)
-        # Without the head, which would predict the next word.
-        text_encoder = load_part(Qwen2_5_VLModel, folder / "text_encoder", **options)
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`.
+
+        Args:
+            folder: The folder.
+            name: The name or path under which the prior is loaded.
+            vae_tiling: As for `load`.
+            where: The fields of `Placement`.
+        """
+        place = Placement(**where)
         with reading_part(folder / "processor"):
             processor: Any = Qwen2VLProcessor.from_pretrained(folder / "processor")
         return cls(
             name=name,
-            vae=vae.to(device),
-            transformer=transformer.to(device),
-            text_encoder=text_encoder.to(device),
+            vae=place.autoencoder(AutoencoderKLQwenImage, folder / "vae", tiling=vae_tiling),
+            transformer=place.denoiser(QwenImageTransformer2DModel, folder / "transformer"),
+            # Without the head, which would predict the next word.
+            text_encoder=place.text_encoder(Qwen2_5_VLModel, folder / "text_encoder", large=True),
             processor=processor,
             scheduler=load_flow_scheduler(folder),
+            device=place.device,
+            dtype=place.dtype,
         )
 
     @torch.no_grad()
@@ -177,18 +176,14 @@ class QwenImageEdit(FlowPrior):
         self, noisy: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], rows: dict[str, Tensor]
     ) -> Float[Tensor, "b c h w"]:
         """Call the transformer on the tokens of noisy latents and of their references."""
-        model = self._transformer
         maps = [pixel_unshuffle(latent, 2) for latent in self.maps(noisy, rows)]
         mask = rows.get("text" + _MASK)
 
-        def moved(shown: Tensor) -> Tensor:
-            return shown.to(model.device, model.dtype)
-
-        output = model(
-            hidden_states=moved(tokens_of(maps)),
-            timestep=level.to(model.device, model.dtype),
-            encoder_hidden_states=moved(rows["text"]),
-            encoder_hidden_states_mask=None if mask is None else mask.to(model.device),
+        output = self._transformer(
+            hidden_states=self.shown(tokens_of(maps)),
+            timestep=self.shown(level),
+            encoder_hidden_states=self.shown(rows["text"]),
+            encoder_hidden_states_mask=None if mask is None else mask.to(self.device),
             img_shapes=[[(1, *one.shape[2:]) for one in maps]] * len(noisy),
             return_dict=False,
         )[0]

@@ -24,7 +24,8 @@ from csd_nerf.core.rows import Rows
 from csd_nerf.json_files import read_json
 from csd_nerf.priors.families import INDEX
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.texts import TextEncoder, clip_penultimate, clip_projected
 
 
@@ -43,7 +44,7 @@ class InstructPix2PixXL(InstructPix2Pix):
         zeros_for_empty: bool = True,
         **parts: Any,
     ) -> None:
-        """Wrap models that are already on their device and in their precision.
+        """Wrap models that are loaded already; see `Placement`.
 
         Args:
             text_encoder_2: The second text encoder, whose summary is used too.
@@ -53,8 +54,8 @@ class InstructPix2PixXL(InstructPix2Pix):
         """
         super().__init__(**parts)
         second = (parts["name"], text_encoder_2, tokenizer_2)
-        self._second = TextEncoder(*second, clip_penultimate)
-        self._summaries = TextEncoder(*second, clip_projected)
+        self._second = TextEncoder(*second, clip_penultimate, device=self.device)
+        self._summaries = TextEncoder(*second, clip_projected, device=self.device)
         self._zeros_for_empty = zeros_for_empty
 
     @classmethod
@@ -63,19 +64,17 @@ class InstructPix2PixXL(InstructPix2Pix):
         return torch.float32 if dtype == torch.float16 else dtype
 
     @classmethod
-    def load_second_text(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None
-    ) -> dict[str, Any]:
+    def load_second_text(cls, folder: Path, place: Placement) -> dict[str, Any]:
         """The second text encoder, its tokenizer, and what the pipeline's index says of them."""
-        place = folder / "text_encoder_2"
-        encoder = load_part(CLIPTextModelWithProjection, place, variant=variant)
         with reading_part(folder / "tokenizer_2"):
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
         index = read_json(
             folder / INDEX, _Index, what="a pipeline's index", remedy="fetch it again"
         )
         return {
-            "text_encoder_2": encoder.to(device=device, dtype=dtype),
+            "text_encoder_2": place.text_encoder(
+                CLIPTextModelWithProjection, folder / "text_encoder_2"
+            ),
             "tokenizer_2": tokenizer,
             "zeros_for_empty": index.force_zeros_for_empty_prompt,
         }
@@ -104,10 +103,9 @@ class InstructPix2PixXL(InstructPix2Pix):
         self, noisy: Float[Tensor, "b c h w"], rows: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """The texts' summaries, and the picture's size, which is neither cropped nor scaled."""
-        unet = self._unet
         height, width = (edge * self.cell_size for edge in noisy.shape[2:])
         ids = torch.tensor([height, width, 0, 0, height, width])
-        pooled = rows["pooled"].to(unet.device, unet.dtype)
+        pooled = rows["pooled"].to(self.device, self.dtype)
         return {"text_embeds": pooled, "time_ids": ids.to(pooled).expand(len(noisy), -1)}
 
 

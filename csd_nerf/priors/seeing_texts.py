@@ -35,9 +35,16 @@ _SHOWN = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
 class SeeingTextEncoder(FreedEncoder):
     """A text encoder that sees pictures, with its processor; it can be dropped from memory."""
 
-    def __init__(self, name: str, model: Qwen2_5_VLModel, processor: Qwen2VLProcessor) -> None:
-        """Take a model that is on its device already; `name` is the prior's, for messages."""
-        super().__init__(name, model)
+    def __init__(
+        self,
+        name: str,
+        model: Qwen2_5_VLModel,
+        processor: Qwen2VLProcessor,
+        *,
+        device: torch.device | None = None,
+    ) -> None:
+        """Take a model that is loaded already; `name` is the prior's, for messages."""
+        super().__init__(name, model, device=device)
         self._processor: Any = processor
         parts = ("scheduler", "vae", "text_encoder", "tokenizer", "processor", "transformer")
         nothing: dict[str, Any] = dict.fromkeys(parts)
@@ -75,9 +82,11 @@ class SeeingTextEncoder(FreedEncoder):
             )
         shown = [[self._shown(one) for one in images01] for images01 in pictures01]
         found = []
-        for first in range(0, n, PICTURES_PER_CALL if pictures01 else n):
-            part = slice(first, first + PICTURES_PER_CALL if pictures01 else n)
-            found += self._states(texts[part], [images[part] for images in shown])
+        size = PICTURES_PER_CALL if pictures01 else n
+        with self.on_device() as model:
+            for first in range(0, n, size):
+                part = slice(first, first + size)
+                found += self._states(model, texts[part], [images[part] for images in shown])
         lengths = torch.tensor([len(states) for states in found])
         states = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
         if bool((lengths == lengths[0]).all()):
@@ -92,10 +101,9 @@ class SeeingTextEncoder(FreedEncoder):
         return self._resize(picture, height, width)
 
     def _states(
-        self, texts: Sequence[str], shown: Sequence[Sequence[Image.Image]]
+        self, model: Any, texts: Sequence[str], shown: Sequence[Sequence[Image.Image]]
     ) -> list[Float[Tensor, "_ width"]]:
         """The hidden states of some texts, without the template's beginning and padding."""
-        model = self.model
         before = "".join(_SHOWN.format(number + 1) for number in range(len(shown)))
         # The processor takes all pictures in the order in which the texts name them.
         images = [image for row in zip(*shown, strict=True) for image in row]

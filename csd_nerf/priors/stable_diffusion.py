@@ -20,9 +20,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors.fitness import check_unet
 from csd_nerf.priors.group_norms import normalised_by, pooled_statistics
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
+from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.texts import TextEncoder, clip_states
-from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_network, load_schedule
+from csd_nerf.priors.unet import UNetPrior, downsampling_factor, load_schedule
 from csd_nerf.priors.vae import cell_size_of, check_size, decode_latent, encode_mode, scale_mode
 
 
@@ -48,8 +49,10 @@ class StableDiffusion(UNetPrior):
         tokenizer: CLIPTokenizer,
         schedule: DiscreteSchedule,
         prediction_type: str = "epsilon",
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Wrap models that are already on their device and in their precision.
+        """Wrap models that are loaded already; see `Placement`.
 
         Args:
             name: The name or path under which the prior was loaded.
@@ -59,6 +62,8 @@ class StableDiffusion(UNetPrior):
             tokenizer: Tokenizer of the text encoder.
             schedule: Training schedule of the U-Net.
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
+            device: Where the U-Net runs; None means where its weights are.
+            dtype: Precision of its inputs; None means that of its weights.
 
         Raises:
             ValueError: If the U-Net doesn't fit the autoencoder and `source_rows` (`check_unet`).
@@ -72,8 +77,9 @@ class StableDiffusion(UNetPrior):
             of=type(self).__name__,
             additions=self.allowed_additions,
         )
-        texts = TextEncoder(name, text_encoder, tokenizer, self.text_states)
-        super().__init__(name, unet, texts, schedule, prediction_type)
+        device = device or unet.device
+        texts = TextEncoder(name, text_encoder, tokenizer, self.text_states, device=device)
+        super().__init__(name, unet, texts, schedule, prediction_type, device=device, dtype=dtype)
         self.latent_channels = channels
         self.cell_size = cell_size_of(vae)
         self.preferred_size: int = unet.config["sample_size"] * self.cell_size
@@ -82,36 +88,34 @@ class StableDiffusion(UNetPrior):
 
     @classmethod
     def from_folder(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        variant: str | None = None,
-        vae_tiling: bool = False,
+        cls, folder: Path, *, name: str, vae_tiling: bool = False, **where: Any
     ) -> StableDiffusion:
-        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`."""
-        vae = load_network(
-            AutoencoderKL, folder / "vae", dtype=cls.vae_dtype(dtype), variant=variant
-        )
-        unet = load_network(UNet2DConditionModel, folder / "unet", dtype=dtype, variant=variant)
-        text_encoder = load_part(CLIPTextModel, folder / "text_encoder", variant=variant)
+        """Load a complete folder in the pipeline's layout; see `csd_nerf.priors.load`.
+
+        Args:
+            folder: The folder.
+            name: The name or path under which the prior is loaded.
+            vae_tiling: As for `load`.
+            where: The fields of `Placement`.
+        """
+        place = Placement(**where)
         with reading_part(folder / "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        if vae_tiling:
-            vae.enable_tiling()
         schedule, prediction_type = load_schedule(folder)
-        second = cls.load_second_text(folder, device=device, dtype=dtype, variant=variant)
+        vae_dtype = cls.vae_dtype(place.dtype)
         return cls(
             name=name,
-            vae=vae.to(device),
-            unet=unet.to(device),
-            text_encoder=text_encoder.to(device=device, dtype=dtype),
+            vae=place.autoencoder(
+                AutoencoderKL, folder / "vae", tiling=vae_tiling, dtype=vae_dtype
+            ),
+            unet=place.denoiser(UNet2DConditionModel, folder / "unet"),
+            text_encoder=place.text_encoder(CLIPTextModel, folder / "text_encoder"),
             tokenizer=tokenizer,
             schedule=schedule,
             prediction_type=prediction_type,
-            **second,
+            device=place.device,
+            dtype=place.dtype,
+            **cls.load_second_text(folder, place),
         )
 
     @classmethod
@@ -120,9 +124,9 @@ class StableDiffusion(UNetPrior):
         return dtype
 
     @classmethod
-    def load_second_text(cls, folder: Path, **_: Any) -> dict[str, Any]:
+    def load_second_text(cls, folder: Path, place: Placement) -> dict[str, Any]:
         """Further text encoders, for families that have them: arguments of the constructor."""
-        del folder
+        del folder, place
         return {}
 
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:

@@ -8,7 +8,8 @@ This module imports transformers; import it late.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -142,53 +143,71 @@ def qwen3_states(
 
 
 class FreedEncoder:
-    """A model that encodes texts, and can be dropped from memory.
+    """A model that encodes texts, waits where it lies, and can be dropped from memory.
 
     Attributes:
         name: Name of the prior, for messages.
     """
 
-    def __init__(self, name: str, model: Any) -> None:
-        """Take a model that is on its device already."""
+    def __init__(self, name: str, model: Any, *, device: torch.device | None = None) -> None:
+        """Take a model that is loaded already; `device` is where it runs, None where it lies."""
         self.name = name
+        self._device = device or model.device
         self._model = model.eval().requires_grad_(False)
 
-    @property
-    def model(self) -> Any:
-        """The model.
+    @contextmanager
+    def on_device(self) -> Iterator[Any]:
+        """Lend the model, which is back at its place afterwards.
 
         Raises:
             RuntimeError: After `free`.
         """
-        if self._model is None:
+        model = self._model
+        if model is None:
             raise RuntimeError(
                 f"Encoding a text needs the text encoder, which {self.name!r} has freed: encode "
                 "all texts before free_text_encoder(), or load the prior again."
             )
-        return self._model
+        home = model.device
+        # A GPU may be named with its number or without.
+        if home.type == self._device.type:
+            yield model
+            return
+        try:
+            yield model.to(self._device)
+        finally:
+            model.to(home)
+            _release_memory()
 
     def free(self) -> None:
         """Drop the model from memory."""
         self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _release_memory()
 
 
 class TextEncoder(FreedEncoder):
     """A text encoder with its tokenizer."""
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Any, states: Callable[..., Tensor]
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        states: Callable[..., Tensor],
+        *,
+        device: torch.device | None = None,
     ) -> None:
-        """Take a model that is on its device already.
+        """Take a model that is loaded already.
 
         Args:
             name: Name of the prior, for messages.
             model: The encoder.
             tokenizer: Its tokenizer.
             states: The function that encodes, such as `clip_states`.
+            device: Where the model runs, to which it is moved while it encodes; None means where
+                its weights are.
         """
-        super().__init__(name, model)
+        super().__init__(name, model, device=device)
         self._tokenizer, self._states = tokenizer, states
 
     @torch.no_grad()
@@ -199,7 +218,14 @@ class TextEncoder(FreedEncoder):
             ValueError: If there is no prompt, or prompts is one string.
             RuntimeError: After `free`.
         """
-        return self._states(self.model, self._tokenizer, prompts, name=self.name).float()
+        with self.on_device() as model:
+            return self._states(model, self._tokenizer, prompts, name=self.name).float()
+
+
+def _release_memory() -> None:
+    """Let other processes, and parts of a model of other sizes, have memory that is free."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

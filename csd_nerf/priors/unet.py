@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.utils import is_accelerate_available
 from jaxtyping import Float, Real
 from pydantic import BaseModel, Field
 from torch import Tensor
@@ -25,7 +24,7 @@ from csd_nerf.json_files import read_json
 from csd_nerf.priors.families import SCHEDULER
 from csd_nerf.priors.family import DiffusersPrior
 from csd_nerf.priors.fitness import check_prediction_type
-from csd_nerf.priors.parts import load_part, reading_part
+from csd_nerf.priors.parts import reading_part
 from csd_nerf.priors.texts import TextEncoder
 
 
@@ -39,8 +38,11 @@ class UNetPrior(DiffusersPrior):
         texts: TextEncoder,
         schedule: DiscreteSchedule,
         prediction_type: str,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Take a U-Net that is on its device and in its precision already.
+        """Take a U-Net that is loaded already.
 
         Args:
             name: The name or path under which the prior was loaded.
@@ -48,12 +50,14 @@ class UNetPrior(DiffusersPrior):
             texts: Its text encoder.
             schedule: Its training schedule.
             prediction_type: What the U-Net returns, `epsilon` or `v_prediction`.
+            device: Where it runs; None means where its weights are.
+            dtype: Precision of its inputs; None means that of its weights.
 
         Raises:
             ValueError: If `prediction_type` is another.
         """
         check_prediction_type(prediction_type, name)
-        super().__init__(name, unet.device, schedule)
+        super().__init__(name, device or unet.device, schedule, dtype or unet.dtype)
         self._unet = unet.eval().requires_grad_(False)
         self._texts = texts
         self._prediction_type = prediction_type
@@ -87,11 +91,10 @@ class UNetPrior(DiffusersPrior):
     ) -> Float[Tensor, "b _ h w"]:
         """Call the U-Net; the rows of `source_rows` are concatenated to its input as channels."""
         channels = [noisy, *(rows[name].to(noisy) for name in self.source_rows)]
-        unet = self._unet
         shown = (torch.cat(channels, dim=1), rows["text"])
-        image, text = (tensor.to(unet.device, unet.dtype) for tensor in shown)
-        step = timestep.to(unet.device)
-        output = unet(
+        image, text = (tensor.to(self.device, self.dtype) for tensor in shown)
+        step = timestep.to(self.device)
+        output = self._unet(
             image,
             step,
             encoder_hidden_states=text,
@@ -137,20 +140,6 @@ class UNetPrior(DiffusersPrior):
 def downsampling_factor(unet: UNet2DConditionModel) -> int:
     """Factor between the first and the last level; latent edges must be multiples of it."""
     return 2 ** (len(unet.config["down_block_types"]) - 1)
-
-
-def load_network(
-    model: Any, folder: Path, *, dtype: torch.dtype | None, variant: str | None
-) -> Any:
-    """Load a diffusers model from its folder; see `load_part`."""
-    return load_part(
-        model,
-        folder,
-        variant=variant,
-        torch_dtype=dtype,
-        # Without accelerate diffusers would fall back to this by itself, with a warning.
-        low_cpu_mem_usage=is_accelerate_available(),
-    )
 
 
 class _SchedulerConfig(BaseModel):

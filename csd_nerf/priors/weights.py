@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from csd_nerf.priors.families import (
     FAMILIES,
@@ -27,6 +29,7 @@ from csd_nerf.priors.families import (
 )
 from csd_nerf.priors.fitness import check_parts
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
+from csd_nerf.priors.precisions import is_half
 
 HUB_MODELS = {
     "instruct-pix2pix": (
@@ -91,35 +94,68 @@ def known_family(name_or_path: str | Path) -> Family | None:
         return None
 
 
-def fetch(
-    name_or_path: str | Path, *, variant: str | None = None, kind: Kind = "edit"
-) -> tuple[Path, Family]:
-    """Return the folder that holds a prior's weights, and the prior's family.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A complete model on disk, and which of its files are read."""
 
-    Weights that are not in the hub's cache yet are downloaded. If the hub can't be reached, this
-    fails after one request with a short time limit.
+    folder: Path
+    family: Family
+    variant: str | None
+    """Variant of the weight files; None means those without a variant in their name."""
+
+
+def find_weights(
+    name_or_path: str | Path,
+    *,
+    variant: str | None = None,
+    kind: Kind = "edit",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str = torch.float32,
+) -> Weights:
+    """Find a prior's weights; those that are not in the hub's cache yet are downloaded.
+
+    If the hub can't be reached, this fails after one request with a short time limit.
 
     Args:
         name_or_path: A short name, hub id or folder.
-        variant: Which weight files, such as `fp16` for `*.fp16.safetensors`; None means those
-            without a variant in their name.
+        variant: Which weight files, such as `fp16` for `*.fp16.safetensors`. None: a prior in half
+            precision takes the variant fp16, half the size, if all of it is there, and one in
+            float32 the files without a variant; each falls back to the other. What is in the cache
+            already is not downloaded again in half the size.
         kind: The kind of prior that the caller needs.
+        device: As for `csd_nerf.priors.load`.
+        dtype: As for `load`.
 
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
-        ValueError: If the model's family is unknown, or its parts can't work together.
+        ValueError: If there is no such dtype, the model's family is unknown, or its parts can't
+            work together.
     """
-    name = str(name_or_path)
+    name, half = str(name_or_path), is_half(dtype, device=device)
+    variants = _variants(variant, half=half)
     if known := {**HUB_MODELS, **BUNDLED_MODELS}.get(name):
         _require_kind(name, FAMILIES[known[1]], kind)
     if name in BUNDLED_MODELS:
         folder = Path(str(resources.files("csd_nerf"))) / BUNDLED_MODELS[name][0]
     elif repo := hub_id(name_or_path):
-        folder = _cached_folder(repo, variant) or _download(repo, variant, kind)
+        # In float32 fp16 files would do, but plain ones are worth a download.
+        folder = _cached_folder(repo, variants if half else variants[:1])
+        if folder is None:
+            try:
+                folder = _download(repo, variants, kind)
+            except WeightsNotFoundError:
+                if (folder := _cached_folder(repo, variants)) is None:
+                    raise
     else:
         folder = Path(name_or_path).expanduser()
-    return folder, _family_of_whole(folder, name, variant, kind)
+    return _check_whole(folder, name, variants, kind)
+
+
+def fetch(name_or_path: str | Path, **options: Any) -> tuple[Path, Family]:
+    """The folder that holds a prior's weights, and the prior's family; see `find_weights`."""
+    found = find_weights(name_or_path, **options)
+    return found.folder, found.family
 
 
 def fetch_to(
@@ -130,8 +166,8 @@ def fetch_to(
     Args:
         name: A short name or a hub id.
         folder: Where to write them; None means the hub's cache.
-        variant: As for `fetch`.
-        tell: Called with the size, before anything is downloaded.
+        variant: As for `find_weights`; None means what a GPU would take, in half precision.
+        tell: Called with the size and the variant, before anything is downloaded.
 
     Raises:
         WeightsNotFoundError: If the weights can't be fetched.
@@ -144,14 +180,13 @@ def fetch_to(
             f"Only models on the hub can be fetched, got {name}; name one of "
             f"{', '.join(HUB_MODELS)}, or a hub id."
         )
-    if folder is None and (cached := _cached_folder(repo, variant)) is not None:
-        family = family_of(cached / INDEX)
-        _family_of_whole(cached, name, variant, family.kind)
-        tell(f"{repo} is at hand already, in {cached}")
+    variants = _variants(variant, half=True)
+    if folder is None and (cached := _cached_folder(repo, variants)) is not None:
+        found = _check_whole(cached, name, variants, family_of(cached / INDEX).kind)
+        tell(f"{repo} is at hand already ({_told(found.variant)}), in {cached}")
         return cached
-    found = _download(repo, variant, None, folder=folder, tell=tell)
-    _family_of_whole(found, name, variant, family_of(found / INDEX).kind)
-    return found
+    target = _download(repo, variants, None, folder=folder, tell=tell)
+    return _check_whole(target, name, variants, family_of(target / INDEX).kind).folder
 
 
 def hub_id(name_or_path: str | Path) -> str | None:
@@ -173,8 +208,8 @@ def _require_kind(name: str, family: Family, kind: Kind) -> None:
         )
 
 
-def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -> Family:
-    """Check that a folder holds a complete model of this kind, which can work; returns its family.
+def _check_whole(folder: Path, name: str, variants: Sequence[str | None], kind: Kind) -> Weights:
+    """Check that a folder holds a complete model of this kind, which can work.
 
     Raises:
         WeightsNotFoundError: If something is missing, or the model is of the other kind.
@@ -192,10 +227,10 @@ def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -
     else:
         family = family_of(folder / INDEX)
         _require_kind(name, family, kind)
-        missing = _missing_from(folder, family, variant)
+        variant, missing = _choose_on_disk(folder, family, variants)
         if not missing:
             check_parts(folder, family, name)
-            return family
+            return Weights(folder, family, variant)
         what = f"the folder {folder} lacks {missing}"
     if name in BUNDLED_MODELS:
         raise WeightsNotFoundError(
@@ -205,23 +240,49 @@ def _family_of_whole(folder: Path, name: str, variant: str | None, kind: Kind) -
     raise _not_found(name, what, kind) from None
 
 
-def _cached_folder(repo: str, variant: str | None) -> Path | None:
-    """The snapshot in the hub's cache if it is complete; doesn't use the network."""
+def _cached_folder(repo: str, variants: Sequence[str | None]) -> Path | None:
+    """The snapshot in the hub's cache if a variant is complete; doesn't use the network."""
     index = cached_file(repo, INDEX)
     if index is None:
         return None
-    return None if _missing_from(index.parent, family_of(index), variant) else index.parent
+    return None if _choose_on_disk(index.parent, family_of(index), variants)[1] else index.parent
 
 
-def _missing_from(folder: Path, family: Family, variant: str | None) -> str:
-    """The files that a folder lacks; empty if it is complete."""
-    missing = describe_missing(family, files_of(folder), variant=variant)
-    return missing or ", ".join(missing_shards(family, folder, variant=variant))
+def _variants(variant: str | None, *, half: bool) -> list[str | None]:
+    """The variants that will do, the best first."""
+    if variant is not None:
+        return [variant]
+    return ["fp16", None] if half else [None, "fp16"]
+
+
+def _choose(
+    variants: Sequence[str | None], missing: Callable[[str | None], str]
+) -> tuple[str | None, str]:
+    """The first variant of which no file is missing, or else what the plain files lack."""
+    lacks = {variant: missing(variant) for variant in variants}
+    for variant in variants:
+        if not lacks[variant]:
+            return variant, ""
+    told = None if None in lacks else variants[0]
+    return told, lacks[told]
+
+
+def _choose_on_disk(
+    folder: Path, family: Family, variants: Sequence[str | None]
+) -> tuple[str | None, str]:
+    """The variant to load from a folder, or what the folder lacks."""
+    files = files_of(folder)
+
+    def missing(variant: str | None) -> str:
+        described = describe_missing(family, files, variant=variant)
+        return described or ", ".join(missing_shards(family, folder, variant=variant))
+
+    return _choose(variants, missing)
 
 
 def _download(
     repo: str,
-    variant: str | None,
+    variants: Sequence[str | None],
     kind: Kind | None,
     *,
     folder: Path | None = None,
@@ -235,17 +296,25 @@ def _download(
             family = family_of(download(repo, [INDEX], folder=folder) / INDEX)
             if kind is not None:
                 _require_kind(repo, family, kind)
-            kind, missing = family.kind, describe_missing(family, files, variant=variant)
+            kind = family.kind
+            variant, missing = _choose(
+                variants, lambda asked: describe_missing(family, files, variant=asked)
+            )
             if not missing:
                 needed = needed_files(family, files, variant=variant)
                 total = sum(files[name] for name in needed)
                 where = "the hub's cache" if folder is None else str(folder)
-                tell(f"{repo}: {len(needed)} files of {total / 1e9:.1f} GB go to {where}")
+                told = f"{len(needed)} files of {total / 1e9:.1f} GB ({_told(variant)})"
+                tell(f"{repo}: {told} go to {where}")
                 return download(repo, needed, folder=folder)
     except HubError as error:
         refused = error.needs_licence
         raise _not_found(repo, str(error), kind or "edit", repo, licence=refused) from None
     raise _not_found(repo, f"the hub's repository lacks {missing}", kind or "edit")
+
+
+def _told(variant: str | None) -> str:
+    return f"the variant {variant}" if variant else "without a variant"
 
 
 def _not_found(

@@ -234,22 +234,32 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     ("preset", "residual"), [("small", "csd"), ("full", "dds"), ("release", "csd")]
 )
 def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset, residual):
-    calls = []
-    monkeypatch.setattr(priors, "fetch", lambda *_, **__: (tmp_path, None))
+    calls, fetched = [], []
+    monkeypatch.setattr(priors, "fetch", lambda *a, **k: fetched.append((a, k)) or (tmp_path, None))
     monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
     Image.fromarray(colours(1, 32, 40)[0].numpy()).save(tmp_path / "x.png")
     given = ["panorama", str(tmp_path / "x.png"), "--output", str(tmp_path / "y.png")]
     given += ["--prompt", "swap", "--preset", preset, "--iterations", "1"]
     given += ["--prior", "some/model", "--prior-variant", "fp16", "--device", "cpu"]
     given += ["--dtype", "bfloat16", "--residual", residual, "--source-prompt", "a plain"]
+    given += ["--prior-offload", "model"]
     cli.main(given)
     (((name,), options),) = calls
     assert name == "some/model"
-    assert options == {
+    files = {
         "device": torch.device("cpu"),
         "dtype": "bfloat16",
         "variant": "fp16",
-        "condition": "scaled" if preset == "release" else "raw",
         "kind": "text" if residual == "dds" else "edit",
     }
+    assert options == {
+        **files,
+        "condition": "scaled" if preset == "release" else "raw",
+        "offload": "model",
+        "quantize": "none",
+        "control": None,
+        "control_model": None,
+        "control_scale": 1.0,
+    }
+    assert fetched == [(("some/model",), files)]
     assert np.asarray(Image.open(tmp_path / "y.png")).shape == (32, 40, 3)

@@ -11,7 +11,7 @@ import pytest
 from test_weights import open_hub, put_into_cache
 
 from csd_nerf import cli, priors
-from csd_nerf.priors import WeightsNotFoundError, fetch_controlled
+from csd_nerf.priors import WeightsNotFoundError, find_controlled
 from csd_nerf.priors.control_weights import HUB_CONTROLS
 
 
@@ -28,7 +28,7 @@ def change(path: Path, **fields: object) -> None:
 
 def message(folders: tuple[Path, Path], **options) -> str:
     with pytest.raises((ValueError, WeightsNotFoundError)) as error:
-        fetch_controlled(folders[0], "canny", **{"model": str(folders[1]), **options})
+        find_controlled(folders[0], "canny", **{"model": str(folders[1]), **options})
     assert "\n" not in str(error.value)
     assert "--pipeline" not in str(error.value)
     return str(error.value)
@@ -36,8 +36,8 @@ def message(folders: tuple[Path, Path], **options) -> str:
 
 def test_a_pair_of_folders_is_found(folders):
     base, net = folders
-    folder, family, beside = fetch_controlled(base, "depth", model=str(net))
-    assert (folder, beside, family.kind) == (base, net, "text")
+    found, beside = find_controlled(base, "depth", model=str(net))
+    assert (found.folder, beside, found.family.kind) == (base, net, "text")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_other_families_take_none(editing_folder, folders, no_hub):
     assert "needs a model of the class StableDiffusionPipeline" in found
     for name in ("tiny-text", "deepfloyd-if", "flux2-klein"):
         with pytest.raises(ValueError, match=f"class StableDiffusionPipeline .* got '{name}'"):
-            fetch_controlled(name, "canny")
+            find_controlled(name, "canny")
     with pytest.raises(ValueError, match="A ControlNet needs a text-to-image model, got"):
         priors.load("instruct-pix2pix", control="canny")
     # Nothing was asked of the hub.
@@ -111,11 +111,11 @@ def test_the_usual_one_is_chosen_by_the_width_of_texts(
     change(base / "unet/config.json", cross_attention_dim=width)
     change(base / "text_encoder/config.json", hidden_size=width)
     with pytest.raises(WeightsNotFoundError, match=f"ControlNet '{repo}'.*`hf download {repo} "):
-        fetch_controlled(base, control)
+        find_controlled(base, control)
     assert len(no_hub) == 1
     change(net / "config.json", cross_attention_dim=width)
     snapshot = put_into_cache(net, empty_cache, repo)
-    assert fetch_controlled(base, control)[2] == snapshot
+    assert find_controlled(base, control)[1] == snapshot
     assert len(no_hub) == 1
 
 
@@ -129,7 +129,7 @@ def test_it_is_downloaded_without_what_else_is_there(folders, monkeypatch, empty
     (net / "diffusion_pytorch_model.bin").write_bytes(b"the same weights")
     (net / "README.md").write_text("a card")
     downloads = open_hub(monkeypatch, net)
-    found = fetch_controlled(base, "canny", model="someone/some-net")[2]
+    found = find_controlled(base, "canny", model="someone/some-net")[1]
     assert found == net
     needed = ["config.json", "diffusion_pytorch_model.safetensors"]
     assert downloads == [("someone/some-net", needed)]

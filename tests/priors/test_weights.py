@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+from tint_prior import TintPrior
 
 from csd_nerf import cli, priors
 from csd_nerf.priors import WeightsNotFoundError, weights
@@ -148,7 +149,8 @@ def test_exactly_the_files_that_are_needed_are_downloaded_after_their_size_is_to
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     told = capsys.readouterr().out.splitlines()
     assert told == [
-        f"weights: {REPO}: {len(found)} files of {size / 1e9:.1f} GB go to {output}.",
+        f"weights: {REPO}: {len(found)} files of {size / 1e9:.1f} GB (without a variant) go to "
+        f"{output}.",
         f"weights: {output} is complete.",
     ]
     assert priors.load(output).preferred_size == 64
@@ -166,7 +168,7 @@ def test_weights_that_can_not_be_downloaded_are_one_line(
         assert what in capsys.readouterr().err
     put_into_cache(folder, empty_cache, REPO)
     cli.main(["weights", REPO])
-    assert f"{REPO} is at hand already, in" in capsys.readouterr().out
+    assert f"{REPO} is at hand already (without a variant), in" in capsys.readouterr().out
 
 
 def test_cached_weights_need_no_hub(folder, empty_cache, no_hub):
@@ -294,10 +296,132 @@ def test_a_variant_is_loaded_and_named_where_it_is_missing(folder, tmp_path):
     for name, rows in expected.encode_text(["fog"]).items():
         torch.testing.assert_close(prior.encode_text(["fog"])[name], rows)
 
-    with pytest.raises(WeightsNotFoundError, match=r"safetensors \(it has the variant fp16\)"):
-        priors.fetch(tmp_path)
-    with pytest.raises(WeightsNotFoundError, match=r"lacks unet/diffusion_pytorch_model\.ema\."):
+    told = r"lacks unet/diffusion_pytorch_model\.ema\..*safetensors \(it has the variant fp16\)"
+    with pytest.raises(WeightsNotFoundError, match=told):
         priors.fetch(tmp_path, variant="ema")
+
+
+@pytest.fixture(scope="session")
+def both(folder, tmp_path_factory) -> Path:
+    """A folder whose weights are there in float32 and, doubled, as fp16."""
+    copy = tmp_path_factory.mktemp("both") / "model"
+    shutil.copytree(folder, copy)
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    with torch.no_grad():
+        pipeline.unet.conv_out.weight.mul_(2)
+    pipeline.to(torch.float16).save_pretrained(copy, variant="fp16")
+    return copy
+
+
+def without(source: Path, target: Path, pattern: str) -> Path:
+    shutil.copytree(source, target)
+    found = [path for path in target.glob(pattern) if ("fp16" in path.name) == ("fp16" in pattern)]
+    assert found
+    for path in found:
+        path.unlink()
+    return target
+
+
+def is_doubled(prior, folder: Path) -> bool:
+    plain = UNet2DConditionModel.from_pretrained(folder / "unet").conv_out.weight
+    ratio = prior.unet.conv_out.weight.float() / plain
+    assert ratio.std() < 1e-2
+    return bool(ratio.mean() > 1.5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "auto"])
+def test_half_precision_reads_the_files_of_half_the_size(both, folder, dtype):
+    prior = priors.load(both, dtype=dtype)
+    # On a CPU auto is float32.
+    half = dtype in ("float16", "bfloat16")
+    assert is_doubled(prior, folder) == half
+    assert prior.unet.dtype == (getattr(torch, dtype) if half else torch.float32)
+
+
+def test_an_explicit_variant_wins(both, folder):
+    assert is_doubled(priors.load(both, variant="fp16", dtype="float32"), folder)
+
+
+@pytest.mark.parametrize("lost", ["unet", "text_encoder"])
+def test_half_a_set_of_fp16_files_is_none(both, folder, tmp_path, lost):
+    copy = without(both, tmp_path / "copy", f"{lost}/*fp16*")
+    assert not is_doubled(priors.load(copy, dtype="float16"), folder)
+    # Nor are the two sets mixed.
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(WeightsNotFoundError, match=r"lacks vae/diffusion_pytorch_model\.safet"):
+        priors.load(copy, dtype="float16")
+
+
+def test_a_folder_with_fp16_files_alone_is_loaded_in_float32_too(both, folder, tmp_path):
+    copy = without(both, tmp_path / "copy", "*/*.safetensors")
+    prior = priors.load(copy)
+    assert is_doubled(prior, folder)
+    for part in (prior.unet, prior._vae, prior._texts._model):
+        assert {weight.dtype for weight in part.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("device", "half"), [("cuda:0", True), ("cpu", False)])
+def test_only_the_files_that_will_be_loaded_are_downloaded(
+    both, empty_cache, monkeypatch, device, half
+):
+    downloads = open_hub(monkeypatch, both)
+    found = weights.find_weights(REPO, device=device, dtype="auto")
+    assert found.variant == ("fp16" if half else None)
+    read = [name for name in downloads[-1][1] if name.endswith("safetensors")]
+    assert len(read) == 3
+    assert {"fp16" in name for name in read} == {half}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("cached", ["fp16", "plain"])
+def test_offline_the_cache_may_hold_either(
+    both, folder, empty_cache, tmp_path, no_hub, dtype, cached
+):
+    lost = "*/*.safetensors" if cached == "fp16" else "*/*fp16*"
+    put_into_cache(without(both, tmp_path / "copy", lost), empty_cache, REPO)
+    assert is_doubled(priors.load(REPO, dtype=dtype), folder) == (cached == "fp16")
+    # Float32 asks for plain files once; half precision is content with them.
+    assert len(no_hub) == (cached == "fp16" and dtype == "float32")
+
+
+def test_float32_is_worth_a_download_where_the_cache_holds_fp16(
+    both, empty_cache, tmp_path, monkeypatch
+):
+    put_into_cache(without(both, tmp_path / "copy", "*/*.safetensors"), empty_cache, REPO)
+    downloads = open_hub(monkeypatch, both)
+    assert weights.find_weights(REPO).variant is None
+    assert len(downloads) == 2
+
+
+def test_the_weights_of_a_gpu_are_fetched_and_told(
+    both, empty_cache, tmp_path, monkeypatch, capsys
+):
+    downloads = open_hub(monkeypatch, both)
+    output = tmp_path / "weights"
+    cli.main(["weights", REPO, "--output", str(output)])
+    assert "GB (the variant fp16) go to" in capsys.readouterr().out
+    assert sum("fp16" in name for name in downloads[-1][1]) == 3
+    assert weights.find_weights(output, dtype="float16").variant == "fp16"
+    cli.main(["weights", REPO, "--output", str(tmp_path / "other"), "--variant", "fp16"])
+    assert downloads[-1][1] == downloads[1][1]
+
+
+@pytest.mark.parametrize(("dtype", "variant"), [("auto", "fp16"), ("float32", None)])
+def test_what_is_fetched_before_a_scene_is_what_is_loaded(
+    both, empty_cache, monkeypatch, dtype, variant
+):
+    from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+
+    downloads = open_hub(monkeypatch, both)
+    options = PriorOptions(prior=REPO, prior_dtype=dtype, prior_device="cuda:0")
+    prior = LazyPrior(options, kind="edit", device="cpu", command="csd-edit", limit="--n")
+    prior.fetch()
+    fetched = {"fp16" in name for name in downloads[-1][1] if name.endswith("safetensors")}
+    assert fetched == {variant == "fp16"}
+    loaded, tint = [], TintPrior()
+    monkeypatch.setattr(type(EDITING), "load", lambda *_, **given: loaded.append(given) or tint)
+    prior.get()
+    assert loaded[0]["variant"] == variant
 
 
 def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):

@@ -28,8 +28,14 @@ class PriorOptions:
     """Precision of the prior. auto: on a GPU the half precision that suits it, float16 for Stable
     Diffusion and bfloat16 for flow transformers; on a CPU float32."""
     prior_variant: str | None = None
-    """Variant of the weight files, such as fp16 for *.fp16.safetensors; None means the plain
-    files."""
+    """Variant of the weight files, such as fp16 for *.fp16.safetensors. None means fp16 in half
+    precision, if the model has all of it, else the plain files."""
+    prior_offload: Literal["none", "text", "model"] = "none"
+    """What waits on the CPU until the GPU needs it, which saves memory, takes time, and leaves the
+    result as it is. text: the text encoders. model: the denoiser's layers too."""
+    prior_quantize: Literal["none", "8bit", "4bit"] = "none"
+    """Precision of the weights of linear layers, which changes the result. 8bit and 4bit need a GPU
+    and pip install bitsandbytes accelerate; not together with prior-offload model."""
 
 
 class LazyPrior:
@@ -64,13 +70,17 @@ class LazyPrior:
         self.notices: list[str] = []
         self._command, self._limit = command, limit
         self._kind: Kind = kind
-        self._name, self._variant = options.prior, options.prior_variant
-        self._options: dict[str, Any] = {
+        self._name = options.prior
+        self._files: dict[str, Any] = {
             "device": options.prior_device or device,
             "dtype": options.prior_dtype,
             "variant": options.prior_variant,
-            **load_options,
         }
+        self._place: dict[str, Any] = {
+            "offload": options.prior_offload,
+            "quantize": options.prior_quantize,
+        }
+        self._options = load_options
         self._prior: HalvingPrior | None = None
 
     def fetch(self) -> None:
@@ -78,16 +88,18 @@ class LazyPrior:
 
         Raises:
             WeightsNotFoundError: If the weights can't be had, or the model is of the other kind.
-            MethodError: If the model's family is unknown, or a ControlNet doesn't fit it.
+            MethodError: If the model's family is unknown, a ControlNet doesn't fit it, or it can't
+                be offloaded or quantised so.
         """
         control = self._options.get("control")
         try:
+            priors.check_placement(device=self._files["device"], **self._place)
             if control is None:
-                priors.fetch(self._name, variant=self._variant, kind=self._kind)
+                priors.fetch(self._name, kind=self._kind, **self._files)
             else:
                 model = self._options["control_model"]
-                priors.fetch_controlled(self._name, control, model=model, variant=self._variant)
-        except ValueError as error:
+                priors.find_controlled(self._name, control, model=model, **self._files)
+        except (ValueError, ImportError) as error:
             raise MethodError(" ".join(str(error).split())) from None
 
     def get(self) -> HalvingPrior:
@@ -100,7 +112,8 @@ class LazyPrior:
         """
         if self._prior is None:
             try:
-                self.lend(priors.load(self._name, kind=self._kind, **self._options))
+                options = {**self._files, **self._place, **self._options}
+                self.lend(priors.load(self._name, kind=self._kind, **options))
             except (ValueError, ImportError) as error:
                 raise MethodError(" ".join(str(error).split())) from None
         assert self._prior is not None

@@ -93,16 +93,17 @@ def test_the_prior_is_loaded_and_asked_as_the_options_say(tmp_path, recorded):
         prior_device="cuda:7",
         prior_dtype="bfloat16",
         prior_variant="fp16",
+        prior_offload="text",
         prompt="a cat",
         negative_prompt="fog",
         view_template=TEMPLATE,
     )
     config.pipeline.distill = replace(config.pipeline.distill, max_batch=3, text_scale=2.0)
     started(config).train()
-    options = {"device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}
+    files = {"kind": "text", "device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}
     assert calls == [
-        ("fetch", ("some/model",), {"variant": "fp16", "kind": "text"}),
-        ("load", ("some/model",), {"kind": "text", **options}),
+        ("fetch", ("some/model",), files),
+        ("load", ("some/model",), {**files, "offload": "text", "quantize": "none"}),
     ]
     views = [TEMPLATE.format(prompt="a cat", view=view) for view in VALUES]
     assert prior.encoded == [*views, "fog"]
