@@ -71,6 +71,24 @@ def is_bundled(name_or_path: str | Path) -> bool:
     return str(name_or_path) in BUNDLED_MODELS
 
 
+def folder_at_hand(name_or_path: str | Path) -> Path | None:
+    """The folder of a complete prior of any variant, or None; doesn't use the network.
+
+    Raises:
+        ValueError: If the family of what is there is unknown.
+    """
+    name = str(name_or_path)
+    if name in BUNDLED_MODELS:
+        return _bundled_folder(name)
+    variants = _variants(None, half=True)
+    if repo := hub_id(name_or_path):
+        return _cached_folder(repo, variants)
+    folder = Path(name_or_path).expanduser()
+    if not (folder / INDEX).is_file():
+        return None
+    return None if _choose_on_disk(folder, family_of(folder / INDEX), variants)[1] else folder
+
+
 def usual_numbers(name_or_path: str | Path) -> dict[str, Any]:
     """The fields of `Usual` for a prior, without the network or its weights.
 
@@ -137,7 +155,7 @@ def find_weights(
     if known := {**HUB_MODELS, **BUNDLED_MODELS}.get(name):
         _require_kind(name, FAMILIES[known[1]], kind)
     if name in BUNDLED_MODELS:
-        folder = Path(str(resources.files("csd_nerf"))) / BUNDLED_MODELS[name][0]
+        folder = _bundled_folder(name)
     elif repo := hub_id(name_or_path):
         # In float32 fp16 files would do, but plain ones are worth a download.
         folder = _cached_folder(repo, variants if half else variants[:1])
@@ -187,6 +205,10 @@ def fetch_to(
         return cached
     target = _download(repo, variants, None, folder=folder, tell=tell)
     return _check_whole(target, name, variants, family_of(target / INDEX).kind).folder
+
+
+def _bundled_folder(name: str) -> Path:
+    return Path(str(resources.files("csd_nerf"))) / BUNDLED_MODELS[name][0]
 
 
 def hub_id(name_or_path: str | Path) -> str | None:

@@ -45,6 +45,10 @@ class EditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
     prior_vae_tiling: bool = False
     """Let the prior encode and decode large images in overlapping tiles, to save memory; changes
     the result slightly where tiles meet."""
+    memory: Literal["preset", "auto"] = "preset"
+    """auto: edit.max-batch, prior-offload and prior-quantize, as far as they are not given, are
+    chosen by the memory that is free at the start; what and why is printed. preset: the
+    preset's."""
 
 
 class EditPipeline(VanillaPipeline):

@@ -33,6 +33,7 @@ from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.terminal import count_steps
+from csd_nerf.methods.common.prior_memory import choose_by_memory
 from csd_nerf.priors import known_family, usual_numbers
 from csd_nerf.scene.options import StageOptions
 
@@ -271,6 +272,7 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
             f"{config.command}: dds is the source's estimate; the preset's source-share becomes 1."
         )
         pipeline.edit = dataclasses.replace(pipeline.edit, source_share=1.0)
+    choose_by_memory(config, pipeline, preset_of(config.method_name))
     _check_kernel(pipeline.edit, preset)
     if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
         raise MethodError(

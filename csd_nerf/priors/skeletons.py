@@ -1,0 +1,136 @@
+"""Priors of the real classes and sizes on torch's meta device: with shapes, without weights.
+
+What they compute can be counted (`csd_nerf.priors.costs`), so that the cost is that of the code
+which runs, conversions of precision and copies included.
+
+This module imports diffusers and transformers; import it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, BatchEncoding
+
+from csd_nerf.core.schedules import DiscreteSchedule
+from csd_nerf.priors.families import Family
+
+_META = torch.device("meta")
+_TEXT_MODELS = {
+    "clip_text_model": "CLIPTextModel",
+    "clip": "CLIPTextModel",
+    "t5": "T5EncoderModel",
+    "qwen3": "Qwen3Model",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+}
+"""The class of a text encoder by its model type, where its configuration names none of CLIP's."""
+_WITH_PROJECTION = "CLIPTextModelWithProjection"
+
+
+def skeleton_part(config: Mapping[str, Any], *, dtype: torch.dtype) -> nn.Module:
+    """A model of diffusers or transformers on the meta device.
+
+    Args:
+        config: Its configuration, as its `config.json` has it.
+        dtype: Its precision. Layers that transformers keeps in float32 beside float16 stay so.
+
+    Raises:
+        ValueError: If the class is unknown, or the configuration isn't one of it.
+    """
+    name, fields = config.get("_class_name"), dict(config)
+    try:
+        with _META:
+            if name is not None:
+                model = getattr(diffusers, name).from_config(fields)
+            else:
+                kind = fields.pop("model_type")
+                named = _WITH_PROJECTION in (fields.get("architectures") or ())
+                name = _WITH_PROJECTION if named else _TEXT_MODELS[kind]
+                known: Any = AutoConfig.for_model(kind, **fields)
+                # The configuration of a whole CLIP holds that of its text model.
+                model = getattr(transformers, name)(known.text_config if kind == "clip" else known)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"A part of a prior needs a configuration of a class that is installed, got {name} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); name another model."
+        ) from None
+    # Not the model's own `to`, which warns of the layers that are kept.
+    nn.Module.to(model, dtype)
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    if dtype == torch.float16 and kept:
+        for path, module in model.named_modules():
+            if kept & {*path.split(".")}:
+                nn.Module.to(module, torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def skeleton_parts(
+    configs: Mapping[str, Mapping[str, Any]], family: Family, *, dtype: torch.dtype
+) -> dict[str, nn.Module]:
+    """The parts of a prior on the meta device, by the names of their subfolders, as loaded.
+
+    Args:
+        configs: The configuration of each part.
+        family: The prior's family.
+        dtype: The prior's precision; that of its autoencoder may be another.
+
+    Raises:
+        ValueError: If a configuration is not one of its class.
+    """
+    own = getattr(_class_of(family), "vae_dtype", None)
+    return {
+        place: skeleton_part(
+            config, dtype=own(dtype) if place == "vae" and own is not None else dtype
+        )
+        for place, config in configs.items()
+    }
+
+
+def skeleton(parts: Mapping[str, nn.Module], family: Family, *, name: str) -> Any:
+    """A `DiffusersPrior` of parts on the meta device; it may drop layers that it doesn't need.
+
+    Args:
+        parts: The parts by the names of their subfolders.
+        family: Its family.
+        name: Its name, for messages.
+
+    Raises:
+        ValueError: If the parts don't fit together.
+    """
+    inputs: dict[str, Any] = {
+        place: _AnyText() for place in family.components if place.startswith("tokenizer")
+    }
+    if "transformer" in parts:
+        inputs["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler()
+    else:
+        inputs["schedule"] = DiscreteSchedule.scaled_linear()
+    return _class_of(family)(name=name, **parts, **inputs)
+
+
+def _class_of(family: Family) -> Any:
+    module, name = family.loader.split(":")
+    return getattr(import_module(module), name)
+
+
+class _AnyText:
+    """Stands for a tokenizer: every text fills all its places, and nothing is cut off."""
+
+    def __call__(
+        self, texts: Sequence[str], *, max_length: int | None = None, **_: Any
+    ) -> BatchEncoding:
+        if max_length is None:
+            return BatchEncoding({"input_ids": [[] for _ in texts]})
+        ids = torch.zeros(len(texts), max_length, dtype=torch.long, device=_META)
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+    def num_special_tokens_to_add(self) -> int:
+        return 0
+
+    def apply_chat_template(self, turns: Sequence[Mapping[str, str]], **_: Any) -> str:
+        return turns[0]["content"]
