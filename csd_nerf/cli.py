@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from csd_nerf.adapters.doctor import DoctorSettings
 from csd_nerf.adapters.options import MISTAKES, PanoramaCommand, VideoCommand
 from csd_nerf.adapters.weights import WeightsSettings
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": EvaluateSettings,
     "edits": EditsSettings,
     "weights": WeightsSettings,
+    "doctor": DoctorSettings,
 }
 
 

@@ -14,9 +14,10 @@ import torch
 from csd_nerf.priors.predictions import Edit, Offload, most_evaluations, peak_bytes
 from csd_nerf.priors.prior_costs import PriorCosts, Quantize
 
-SCENE_RESERVE = 8 << 30
-"""Bytes left to the training of a scene on the same GPU: nerfstudio names 6 GB for nerfacto, and
-the editing stage trains on four times as many rays, with LPIPS. Ours, and not measured."""
+SCENE_RESERVE = {"cuda": 8 << 30, "cpu": 1 << 30}
+"""Bytes left to the training of a scene on the same device, by its type. On a GPU: nerfstudio names
+6 GB for nerfacto, and the editing stage trains on four times as many rays, with LPIPS. Ours, and
+not measured."""
 
 _PLACES: tuple[tuple[Offload, Quantize], ...] = (
     ("none", "none"),

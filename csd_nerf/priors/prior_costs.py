@@ -76,6 +76,7 @@ class PriorCosts:
 
     Attributes:
         name: Its name.
+        dtype: Its precision.
         family: Its family.
         parts: Sizes of its parts, by the names of their subfolders.
         preferred_size: Edge in pixels of the images that it was trained on.
@@ -96,7 +97,7 @@ class PriorCosts:
         # Late: it imports diffusers and transformers.
         from csd_nerf.priors.skeletons import skeleton, skeleton_parts
 
-        self.name = str(name_or_path)
+        self.name, self.dtype = str(name_or_path), dtype
         configs, self.family = configurations(name_or_path)
         modules = skeleton_parts(configs, self.family, dtype=dtype)
         loaded = {place: _weights_of(module) for place, module in modules.items()}

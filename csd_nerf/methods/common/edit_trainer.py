@@ -32,8 +32,8 @@ from csd_nerf.methods.common.edits import EDITS_FOLDER
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
-from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.methods.common.prior_memory import choose_by_memory
+from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.priors import known_family, usual_numbers
 from csd_nerf.scene.options import StageOptions
 

@@ -44,7 +44,7 @@ def choose_by_memory(
         costs = prior_costs(pipeline.prior, dtype)
     except ValueError as error:
         raise MethodError(f"--pipeline.memory auto: {' '.join(str(error).split())}") from None
-    reserve = SCENE_RESERVE if pipeline.prior_device is None else 0
+    reserve = SCENE_RESERVE[device.type] if pipeline.prior_device is None else 0
     choice = choose(
         costs,
         _edit(pipeline, costs.size_multiple),

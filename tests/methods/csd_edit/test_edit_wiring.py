@@ -6,15 +6,21 @@ import dataclasses
 from dataclasses import replace
 
 import pytest
+import torch
 from edit_runs import start
 from tint_prior import RecordingPrior
 
 from csd_nerf import priors
+from csd_nerf.core.residuals import csd_edit
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checks import asked_prompt
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 from csd_nerf.methods.csd_edit.config import csd_edit_tiny
+from csd_nerf.priors import memory
+from csd_nerf.priors.predictions import Edit, peak_bytes
+from csd_nerf.priors.prior_costs import prior_costs
+from csd_nerf.scene.plan import PAPER_ROUNDS
 
 
 @pytest.fixture
@@ -57,6 +63,61 @@ def test_another_prior_brings_its_own_numbers(make_config, recorded, capsys):
     assert pipeline.edit == dataclasses.replace(given, text_scale=4.0, t_range=(0.02, 0.98))
     told = " ".join(capsys.readouterr().out.split())
     assert "csd-edit: the numbers of flux2-klein: text-scale 4.0, t-range (0.02, 0.98)." in told
+
+
+def _predicted(monkeypatch, pipeline, device, *, free, **options):
+    """Let the device have as much memory free as an edit takes with these options, and more."""
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    costs = prior_costs(pipeline.prior, dtype)
+    edit = pipeline.edit
+    scales = {"image_scale": edit.image_scale, "text_scale": edit.text_scale}
+    terms = csd_edit(**scales, source_share=edit.source_share)
+    taken = peak_bytes(costs, Edit(pipeline.rounds.views, terms), **options)
+    monkeypatch.setattr(memory, "free_bytes", lambda found: {device: taken + free}[str(found)])
+
+
+def test_memory_auto_chooses_the_batch_by_what_is_free(make_config, recorded, monkeypatch, capsys):
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.memory, pipeline.edit_steps, pipeline.edit_size = "auto", 1, None
+    pipeline.default_rounds, pipeline.edit_views = PAPER_ROUNDS, None
+    pipeline.edit = csd_edit_tiny.config.pipeline.edit
+    reserve = memory.SCENE_RESERVE["cpu"]
+    _predicted(monkeypatch, pipeline, "cpu", free=reserve, max_batch=4)
+    start(config)
+    assert pipeline.edit.max_batch == 4
+    assert (pipeline.prior_offload, pipeline.prior_quantize) == ("none", "none")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "csd-edit: memory: 4 evaluations a call, everything on the device" in told
+    assert f"({reserve / 1e9:.1f} GB are left to the scene)." in told
+
+
+@pytest.mark.parametrize("given", [{}, {"prior_offload": "model"}])
+def test_memory_auto_offloads_on_a_gpu_unless_the_user_says_how(
+    make_config, recorded, monkeypatch, given
+):
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.memory, pipeline.edit_steps, pipeline.edit_size = "auto", 1, None
+    pipeline.default_rounds, pipeline.edit_views = PAPER_ROUNDS, None
+    pipeline.prior, pipeline.prior_device = "instruct-pix2pix", "cuda:7"
+    pipeline.edit = EditSettings(max_batch=3)
+    for name, value in given.items():
+        setattr(pipeline, name, value)
+    _predicted(monkeypatch, pipeline, "cuda:7", free=-1, max_batch=3)
+    start(config)
+    # The batch was the user's.
+    assert pipeline.edit.max_batch == 3
+    assert pipeline.prior_offload == given.get("prior_offload", "text")
+
+
+def test_memory_preset_changes_nothing(make_config, recorded, monkeypatch):
+    config = make_config()
+    config.pipeline.edit_steps = 1
+    before = config.pipeline.edit
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    start(config)
+    assert config.pipeline.edit == before
 
 
 def test_without_a_device_of_its_own_the_prior_runs_where_the_scene_trains(make_config, recorded):
