@@ -103,7 +103,7 @@ def markdown(rows: list[PriorRow], rate: float) -> str:
     """The table of docs/priors.md."""
     lines = [
         "| name | parameters, 10^9 | weights, GB | peak, calls of "
-        f"{FULL_BATCH} | calls of {SMALL_BATCH} | and texts' encoders on the CPU | PFLOP a round "
+        f"{FULL_BATCH} | calls of {SMALL_BATCH} | and text encoders on the CPU | PFLOP a round "
         f"| at {rate / 1e12:.0f} TFLOP/s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

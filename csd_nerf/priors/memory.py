@@ -55,7 +55,8 @@ class Choice:
         """The choice and why, as a clause without a full stop."""
         calls = "all evaluations of an iteration in one call"
         if self.max_batch is not None:
-            calls = f"{self.max_batch} evaluations a call"
+            plural = "s" if self.max_batch > 1 else ""
+            calls = f"{self.max_batch} evaluation{plural} a call"
         waits = {
             "none": "everything on the device",
             "text": "text encoders on the CPU until they encode",

@@ -16,7 +16,7 @@ import diffusers
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, BatchEncoding
+from transformers import AutoConfig, BatchEncoding, CLIPTokenizer, T5Tokenizer
 
 from csd_nerf.core.schedules import DiscreteSchedule
 from csd_nerf.priors.families import Family
@@ -118,10 +118,16 @@ def _class_of(family: Family) -> Any:
     return getattr(import_module(module), name)
 
 
-class _AnyText:
-    """Stands for a tokenizer: every text fills all its places, and nothing is cut off."""
+class _AnyText(CLIPTokenizer, T5Tokenizer):
+    """Stands for a tokenizer: every text fills all its places, and nothing is cut off.
 
-    def __call__(
+    Its bases are the classes that the families ask for; nothing of them is used.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, texts: Sequence[str], *, max_length: int | None = None, **_: Any
     ) -> BatchEncoding:
         if max_length is None:
@@ -129,8 +135,13 @@ class _AnyText:
         ids = torch.zeros(len(texts), max_length, dtype=torch.long, device=_META)
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
-    def num_special_tokens_to_add(self) -> int:
+    def __repr__(self) -> str:
+        return "any text"
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:  # noqa: ARG002
         return 0
 
-    def apply_chat_template(self, turns: Sequence[Mapping[str, str]], **_: Any) -> str:
+    def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, turns: Sequence[Mapping[str, str]], **_: Any
+    ) -> str:
         return turns[0]["content"]
