@@ -151,7 +151,7 @@ def _call_bytes(costs: PriorCosts, group: _Group, size: Size, max_batch: int | N
     """
     all_of_them = group.evaluations
     batch = min(max_batch or all_of_them, all_of_them)
-    one = costs.evaluation(1, size, image=group.image).peak_bytes
+    one = float(costs.evaluation(1, size, image=group.image).peak_bytes)
     if batch == 1:
         return one
     most = costs.evaluation(all_of_them, size, image=group.image).peak_bytes

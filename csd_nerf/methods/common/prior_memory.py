@@ -55,7 +55,7 @@ def choose_by_memory(
     pipeline.edit = dataclasses.replace(pipeline.edit, max_batch=choice.max_batch)
     pipeline.prior_offload, pipeline.prior_quantize = choice.offload, choice.quantize
     left = f" ({reserve / 1e9:.1f} GB are left to the scene)" if reserve else ""
-    command: str = getattr(config, "command", config.method_name)
+    command: Any = getattr(config, "command", config.method_name)
     CONSOLE.print(f"{command}: memory: {choice.reason}{left}.", markup=False)
 
 
