@@ -140,7 +140,7 @@ def test_the_rate_is_that_of_a_product():
     [(0.2, "less than 1 s"), (30, "30 s"), (150, "2 min"), (9000, "2 h"), (900_000, "10 days")],
 )
 def test_durations(seconds, told):
-    assert duration(seconds) == told
+    assert duration(float(seconds)) == told
 
 
 @pytest.mark.parametrize("name", ["instruct-pix2pix", "flux2-klein", "flux-kontext"])
