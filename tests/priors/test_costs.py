@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import conv2d, linear, scaled_dot_product_attention
@@ -82,7 +84,8 @@ def test_views_of_weights_are_not_counted():
 
 
 def test_the_bundled_prior_without_weights_costs_what_the_real_one_does():
-    costs, prior = prior_costs("tiny", torch.float32), priors.load("tiny")
+    costs = prior_costs("tiny", torch.float32)
+    prior: Any = priors.load("tiny")
     edge = costs.preferred_size
     one = costs.inputs((edge, edge), image=True)
     noisy = torch.zeros(3, *one.noisy.shape[1:])
