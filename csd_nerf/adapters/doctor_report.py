@@ -88,7 +88,7 @@ def print_report(prior: str | None, output: Path | None) -> int:
 
 
 def _facts(name: str, machine: Machine, rates: dict[str, float]) -> PriorFacts:
-    folder = folder_at_hand(name) or folder_at_hand(name, variant="fp16")
+    folder = folder_at_hand(name)
     device = torch.device("cpu") if is_bundled(name) else machine.device
     row = row_of(name, device)
     place = f"{device.type} in {row.dtype}"

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from csd_nerf.priors.predictions import Edit, Offload, most_evaluations, peak_bytes
-from csd_nerf.priors.prior_costs import PriorCosts, Quantize
+from csd_nerf.priors.placement import Offload, Quantize
+from csd_nerf.priors.predictions import Edit, most_evaluations, peak_bytes
+from csd_nerf.priors.prior_costs import PriorCosts
 
 SCENE_RESERVE = {"cuda": 8 << 30, "cpu": 1 << 30}
 """Bytes left to the training of a scene on the same device, by its type. On a GPU: nerfstudio names

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from csd_nerf.core.residuals import Terms
-from csd_nerf.priors.prior_costs import PartSize, PriorCosts, Quantize, Size
-
-Offload = Literal["none", "text", "model"]
+from csd_nerf.priors.placement import Offload, Quantize
+from csd_nerf.priors.prior_costs import PartSize, PriorCosts, Size
 
 OVERHEAD_BYTES = 1 << 30
 """What is allowed for the context and the libraries of a device."""
@@ -161,7 +159,5 @@ def _call_bytes(costs: PriorCosts, group: _Group, size: Size, max_batch: int | N
 def _image_bytes(costs: PriorCosts, edit: Edit) -> int:
     """Pictures, latents and conditions that are held for all views through an edit."""
     height, width = size = edit.size_for(costs)
-    rows = costs.inputs(size, image=True).rows
-    sources = sum(rows[name].nbytes for name in costs.source_rows)
     pictures = _PICTURES * 3 * 4 * height * width
-    return edit.views * (pictures + _LATENTS * costs.latent(size).nbytes + sources)
+    return edit.views * (pictures + _LATENTS * costs.latent(size).nbytes + costs.source_bytes(size))

@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from csd_nerf.priors.architectures import configurations
 from csd_nerf.priors.base import Branch
-from csd_nerf.priors.costs import Cost, count
-
-Quantize = Literal["none", "8bit", "4bit"]
+from csd_nerf.priors.costs import Cost, LikeAGPU, count
+from csd_nerf.priors.placement import Quantize
 
 _BYTES_PER_WEIGHT = {"8bit": 1 + 1 / 128, "4bit": 0.5 + 4 / 64}
 """Of bitsandbytes: 8-bit integers with a scale for each row; NF4 with a float32 for 64 weights."""
@@ -107,7 +106,6 @@ class PriorCosts:
         self.size_multiple: int = self._prior.size_multiple
         self.parts = {place: _size_of(module, loaded[place]) for place, module in modules.items()}
         self._weights = [t for module in modules.values() for t in _weights_of(module)]
-        self._text_rows: dict[str, Tensor] = {}
         self._counted: dict[tuple[object, ...], Cost] = {}
         self._inputs: dict[tuple[Size, bool], Inputs] = {}
 
@@ -126,16 +124,17 @@ class PriorCosts:
         """All text encoders."""
         return [part for place, part in self.parts.items() if place.startswith("text_encoder")]
 
-    @property
-    def source_rows(self) -> tuple[str, ...]:
-        """Names of the rows by which the denoiser sees the source image."""
-        return self._prior.source_rows
+    def source_bytes(self, size: Size) -> int:
+        """Bytes of the rows that one source image gives."""
+        with torch.no_grad():
+            return sum(row.nbytes for row in self._source_rows(size).values())
+
+    def _source_rows(self, size: Size) -> dict[str, Tensor]:
+        return self._prior.encode_source(torch.empty(1, 3, *size, device="meta"))[1]
 
     def text(self) -> Cost:
         """Encoding one text, by all text encoders."""
-        return self._count(
-            ("text",), lambda: self._text_rows.update(self._prior.encode_text(["text"]))
-        )
+        return self._count(("text",), lambda: self._prior.encode_text(["text"]))
 
     def encoding(self, size: Size) -> Cost:
         """Encoding one source image."""
@@ -168,15 +167,11 @@ class PriorCosts:
     def inputs(self, size: Size, *, image: bool) -> Inputs:
         """The inputs of the denoiser for one image of a size; `image` is as for `evaluation`."""
         if (size, image) not in self._inputs:
-            self.text()
-            rows = dict(self._text_rows)
-            if image:
-                with torch.no_grad():
-                    picture = torch.empty(1, 3, *size, device="meta")
-                    rows |= self._prior.encode_source(picture)[1]
+            with torch.no_grad(), LikeAGPU():
+                shown = self._source_rows(size) if image else {}
+                rows = {**self._prior.encode_text(["text"], shown or None), **shown}
             noisy = self.latent(size)
-            shown = self._prior.model_rows(Branch(noisy, rows))
-            self._inputs[size, image] = Inputs(noisy, shown)
+            self._inputs[size, image] = Inputs(noisy, self._prior.model_rows(Branch(noisy, rows)))
         return self._inputs[size, image]
 
     def latent(self, size: Size) -> Tensor:

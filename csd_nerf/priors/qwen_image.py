@@ -74,7 +74,7 @@ class QwenImageEdit(FlowPrior):
         self.size_multiple = 2 * self.cell_size
         self.preferred_size = PREFERRED_SIZE
         self._vae = vae.eval().requires_grad_(False)
-        self._texts = SeeingTextEncoder(name, text_encoder, processor, device=self.device)
+        self._texts: Any = SeeingTextEncoder(name, text_encoder, processor, device=self.device)
 
     @classmethod
     def from_folder(
@@ -102,6 +102,10 @@ class QwenImageEdit(FlowPrior):
             device=place.device,
             dtype=place.dtype,
         )
+
+    def replace_texts(self, texts: Any) -> None:
+        """Encode texts by another object with the methods of `SeeingTextEncoder`."""
+        self._texts = texts
 
     @torch.no_grad()
     def encode_source(

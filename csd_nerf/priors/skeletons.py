@@ -27,9 +27,11 @@ _TEXT_MODELS = {
     "clip": "CLIPTextModel",
     "t5": "T5EncoderModel",
     "qwen3": "Qwen3Model",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLModel",
 }
 """The class of a text encoder by its model type, where its configuration names none of CLIP's."""
+_WORDS, _PICTURE_TOKENS = 64, 196
+"""Tokens of an instruction with what stands around it, and of a picture of 392 x 392 pixels."""
 _WITH_PROJECTION = "CLIPTextModelWithProjection"
 
 
@@ -106,11 +108,16 @@ def skeleton(parts: Mapping[str, nn.Module], family: Family, *, name: str) -> An
     inputs: dict[str, Any] = {
         place: _AnyText() for place in family.components if place.startswith("tokenizer")
     }
+    if "processor" in family.components:
+        inputs["processor"] = _AnyText()
     if "transformer" in parts:
         inputs["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler()
     else:
         inputs["schedule"] = DiscreteSchedule.scaled_linear()
-    return _class_of(family)(name=name, **parts, **inputs)
+    prior = _class_of(family)(name=name, **parts, **inputs)
+    if "processor" in inputs:
+        prior.replace_texts(_AnySeenText(parts["text_encoder"]))
+    return prior
 
 
 def _class_of(family: Family) -> Any:
@@ -145,3 +152,23 @@ class _AnyText(CLIPTokenizer, T5Tokenizer):
         self, turns: Sequence[Mapping[str, str]], **_: Any
     ) -> str:
         return turns[0]["content"]
+
+
+class _AnySeenText:
+    """Stands for a text encoder that sees pictures; how it looks at them isn't counted.
+
+    Its own needs to know what is in the pictures and in the texts.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def encode(
+        self, prompts: Sequence[str], pictures01: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, None]:
+        count = max(len(prompts), *(len(images01) for images01 in pictures01), 1)
+        tokens = _WORDS + _PICTURE_TOKENS * len(pictures01)
+        width = self._model.config.text_config.hidden_size
+        shown = torch.empty(count, tokens, width, dtype=self._model.dtype, device=_META)
+        states = self._model.language_model(inputs_embeds=shown, use_cache=False)
+        return states.last_hidden_state.float(), None
