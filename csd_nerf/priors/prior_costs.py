@@ -108,6 +108,7 @@ class PriorCosts:
         self._weights = [t for module in modules.values() for t in _weights_of(module)]
         self._counted: dict[tuple[object, ...], Cost] = {}
         self._inputs: dict[tuple[Size, bool], Inputs] = {}
+        self._sources: dict[Size, dict[str, Tensor]] = {}
 
     @property
     def denoiser(self) -> PartSize:
@@ -126,11 +127,14 @@ class PriorCosts:
 
     def source_bytes(self, size: Size) -> int:
         """Bytes of the rows that one source image gives."""
-        with torch.no_grad():
-            return sum(row.nbytes for row in self._source_rows(size).values())
+        return sum(row.nbytes for row in self._source_rows(size).values())
 
     def _source_rows(self, size: Size) -> dict[str, Tensor]:
-        return self._prior.encode_source(torch.empty(1, 3, *size, device="meta"))[1]
+        if size not in self._sources:
+            with torch.no_grad(), LikeAGPU():
+                image = torch.empty(1, 3, *size, device="meta")
+                self._sources[size] = self._prior.encode_source(image)[1]
+        return self._sources[size]
 
     def text(self) -> Cost:
         """Encoding one text, by all text encoders."""

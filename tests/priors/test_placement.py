@@ -22,7 +22,7 @@ from csd_nerf.priors.base import Branch
 from csd_nerf.priors.halving import HalvingPrior
 from csd_nerf.priors.placement import Placement, check_placement
 
-FAMILIES = ("pix2pix", "xl", "flux2", "kontext", "latents", "pixels")
+FAMILIES = ("pix2pix", "xl", "flux2", "kontext", "qwen", "latents", "pixels")
 CPU, META = torch.device("cpu"), torch.device("meta")
 TEXTS = ["make the sphere blue", ""]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
