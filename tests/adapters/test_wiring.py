@@ -251,6 +251,9 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "dtype": "bfloat16",
         "variant": "fp16",
         "kind": "text" if residual == "dds" else "edit",
+        "control": None,
+        "control_model": None,
+        "control_scale": 1.0,
     }
     assert options == {
         **files,

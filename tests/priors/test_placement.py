@@ -159,7 +159,8 @@ def test_a_text_encoder_comes_to_the_device_only_while_it_encodes(load, family, 
     moves.clear()
     with pytest.raises(ValueError, match="at least one string"):
         prior.encode_text([])
-    assert moves == [META, CPU]
+    # Qwen-Image's looks at the prompts before it moves.
+    assert moves == ([] if family == "qwen" else [META, CPU])
     prior.free_text_encoder()
     with pytest.raises(RuntimeError, match="needs the text encoder"):
         prior.encode_text(TEXTS)
