@@ -4,8 +4,9 @@ An iteration draws a batch of particles x_i, one timestep t for the batch and no
 may keep t and e_i for a whole sweep), evaluates all guidance branches of the prior in one batch,
 and descends: x_i <- x_i - rate w(t) g_i. Here g_i is the Stein direction of the edit residuals
 (`csd_nerf.core.residuals`; CSD Eq. 9) and w(t) = sigma_t^2. The authors' release leaves w(t) out
-for images without mixing; here every variant has it. The loop waits for the device only every
-`CHECK_EVERY` iterations, to check that all gradients were finite.
+for images without mixing; here every variant has it. Residuals between velocities have another w
+(`csd_nerf.core.velocities`). The loop waits for the device only every `CHECK_EVERY` iterations, to
+check that all gradients were finite.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from csd_nerf.core.rows import PICTURE, Rows
 from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import CONTROL, pack_structure
+from csd_nerf.core.velocities import Velocities
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import (
     ModelInputs,
@@ -201,6 +203,15 @@ def edit(
         source_share=settings.source_share,
     )
     _check_residual(prior, terms, settings.residual, source_prompt)
+    velocities = None
+    if settings.quantity == "velocity":
+        velocities = Velocities.of(
+            settings,
+            prior.schedule,
+            name=prior.name,
+            source_share=1 + terms.noise,
+            iterations_per_update=canvas.iterations_per_update,
+        )
     texts = Texts.encode(
         prior,
         prompts,
@@ -221,7 +232,8 @@ def edit(
         timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
         particles = canvas.read(index)
-        noisy = add_noise(prior.schedule, particles.latent, noise, timestep)
+        own_noise = noise if velocities is None else velocities.own_noise(noise, particles)
+        noisy = add_noise(prior.schedule, particles.latent, own_noise, timestep)
         latents = {"target": noisy}
         if terms.needs_source_latent:
             latents["source"] = add_noise(prior.schedule, particles.source, noise, timestep)
@@ -237,15 +249,19 @@ def edit(
             terms,
             inputs,
             timestep.to(prior.device, non_blocking=True),
-            drawn=noise,
+            drawn=own_noise,
             max_batch=settings.max_batch,
         )
         evaluations += count
         t = timestep[0]
+        weight = float(loss_weight(prior.schedule, t))
+        if velocities is not None:
+            residual = velocities.residual(residual, particles, t)
+            weight = velocities.weight(t)
         direction = mixer.direction(index, residual, particles, noisy, t)
         watch.record(iteration, index, residual.flatten(1), direction.flatten(1))
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
-        step = rate * float(loss_weight(prior.schedule, t)) * direction
+        step = rate * weight * direction
         canvas.descend(index, step)
 
         if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == total:

@@ -137,6 +137,25 @@ _OF_SCENES = DomainGrids(
     },
 )
 
+# Levels of a flow; the bundled prior knows those up to 0.936. Of other options its edits of videos
+# want the same with any residual.
+_FLOW_NOISE = Grid(
+    {
+        "t_range": (0.02, 0.8),
+        "t_order": "falling-first",
+        "learning_rate": 2.0,
+        "text_scale": 1.0,
+    },
+    ({"t_range": ((0.02, 0.6), (0.02, 0.8), (0.02, 0.92))}, {"learning_rate": (1.0, 2.0, 4.0)}),
+)
+_FLOW_VELOCITY = Grid(
+    {"t_range": (0.02, 0.92), "shift": 1.0, "learning_rate": 1.0, "text_scale": 1.0},
+    (
+        {"t_range": ((0.02, 0.8), (0.02, 0.92)), "shift": (0.75, 1.0)},
+        {"learning_rate": (0.9, 1.0, 1.1)},
+    ),
+)
+
 GRIDS: dict[str, DomainGrids] = {
     "video": DomainGrids(
         {
@@ -150,6 +169,15 @@ GRIDS: dict[str, DomainGrids] = {
                 ("csd-share", "csd-patch-own-noise-share"), _with_share(_optimised(2.0))
             ),
             **_ablations(TUNED),
+        },
+    ),
+    "flow-video": DomainGrids(
+        {"csd": _FLOW_NOISE, "sds": _FLOW_NOISE},
+        {
+            "noise-share": _with_share(_FLOW_NOISE),
+            "velocity": _FLOW_VELOCITY,
+            "velocity-no-shift": _FLOW_VELOCITY,
+            "velocity-share": _with_share(_FLOW_VELOCITY),
         },
     ),
     "panorama": DomainGrids(

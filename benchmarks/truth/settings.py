@@ -18,6 +18,7 @@ DOMAINS = {
     "splat-scene": "benchmarks.truth.scenes:SplatSceneDomain",
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
+    "flow-video": "benchmarks.truth.flow_videos:FlowVideoDomain",
     "choice": "benchmarks.truth.choice:ChoiceDomain",
     "choice-scene": "benchmarks.truth.choice_scenes:ChoiceSceneDomain",
 }
@@ -40,6 +41,7 @@ COUNTS = {
     "splat-scene": Counts(8, 2),
     "panorama": Counts(12, 3),
     "video": Counts(12, 3),
+    "flow-video": Counts(12, 1),
     "choice": Counts(30, 5),
     "choice-scene": Counts(4, 2),
 }
@@ -48,6 +50,7 @@ TUNING_COUNTS = {
     "scene": Counts(4, 1),
     "panorama": Counts(8, 1),
     "video": Counts(8, 1),
+    "flow-video": Counts(4, 1),
     "choice": Counts(12, 1),
 }
 """The default counts of `--tune`: each of the edits that are tuned on, for scenes half of them.
@@ -72,10 +75,11 @@ class TruthSettings:
     """Split of the inputs' seeds: tune on validation, report on benchmark."""
     inputs: Annotated[int | None, _DEFAULT] = None
     """Number of inputs. There are 12 edits, each with its own scene; more inputs repeat them.
-    The domain's: 12, scenes 8, choice 30, choice-scene 4; with --tune 8, scene 4, choice 12."""
+    The domain's: 12, scenes 8, choice 30, choice-scene 4; with --tune 8, scene and flow-video 4,
+    choice 12."""
     seeds: Annotated[int | None, _DEFAULT] = None
     """Number of runs of each method on each input, with different seeds.
-    The domain's: 3, scenes 2, choice 5; with --tune 1."""
+    The domain's: 3, flow-video 1, scenes 2, choice 5; with --tune 1."""
     budgets: tuple[float, ...] = (1.0,)
     """Number of U-Net evaluations of every method, relative to csd with its preset.
     Tables show the first budget; several budgets give a plot of quality by cost."""

@@ -154,6 +154,8 @@ class EditSession:
             t_range=values.t_range,
             t_order=values.t_order,
             source_share=values.source_share,
+            quantity=values.quantity,
+            shift=values.shift,
             mixing=values.mixing,
             residual="sds" if method == "sds" else options.residual,
             noise=values.noise,

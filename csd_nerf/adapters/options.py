@@ -41,6 +41,7 @@ def _unset(metavar: str, default: str = "the preset's") -> Any:
 _TAKEN_BY = {
     "--residual dds": ("csd", "csd-no-stein"),
     "--source-share": ("csd", "csd-no-stein"),
+    "--quantity velocity": ("csd", "csd-no-stein"),
     "--mixing": ("csd", "sds"),
     "--t-order": ("csd", "csd-no-stein", "sds"),
 }
@@ -139,6 +140,13 @@ class EditOptions:
     source_share: Annotated[float | None, _unset("FLOAT")] = None
     """Share of the source's estimate, from 0 to 1, in what csd and csd-no-stein subtract.
     The rest is the drawn noise. 1: CSD-Edit. 0: SDS."""
+    quantity: Annotated[Literal["noise", "velocity"] | None, _unset("{noise,velocity}")] = None
+    """Between which estimates of the model the residual is.
+    noise: of the noise, as in the paper. velocity: for flow models, of the velocity (DRFS); the
+    levels then fall once, and the learning rate, 1, is a factor of the whole path."""
+    shift: Annotated[float | None, _unset("FLOAT")] = None
+    """With --quantity velocity, from 0 to 1: how far the noise of the result follows the edit.
+    0: it is the input's. 1: as in FlowEdit."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
         _unset("{shared,independent}", "the preset's for the method"),
@@ -187,6 +195,10 @@ class EditOptions:
 
             # The preset's are those of its own prior.
             chosen |= usual_numbers(self.prior)
+        if self.quantity == "velocity":
+            from csd_nerf.core.settings import VELOCITY
+
+            chosen |= VELOCITY
         for option, other in _DISPLACES.items():
             if getattr(self, option) is not None:
                 chosen[other] = None
@@ -242,6 +254,8 @@ class EditOptions:
         if self.source_share is not None and not 0 <= self.source_share <= 1:
             raise ValueError(f"--source-share must be from 0 to 1, got {self.source_share}.")
         self._check_method()
+        if self.shift is not None:
+            self._check_shift(self.shift)
 
     def _check_method(self) -> None:
         """Refuse options that the method doesn't take."""
@@ -249,6 +263,7 @@ class EditOptions:
         given = {
             "--residual dds": self.residual == "dds",
             "--source-share": self.source_share is not None,
+            "--quantity velocity": self.quantity == "velocity",
             "--mixing": self.mixing is not None,
             "--t-order": self.t_order is not None,
         }
@@ -277,6 +292,15 @@ class EditOptions:
             )
         if self.control_scale is not None and self.control_scale < 0:
             raise ValueError(f"--control-scale must be 0 or more, got {self.control_scale}.")
+
+    def _check_shift(self, shift: float) -> None:
+        if not 0 <= shift <= 1:
+            raise ValueError(f"--shift must be from 0 to 1, got {shift}.")
+        if self.quantity != "velocity":
+            raise ValueError(
+                f"--shift needs --quantity velocity, got {shift} without it; add it, or leave "
+                "--shift out."
+            )
 
     def _check_kernel(self, method: str) -> None:
         """Refuse options of the kernel between images if nothing is mixed by it."""

@@ -44,6 +44,8 @@ class Values:
     t_range: tuple[float, float]
     t_order: Literal["random", "falling", "falling-first"]
     source_share: float
+    quantity: Literal["noise", "velocity"]
+    shift: float
     bandwidth: Literal["off-diagonal", "with-diagonal"]
     repulsion: float
     repulsion_scale: Literal["sigma", "one"]
@@ -72,6 +74,8 @@ _FULL = {
     "t_range": (0.02, 0.5),
     "t_order": "random",
     "source_share": 1.0,
+    "quantity": "noise",
+    "shift": 1.0,
     "bandwidth": "off-diagonal",
     "repulsion": 1.0,
     "repulsion_scale": "sigma",

@@ -159,7 +159,9 @@ class _Call:
 
     def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
         """Check all, load the prior, edit all; returns the exit code."""
-        bundled = priors.is_bundled(self.options.values().prior)
+        values = self.options.values()
+        priors.check_quantity(values.prior, values.quantity, name="--quantity")
+        bundled = priors.is_bundled(values.prior)
         with _naming("--device"):
             device = find_device(self.options.device, bundled=bundled)
         try:

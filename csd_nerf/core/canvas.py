@@ -47,6 +47,11 @@ class Canvas(Protocol):
         """Number of particles."""
         ...
 
+    @property
+    def iterations_per_update(self) -> float:
+        """Iterations after which an image, or a cell of a large latent, has a mean of 1 update."""
+        ...
+
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
         """Draw this iteration's particles: their numbers, each at most once, on the CPU."""
         ...
@@ -115,6 +120,12 @@ class ImageStack:
     def batches_per_sweep(self) -> int:
         """Iterations per sweep; 1 for uniform drawing."""
         return math.ceil(self.size / self._batch) if self.drawing == "balanced" else 1
+
+    @property
+    def iterations_per_update(self) -> float:
+        """See `Canvas.iterations_per_update`."""
+        balanced = self.drawing == "balanced"
+        return float(self.batches_per_sweep) if balanced else self.size / self._batch
 
     def iterations_for(self, updates: int) -> int:
         """Iterations, in whole sweeps, that update an image `updates` times on average."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from csd_nerf.core.kernels import Median
 from csd_nerf.core.residuals import ResidualName
@@ -13,6 +13,7 @@ from csd_nerf.numbers import non_finite_fields
 
 Mixing = Literal["stein", "patch", "none"]
 Noise = Literal["shared", "independent"]
+Quantity = Literal["noise", "velocity"]
 TOrder = Literal["random", "falling", "falling-first"]
 KernelOn = Literal["noisy", "clean"]
 RepulsionScale = Literal["sigma", "one"]
@@ -61,6 +62,14 @@ class EditSettings:
     source_share: float = 1.0
     """s, from 0 to 1: how much of the source's estimate is subtracted; the rest, 1 - s, is drawn
     noise. 1: CSD-Edit or dds as in the paper; 0: SDS. Has no effect on the residual sds."""
+    quantity: Quantity = "noise"
+    """Between which estimates of the model the residual is. noise: of the noise, as in the paper.
+    velocity: for flow models, of the velocity (delta rectified flow sampling), in steps of
+    learning_rate times the range of levels divided by the number of updates; it needs other
+    numbers, see VELOCITY."""
+    shift: float = 1.0
+    """Of the quantity velocity, from 0 to 1: how far the target's noise follows the edit. 0: target
+    and source have the same noise; 1: their noises differ as their latents do, as in FlowEdit."""
     noise: Noise = "shared"
     """shared: one noise for all particles (Eq. 8); independent: one for each (the authors'
     release)."""
@@ -94,7 +103,20 @@ class EditSettings:
                 "source_share needs 0 <= source_share <= 1 (0 is SDS, 1 is CSD-Edit), got "
                 f"{self.source_share}."
             )
+        if not 0 <= self.shift <= 1:
+            raise ValueError(f"shift needs 0 <= shift <= 1, got {self.shift}.")
         _check_choices(self)
+
+
+VELOCITY: dict[str, Any] = {
+    "learning_rate": 1.0,
+    "decay": 1.0,
+    "t_order": "falling",
+    "normalize": "rowsum",
+}
+"""Fields of `EditSettings` with which the quantity velocity is one pass of the flow's differential
+equation: falling levels, and steps whose sum is the range of levels. See
+`csd_nerf.core.velocities`."""
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,17 @@ class WindowCanvas:
     def _windows_per_sweep(self) -> int:
         return self._axes[0].count * self._axes[1].count
 
+    @property
+    def iterations_per_update(self) -> float:
+        """See `Canvas.iterations_per_update`."""
+        if self.drawing == "balanced":
+            return float(self.batches_per_sweep)
+        cells = float(self._weights(torch.arange(self.size)).sum((1, 2)).mean())
+        return self.updates.numel() / (self.windows_per_iteration * cells)
+
     def iterations_for(self, updates: int) -> int:
         """Iterations that update a cell `updates` times on average, in whole sweeps."""
-        if self.drawing == "balanced":
-            return self.batches_per_sweep * updates
-        windows = min(self.batch_size, self.size)
-        cells = float(self._weights(torch.arange(self.size)).sum((1, 2)).mean())
-        return math.ceil(updates * self.updates.numel() / (windows * cells))
+        return math.ceil(updates * self.iterations_per_update)
 
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
         """The next windows of the sweep, or random ones; at most `batch_size`."""

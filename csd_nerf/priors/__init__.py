@@ -17,6 +17,7 @@ from csd_nerf.priors.placement import Offload, Quantize, check_placement
 from csd_nerf.priors.precisions import DTYPES, precision
 from csd_nerf.priors.weights import (
     WeightsNotFoundError,
+    check_quantity,
     fetch,
     find_weights,
     is_bundled,
@@ -36,6 +37,7 @@ __all__ = [
     "Quantize",
     "WeightsNotFoundError",
     "check_placement",
+    "check_quantity",
     "fetch",
     "find_controlled",
     "is_bundled",

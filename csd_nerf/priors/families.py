@@ -110,6 +110,8 @@ class Family:
     """Most images that its models take beside each other; the first is the source."""
     sources: tuple[str, ...] = ()
     """Names of the latents of the source that are channels of the U-Net's input."""
+    flow: bool = False
+    """Whether its models are rectified flows, which predict velocities."""
     additions: tuple[str | None, ...] = (None, "text")
     """What else the U-Net may be conditioned on, as its `addition_embed_type` says."""
     controlled: str | None = None
@@ -202,6 +204,7 @@ FAMILIES: dict[str, Family] = {
         _KONTEXT,
         _KONTEXT_USUAL,
         half="bfloat16",
+        flow=True,
     ),
     "Flux2KleinPipeline": Family(
         "csd_nerf.priors.flux2:Flux2Klein",
@@ -209,6 +212,7 @@ FAMILIES: dict[str, Family] = {
         _FLUX2,
         _KLEIN,
         half="bfloat16",
+        flow=True,
         references=2,
     ),
     "QwenImageEditPlusPipeline": Family(
@@ -217,6 +221,7 @@ FAMILIES: dict[str, Family] = {
         _QWEN_IMAGE,
         _QWEN_USUAL,
         half="bfloat16",
+        flow=True,
         references=2,
     ),
     "StableDiffusionPipeline": Family(

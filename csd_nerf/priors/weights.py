@@ -98,6 +98,27 @@ def usual_numbers(name_or_path: str | Path) -> dict[str, Any]:
     return dataclasses.asdict(family.usual) if family is not None and family.usual else {}
 
 
+def check_quantity(name_or_path: str | Path, quantity: str, *, name: str) -> None:
+    """Check that a prior predicts what a residual is of, without the network or its weights.
+
+    A model whose family can't be known yet passes; the editor checks again.
+
+    Args:
+        name_or_path: The prior.
+        quantity: `EditSettings.quantity`.
+        name: The caller's name for it.
+
+    Raises:
+        ValueError: If the quantity is the velocity, and the model is no flow.
+    """
+    family = known_family(name_or_path)
+    if quantity == "velocity" and family is not None and not family.flow:
+        raise ValueError(
+            f"{name} velocity needs a flow model, such as flux2-klein, got {name_or_path}, which "
+            f"predicts noise; take {name} noise, or another prior."
+        )
+
+
 def known_family(name_or_path: str | Path) -> Family | None:
     """The family of a prior without the network or its weights; None if it can't be known yet."""
     published = {repo: (repo, of) for repo, of in HUB_MODELS.values()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csd_nerf import cli
+from csd_nerf import cli, priors
 
 FAMILIES = ("xl", "flux2", "kontext", "qwen")
 QUICK = ("--preset", "tiny", "--device", "cpu", "--iterations", "3", "--batch", "2")
@@ -66,3 +66,48 @@ def test_the_frames_of_a_video(editing_folder, tmp_path, family, method):
         pixels = np.asarray(Image.open(path)).astype(int)
         assert pixels.shape == (48, 64, 3)
         assert np.abs(pixels - np.asarray(noise(48, 64, number))).mean() > 1
+
+
+def test_velocities_of_a_flow_and_their_shift_decide_a_picture(editing_folder, tmp_path, capsys):
+    """Each number changes the picture, is recorded, and is asked for again to resume."""
+    noise(48, 64).save(tmp_path / "source.png")
+    prior = ("--prior", str(editing_folder("flux2")), "--prompt", "make the sphere blue")
+    files = ("panorama", str(tmp_path / "source.png"), "--output")
+
+    def run(name: str, *options: str) -> tuple[np.ndarray, dict]:
+        output = tmp_path / f"{name}.png"
+        cli.main([*files, str(output), *prior, *QUICK, *options])
+        settings = json.loads(output.with_name(f"{name}.png.json").read_text())["settings"]
+        return np.asarray(Image.open(output)).astype(int), settings
+
+    velocity, settings = run("velocity", "--quantity", "velocity")
+    assert (settings["quantity"], settings["shift"], settings["decay"]) == ("velocity", 1.0, 1.0)
+    other, settings = run("other", "--quantity", "velocity", "--shift", "0")
+    assert (settings["quantity"], settings["shift"]) == ("velocity", 0.0)
+    usual, settings = run("usual", "--learning-rate", "1", "--decay", "1", "--t-order", "falling")
+    assert settings["quantity"] == "noise"
+    for one in (other, usual):
+        assert np.abs(velocity - one).mean() > 1
+    resume = (*files, str(tmp_path / "velocity.png"), *prior, *QUICK, "--resume")
+    with pytest.raises(SystemExit):
+        cli.main([*resume, "--quantity", "velocity", "--shift", "0.5"])
+    assert "got --shift 0.5 instead of 1.0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*resume])
+    assert '--quantity "noise" instead of "velocity"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["xl", "tiny"])
+def test_velocities_of_a_model_that_predicts_noise_are_refused_at_the_start(
+    editing_folder, tmp_path, family, capsys, monkeypatch
+):
+    monkeypatch.setattr(priors, "load", None)
+    noise(48, 64).save(tmp_path / "source.png")
+    prior = family if family == "tiny" else str(editing_folder(family))
+    files = ("panorama", str(tmp_path / "source.png"), "--output", str(tmp_path / "edited.png"))
+    asked = ("--prior", prior, "--prompt", "make the sphere blue", "--quantity", "velocity")
+    with pytest.raises(SystemExit):
+        cli.main([*files, *asked, *QUICK])
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("csd-nerf: --quantity velocity needs a flow model, such as flux2-klein,")
+    assert "\n" not in told

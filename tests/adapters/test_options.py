@@ -101,3 +101,27 @@ def test_a_prior_that_is_named_brings_its_own_numbers(preset):
     for prior in (ours.prior, "some/model"):
         same = PanoramaOptions(prompt="x", preset=preset, prior=prior).values()
         assert (same.text_scale, same.t_range) == (ours.text_scale, ours.t_range)
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+@pytest.mark.parametrize("preset", ["full", "small", "release", "tiny"])
+def test_velocities_bring_their_numbers_unless_told(kind, preset):
+    usual = kind(preset=preset).values()
+    assert (usual.quantity, usual.shift) == ("noise", 1.0)
+    values = kind(preset=preset, quantity="velocity").values()
+    assert (values.quantity, values.shift) == ("velocity", 1.0)
+    assert (values.learning_rate, values.decay, values.t_order) == (1.0, 1.0, "falling")
+    assert values.normalize == "rowsum"
+    assert values.t_range == usual.t_range
+    given = {"learning_rate": 0.5, "decay": 0.8, "t_order": "random", "shift": 0.25}
+    told = kind(preset=preset, quantity="velocity", **given).values()
+    assert {name: getattr(told, name) for name in given} == given
+
+
+@pytest.mark.parametrize("kind", [PanoramaOptions, VideoOptions])
+def test_shifts_are_for_velocities_and_within_range(kind):
+    with pytest.raises(ValueError, match=r"--shift needs --quantity velocity, got 0.5 without it;"):
+        kind(shift=0.5)
+    for shift in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=r"--shift must be from 0 to 1, got"):
+            kind(quantity="velocity", shift=shift)

@@ -133,6 +133,7 @@ KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
         ("csd", {"source_share": 0.5}, ("patch", "csd")),
         ("csd-no-stein", {"source_share": 0.0}, ("none", "csd")),
         ("csd-no-stein", {}, ("none", "csd")),
+        ("csd", {"quantity": "velocity", "shift": 0.25}, ("patch", "csd")),
         ("sds", {}, ("none", "sds")),
         ("sds", {"mixing": "patch"}, ("patch", "sds")),
     ],
@@ -150,6 +151,7 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
         kernel = {"normalize": "rowsum", "repulsion": 0.0}
     usual = 0.25 if method == "csd" and residual == "csd" else 1.0
     share = {"source_share": given.get("source_share", usual)}
+    share |= {name: given[name] for name in ("quantity", "shift") if name in given}
     assert asked["settings"] == EditSettings(
         iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN, **kernel
     )
@@ -165,6 +167,12 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
         ("ip2p", {"mixing": "patch"}, "--mixing needs --method csd or sds"),
         ("sds", {"source_share": 0.5}, "--source-share needs --method csd or csd-no-stein"),
         ("ip2p", {"source_share": 0.5}, "--source-share needs --method csd or csd-no-stein"),
+        ("sds", {"quantity": "velocity"}, "--quantity velocity needs --method csd or csd-no-stein"),
+        (
+            "ip2p",
+            {"quantity": "velocity"},
+            "--quantity velocity needs --method csd or csd-no-stein",
+        ),
         ("ip2p", {"t_order": "falling"}, "--t-order needs --method csd or csd-no-stein or sds"),
     ],
 )
@@ -251,9 +259,6 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "dtype": "bfloat16",
         "variant": "fp16",
         "kind": "text" if residual == "dds" else "edit",
-        "control": None,
-        "control_model": None,
-        "control_scale": 1.0,
     }
     assert options == {
         **files,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.core.settings import EditSettings
+from csd_nerf.core.settings import VELOCITY, EditSettings
 from csd_nerf.media.files import folder_written_whole
 from csd_nerf.methods.common.adoption import Adopted, preset_of
 from csd_nerf.methods.common.checkpoints import (
@@ -34,7 +35,7 @@ from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.prior_memory import choose_by_memory
 from csd_nerf.methods.common.terminal import count_steps
-from csd_nerf.priors import known_family, usual_numbers
+from csd_nerf.priors import check_quantity, known_family, usual_numbers
 from csd_nerf.scene.options import StageOptions
 
 SOURCE_FOLDER = "source_models"
@@ -267,6 +268,7 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
     _check_reference(pipeline)
     preset = _preset_edit(config.method_name)
     _take_usual_numbers(config, pipeline)
+    _check_quantity(config, preset)
     if pipeline.edit.residual == "dds" and pipeline.edit.source_share == preset.source_share < 1:
         CONSOLE.print(
             f"{config.command}: dds is the source's estimate; the preset's source-share becomes 1."
@@ -318,18 +320,45 @@ def _check_reference(pipeline: EditPipelineConfig) -> None:
 def _take_usual_numbers(config: EditTrainerConfig, pipeline: EditPipelineConfig) -> None:
     """With another prior than the preset's, take its numbers where none are given."""
     known = preset_of(config.method_name)
-    if known is None or pipeline.prior == edit_options(known).prior:
-        return
-    usual, ours = edit_options(known).edit, pipeline.edit
+    if known is not None and pipeline.prior != edit_options(known).prior:
+        _take_numbers(config, usual_numbers(pipeline.prior), whose=pipeline.prior)
+
+
+def _take_numbers(config: EditTrainerConfig, numbers: Mapping[str, Any], *, whose: str) -> None:
+    """Take numbers of editing where the preset's are not changed."""
+    pipeline, usual = edit_options(config), _preset_edit(config.method_name)
     taken = {
         name: value
-        for name, value in usual_numbers(pipeline.prior).items()
-        if getattr(ours, name) == getattr(usual, name) != value
+        for name, value in numbers.items()
+        if getattr(pipeline.edit, name) == getattr(usual, name) != value
     }
     if taken:
         told = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in taken.items())
-        CONSOLE.print(f"{config.command}: the numbers of {pipeline.prior}: {told}.", markup=False)
-        pipeline.edit = dataclasses.replace(ours, **taken)
+        CONSOLE.print(f"{config.command}: the numbers of {whose}: {told}.", markup=False)
+        pipeline.edit = dataclasses.replace(pipeline.edit, **taken)
+
+
+def _check_quantity(config: EditTrainerConfig, preset: EditSettings) -> None:
+    """Check the quantity of the residual, and take its numbers where none are given."""
+    pipeline, option = edit_options(config), "--pipeline.edit.quantity"
+    edit = pipeline.edit
+    if edit.quantity == "noise":
+        if edit.shift != preset.shift:
+            raise MethodError(
+                f"--pipeline.edit.shift needs {option} velocity, got noise; add it, or leave the "
+                "shift out."
+            )
+        return
+    try:
+        check_quantity(pipeline.prior, edit.quantity, name=option)
+    except ValueError as error:
+        raise MethodError(str(error)) from None
+    if pipeline.update == "csd" and pipeline.start == "render":
+        raise MethodError(
+            f"{option} velocity needs --pipeline.start original, got render; add it, since a "
+            "round that begins at an edit would add the edit to it once more."
+        )
+    _take_numbers(config, VELOCITY, whose=f"{option} velocity")
 
 
 def _preset_edit(method: str | None) -> EditSettings:
