@@ -152,7 +152,7 @@ _FLOW_VELOCITY = Grid(
     {"t_range": (0.02, 0.92), "shift": 1.0, "learning_rate": 1.0, "text_scale": 1.0},
     (
         {"t_range": ((0.02, 0.8), (0.02, 0.92)), "shift": (0.75, 1.0)},
-        {"learning_rate": (0.9, 1.0, 1.1)},
+        {"learning_rate": (0.9, 1.0, 1.1, 1.2, 1.3)},
     ),
 )
 
