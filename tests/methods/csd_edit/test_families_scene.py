@@ -82,7 +82,8 @@ def test_velocities_of_a_flow_and_their_shift_decide_a_scene_s_edits(
     assert settings["shift"] == 0
     for others in (usual, shift):
         assert others.keys() == velocity.keys()
-        assert all((velocity[view] - others[view]).abs().mean() > 1 for view in velocity)
+        # Of 255, with equal noise and photographs.
+        assert all((velocity[view] - others[view]).abs().mean() > 0.2 for view in velocity)
 
 
 def test_velocities_bring_a_scene_their_numbers(editing_folder, make_config, capsys):
@@ -103,7 +104,7 @@ def test_velocities_bring_a_scene_their_numbers(editing_folder, make_config, cap
 
 def refused(make_config, prior, **edit):
     config = make_config()
-    config.pipeline.prior = prior
+    config.pipeline.prior, config.pipeline.start = prior, "render"
     config.pipeline.edit = dataclasses.replace(config.pipeline.edit, **edit)
     return message_of(config)
 
