@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from csd_nerf import cli, priors
+from csd_nerf.priors.family import DiffusersPrior
 
 FAMILIES = ("xl", "flux2", "kontext", "qwen")
 QUICK = ("--preset", "tiny", "--device", "cpu", "--iterations", "3", "--batch", "2")
@@ -27,7 +28,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_picture_of_any_size(editing_folder, tmp_path, family, capsys):
-    """In windows; in small batches the same; resumed the same; the family's numbers recorded."""
+    """In windows; in small batches the same; the family's numbers recorded."""
     noise(72, 100).save(tmp_path / "source.png")
     prior = ("--prior", str(editing_folder(family)), "--prompt", "make the sphere blue")
 
@@ -48,6 +49,33 @@ def test_a_picture_of_any_size(editing_folder, tmp_path, family, capsys):
     assert settings["text_scale"] == wanted
     other = run("other", "--size", "96", "--text-scale", "9")
     assert np.abs(whole - other).mean() > 2 * rounding
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_interrupted_run_goes_on_to_the_same(editing_folder, tmp_path, family, monkeypatch):
+    noise(48, 64).save(tmp_path / "source.png")
+    prior = ("--prior", str(editing_folder(family)), "--prompt", "make the sphere blue")
+
+    def run(name: str, *options: str) -> bytes:
+        output = tmp_path / f"{name}.png"
+        files = ("panorama", str(tmp_path / "source.png"), "--output", str(output))
+        cli.main([*files, *prior, *QUICK, "--save-every", "1", *options])
+        return output.read_bytes()
+
+    whole, evaluate, calls = run("whole"), DiffusersPrior.evaluate, []
+
+    def interrupted(*inputs, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*inputs, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusersPrior, "evaluate", interrupted)
+        with pytest.raises(SystemExit) as ended:
+            run("parts")
+    assert ended.value.code == 130
+    assert run("parts", "--resume") == whole
 
 
 @pytest.mark.parametrize("family", FAMILIES)
