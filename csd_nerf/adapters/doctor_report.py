@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from csd_nerf.adapters.prior_rows import (
     row_of,
 )
 from csd_nerf.adapters.problems import Problem, problems_of, problems_of_prior
-from csd_nerf.media.files import check_writable
+from csd_nerf.media.files import check_writable, write_json
 from csd_nerf.priors import DTYPES, is_bundled
 from csd_nerf.priors.memory import Choice
 from csd_nerf.priors.weights import BUNDLED_MODELS, HUB_MODELS, folder_at_hand
@@ -82,7 +81,7 @@ def print_report(prior: str | None, output: Path | None) -> int:
     _print_priors(found, machine, rates)
     _print_problems(problems)
     if output is not None:
-        output.write_text(json.dumps(_as_json(machine, found, rates, problems), indent=2) + "\n")
+        write_json(output, _as_json(machine, found, rates, problems))
         print(f"doctor: wrote {output}.")
     return int(any(problem.prior is not None for problem in problems) and prior is not None)
 

@@ -139,3 +139,20 @@ def test_velocities_of_a_model_that_predicts_noise_are_refused_at_the_start(
     told = capsys.readouterr().err.strip()
     assert told.startswith("csd-nerf: --quantity velocity needs a flow model, such as flux2-klein,")
     assert "\n" not in told
+
+
+def test_windows_of_a_sampler_have_their_own_texts(editing_folder, tmp_path):
+    """Qwen-Image's texts see the windows; few at a time they have to be the same."""
+    noise(48, 96).save(tmp_path / "source.png")
+    prior = ("--prior", str(editing_folder("qwen")), "--prompt", "make the sphere blue")
+
+    def run(name: str, *options: str) -> np.ndarray:
+        output = tmp_path / f"{name}.png"
+        files = ("panorama", str(tmp_path / "source.png"), "--output", str(output))
+        method = ("--method", "ip2p-windows", "--steps", "2")
+        cli.main([*files, *prior, *QUICK, *method, *options])
+        return np.asarray(Image.open(output)).astype(int)
+
+    whole = run("whole", "--max-batch", "40")
+    assert np.abs(whole - run("few", "--max-batch", "2")).mean() < 0.02
+    assert np.abs(whole - run("other", "--text-scale", "9")).mean() > 0.1
