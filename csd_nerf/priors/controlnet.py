@@ -24,6 +24,7 @@ from csd_nerf.core.rows import Rows
 from csd_nerf.core.structure import CONTROL, pack_structure, unpack_structure
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.control_weights import Control
+from csd_nerf.priors.pixels import pixels_of
 from csd_nerf.priors.placement import Placement
 from csd_nerf.priors.stable_diffusion import StableDiffusion
 
@@ -115,6 +116,5 @@ class ControlledStableDiffusion(StableDiffusion):
 
 def canny_edges(image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1 H W"]:
     """Canny's edges of images: 1 on an edge, 0 elsewhere."""
-    pictures = (255 * image01.clamp(0, 1)).round().byte().movedim(1, -1).cpu().numpy()
-    edges = np.stack([cv2.Canny(picture, *CANNY_THRESHOLDS) for picture in pictures])
+    edges = np.stack([cv2.Canny(pixels, *CANNY_THRESHOLDS) for pixels in pixels_of(image01)])
     return torch.from_numpy(edges).to(image01)[:, None] / 255

@@ -12,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import QwenImageEditPlusPipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import (
     CONDITION_IMAGE_SIZE,
     calculate_dimensions,
 )
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLModel, Qwen2VLProcessor
 
-from csd_nerf.media.pixels import to_bytes
+from csd_nerf.priors.pixels import pixels_of
 from csd_nerf.priors.texts import FreedEncoder, check_prompts
 
 PICTURES_PER_CALL = 4
@@ -80,7 +81,7 @@ class SeeingTextEncoder(FreedEncoder):
                 f"Texts that see pictures need one prompt, or one a picture ({n}), got "
                 f"{len(prompts)}."
             )
-        shown = [[self._shown(one) for one in images01] for images01 in pictures01]
+        shown = [[*map(self._shown, pixels_of(images01))] for images01 in pictures01]
         found = []
         size = PICTURES_PER_CALL if pictures01 else n
         with self.on_device() as model:
@@ -93,9 +94,9 @@ class SeeingTextEncoder(FreedEncoder):
             return states, None
         return states, (torch.arange(states.shape[1]) < lengths[:, None]).to(states.device)
 
-    def _shown(self, image01: Float[Tensor, "3 h w"]) -> Image.Image:
+    def _shown(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
         """A picture as the model is shown it."""
-        picture = Image.fromarray(to_bytes(image01).cpu().numpy())
+        picture = Image.fromarray(pixels)
         ratio = picture.width / picture.height
         width, height = calculate_dimensions(CONDITION_IMAGE_SIZE, ratio)
         return self._resize(picture, height, width)
