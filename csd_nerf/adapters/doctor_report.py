@@ -25,7 +25,8 @@ from csd_nerf.adapters.problems import Problem, problems_of, problems_of_prior
 from csd_nerf.media.files import check_writable, write_json
 from csd_nerf.priors import DTYPES, is_bundled
 from csd_nerf.priors.memory import Choice
-from csd_nerf.priors.weights import BUNDLED_MODELS, HUB_MODELS, folder_at_hand
+from csd_nerf.priors.names import BUNDLED_MODELS, HUB_MODELS
+from csd_nerf.priors.weights import folder_at_hand
 
 REFERENCE_RATE = 1e14
 """Operations a second for which the table of the docs is computed."""

@@ -13,17 +13,10 @@ import torch
 from csd_nerf.priors.base import Branch, Prior
 from csd_nerf.priors.control_weights import Control, ControlNotFoundError, find_controlled
 from csd_nerf.priors.families import Condition, Kind
+from csd_nerf.priors.names import check_quantity, is_bundled, known_family, usual_numbers
 from csd_nerf.priors.placement import Offload, Quantize, check_placement
 from csd_nerf.priors.precisions import DTYPES, precision
-from csd_nerf.priors.weights import (
-    WeightsNotFoundError,
-    check_quantity,
-    fetch,
-    find_weights,
-    is_bundled,
-    known_family,
-    usual_numbers,
-)
+from csd_nerf.priors.weights import WeightsNotFoundError, fetch, find_weights
 
 __all__ = [
     "DTYPES",
@@ -66,7 +59,7 @@ def load(
     """Load a prior of any family in `csd_nerf.priors.families`.
 
     Args:
-        name_or_path: A short name (`HUB_MODELS` in `csd_nerf.priors.weights`, such as
+        name_or_path: A short name (`HUB_MODELS` in `csd_nerf.priors.names`, such as
             `instruct-pix2pix` or `flux2-klein`, or the bundled `tiny` and `tiny-text`, which run on
             a CPU), a hub id, or a folder.
         device: Where the model runs.

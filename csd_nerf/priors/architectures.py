@@ -27,7 +27,8 @@ from pydantic import BaseModel
 
 from csd_nerf.json_files import read_json
 from csd_nerf.priors.families import FAMILIES, INDEX, Family, family_of
-from csd_nerf.priors.weights import HUB_MODELS, folder_at_hand
+from csd_nerf.priors.names import HUB_MODELS
+from csd_nerf.priors.weights import folder_at_hand
 
 Configurations = dict[str, dict[str, Any]]
 """The configuration of each part that has weights, by the name of its subfolder."""

@@ -13,13 +13,8 @@ from typing import Any, Literal
 from csd_nerf.priors.control_fitness import check_control, text_width
 from csd_nerf.priors.families import CONTROLNET, Family, missing_files, needed_files
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
-from csd_nerf.priors.weights import (
-    Weights,
-    WeightsNotFoundError,
-    find_weights,
-    hub_id,
-    known_family,
-)
+from csd_nerf.priors.names import hub_id, known_family
+from csd_nerf.priors.weights import Weights, WeightsNotFoundError, find_weights
 
 Control = Literal["canny", "depth"]
 """What the structure image shows that a ControlNet follows: the source's edges, or the depth."""

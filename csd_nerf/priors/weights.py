@@ -1,6 +1,6 @@
 """Finds a prior's weights, or downloads them, so that a run fails at its start if they are missing.
 
-A prior is named by one of the short names below, a Hugging Face hub id, or a local folder in the
+A prior is named by a short name (`csd_nerf.priors.names`), a hub id, or a local folder in the
 layout of one of the `FAMILIES`. All its files come from that one repository or folder; safety
 checkers are neither needed nor fetched.
 """
@@ -8,9 +8,7 @@ checkers are neither needed nor fetched.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,46 +27,15 @@ from csd_nerf.priors.families import (
 )
 from csd_nerf.priors.fitness import check_parts
 from csd_nerf.priors.hub import HubError, cached_file, download, list_files
+from csd_nerf.priors.names import BUNDLED_MODELS, HUB_MODELS, bundled_folder, hub_id
 from csd_nerf.priors.precisions import is_half
-
-HUB_MODELS = {
-    "instruct-pix2pix": (
-        "timbrooks/instruct-pix2pix",
-        "StableDiffusionInstructPix2PixPipeline",
-    ),
-    "sdxl-instruct-pix2pix": (
-        "diffusers/sdxl-instructpix2pix-768",
-        "StableDiffusionXLInstructPix2PixPipeline",
-    ),
-    "flux2-klein": ("black-forest-labs/FLUX.2-klein-base-4B", "Flux2KleinPipeline"),
-    "flux-kontext": ("black-forest-labs/FLUX.1-Kontext-dev", "FluxKontextPipeline"),
-    "qwen-image-edit": ("Qwen/Qwen-Image-Edit-2511", "QwenImageEditPlusPipeline"),
-    "stable-diffusion": (
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "StableDiffusionPipeline",
-    ),
-    "deepfloyd-if": ("DeepFloyd/IF-I-XL-v1.0", "IFPipeline"),
-}
-"""Short names of models on the hub: their repository and their pipeline's class."""
-
-BUNDLED_MODELS = {
-    "tiny": ("assets/tiny", "StableDiffusionInstructPix2PixPipeline"),
-    "tiny-text": ("assets/tiny_text", "IFPipeline"),
-}
-"""Models that are installed with the package: their folder inside it and their pipeline's class."""
 
 _KINDS: dict[Kind, str] = {"edit": "an editing prior", "text": "a text-to-image prior"}
 _SUGGESTED: dict[Kind, str] = {"edit": "instruct-pix2pix", "text": "stable-diffusion"}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class WeightsNotFoundError(OSError):
     """A prior's weights are missing, or of the wrong kind; the one-line message says what to do."""
-
-
-def is_bundled(name_or_path: str | Path) -> bool:
-    """Whether this is the name of a model that is installed with the package."""
-    return str(name_or_path) in BUNDLED_MODELS
 
 
 def folder_at_hand(name_or_path: str | Path) -> Path | None:
@@ -79,7 +46,7 @@ def folder_at_hand(name_or_path: str | Path) -> Path | None:
     """
     name = str(name_or_path)
     if name in BUNDLED_MODELS:
-        return _bundled_folder(name)
+        return bundled_folder(name)
     variants = _variants(None, half=True)
     if repo := hub_id(name_or_path):
         return _cached_folder(repo, variants)
@@ -87,50 +54,6 @@ def folder_at_hand(name_or_path: str | Path) -> Path | None:
     if not (folder / INDEX).is_file():
         return None
     return None if _choose_on_disk(folder, family_of(folder / INDEX), variants)[1] else folder
-
-
-def usual_numbers(name_or_path: str | Path) -> dict[str, Any]:
-    """The fields of `Usual` for a prior, without the network or its weights.
-
-    Empty for a model whose family can't be known yet, or that names none.
-    """
-    family = known_family(name_or_path)
-    return dataclasses.asdict(family.usual) if family is not None and family.usual else {}
-
-
-def check_quantity(name_or_path: str | Path, quantity: str, *, name: str) -> None:
-    """Check that a prior predicts what a residual is of, without the network or its weights.
-
-    A model whose family can't be known yet passes; the editor checks again.
-
-    Args:
-        name_or_path: The prior.
-        quantity: `EditSettings.quantity`.
-        name: The caller's name for it.
-
-    Raises:
-        ValueError: If the quantity is the velocity, and the model is no flow.
-    """
-    family = known_family(name_or_path)
-    if quantity == "velocity" and family is not None and not family.flow:
-        raise ValueError(
-            f"{name} velocity needs a flow model, such as flux2-klein, got {name_or_path}, which "
-            f"predicts noise; take {name} noise, or another prior."
-        )
-
-
-def known_family(name_or_path: str | Path) -> Family | None:
-    """The family of a prior without the network or its weights; None if it can't be known yet."""
-    published = {repo: (repo, of) for repo, of in HUB_MODELS.values()}
-    known = {**published, **HUB_MODELS, **BUNDLED_MODELS}.get(str(name_or_path))
-    if known:
-        return FAMILIES[known[1]]
-    repo = hub_id(name_or_path)
-    index = cached_file(repo, INDEX) if repo else Path(name_or_path).expanduser() / INDEX
-    try:
-        return family_of(index) if index is not None else None
-    except (ValueError, OSError):
-        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +99,7 @@ def find_weights(
     if known := {**HUB_MODELS, **BUNDLED_MODELS}.get(name):
         _require_kind(name, FAMILIES[known[1]], kind)
     if name in BUNDLED_MODELS:
-        folder = _bundled_folder(name)
+        folder = bundled_folder(name)
     elif repo := hub_id(name_or_path):
         # In float32 fp16 files would do, but plain ones are worth a download.
         folder = _cached_folder(repo, variants if half else variants[:1])
@@ -226,19 +149,6 @@ def fetch_to(
         return cached
     target = _download(repo, variants, None, folder=folder, tell=tell)
     return _check_whole(target, name, variants, family_of(target / INDEX).kind).folder
-
-
-def _bundled_folder(name: str) -> Path:
-    return Path(str(resources.files("csd_nerf"))) / BUNDLED_MODELS[name][0]
-
-
-def hub_id(name_or_path: str | Path) -> str | None:
-    """The hub repository of a name; None for local folders."""
-    name = str(name_or_path)
-    if name in HUB_MODELS:
-        return HUB_MODELS[name][0]
-    is_path = isinstance(name_or_path, Path) or Path(name).exists()
-    return name if not is_path and _HUB_ID.fullmatch(name) else None
 
 
 def _require_kind(name: str, family: Family, kind: Kind) -> None:

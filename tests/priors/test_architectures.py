@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from csd_nerf.priors.architectures import ARCHITECTURES, configurations
+from csd_nerf.priors.names import HUB_MODELS
 from csd_nerf.priors.prior_costs import PriorCosts
 from csd_nerf.priors.skeletons import skeleton_part
-from csd_nerf.priors.weights import HUB_MODELS
 
 PUBLISHED = [
     ("stable-diffusion", "unet", 859.5),

@@ -13,7 +13,7 @@ from csd_nerf import priors
 from csd_nerf.priors import WeightsNotFoundError
 from csd_nerf.priors.families import FAMILIES, UnknownFamilyError, family_of
 from csd_nerf.priors.family import DiffusersPrior
-from csd_nerf.priors.weights import BUNDLED_MODELS, HUB_MODELS
+from csd_nerf.priors.names import BUNDLED_MODELS, HUB_MODELS
 
 
 def folder_of(tmp_path: Path, index: str) -> Path:
