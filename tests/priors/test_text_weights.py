@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save_file
 
 from csd_nerf import priors
-from csd_nerf.priors import WeightsNotFoundError, weights
+from csd_nerf.priors import WeightsNotFoundError, names, weights
 from csd_nerf.priors.families import FAMILIES, Family, missing_files, needed_files
 
 REPO = "someone/some-model"
@@ -247,7 +247,7 @@ def test_bundled_priors_of_the_other_kind_are_told_apart():
 
 
 def test_the_bundled_prior_lies_in_the_package(make_text_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(names.resources, "files", lambda package: tmp_path / package)
     with pytest.raises(
         WeightsNotFoundError, match=r"bundled prior 'tiny-text' .* install csd_nerf again"
     ):

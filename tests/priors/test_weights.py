@@ -15,7 +15,7 @@ from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionMod
 from tint_prior import TintPrior
 
 from csd_nerf import cli, priors
-from csd_nerf.priors import WeightsNotFoundError, weights
+from csd_nerf.priors import WeightsNotFoundError, names, weights
 from csd_nerf.priors.families import FAMILIES, missing_files
 
 REPO = "someone/some-model"
@@ -425,7 +425,7 @@ def test_what_is_fetched_before_a_scene_is_what_is_loaded(
 
 
 def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(names.resources, "files", lambda package: tmp_path / package)
     with pytest.raises(
         WeightsNotFoundError, match=r"bundled prior 'tiny' .* install csd_nerf again"
     ):
@@ -433,7 +433,7 @@ def test_a_missing_bundled_prior_says_how_to_get_it(tmp_path, monkeypatch):
 
 
 def test_the_bundled_prior_lies_in_the_package(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(names.resources, "files", lambda package: tmp_path / package)
     bundled = shutil.copytree(folder, tmp_path / "csd_nerf" / "assets" / "tiny")
     assert priors.fetch("tiny") == (bundled, EDITING)
 
