@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save_file
 
 from csd_nerf import priors
-from csd_nerf.priors import WeightsNotFoundError, names, weights
+from csd_nerf.priors import WeightsNotFoundError, names
 from csd_nerf.priors.families import FAMILIES, Family, missing_files, needed_files
 
 REPO = "someone/some-model"
