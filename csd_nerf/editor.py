@@ -25,13 +25,14 @@ from csd_nerf.core.finite import FiniteWatch, require_finite
 from csd_nerf.core.mixing import Mixer, SettingsMixer
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
-from csd_nerf.core.rows import PICTURE, Rows
+from csd_nerf.core.rows import Rows
 from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import CONTROL, pack_structure
 from csd_nerf.core.velocities import Velocities
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.estimates import (
+    PICTURES_AT_ONCE,
     ModelInputs,
     Texts,
     encode_sources,
@@ -44,8 +45,6 @@ Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 
 __all__ = ["EditResult", "EditSettings", "edit", "edit_images"]
 
-PICTURES_AT_ONCE = 8
-"""Source images that are handed to a text encoder together."""
 CHECK_EVERY = 10
 """Iterations between two checks that all gradients were finite; a check waits for the device."""
 
@@ -197,6 +196,7 @@ def edit(
         ValueError: If the weights don't fit, or the prior can't serve the residual.
         FloatingPointError: If a gradient isn't finite; names iteration and particles.
     """
+    reference_rows = reference_rows or {}
     terms = EDIT_RESIDUALS[settings.residual](
         image_scale=settings.image_scale,
         text_scale=settings.text_scale,
@@ -217,7 +217,7 @@ def edit(
         prompts,
         negative_prompt=negative_prompt,
         source_prompt=source_prompt if terms.needs_source_text else None,
-        image_rows=_pictures(canvas, reference_rows or {}),
+        image_rows=_pictures(canvas, reference_rows),
     )
     shares = prompt_shares(prompt_weights, size=canvas.size, prompts=len(prompts)).cpu()
     bounds = prior.schedule.timestep_bounds(settings.t_range)
@@ -242,7 +242,7 @@ def edit(
             particles.image_rows,
             texts.of_particles(index),
             shares[index],
-            reference_rows or {},
+            reference_rows,
         )
         residual, count = weighted_sum(
             prior,
@@ -274,9 +274,9 @@ def edit(
 def _pictures(canvas: Canvas, reference_rows: Rows) -> Iterator[Rows]:
     """What text encoders see that see images: the particles' sources, a few at a time."""
     for index in torch.arange(canvas.size).split(PICTURES_AT_ONCE):
-        rows = canvas.read(index).image_rows
-        yield {**reference_rows, PICTURE: rows[PICTURE]} if PICTURE in rows else {}
-        if PICTURE not in rows:
+        pictures = canvas.pictures(index)
+        yield {**reference_rows, **pictures} if pictures else {}
+        if not pictures:
             return
 
 

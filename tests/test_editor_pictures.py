@@ -10,7 +10,8 @@ from tint_prior import TintPrior
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.window_canvas import WindowCanvas
-from csd_nerf.editor import PICTURES_AT_ONCE, edit, edit_images
+from csd_nerf.editor import edit, edit_images
+from csd_nerf.priors.estimates import PICTURES_AT_ONCE
 
 
 class SeeingPrior(TintPrior):

@@ -89,7 +89,7 @@ _FULL = {
     "steps": 100,
     "solver": "euler-ancestral",
 }
-_SMALL = {**_FULL, "dtype": "float16", "max_batch": 10}
+_SMALL = {**_FULL, "max_batch": 10}
 # As the release, whose median is of all distances, whose repulsion has no factor sigma_t, and which
 # averages overlapping windows without fading.
 _RELEASE = {

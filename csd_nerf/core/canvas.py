@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd_nerf.core.randomness import Randomness
-from csd_nerf.core.rows import Rows, take_rows
+from csd_nerf.core.rows import PICTURE, Rows, take_rows, without_picture
 from csd_nerf.core.sweeps import Deck, Drawing, check_drawing
 
 
@@ -31,7 +31,7 @@ class Particles:
     source: Float[Tensor, "n c h w"]
     """Clean latents of the source images."""
     image_rows: Rows
-    """Conditions from the source images; see `Prior.encode_source`."""
+    """Conditions from the source images, but `PICTURE`; see `Prior.encode_source`."""
 
 
 @runtime_checkable
@@ -58,6 +58,13 @@ class Canvas(Protocol):
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
         """The current latents of these particles, with their sources."""
+        ...
+
+    def pictures(self, index: Int[Tensor, "n"]) -> Rows:
+        """The rows `PICTURE` of these particles, on the prior's device; empty if there are none.
+
+        Texts are encoded once, so that `read` leaves the pictures out.
+        """
         ...
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
@@ -152,12 +159,19 @@ class ImageStack:
         def handed_out(rows: Tensor) -> Tensor:
             return rows.to(self.device, non_blocking=True)
 
-        image_rows = take_rows(self.image_rows, index)
+        image_rows = take_rows(without_picture(self.image_rows), index)
         return Particles(
             handed_out(self.latent[index]),
             handed_out(self.source[index]),
             {name: handed_out(rows) for name, rows in image_rows.items()},
         )
+
+    def pictures(self, index: Int[Tensor, "n"]) -> Rows:
+        """See `Canvas.pictures`."""
+        if PICTURE not in self.image_rows:
+            return {}
+        whole = self.image_rows[PICTURE]
+        return {PICTURE: whole[index.to(whole.device)].to(self.device)}
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool

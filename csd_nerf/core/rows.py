@@ -26,6 +26,11 @@ PICTURES = (PICTURE, PICTURE + SECOND)
 """Names of the rows with images for the text encoder, in the order in which it sees them."""
 
 
+def without_picture(rows: Rows) -> Rows:
+    """All rows but `PICTURE`, which only text encoders see."""
+    return {name: tensor for name, tensor in rows.items() if name != PICTURE}
+
+
 def take_rows(rows: Rows, index: Int[Tensor, "m"] | slice) -> dict[str, Tensor]:
     """Select the rows of some particles; a tensor with a single, shared row stays as it is."""
     return {name: r if len(r) == 1 else r[_on(r, index)] for name, r in rows.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from csd_nerf.core.canvas import Particles
 from csd_nerf.core.randomness import Randomness
-from csd_nerf.core.rows import Rows
+from csd_nerf.core.rows import PICTURE, Rows, without_picture
 from csd_nerf.core.sweeps import AxisCover, Deck, Drawing, check_drawing, fade
 from csd_nerf.core.windows import cut_windows, window_cells, window_positions
 
@@ -141,13 +141,21 @@ class WindowCanvas:
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
         """These windows of the latent, of the source and of the conditions."""
+        shown = without_picture(self.image_rows)
+        image_rows = {name: self._cut(whole, index) for name, whole in shown.items()}
+        return Particles(self._cut(self.latent, index), self._cut(self.source, index), image_rows)
 
-        def cut(whole: Float[Tensor, "k H W"]) -> Float[Tensor, "n k h w"]:
-            windows = cut_windows(whole, self.positions[index], self.window)
-            return windows.to(self.device, non_blocking=True)
+    def pictures(self, index: Int[Tensor, "n"]) -> Rows:
+        """See `Canvas.pictures`."""
+        if PICTURE not in self.image_rows:
+            return {}
+        return {PICTURE: self._cut(self.image_rows[PICTURE], index)}
 
-        image_rows = {name: cut(whole) for name, whole in self.image_rows.items()}
-        return Particles(cut(self.latent), cut(self.source), image_rows)
+    def _cut(
+        self, whole: Float[Tensor, "k H W"], index: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n k h w"]:
+        windows = cut_windows(whole, self.positions[index], self.window)
+        return windows.to(self.device, non_blocking=True)
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool

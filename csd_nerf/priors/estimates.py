@@ -15,6 +15,9 @@ from csd_nerf.core.rows import PICTURES, SECOND, Rows, take_rows
 from csd_nerf.core.structure import STRUCTURE_ROWS
 from csd_nerf.priors.base import Branch, Prior
 
+PICTURES_AT_ONCE = 8
+"""Source images that are handed to a text encoder together, for `Texts.encode`."""
+
 
 @dataclass(frozen=True)
 class Texts:

@@ -18,11 +18,17 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from csd_nerf.core.residuals import Terms, edit_guidance
-from csd_nerf.core.rows import PICTURE, Rows
+from csd_nerf.core.rows import PICTURE, Rows, without_picture
 from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
 from csd_nerf.priors.base import Prior
-from csd_nerf.priors.estimates import ModelInputs, Texts, second_reference, weighted_sum
+from csd_nerf.priors.estimates import (
+    PICTURES_AT_ONCE,
+    ModelInputs,
+    Texts,
+    second_reference,
+    weighted_sum,
+)
 from csd_nerf.priors.solvers import make_solver, per_image, solve, standard_normal
 
 WINDOWS_PER_CALL = 16
@@ -208,13 +214,17 @@ def sample_windows(
     def cut(whole: Float[Tensor, "k H W"], part: Int[Tensor, "n"]) -> Float[Tensor, "n k h w"]:
         return cut_windows(whole, positions[part], window).to(prior.device)
 
-    def rows_of(part: Int[Tensor, "n"]) -> Rows:
-        return {name: cut(whole, part) for name, whole in image_rows.items()}
+    def rows_of(wholes: Rows, part: Int[Tensor, "n"]) -> Rows:
+        return {name: cut(whole, part) for name, whole in wholes.items()}
 
+    # Texts are encoded once, so that no step cuts the picture again.
+    shown = without_picture(image_rows)
+    pictures = {PICTURE: image_rows[PICTURE]} if PICTURE in image_rows else {}
+    seen = torch.arange(len(positions)).split(PICTURES_AT_ONCE)
     guidance = _Guidance.encode(
         prior,
         prompts,
-        image_rows=map(rows_of, parts) if PICTURE in image_rows else ({},),
+        image_rows=(rows_of(pictures, some) for some in seen) if pictures else ({},),
         negative_prompt=negative_prompt,
         text_scale=text_scale,
         image_scale=image_scale,
@@ -225,7 +235,7 @@ def sample_windows(
         total = torch.zeros_like(noisy[0])
         for part in parts:
             guided = guidance.estimate(
-                cut(noisy[0], part), step, rows_of(part), shares=shares[part], index=part
+                cut(noisy[0], part), step, rows_of(shown, part), shares=shares[part], index=part
             )
             cells = window_cells(positions[part], window, canvas[1]).flatten().to(total.device)
             columns = guided.to(total.device).transpose(0, 1).flatten(1)

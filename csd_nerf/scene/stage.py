@@ -224,7 +224,9 @@ class EditingStage:
             total=self._scene.num_views,
             generator=generator,
         )
-        done, reference = Round({}, 0), state.reference
+        done = Round({}, 0)
+        # A resumed run may have been told to go on without.
+        reference = state.reference if options.reference_views else None
         if options.reference_views and (reference is None or not reference.answers(request)):
             done, views = self._edit_views(views[:1], request, generator), views[1:]
             (first,) = done.edits.values()

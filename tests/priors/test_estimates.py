@@ -124,13 +124,12 @@ class BoundedFlow(Model):
         return self.predict(branches, timestep, max_batch=max_batch)
 
 
-@pytest.mark.parametrize("name", ["csd", "sds", "dds", "generation"])
-@pytest.mark.parametrize("velocity", [False, True])
+# Only samplers sum velocities, and they have no source.
+@pytest.mark.parametrize(
+    ("name", "velocity"), [*((name, False) for name in RESIDUALS), ("generation", True)]
+)
 def test_guidance_is_bounded_for_each_latent_as_the_prior_says(name, velocity):
     """Bounding here is linear, so that it's another scale of guidance, for target and source."""
-    if velocity and name != "generation":
-        # Only samplers sum velocities, and they have no source.
-        return
     model, terms = BoundedFlow(), RESIDUALS[name]
     shares = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0], [1.0, 0.0]])
     inputs = ModelInputs(NOISY, {"condition": CONDITION}, texts_of(model), shares)

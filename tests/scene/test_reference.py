@@ -108,6 +108,18 @@ def test_a_resumed_run_keeps_it():
     assert "swap" not in {text for call, _, _ in again.asked for text in call}
 
 
+def test_a_resumed_run_may_go_on_without_it():
+    stage, _ = run(ImageScene(photographs()), well(), prior=MatchingPrior(), end=3)
+    prior = MatchingPrior()
+    without = replace(well(), reference_views=0)
+    later, _ = run(
+        ImageScene(photographs()), without, prior=prior, first_step=3, state=stage.state_dict()
+    )
+    assert prior.seconds
+    assert not any(prior.seconds)
+    assert later.state.reference is None
+
+
 @pytest.mark.parametrize(
     ("changes", "alone"),
     [({}, 1), ({5: {"prompt": "other"}}, 2), ({5: {"reset": True}}, 2)],

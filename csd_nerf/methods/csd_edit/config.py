@@ -105,11 +105,10 @@ csd_edit_small = MethodSpecification(
         CSDEditPipelineConfig(
             datamanager=_full_images(edit_num_rays_per_batch=4096),
             model=_nerfacto(),
-            prior_dtype="float16",
             edit=EditSettings(max_batch=10),
         ),
     ),
-    description="csd-edit in half precision and smaller batches, for a GPU of about 12 GB.",
+    description="csd-edit in smaller batches, for a GPU of about 12 GB.",
 )
 
 
