@@ -4,11 +4,13 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from nerfstudio.plugins.types import MethodSpecification
 
 import csd_nerf.methods.csd_edit as package
 from csd_nerf.methods.csd_edit import config as entry
+from csd_nerf.priors import precision
 from csd_nerf.scene.plan import Rounds
 
 METHODS = {
@@ -49,7 +51,10 @@ def test_the_source_stage_has_nerfacto_s_optimizers(name):
 
 def test_the_small_preset_saves_memory():
     small, full = entry.csd_edit_small.config.pipeline, entry.csd_edit.config.pipeline
-    assert small.prior_dtype == "float16"
+    # On its GPU it is half precision, of the kind that suits the model.
+    for half, wanted in (("float16", torch.float16), ("bfloat16", torch.bfloat16)):
+        found = precision(small.prior_dtype, device=torch.device("cuda"), half=half)
+        assert found == wanted
     assert small.edit.max_batch < full.edit.max_batch
 
 
