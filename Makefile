@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/csd-nerf demo --overwrite
 
 test: $(STAMP) lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
