@@ -78,6 +78,13 @@ class StageOptions:
     flux2-klein and qwen-image-edit. 0: no second reference."""
     reference_prompt: str = "Make it match the second picture, which is edited already."
     """What is added to the prompt where the second reference is shown."""
+    chain: bool = False
+    """Edit on top of an edited scene: the source images of a new prompt's rounds are renders of the
+    scene as it is when the prompt's first round begins, such as that of an edited run named by
+    --load-dir, in place of the photographs."""
+    history: int = 8
+    """While a viewer runs: number of past rounds to which the scene can go back, each kept in a
+    file of the scene's size in RUN/history; 0 keeps none. The unedited scene is always kept."""
     seed: int = 0
     """Seed of the rounds' randomness: the order of the views and the noise."""
 
@@ -94,8 +101,10 @@ class StageOptions:
                 f"reference_views needs to be 0 or 1, got {self.reference_views}; take 1 view."
             )
         check_t_range(self.noise_range, name="noise_range")
-        if self.source_steps < 0:
-            raise ValueError(f"source_steps can't be negative, got {self.source_steps}.")
+        for name in ("source_steps", "history"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name} can't be negative, got {value}.")
 
     @property
     def rounds(self) -> Rounds:
@@ -108,4 +117,6 @@ class StageOptions:
 
     def request(self) -> EditRequest:
         """The request of a user who changes nothing."""
-        return EditRequest(self.prompt, self.negative_prompt, self.source_prompt, self.edit)
+        return EditRequest(
+            self.prompt, self.negative_prompt, self.source_prompt, self.edit, chain=self.chain
+        )

@@ -34,7 +34,8 @@ class Scene(Protocol):
     """A scene that is trained on photographs, which edited images can replace.
 
     The caller runs the training loop. Before every training step it calls the `EditingStage`, which
-    may render views of the scene and give it edited images to train on.
+    may render views of the scene and give it edited images to train on. This is all that a run
+    without a user needs; a viewer's requests, and edits on top of edits, need a `LiveScene`.
 
     Views are numbered 0 to num_views - 1. A number must denote the same photograph in all methods
     of this class. In a resumed run photographs may have been added, removed or reordered: there, a
@@ -172,5 +173,86 @@ class Scene(Protocol):
         """Restore a state of `state_dict`, so that training continues as if never interrupted.
 
         The edits of photographs that are gone are left out; new photographs have none.
+        """
+        ...
+
+
+@runtime_checkable
+class LiveScene(Scene, Protocol):
+    """A scene that can also go back to what it was, and be seen as it was before it was edited.
+
+    The stage asks for it while a user is there (previews, undoing, before and after) and for edits
+    on top of edits, `StageOptions.chain`.
+
+    A snapshot is a dictionary of tensors on the CPU, numbers, strings, lists and dicts, such as
+    `torch.load(..., weights_only=True)` can read. The stage keeps it in memory or in a file. In
+    place of large images it may hold the names of files, as `state_dict` may.
+
+    Example:
+        What the scene of `Scene`'s example needs in addition. A camera is the number of a view
+        here, in an object that says how large a picture of it is.
+
+        ```python
+        class LiveImageScene(ImageScene):
+            unedited01 = None
+
+            def render_at(self, camera, *, size, unedited=False):
+                if unedited and self.unedited01 is not None:
+                    return self.render_unedited(camera.view, size=size)
+                return self.render(camera.view, size=size)
+
+            def render_unedited(self, view, *, size):
+                image01 = resize01(self.unedited01[view : view + 1], size)[0]
+                return SceneRender(image01, depth=torch.ones(size))
+
+            def snapshot(self):
+                return {"images01": self.images01.clone(), "edited": dict(self.edited)}
+
+            def restore(self, snapshot):
+                self.images01 = snapshot["images01"].clone()
+                self.edited = dict(snapshot["edited"])
+
+            def keep_unedited(self, snapshot=None):
+                self.unedited01 = (snapshot or self.snapshot())["images01"].clone()
+        ```
+    """
+
+    def render_at(
+        self, camera: Any, *, size: tuple[int, int], unedited: bool = False
+    ) -> SceneRender:
+        """Render what a camera sees, as `render` does for a training view.
+
+        Args:
+            camera: A camera of the scene's own kind, with `height` and `width` in pixels.
+            size: Height and width of the render.
+            unedited: Render the unedited scene, if one is kept; else there is only one.
+        """
+        ...
+
+    def render_unedited(self, view: int, *, size: tuple[int, int]) -> SceneRender:
+        """Render a training view of the unedited scene, as `render` would have at that time."""
+        ...
+
+    def keep_unedited(self, snapshot: Mapping[str, Any] | None = None) -> None:
+        """From now on the unedited scene is what there is now, or what there was in a snapshot.
+
+        Called as the editing stage begins, and when an edit begins on top of an edited scene. It
+        must be kept where it can be rendered at once, and not be saved with the state: the stage
+        does that, by `snapshot`.
+        """
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the scene shows and trains on: parameters, edited images and counters.
+
+        Optimizers are not part of it.
+        """
+        ...
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Become what there was in a snapshot, so that renders are equal to the last bit.
+
+        The edited images are those of the snapshot. Optimizers start anew, as in `begin_editing`.
+        If this fails, nothing has changed.
         """
         ...

@@ -161,7 +161,7 @@ class EditingStage:
     def _do(self, step: int, *, editing: bool) -> RoundReport | None:
         """Do what the user asks for at this step, and the round that is due."""
         request = self._controls.read(editing=editing)
-        if request.reset:
+        if request.return_to == -1:
             self._scene.reset_images()
             self.state.reference = None
         if not editing:

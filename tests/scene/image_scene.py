@@ -1,4 +1,4 @@
-"""The example in the docstring of `Scene`, as a module."""
+"""The examples in the docstrings of `Scene` and `LiveScene`, as a module."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import inspect
 import textwrap
 from typing import Any
 
-from csd_nerf.scene.protocol import Scene
+from csd_nerf.scene.protocol import LiveScene, Scene
 
-EXAMPLE = textwrap.dedent(inspect.getsource(Scene).split("```python\n")[1].split("```")[0])
+
+def _example(of: type) -> str:
+    return textwrap.dedent(inspect.getsource(of).split("```python\n")[1].split("```")[0])
+
+
+EXAMPLE, LIVE_EXAMPLE = _example(Scene), _example(LiveScene)
 
 
 def run_example() -> dict[str, Any]:
@@ -23,3 +28,10 @@ def image_scene_class() -> Any:
     names: dict[str, Any] = {}
     exec(EXAMPLE.split("scene = ")[0], names)
     return names["ImageScene"]
+
+
+def live_scene_class() -> Any:
+    """That of `LiveScene`."""
+    names: dict[str, Any] = {}
+    exec(EXAMPLE.split("scene = ")[0] + LIVE_EXAMPLE, names)
+    return names["LiveImageScene"]

@@ -11,6 +11,7 @@ from image_scene import image_scene_class
 from test_stage import WELL_EDITED, options, photographs, run
 from tint_prior import RecordingPrior, TintPrior
 
+from csd_nerf.scene.controls import Controls
 from csd_nerf.scene.options import StageOptions
 
 ImageScene = image_scene_class()
@@ -35,7 +36,7 @@ class MatchingPrior(RecordingPrior):
         return second.mean((2, 3), keepdim=True).expand_as(branch.noisy)
 
 
-class Asked:
+class Asked(Controls):
     """Controls whose request changes at some steps."""
 
     def __init__(self, request, changes):
@@ -44,7 +45,7 @@ class Asked:
     def read(self, *, editing):
         self.step += 1
         changed = replace(self.request, **self.changes.get(self.step, {}))
-        self.request = replace(changed, reset=False)
+        self.request = replace(changed, return_to=None)
         return changed
 
 
@@ -122,7 +123,7 @@ def test_a_resumed_run_may_go_on_without_it():
 
 @pytest.mark.parametrize(
     ("changes", "alone"),
-    [({}, 1), ({5: {"prompt": "other"}}, 2), ({5: {"reset": True}}, 2)],
+    [({}, 1), ({5: {"prompt": "other"}}, 2), ({5: {"return_to": -1}}, 2)],
 )
 def test_a_new_instruction_or_a_reset_asks_for_a_new_one(changes, alone):
     scene, prior = ImageScene(photographs()), MatchingPrior()

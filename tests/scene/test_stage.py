@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from image_scene import image_scene_class, run_example
+from image_scene import image_scene_class, live_scene_class, run_example
 from tint_prior import RecordingPrior, TintPrior
 
 from csd_nerf import priors
@@ -21,7 +21,7 @@ from csd_nerf.scene import updates
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import Rounds
-from csd_nerf.scene.protocol import Scene
+from csd_nerf.scene.protocol import LiveScene, Scene
 from csd_nerf.scene.stage import EditingStage, StageState
 
 ImageScene = image_scene_class()
@@ -241,7 +241,7 @@ def test_photographs_keep_their_fine_detail_when_asked():
     assert off[False] > 0.02
 
 
-class Wishes:
+class Wishes(Controls):
     """Controls whose requests are changed at some steps."""
 
     def __init__(self, asked: StageOptions, changes: dict[int, dict]) -> None:
@@ -257,7 +257,6 @@ def test_what_the_user_changes_reaches_the_round():
     asked, prior = options(), RecordingPrior()
     other = EditSettings(iterations=3, text_scale=1.0)
     controls = Wishes(asked, {5: {"prompt": "make it snow", "settings": other}})
-    assert isinstance(controls, Controls)
     _, rounds = run(ImageScene(photographs()), asked, prior=prior, controls=controls)
     assert controls.editing == [False] * 2 + [True] * 9
     assert [report.request.prompt for report in rounds] == ["swap", "make it snow", "swap"]
@@ -267,7 +266,12 @@ def test_what_the_user_changes_reaches_the_round():
 
 def test_rounds_can_be_paused_asked_for_and_undone():
     asked = options(edit_steps=6)
-    changes = {2: {"paused": True}, 3: {"edit_now": True}, 5: {"paused": True}, 6: {"reset": True}}
+    changes = {
+        2: {"paused": True},
+        3: {"edit_now": True},
+        5: {"paused": True},
+        6: {"return_to": -1},
+    }
     changes |= {1: {"edit_now": False}}
     scene = ImageScene(photographs())
     _, rounds = run(scene, asked, controls=Wishes(asked, changes), end=6)
@@ -353,3 +357,17 @@ def test_the_stage_needs_no_nerfstudio():
     loaded = set(result.stdout.split())
     assert "csd_nerf.scene.rounds" in loaded
     assert not loaded & {"nerfstudio", "diffusers", "transformers"}
+
+
+def test_the_example_of_a_live_scene_is_one():
+    scene = live_scene_class()(photographs())
+    assert isinstance(scene, LiveScene)
+    assert not isinstance(ImageScene(photographs()), LiveScene)
+    before = scene.snapshot()
+    scene.keep_unedited()
+    scene.set_edited({0: torch.zeros(48, 64, 3, dtype=torch.uint8)})
+    scene.train_step()
+    assert torch.equal(scene.render_unedited(0, size=(48, 64)).image01, before["images01"][0])
+    scene.restore(before)
+    assert torch.equal(scene.images01, before["images01"])
+    assert scene.edited == {}

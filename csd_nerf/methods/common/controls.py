@@ -15,10 +15,10 @@ from nerfstudio.viewer.viewer_elements import (
 from torch import nn
 
 from csd_nerf.bundled import notices_of_unknown
-from csd_nerf.scene.controls import EditRequest
+from csd_nerf.scene.controls import Controls, EditRequest
 
 
-class ViewerControls(nn.Module):
+class ViewerControls(nn.Module, Controls):
     """`Controls` of the editing stage that the user changes in the viewer.
 
     It is a module because nerfstudio looks for viewer elements among the attributes of modules.
@@ -66,11 +66,10 @@ class ViewerControls(nn.Module):
             settings=dataclasses.replace(self._request.settings, **scales),
             edit_now=editing and self._edit_now,
             paused=self.pause.value,
-            reset=self._reset,
+            return_to=-1 if editing and self._reset else None,
         )
-        self._reset = False
         if editing:
-            self._edit_now = False
+            self._edit_now = self._reset = False
         self._show_notices(self.notices(request))
         return request
 

@@ -16,7 +16,7 @@ def test_without_a_viewer_the_options_stay_as_they_are():
     )
     assert (request.prompt, request.negative_prompt) == ("make it snow", "blurry")
     assert request.settings == settings
-    assert [request.edit_now, request.paused, request.reset] == [False] * 3
+    assert [request.edit_now, request.paused, request.return_to] == [False, False, None]
 
 
 def test_what_is_changed_is_read_and_a_button_acts_once():
@@ -27,8 +27,8 @@ def test_what_is_changed_is_read_and_a_button_acts_once():
     controls.reset_button.cb_hook(controls.reset_button)
     first, second = controls.read(editing=True), controls.read(editing=True)
     assert (first.prompt, first.settings.image_scale) == ("make it night", 2.5)
-    assert [first.edit_now, first.reset] == [True, True]
-    assert [second.edit_now, second.reset] == [False, False]
+    assert [first.edit_now, first.return_to] == [True, -1]
+    assert [second.edit_now, second.return_to] == [False, None]
 
 
 def test_a_button_pressed_before_editing_waits_for_it():
@@ -36,10 +36,10 @@ def test_a_button_pressed_before_editing_waits_for_it():
     controls.edit_button.cb_hook(controls.edit_button)
     controls.reset_button.cb_hook(controls.reset_button)
     before = controls.read(editing=False)
-    assert [before.edit_now, before.reset] == [False, True]
+    assert [before.edit_now, before.return_to] == [False, None]
     first, second = controls.read(editing=True), controls.read(editing=True)
-    assert [first.edit_now, first.reset] == [True, False]
-    assert not second.edit_now
+    assert [first.edit_now, first.return_to] == [True, -1]
+    assert [second.edit_now, second.return_to] == [False, None]
 
 
 UNKNOWN = 'the bundled prior doesn\'t know "make it a cat"'
