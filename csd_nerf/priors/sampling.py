@@ -53,6 +53,7 @@ def sample_edit(
     noise: Float[Tensor, "n c h w"] | None = None,
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
+    after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
 ) -> Float[Tensor, "n 3 H W"]:
     """Edit images by instruction, each independently, as InstructPix2Pix (Brooks et al. 2023).
 
@@ -82,6 +83,7 @@ def sample_edit(
         noise: Unit Gaussian noise for the start; drawn from the generator if None.
         generator: Source of this noise and the solver's; None means torch's global generator.
         max_batch: Largest number of evaluations in one call of the model; None means no limit.
+        after_step: Called after each step with the number of steps done and the latents.
 
     Raises:
         ValueError: If the solver is unknown, steps is not positive, strength is not in (0, 1], or
@@ -111,7 +113,9 @@ def sample_edit(
     )
     shown = {"image_rows": image_rows, "reference_rows": reference_rows}
     estimate = partial(guidance.estimate, **shown)
-    return prior.decode(solve(scheduler, latent, estimate, done=skipped, generator=generator))
+    return prior.decode(
+        solve(scheduler, latent, estimate, done=skipped, generator=generator, after_step=after_step)
+    )
 
 
 @torch.no_grad()

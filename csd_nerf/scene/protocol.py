@@ -78,9 +78,6 @@ class Scene(Protocol):
             def set_edited(self, images):
                 self.edited |= images
 
-            def reset_images(self):
-                self.edited = {}
-
             def begin_editing(self, *, is_resumed):
                 print("goes on editing" if is_resumed else "begins to edit")
 
@@ -141,10 +138,6 @@ class Scene(Protocol):
         Raises:
             ValueError: If the size of an image isn't its photograph's.
         """
-        ...
-
-    def reset_images(self) -> None:
-        """From the next step on, train on the photographs of all views again."""
         ...
 
     def begin_editing(self, *, is_resumed: bool) -> None:

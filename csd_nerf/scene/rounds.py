@@ -18,6 +18,7 @@ from torch.nn import functional
 from csd_nerf.media.pixels import resize01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
+from csd_nerf.scene.progress import Task
 from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update, edit_by
 
 
@@ -95,6 +96,7 @@ def edit_views(
     photographs01: Mapping[int, Float[Tensor, "3 _ _"]],
     starts01: Mapping[int, Float[Tensor, "3 _ _"]],
     *,
+    sources01: Mapping[int, Float[Tensor, "3 _ _"]] | None = None,
     controls01: Mapping[int, Float[Tensor, "1 _ _"]] | None = None,
     reference01: Float[Tensor, "3 _ _"] | None = None,
     request: EditRequest,
@@ -103,6 +105,7 @@ def edit_views(
     noise_range: tuple[float, float] = IN2N_NOISE_RANGE,
     keep_detail: bool = False,
     generator: torch.Generator,
+    task: Task | None = None,
     progress: str | None = None,
 ) -> Round:
     """Edit the views of a round.
@@ -111,9 +114,11 @@ def edit_views(
 
     Args:
         prior: The editing model.
-        photographs01: The photographs in full size, by view; resized, they are the source images.
+        photographs01: The photographs in full size, by view, or what is edited in their place.
         starts01: The images to start from, by view, at the size at which to edit. Of these ip2p
             uses only the size.
+        sources01: The source images, by view, at the size at which to edit; None takes the
+            photographs, resized.
         controls01: Structure images for a prior that follows them, by view, at the same size; None
             or empty for others.
         reference01: A second image beside each photograph, for a prior that takes two.
@@ -123,6 +128,7 @@ def edit_views(
         noise_range: Lowest and highest noise level for in2n; see `edit_by`.
         keep_detail: Whether the photographs keep their fine detail; see `finish_image`.
         generator: Source of randomness, on the CPU.
+        task: Told of progress.
         progress: Label of a progress bar on stderr for csd; None means no bar.
     """
     edits: dict[int, ViewEdit] = {}
@@ -130,7 +136,12 @@ def edit_views(
     for views in _same_size(starts01):
         start01 = torch.stack([starts01[view] for view in views])
         size = (start01.shape[-2], start01.shape[-1])
-        source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
+        if sources01 is None:
+            source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
+        else:
+            source01 = torch.stack([sources01[view] for view in views])
+        if task is not None:
+            task.begin_part(len(views))
         edited01, count = edit_by(
             update,
             prior,
@@ -142,6 +153,7 @@ def edit_views(
             denoising_steps=denoising_steps,
             noise_range=noise_range,
             generator=generator,
+            tell=None if task is None else task.count,
             progress=progress,
         )
         evaluations += count

@@ -3,84 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-
-from csd_nerf.core.structure import depth_structure
-from csd_nerf.media.pixels import resize01, to_01, to_bytes
+from csd_nerf.core.random_state import random_state_kept
 from csd_nerf.priors import Prior
-from csd_nerf.priors.halving import is_out_of_memory
-from csd_nerf.scene.controls import Controls, EditRequest, FixedControls
+from csd_nerf.scene.controls import Controls, EditRequest, FixedControls, PastRound
+from csd_nerf.scene.editing import ViewEditor, ground_of
+from csd_nerf.scene.faults import RequestError, RoundError, check_request, told_as
+from csd_nerf.scene.keeper import Keeper
 from csd_nerf.scene.options import StageOptions
-from csd_nerf.scene.plan import (
-    StepPlan,
-    draw_views,
-    plan_steps,
-)
+from csd_nerf.scene.plan import StepPlan, draw_views, plan_steps
+from csd_nerf.scene.progress import Task, Teller
 from csd_nerf.scene.protocol import Scene
 from csd_nerf.scene.report import RoundReport, round_metrics
-from csd_nerf.scene.rounds import Round, edit_views, prior_size
+from csd_nerf.scene.rounds import Round
+from csd_nerf.scene.state import ReferenceView, StageState, read_state
+
+__all__ = ["EditingStage", "ReferenceView", "RequestError", "RoundError", "StageState"]
 
 PICTURE_EVERY = 100
 """Least number of training steps between two contact sheets of Instruct-NeRF2NeRF's many rounds."""
-
-
-@dataclass(frozen=True)
-class ReferenceView:
-    """An edited view that is shown to the model beside the photographs of others.
-
-    Attributes:
-        prompt: The instruction by which it was edited.
-        negative_prompt: What replaced the empty text.
-        image: The edit, at the size at which it was made.
-    """
-
-    prompt: str
-    negative_prompt: str
-    image: UInt8[Tensor, "h w 3"]
-
-    def answers(self, request: EditRequest) -> bool:
-        """Whether this is an edit by the request's texts."""
-        asked = (request.prompt, request.negative_prompt)
-        return asked == (self.prompt, self.negative_prompt)
-
-
-@dataclass
-class StageState:
-    """Progress of the editing stage.
-
-    Attributes:
-        first_edit: The first step of the editing stage; None before it begins.
-        rounds: Number of rounds done.
-        last_round: The step that followed the last round; None before the first round.
-        waiting: Views that have not been drawn in the current order, in this order.
-        evaluations: Number of model evaluations of all rounds.
-        last_picture: The step that followed the last round with a contact sheet; None if there was
-            none.
-        reference: The edited view that is shown beside the others; None before it is edited.
-    """
-
-    first_edit: int | None = None
-    rounds: int = 0
-    last_round: int | None = None
-    waiting: list[int] = field(default_factory=list)
-    evaluations: int = 0
-    last_picture: int | None = None
-    reference: ReferenceView | None = None
-
-
-class RoundError(Exception):
-    """A request or a round that failed, and changed nothing; its cause is the error.
-
-    The message is one line.
-    """
 
 
 class EditingStage:
@@ -94,6 +38,11 @@ class EditingStage:
         plan: When editing begins and when training ends; set by `plan_run`.
         state: Progress of the stage.
         notices: What a loaded run had that this one lacks, for the user.
+        is_live: Whether a user is there, whose requests may fail without ending the run, and who
+            may want to go back. Then a `LiveScene` is asked to keep the unedited scene, and past
+            rounds are kept in `keeper.files`.
+        keeper: What the scene was. Its `files` and `read_source` may be set before editing begins.
+        save: Saves the scene before a step, and returns where to, in words; None if it can't be.
     """
 
     plan: StepPlan
@@ -114,11 +63,16 @@ class EditingStage:
             prior: Returns the editing model; first called in the first round.
             controls: Source of the user's requests; None always takes them from the options.
         """
-        self._scene, self._options, self._prior = scene, options, prior
+        self._scene, self._options = scene, options
         self._controls = controls or FixedControls(options.request())
-        self._is_editing = False
+        self._editor = ViewEditor(scene, options, prior)
+        self._teller = Teller(self._controls.show_progress)
+        self._is_editing = self._failed_when_due = False
         self.state = StageState()
         self.notices: list[str] = []
+        self.is_live = False
+        self.keeper = Keeper(scene)
+        self.save: Callable[[int], str] | None = None
 
     def plan_run(self, *, first_step: int = 0, source_is_trained: bool = False) -> StepPlan:
         """Decide when editing begins and when training ends.
@@ -137,187 +91,208 @@ class EditingStage:
         return self.plan
 
     def before_step(self, step: int) -> RoundReport | None:
-        """Do everything that is due before a training step.
+        """Do everything that is due before a training step, and tell the controls of it.
 
-        At the first step of the editing stage, `Scene.begin_editing` is called. If the user asks
-        for a reset, the scene gets its photographs back. If a round is due or asked for, it is
-        done.
+        At the first step of the editing stage, `Scene.begin_editing` is called. Then what the user
+        asks for is done: going back, saving, a preview. If a round is due or asked for, it is done;
+        one that is due while editing is paused is done when it goes on.
 
         Returns:
             The report of the round; None if there was no round.
 
         Raises:
-            RoundError: If a request or a round fails. Training can go on, and a later round may
-                succeed.
+            RequestError: If something that the user asked for fails, other than a round.
+            RoundError: If a round fails, or the request can't be read. In both cases nothing has
+                changed, training can go on, and a later request may succeed.
         """
+        self._teller.begin_step()
         editing = step >= self.plan.first_edit
         if editing and not self._is_editing:
-            self._is_editing = True
-            self.state.first_edit = self.plan.first_edit
-            self._scene.begin_editing(is_resumed=step > self.plan.first_edit)
-        with _round_errors():
+            self._begin(is_resumed=step > self.plan.first_edit)
+        try:
             return self._do(step, editing=editing)
+        except RoundError as error:
+            self._teller.hold(str(error))
+            raise
+        finally:
+            self._teller.end_step()
 
-    def _do(self, step: int, *, editing: bool) -> RoundReport | None:
-        """Do what the user asks for at this step, and the round that is due."""
-        request = self._controls.read(editing=editing)
-        if request.return_to == -1:
-            self._scene.reset_images()
-            self.state.reference = None
-        if not editing:
-            return None
-        due = self.plan.round_is_due(step, edit_every=self._options.rounds.every)
-        if request.edit_now or (due and not request.paused):
-            return self._edit_round(request, step)
-        return None
+    def finish(self) -> None:
+        """Tell that training has ended."""
+        self._teller.hold(f"finished, {self.state.rounds} rounds")
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint, in types that `torch.load(weights_only=True)` reads."""
         names = self._names()
-        stage = dataclasses.asdict(self.state)
-        stage["waiting"] = [names[view] for view in self.state.waiting]
-        return {"stage": stage, "views": names, "scene": self._scene.state_dict()}
+        return {
+            "stage": self.state.as_dict(names),
+            "views": names,
+            "scene": self._scene.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state of `state_dict`.
 
         Photographs that are new are edited in the order of views that goes on.
         """
-        names, stage = self._names(), dict(state["stage"])
-        # Earlier releases saved no names.
-        before = state.get("views", names)
-        view_of = {name: view for view, name in enumerate(names)}
-        new = [view for view, name in enumerate(names) if name not in {*before}]
-        waiting = stage["waiting"]
-        if "views" in state:
-            waiting = [view_of[name] for name in waiting if name in view_of]
-        else:
-            waiting = [view for view in waiting if view < len(names)]
-        if stage["rounds"]:
-            waiting = [*waiting, *new]
-        if stage.get("reference") is not None:
-            stage["reference"] = ReferenceView(**stage["reference"])
-        self.state = StageState(**{**stage, "waiting": waiting})
+        names, before = self._names(), state.get("views")
+        self.state = read_state(state["stage"], before=before, names=names)
         self._scene.load_state_dict(state["scene"])
-        if gone := [name for name in before if name not in view_of]:
+        before = names if before is None else before
+        if gone := [name for name in before if name not in {*names}]:
             self.notices.append(
                 f"{len(gone)} of the loaded run's photographs are gone, {gone[0]} first; so are "
                 "their edits"
             )
-        if new:
+        if new := [name for name in names if name not in {*before}]:
             self.notices.append(
-                f"{len(new)} photographs are new since the loaded run, {names[new[0]]} first; they "
-                "are unedited so far"
+                f"{len(new)} photographs are new since the loaded run, {new[0]} first; they are "
+                "unedited so far"
             )
 
     def _names(self) -> list[str]:
         return [self._scene.name(view) for view in range(self._scene.num_views)]
 
+    def _begin(self, *, is_resumed: bool) -> None:
+        """Begin to edit; for a user, keep the unedited scene."""
+        self._is_editing = True
+        self.state.first_edit = self.plan.first_edit
+        self._scene.begin_editing(is_resumed=is_resumed)
+        if not self.is_live or not self.keeper.can_keep:
+            return
+        with told_as(RequestError, "The unedited scene can't be shown", is_live=True):
+            if is_resumed:
+                self.keeper.keep(self.state.base)
+            else:
+                self.keeper.begin()
+        self._show_history()
+
+    def _do(self, step: int, *, editing: bool) -> RoundReport | None:
+        """Do what the user asks for at this step, and the round that is due."""
+        every = self._options.rounds.every
+        self.state.owed |= editing and self.plan.round_is_due(step, edit_every=every)
+        with told_as(RoundError, is_live=self.is_live):
+            request = self._controls.read(editing=editing)
+        self.state.owed |= request.paused and self._failed_when_due
+        self._failed_when_due = False
+        if editing and request.return_to is not None:
+            with told_as(RequestError, "The scene can't go back", is_live=self.is_live):
+                self._return(request.return_to)
+        if request.save:
+            with told_as(RequestError, "The scene can't be saved", is_live=self.is_live):
+                self._save(step)
+        if request.preview is not None:
+            with told_as(RequestError, "A preview failed", is_live=self.is_live):
+                self._preview(request)
+        if editing and (request.edit_now or (self.state.owed and not request.paused)):
+            # If it fails, it is owed only when editing is paused and goes on.
+            self._failed_when_due, self.state.owed = self.state.owed, False
+            with told_as(RoundError, is_live=self.is_live):
+                report = self._edit_round(request, step)
+            self._failed_when_due = False
+            return report
+        waits = self.state.owed if request.paused and editing else None
+        self._teller.train(self.plan, step, every=every, waits=waits)
+        return None
+
     def _edit_round(self, request: EditRequest, step: int) -> RoundReport:
         """Edit the next views and let the scene train on them from now on."""
         began = perf_counter()
-        options, state = self._options, self.state
-        generator = torch.Generator().manual_seed(1_000_003 * options.seed + state.rounds)
+        check_request(request)
+        options, state, keeper = self._options, self.state, self.keeper
+        generator = self._editor.generator(request, state)
         views, waiting = draw_views(
             state.waiting,
-            count=options.rounds.views,
+            count=options.rounds.views if request.views is None else request.views,
             total=self._scene.num_views,
             generator=generator,
         )
-        done = Round({}, 0)
-        # A resumed run may have been told to go on without.
-        reference = state.reference if options.reference_views else None
-        if options.reference_views and (reference is None or not reference.answers(request)):
-            done, views = self._edit_views(views[:1], request, generator), views[1:]
-            (first,) = done.edits.values()
-            image = to_bytes(first.edited01).cpu()
-            reference = ReferenceView(request.prompt, request.negative_prompt, image)
-        if views:
-            done += self._edit_views(views, request, generator, reference=reference)
+        task = Task(self._teller, f"round {state.rounds}", views=len(views))
+        task.say("rendering")
+        ground, base = ground_of(request, state, step=step)
+        ends = self.is_live and self._wants_picture(request, step)
+        present = keeper.keep_end(
+            state,
+            self._names(),
+            limit=options.history if ends else 0,
+            base=base if ground == "present" else None,
+        )
+        if ground == "kept":
+            keeper.keep(base)
+        done, reference = self._editor.edit(
+            views, request, state, ground=ground, generator=generator, task=task
+        )
+        if ground == "present":
+            assert present is not None
+            assert base is not None
+            keeper.keep_present(base, present)
+        elif self.is_live and base != state.base:
+            keeper.keep(base)
         self._scene.set_edited({view: edit.image for view, edit in done.edits.items()})
         seconds = perf_counter() - began
         report = self._remember(done, request, step, waiting, seconds=seconds)
-        self.state.reference = reference
+        self.state = dataclasses.replace(self.state, reference=reference, base=base)
+        self._show_history()
         return report
 
-    def _edit_views(
-        self,
-        views: Sequence[int],
-        request: EditRequest,
-        generator: torch.Generator,
-        *,
-        reference: ReferenceView | None = None,
-    ) -> Round:
-        """Edit views, beside the reference if there is one."""
-        options = self._options
-        if options.repeat_noise:
-            generator.manual_seed(1_000_003 * options.seed - 1)
-        photographs01 = {view: self._scene.photograph01(view) for view in views}
-        begins = {view: self._begin(view, photographs01[view]) for view in views}
-        if reference is not None:
-            prompt = f"{request.prompt.rstrip(' .')}. {options.reference_prompt}"
-            request = dataclasses.replace(request, prompt=prompt)
-        return edit_views(
-            self._prior(),
-            photographs01,
-            {view: start01 for view, (start01, _) in begins.items()},
-            controls01={view: c for view, (_, c) in begins.items() if c is not None},
-            reference01=None if reference is None else to_01(reference.image),
-            request=request,
-            update=options.update,
-            denoising_steps=options.denoising_steps,
-            noise_range=options.noise_range,
-            keep_detail=options.keep_detail,
-            generator=generator,
-            progress=f"editing round {self.state.rounds}",
+    def _preview(self, request: EditRequest) -> None:
+        """Edit what a camera sees as the next round would, and show it; nothing changes."""
+        check_request(request)
+        state, keeper, camera = self.state, self.keeper, request.preview
+        task = Task(self._teller, "preview", views=1)
+        task.say("rendering")
+        ground, base = ground_of(request, state, step=-1)
+        if ground == "present":
+            base = state.base
+        with random_state_kept():
+            keeper.require_live()
+            if self._is_editing:
+                keeper.keep(base)
+            try:
+                done = self._editor.edit_seen(camera, request, state, ground=ground, task=task)
+            finally:
+                if self._is_editing:
+                    keeper.keep(state.base)
+        self._controls.show_preview(done.source01, done.edited01)
+        self._teller.hold("preview done")
+
+    def _save(self, step: int) -> None:
+        if self.save is None:
+            raise ValueError("A run needs a folder to be saved in, got none; start one that has.")
+        self._teller.say("saving")
+        self._teller.hold(f"saved: {self.save(step)}")
+
+    def _return(self, index: int) -> None:
+        """Make the scene what it was at the end of a round; -1 is the unedited scene."""
+        self._teller.say("going back")
+        found = self.keeper.go_back(self.state, index, names=self._names())
+        self.state = found or self.state
+        self._show_history()
+        what = "the unedited scene" if index == -1 else f"the end of round {index}"
+        self._teller.hold(f"back at {what}")
+
+    def _show_history(self) -> None:
+        """Show the rounds to which the scene can go back, and the last one, after which it is."""
+        history = self.state.history
+        self._controls.show_history(
+            [past for past in history if past == history[-1] or self.keeper.has(past)]
         )
 
-    def _begin(
-        self, view: int, photograph01: Float[Tensor, "3 H W"]
-    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"] | None]:
-        """What the edit of a view starts from, and its rendered structure, if that is followed.
-
-        Both have the size at which the view is edited.
-        """
-        prior, options = self._prior(), self._options
-        size = prior_size(
-            (photograph01.shape[1], photograph01.shape[2]),
-            edge=options.edit_size or prior.preferred_size,
-            multiple=prior.size_multiple,
-        )
-        from_photograph = options.update == "ip2p" or (
-            options.update == "csd" and options.start == "original"
-        )
-        wants_depth = options.control == "depth"
-        if from_photograph and not wants_depth:
-            return resize01(photograph01[None], size)[0], None
-        render = self._scene.render(view, size=size)
-        start01 = resize01(photograph01[None], size)[0] if from_photograph else render.image01
-        if not wants_depth:
-            return start01, None
-        # Estimates of depth, on which ControlNets were trained, are along the camera's axis.
-        return start01, depth_structure(render.depth if render.axial is None else render.axial)
-
-    def _remember(
-        self, done: Round, request: EditRequest, step: int, waiting: list[int], *, seconds: float
-    ) -> RoundReport:
-        before = self.state
-        last = before.last_picture
-        wants_picture = (
+    def _wants_picture(self, request: EditRequest, step: int) -> bool:
+        last = self.state.last_picture
+        return (
             self._options.update != "in2n"
             or request.edit_now
             or last is None
             or step - last >= PICTURE_EVERY
         )
-        self.state = dataclasses.replace(
-            before,
-            rounds=before.rounds + 1,
-            last_round=step,
-            waiting=waiting,
-            evaluations=before.evaluations + done.evaluations,
-            last_picture=step if wants_picture else last,
-        )
-        return RoundReport(
+
+    def _remember(
+        self, done: Round, request: EditRequest, step: int, waiting: list[int], *, seconds: float
+    ) -> RoundReport:
+        before = self.state
+        wants_picture = self._wants_picture(request, step)
+        report = RoundReport(
             index=before.rounds,
             step=step,
             request=request,
@@ -332,15 +307,18 @@ class EditingStage:
             ),
             wants_picture=wants_picture,
         )
-
-
-@contextmanager
-def _round_errors() -> Iterator[None]:
-    """Turn what a number out of range, a file or the memory can cause into a `RoundError`."""
-    try:
-        yield
-    except (ValueError, ArithmeticError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-            raise
-        lines = str(error).split() or [type(error).__name__]
-        raise RoundError(" ".join(lines)) from error
+        past = PastRound(
+            before.rounds, step, request.prompt, request.region, len(done.edits), seconds
+        )
+        self.state = dataclasses.replace(
+            before,
+            rounds=before.rounds + 1,
+            last_round=step,
+            waiting=waiting,
+            evaluations=before.evaluations + done.evaluations,
+            last_picture=step if wants_picture else before.last_picture,
+            history=[*before.history, past] if wants_picture else before.history,
+            prompt=request.prompt,
+            chained=request.chain,
+        )
+        return report

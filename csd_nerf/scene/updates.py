@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,7 @@ def edit_by(
     denoising_steps: int,
     noise_range: tuple[float, float],
     generator: torch.Generator,
+    tell: Callable[[str, int, int], None] | None = None,
     progress: str | None,
 ) -> tuple[Float[Tensor, "n 3 h w"], int]:
     """Edit views of one size.
@@ -52,6 +54,8 @@ def edit_by(
         denoising_steps: Sampling steps per view, for in2n and ip2p.
         noise_range: Lowest and highest level for in2n, as fractions of the prior's schedule.
         generator: Source of randomness, on the CPU.
+        tell: Called with what is counted (iteration; view for in2n; step for ip2p), how many are
+            done, and their total; it must not wait for the device.
         progress: Label of a progress bar for csd; None means no bar.
 
     Returns:
@@ -61,6 +65,7 @@ def edit_by(
         FloatingPointError: If the result isn't finite.
         ValueError: If there are more sampling steps than timesteps up to the highest level.
     """
+    counted = tell or (lambda *_: None)
     if update == "csd":
         result = edit_images(
             prior,
@@ -74,17 +79,28 @@ def edit_by(
             reference01=reference01,
             generator=generator,
             progress=progress,
+            callback=lambda done, total, _: counted("iteration", done, total),
+            callback_every=1,
         )
         return result.image01.to(source01), result.evaluations
     if update == "ip2p":
-        shown = {"reference01": reference01}
-        edited01 = _sample(prior, source01, request, denoising_steps, generator, **shown)
+        edited01 = _sample(
+            prior,
+            source01,
+            request,
+            denoising_steps,
+            generator,
+            reference01=reference01,
+            after_step=lambda done, _: counted("step", done, denoising_steps),
+        )
     else:
         edited = []
-        for source, start in zip(source01.split(1), start01.split(1), strict=True):
+        pairs = zip(source01.split(1), start01.split(1), strict=True)
+        for done, (source, start) in enumerate(pairs, 1):
             level = _draw_level(prior, noise_range, denoising_steps, generator)
             noised = {"start01": start, "level": level, "reference01": reference01}
             edited.append(_sample(prior, source, request, denoising_steps, generator, **noised))
+            counted("view", done, len(source01))
         edited01 = torch.cat(edited)
     settings = request.settings
     scales = {"image_scale": settings.image_scale, "text_scale": settings.text_scale}
@@ -98,7 +114,7 @@ def _sample(
     request: EditRequest,
     steps: int,
     generator: torch.Generator,
-    **start: Any,
+    **options: Any,
 ) -> Float[Tensor, "m 3 h w"]:
     # Late: it imports diffusers.
     from csd_nerf.priors.sampling import sample_edit
@@ -113,7 +129,7 @@ def _sample(
         steps=steps,
         generator=generator,
         max_batch=request.settings.max_batch,
-        **start,
+        **options,
     )
 
 

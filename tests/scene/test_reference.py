@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from image_scene import image_scene_class
+from image_scene import image_scene_class, live_scene_class
 from test_stage import WELL_EDITED, options, photographs, run
 from tint_prior import RecordingPrior, TintPrior
 
@@ -126,9 +126,9 @@ def test_a_resumed_run_may_go_on_without_it():
     [({}, 1), ({5: {"prompt": "other"}}, 2), ({5: {"return_to": -1}}, 2)],
 )
 def test_a_new_instruction_or_a_reset_asks_for_a_new_one(changes, alone):
-    scene, prior = ImageScene(photographs()), MatchingPrior()
+    scene, prior = live_scene_class()(photographs()), MatchingPrior()
     asked = replace(well(), edit=replace(EDIT, iterations=1))
-    run(scene, asked, prior=prior, controls=Asked(asked.request(), changes))
+    run(scene, asked, prior=prior, controls=Asked(asked.request(), changes), is_live=True)
     plain = {"swap", "other"}
     assert sum(bool(plain & {*texts}) for texts, _, _ in prior.asked) == alone
 

@@ -20,6 +20,7 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
+from csd_nerf.core.random_state import random_state, restore_random_state
 from csd_nerf.methods.common.checkpoints import OUR_STATE, load_strictly
 from csd_nerf.methods.common.controls import ViewerControls
 from csd_nerf.methods.common.edit_scene import PhotographScene
@@ -27,7 +28,6 @@ from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.edits import EditFolder
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
-from csd_nerf.methods.common.random_state import random_state, restore_random_state
 from csd_nerf.methods.common.rounds import FailedRounds, show_round
 from csd_nerf.methods.common.terminal import count_round
 from csd_nerf.priors import Prior

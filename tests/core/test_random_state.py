@@ -8,7 +8,7 @@ import random
 import numpy as np
 import torch
 
-from csd_nerf.methods.common.random_state import random_state, restore_random_state
+from csd_nerf.core.random_state import random_state, restore_random_state
 
 
 def draw() -> list[float]:

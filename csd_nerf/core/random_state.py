@@ -6,6 +6,8 @@ They consist of tensors, lists and numbers, which `torch.load(weights_only=True)
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,3 +35,13 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """A context after which the global random states are what they were before it."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(before)
