@@ -22,6 +22,8 @@ _STEP = re.compile(r"step-(\d+)\.ckpt")
 _WRITER = re.compile("PyTorchStreamWriter|inline_container|write failed|open file", re.IGNORECASE)
 OUR_STATE = "_extra_state"
 """Key of a module's extra state; checkpoints of nerfstudio's own methods have none."""
+SOURCE_FOLDER = "source_models"
+"""Folder of a run with the checkpoint of its unedited scene."""
 
 
 def allow_nerfstudio_checkpoints() -> None:

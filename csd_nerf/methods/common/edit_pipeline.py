@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import tyro
-from jaxtyping import Float
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
     TrainingCallbackAttributes,
@@ -18,22 +17,31 @@ from nerfstudio.engine.callbacks import (
 )
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from torch import Tensor
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.core.random_state import random_state, restore_random_state
-from csd_nerf.methods.common.checkpoints import OUR_STATE, load_strictly
+from csd_nerf.methods.common.checkpoints import (
+    OUR_STATE,
+    SOURCE_FOLDER,
+    find_checkpoint,
+    load_strictly,
+    read_checkpoint,
+    telling_of_faults,
+)
 from csd_nerf.methods.common.controls import ViewerControls
-from csd_nerf.methods.common.edit_scene import PhotographScene
+from csd_nerf.methods.common.edit_scene import PhotographScene, by_photograph
 from csd_nerf.methods.common.edited_images import EditedImages
-from csd_nerf.methods.common.edits import EditFolder
+from csd_nerf.methods.common.edits import EDITS_FOLDER, EditFolder
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 from csd_nerf.methods.common.rounds import FailedRounds, show_round
 from csd_nerf.methods.common.terminal import count_round
 from csd_nerf.priors import Prior
+from csd_nerf.scene.faults import RequestError, RoundError, told_as
+from csd_nerf.scene.history import HISTORY_FOLDER, History
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import PAPER_ROUNDS, Rounds
-from csd_nerf.scene.stage import EditingStage, RoundError
+from csd_nerf.scene.stage import EditingStage
 
 
 @dataclass
@@ -148,6 +156,7 @@ class EditPipeline(VanillaPipeline):
         """The model's callbacks, and the editing stage's."""
         trainer: Any = training_callback_attributes.trainer
         self.scene.host = trainer
+        self.stage.save = trainer.save_now
         callback = TrainingCallback(
             where_to_run=[TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
             update_every_num_iters=1,
@@ -163,21 +172,27 @@ class EditPipeline(VanillaPipeline):
             restore_random_state(self._restored_random_state)
             self._restored_random_state = None
         began = perf_counter()
+        self.stage.is_live = trainer.viewer_state is not None
         try:
             done = self.stage.before_step(step)
+            if done is not None:
+                folder = trainer.base_dir / "rounds"
+                with told_as(RequestError, "A round can't be shown", is_live=self.stage.is_live):
+                    show_round(done, folder, self.controls, notices=self.notices)
         except RoundError as error:
             self._handle(error, trainer, step)
             return
         self._failed.forget()
         if done is not None:
-            folder = trainer.base_dir / "rounds"
-            show_round(done, folder, self.controls, notices=self.notices)
             count_round(seconds=perf_counter() - began, every=self.config.rounds.every)
 
     def _handle(self, error: RoundError, trainer: Trainer, step: int) -> None:
         """Pause editing after a failed round; without a viewer to go on from, end the run."""
         if trainer.viewer_state is not None:
-            self._failed.tell(str(error))
+            if isinstance(error, RequestError):
+                CONSOLE.print(f"{self.command}: {error}", markup=False)
+            else:
+                self._failed.tell(str(error))
             return
         if step > trainer._start_step:
             trainer.save_checkpoint(step - 1)
@@ -197,15 +212,48 @@ class EditPipeline(VanillaPipeline):
             self.stage.load_state_dict(state)
             self._restored_random_state = state["random"]
 
-    def keep_edits(self, folder: Path, *, loaded: Path | None) -> None:
-        """Name the folders of edited images; to be called before a checkpoint is loaded or saved.
+    def keep_files(self, run: Path, *, loaded: Path | None) -> None:
+        """Name folders; to be called before a checkpoint is loaded or saved.
 
         Args:
-            folder: This run's folder.
+            run: This run's folder.
             loaded: That of the run that is loaded, if any.
         """
-        self.scene.edits = EditFolder(folder)
-        self.scene.loaded_edits = EditFolder(loaded) if loaded is not None else None
+        self._run = run
+        self.scene.edits = EditFolder(run / EDITS_FOLDER)
+        if loaded is not None:
+            self.scene.loaded_edits = EditFolder(loaded / EDITS_FOLDER)
+        self.stage.keeper.files = History(run / HISTORY_FOLDER)
+        self.stage.keeper.read_source = self._read_source
+
+    def take_over_history(self, loaded: Path) -> None:
+        """Make what the loaded run could go back to, or builds on, this run's too.
+
+        Args:
+            loaded: The folder of the run that is loaded.
+        """
+        keeper = self.stage.keeper
+        keeper.take_over(self.stage.state, History(loaded / HISTORY_FOLDER))
+        self.scene.take_over_edits(keeper.snapshots())
+
+    def forget_older_files(self) -> None:
+        """Delete what only an earlier checkpoint named, once a later one is saved for good."""
+        keeper = self.stage.keeper
+        self.scene.forget_older_edits(keeper.snapshots())
+        keeper.forget_older_bases(self.stage.state.base)
+
+    def _read_source(self) -> dict[str, Any]:
+        """A snapshot of the unedited scene, from the run's checkpoint of it.
+
+        Raises:
+            MethodError: If there is none, or it can't be read.
+        """
+        folder = self._run / SOURCE_FOLDER
+        path = find_checkpoint(load_dir=folder, load_step=None, load_checkpoint=None)
+        assert path is not None
+        loaded = read_checkpoint(path)
+        with telling_of_faults(path):
+            return self.scene.snapshot_of(loaded["pipeline"], step=loaded["step"] + 1)
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Load a checkpoint of this method, or of nerfstudio's own with this model, strictly.
@@ -232,35 +280,19 @@ class EditPipeline(VanillaPipeline):
         return before is not None and before != self._images.names
 
     def _by_photograph(self, loaded_state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state with what is kept for each photograph in the order of this run's.
-
-        Raises:
-            MethodError: If their number differs, and the checkpoint holds no names.
-        """
-        state, now = dict(loaded_state), self._images.names
+        """The state with what is kept for each photograph in the order of this run's."""
         before = loaded_state.get(OUR_STATE, {}).get("views")
-        for key in state:
-            if not key.endswith(self.per_photograph):
-                continue
-            table = state[key]
-            if before is not None:
-                state[key] = rows_by_name(table, before, now)
-            elif len(table) != len(now):
-                raise MethodError(
-                    f"The scene that is loaded was trained on {len(table)} photographs, got "
-                    f"{len(now)}; name the data, its split and its eval-mode as they were then."
-                )
-        return state
+        ends = self.per_photograph
+        return by_photograph(loaded_state, before, self._images.names, per_photograph=ends)
 
+    def get_eval_image_metrics_and_images(self, step: int) -> Any:
+        """As nerfstudio does; the unedited scene is not rendered."""
+        model: Any = self.model
+        with model.unedited_hidden():
+            return super().get_eval_image_metrics_and_images(step)
 
-def rows_by_name(
-    table: Float[Tensor, "n d"], before: Sequence[str], now: Sequence[str]
-) -> Float[Tensor, "m d"]:
-    """Order the rows of a table by other names; new names get the mean of all rows.
-
-    Raises:
-        ValueError: If the table doesn't have a row for each name.
-    """
-    row_of = dict(zip(before, table, strict=True))
-    mean = table.mean(0)
-    return torch.stack([row_of.get(name, mean) for name in now])
+    def get_average_image_metrics(self, *args: Any, **options: Any) -> Any:
+        """As nerfstudio does; the unedited scene is not rendered."""
+        model: Any = self.model
+        with model.unedited_hidden():
+            return super().get_average_image_metrics(*args, **options)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from csd_nerf.methods.common.checkpoints import OUR_STATE
 from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.edits import EditFolder
 from csd_nerf.methods.common.errors import MethodError
-from csd_nerf.scene.protocol import Scene, SceneRender
+from csd_nerf.scene.protocol import LiveScene, SceneRender
 
 
 @runtime_checkable
@@ -24,9 +25,15 @@ class StageHost(Protocol):
         """Do the trainer's part of `Scene.begin_editing`."""
         ...
 
+    def renew_optimizers(self) -> None:
+        """Start with new optimizers for the parameters that the model has now."""
+        ...
 
-class PhotographScene(Scene):
-    """A scene's training images, their names and their edits; the rest of `Scene` is a method's.
+
+class PhotographScene(LiveScene):
+    """A scene's model, training images, their names and their edits; the rest is a method's.
+
+    A camera of `render_at` is nerfstudio's `Cameras` with one camera.
 
     Attributes:
         host: The trainer; must be set before training begins.
@@ -34,12 +41,14 @@ class PhotographScene(Scene):
         loaded_edits: That of the run that is loaded; must be set before a state is loaded.
     """
 
+    per_photograph: ClassVar[tuple[str, ...]]
+    """Ends of the names of parameters that have a row for each photograph."""
     host: StageHost
     edits: EditFolder
     loaded_edits: EditFolder | None = None
 
     def __init__(self, model: Any, images: EditedImages) -> None:
-        """Take a model of nerfstudio with `blend_background`, and its training images."""
+        """Take a model of nerfstudio, `ShowsUnedited`, and its training images."""
         self._scene_model, self._edited_images = model, images
 
     @property
@@ -56,31 +65,134 @@ class PhotographScene(Scene):
         image = self._edited_images.photograph01(view).to(self._scene_model.device)
         return self._scene_model.blend_background(image).permute(2, 0, 1)
 
-    @torch.no_grad()
-    def rendered(self, view: int, size: tuple[int, int]) -> tuple[SceneRender, Cameras]:
-        """Render a training view with its optimised camera pose; the depth is as the model has it.
+    def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
+        """Render a training view with its optimised camera pose.
 
         nerfstudio applies its camera optimizer in training only. A render that is compared with the
         photograph needs the pose that training uses for the photograph.
-
-        Returns:
-            The render, and the camera that it was made with.
         """
-        model, cameras = self._scene_model, self._edited_images.train_dataset.cameras
+        return self._render_view(self._scene_model, view, size)
+
+    def render_unedited(self, view: int, *, size: tuple[int, int]) -> SceneRender:
+        """Render a training view of the unedited scene, with its pose of then."""
+        return self._render_view(self._scene_model.unedited, view, size)
+
+    def render_at(
+        self, camera: Cameras, *, size: tuple[int, int], unedited: bool = False
+    ) -> SceneRender:
+        """Render what a camera sees."""
+        model = self._scene_model
+        # Rendering may count as a step of training.
+        before = self.state_of(model)
+        scaled = resized_camera(camera.to(model.device), size)
+        try:
+            return self._render(model.unedited if unedited else model, scaled)
+        finally:
+            self.set_state_of(model, before)
+
+    @torch.no_grad()
+    def _render_view(self, model: Any, view: int, size: tuple[int, int]) -> SceneRender:
+        cameras = self._edited_images.train_dataset.cameras
         camera = cameras[view : view + 1].to(model.device)
         camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
         scaled = resized_camera(camera, size)
         scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
+        return self._render(model, scaled)
+
+    @torch.no_grad()
+    def _render(self, model: Any, camera: Cameras) -> SceneRender:
         was_training = model.training
         model.eval()
-        outputs = model.get_outputs_for_camera(scaled)
+        with model.unedited_hidden():
+            outputs = model.get_outputs_for_camera(camera)
         model.train(was_training)
         image01 = outputs["rgb"].permute(2, 0, 1).clamp(0, 1)
-        return SceneRender(image01, outputs["depth"][..., 0]), scaled
+        return self.completed(image01, outputs["depth"][..., 0], camera)
 
-    def reset_images(self) -> None:
-        """Train on the photographs again."""
-        self._edited_images.reset_images()
+    def completed(
+        self, image01: Float[Tensor, "3 h w"], depth: Float[Tensor, "h w"], camera: Cameras
+    ) -> SceneRender:
+        """A render, from colours, the depth as the model has it, and the camera."""
+        raise NotImplementedError
+
+    def state_of(self, model: Any) -> dict[str, Any]:
+        """What a render depends on beside the model's parameters."""
+        raise NotImplementedError
+
+    def set_state_of(self, model: Any, state: Mapping[str, Any]) -> None:
+        """Set what `state_of` gave."""
+        raise NotImplementedError
+
+    def load_counters(self, state: Mapping[str, Any]) -> None:
+        """Restore all of a state but the edits."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of `state_dict`.
+
+        Raises:
+            MethodError: If an edited image is missing, or doesn't fit.
+        """
+        self.load_edits(state)
+        self.load_counters(state)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The model, and what `state_dict` says; edited images are named, as there."""
+        model = self._scene_model
+        return _on_cpu(
+            {
+                **self.state_dict(),
+                "parameters": model.state_dict(),
+                "rendered": self.state_of(model),
+                "views": self._edited_images.names,
+            }
+        )
+
+    def snapshot_of(self, state: Mapping[str, Any], *, step: int) -> dict[str, Any]:
+        """The snapshot that a checkpoint of this method amounts to.
+
+        Args:
+            state: The state of the pipeline.
+            step: The step after it.
+        """
+        ours, prefix = state[OUR_STATE], "_model."
+        names = [name for name in state if name.startswith(prefix)]
+        return {
+            **ours["scene"],
+            "parameters": {name.removeprefix(prefix): state[name] for name in names},
+            "rendered": {"step": step, **ours["scene"].get("sampler", {})},
+            "views": ours.get("views"),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Become what there was in a snapshot.
+
+        Raises:
+            MethodError: If an edited image is missing, or the model was another. Nothing has
+                changed.
+        """
+        model = self._scene_model
+        edits = self._edited_images.read_edits(snapshot["edits"], self.edits)
+        model.take_parameters(self._parameters(snapshot))
+        self.set_state_of(model, snapshot["rendered"])
+        self._edited_images.take_edits(edits)
+        self.load_counters(snapshot)
+        self.host.renew_optimizers()
+
+    def keep_unedited(self, snapshot: Mapping[str, Any] | None = None) -> None:
+        """Keep a second model on the model's device."""
+        if snapshot is None:
+            snapshot = self.snapshot()
+        self._scene_model.keep_unedited(self._parameters(snapshot))
+        self.set_state_of(self._scene_model.unedited, snapshot["rendered"])
+
+    def _parameters(self, snapshot: Mapping[str, Any]) -> dict[str, Tensor]:
+        return by_photograph(
+            snapshot["parameters"],
+            snapshot["views"],
+            self._edited_images.names,
+            per_photograph=self.per_photograph,
+        )
 
     def save_edits(self) -> dict[str, Any]:
         """Write edited images to the folder `edits`, and return their records by name."""
@@ -102,9 +214,21 @@ class PhotographScene(Scene):
             assert self.loaded_edits is not None, "loaded_edits must be set before"
             self._edited_images.load_edits(state["edits"], self.loaded_edits)
 
-    def forget_older_edits(self) -> None:
-        """Delete edits that only an earlier state named, once a later one is saved for good."""
-        self.edits.keep_only(self._edited_images.edit_files)
+    def take_over_edits(self, snapshots: Iterable[Mapping[str, Any]]) -> None:
+        """Make the edits that snapshots of the loaded run name this run's too."""
+        for snapshot in snapshots:
+            for record in snapshot["edits"].values():
+                if self.loaded_edits is not None:
+                    self.edits.take_over(record, self.loaded_edits, copies=True)
+
+    def forget_older_edits(self, snapshots: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Delete edits that only an earlier state named, once a later one is saved for good.
+
+        Args:
+            snapshots: Those whose edits are kept too.
+        """
+        named = {r["file"] for snapshot in snapshots for r in snapshot["edits"].values()}
+        self.edits.keep_only(self._edited_images.edit_files | named)
 
     def _check_numbers(self, edited: Mapping[int, Any]) -> None:
         if edited and max(edited) >= self.num_views:
@@ -113,6 +237,60 @@ class PhotographScene(Scene):
                 f"had, got {self.num_views} for an edit of number {max(edited)}; restore them, or "
                 "load its source_models."
             )
+
+
+def by_photograph(
+    state: Mapping[str, Any],
+    before: Sequence[str] | None,
+    now: Sequence[str],
+    *,
+    per_photograph: tuple[str, ...],
+) -> dict[str, Any]:
+    """A model's state with what is kept for each photograph in the order of this run's.
+
+    Args:
+        state: Parameters by name.
+        before: Names of the photographs of the state; None if they aren't known.
+        now: Names of the photographs of this run.
+        per_photograph: Ends of the names of parameters that have a row for each photograph.
+
+    Raises:
+        MethodError: If their number differs, and the names aren't known.
+    """
+    ordered = dict(state)
+    for key, table in state.items():
+        if not key.endswith(per_photograph):
+            continue
+        if before is not None:
+            ordered[key] = rows_by_name(table, before, now)
+        elif len(table) != len(now):
+            raise MethodError(
+                f"The scene that is loaded was trained on {len(table)} photographs, got "
+                f"{len(now)}; name the data, its split and its eval-mode as they were then."
+            )
+    return ordered
+
+
+def rows_by_name(
+    table: Float[Tensor, "n d"], before: Sequence[str], now: Sequence[str]
+) -> Float[Tensor, "m d"]:
+    """Order the rows of a table by other names; new names get the mean of all rows.
+
+    Raises:
+        ValueError: If the table doesn't have a row for each name.
+    """
+    row_of = dict(zip(before, table, strict=True))
+    mean = table.mean(0)
+    return torch.stack([row_of.get(name, mean) for name in now])
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy on the CPU, which training doesn't change."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    return [_on_cpu(part) for part in value] if isinstance(value, list) else value
 
 
 def resized_camera(camera: Cameras, size: tuple[int, int]) -> Cameras:

@@ -20,6 +20,7 @@ from csd_nerf.media.files import folder_written_whole
 from csd_nerf.methods.common.adoption import Adopted, preset_of
 from csd_nerf.methods.common.checkpoints import (
     OUR_STATE,
+    SOURCE_FOLDER,
     find_checkpoint,
     load_optimizers,
     read_checkpoint,
@@ -29,7 +30,6 @@ from csd_nerf.methods.common.checkpoints import (
 from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_folder, check_run
 from csd_nerf.methods.common.edit_loading import adopt_settings, read_scene_config
 from csd_nerf.methods.common.edit_pipeline import EditPipeline, EditPipelineConfig
-from csd_nerf.methods.common.edits import EDITS_FOLDER
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
@@ -37,9 +37,6 @@ from csd_nerf.methods.common.prior_memory import choose_by_memory
 from csd_nerf.methods.common.terminal import count_steps
 from csd_nerf.priors import check_quantity, known_family, usual_numbers
 from csd_nerf.scene.options import StageOptions
-
-SOURCE_FOLDER = "source_models"
-"""Folder of a run with the checkpoint of its unedited scene."""
 
 
 @dataclass
@@ -140,8 +137,12 @@ class EditTrainer(Trainer):
         first_edit = self.pipeline.stage.plan.first_edit
         if not is_resumed:
             self._save_into(self.base_dir / SOURCE_FOLDER, first_edit - 1)
-            self.optimizers = self.setup_editing_optimizers()
+            self.renew_optimizers()
         self._count_steps(begin=first_edit)
+
+    def renew_optimizers(self) -> None:
+        """Start with the editing stage's optimizers, for the parameters that the model has now."""
+        self.optimizers = self.setup_editing_optimizers()
 
     def setup_editing_optimizers(self) -> Optimizers:
         """New optimizers for the editing stage; camera poses stay as they are."""
@@ -163,10 +164,8 @@ class EditTrainer(Trainer):
         """Load the checkpoint that the options name, if any, and plan the steps of this run."""
         is_stock = False
         path = self._checkpoint
-        self.pipeline.keep_edits(
-            self.base_dir / EDITS_FOLDER,
-            loaded=path.parent.parent / EDITS_FOLDER if path is not None else None,
-        )
+        loaded_run = path.parent.parent if path is not None else None
+        self.pipeline.keep_files(self.base_dir, loaded=loaded_run)
         if path is not None:
             loaded = read_checkpoint(path)
             is_stock = OUR_STATE not in loaded["pipeline"]
@@ -174,6 +173,7 @@ class EditTrainer(Trainer):
                 self._restore(loaded)
             if not is_stock:
                 self._keep_source(path.parent.parent / SOURCE_FOLDER)
+                self.pipeline.take_over_history(path.parent.parent)
             CONSOLE.print(f"Loaded {self.stock[0] if is_stock else self.config.command}'s {path}.")
         plan = self.pipeline.stage.plan_run(first_step=self._start_step, source_is_trained=is_stock)
         left = plan.end - self._start_step
@@ -232,7 +232,25 @@ class EditTrainer(Trainer):
         """
         self._save_into(self.checkpoint_dir, step)
         if self.config.save_only_latest_checkpoint:
-            self.pipeline.scene.forget_older_edits()
+            self.pipeline.forget_older_files()
+
+    def save_now(self, step: int) -> str:
+        """Save a checkpoint before a step, and the scene for other programs.
+
+        Returns:
+            Where, in words.
+        """
+        self.save_checkpoint(max(step - 1, 0))
+        return ", ".join(map(str, [self.checkpoint_dir, *self.export()]))
+
+    def export(self) -> list[Path]:
+        """Write the scene for other programs; returns the files."""
+        return []
+
+    def _after_train(self) -> None:
+        """Tell that training has ended; nerfstudio's part never ends if a viewer runs."""
+        self.pipeline.stage.finish()
+        super()._after_train()
 
     def _save_into(self, folder: Path, step: int) -> None:
         self._finite.before_saving(step, self.pipeline.model)

@@ -202,17 +202,32 @@ class EditedImages:
 
         Raises:
             MethodError: If a file is missing or isn't the one that was written, or the size of an
-                edit isn't its photograph's.
+                edit isn't its photograph's. Nothing has changed.
         """
-        self.reset_images()
+        self.take_edits(self.read_edits(records, folder))
+
+    def read_edits(
+        self, records: Mapping[str, Any], folder: EditFolder
+    ) -> dict[int, tuple[UInt8[Tensor, "_ _ _"], dict[str, Any]]]:
+        """The edits that a state names, with their records, by view; as for `load_edits`."""
+        found = {}
         for view, name in enumerate(self.names):
             if name in records:
                 height, width = records[name]["size"]
                 self._check_size(view, (height, width))
-                self._before_edit(view)
-                image = self._image(view)
-                image[:] = with_channels(folder.read(name, records[name]), image.shape[2])
-                self._edits[view] = dict(records[name])
+                found[view] = (folder.read(name, records[name]), dict(records[name]))
+        return found
+
+    def take_edits(
+        self, edits: Mapping[int, tuple[UInt8[Tensor, "_ _ _"], dict[str, Any]]]
+    ) -> None:
+        """Train on the edits that `read_edits` found, and on the photographs of other views."""
+        self.reset_images()
+        for view, (edit, record) in edits.items():
+            self._before_edit(view)
+            image = self._image(view)
+            image[:] = with_channels(edit, image.shape[2])
+            self._edits[view] = record
 
     def _check_size(self, view: int, size: tuple[int, int]) -> None:
         height, width = self._image(view).shape[:2]

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,20 +87,30 @@ class EditFolder:
             )
         return read_image(path, keep_alpha=True)[0]
 
-    def take_over(self, record: Mapping[str, Any], other: EditFolder) -> bool:
-        """Make a file of another run one of this folder too, without a copy.
+    def take_over(
+        self, record: Mapping[str, Any], other: EditFolder, *, copies: bool = False
+    ) -> bool:
+        """Make a file of another run one of this folder too.
+
+        Args:
+            record: From `write`.
+            other: The other run's.
+            copies: Copy the file if it can't be had without, as from another disk.
 
         Returns:
-            Whether it is there now; it isn't if the file is gone or on another disk.
+            Whether it is there now.
         """
-        path = self.folder / record["file"]
+        source, path = other.folder / record["file"], self.folder / record["file"]
         if path.exists():
             return True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.link(other.folder / record["file"], path)
+            os.link(source, path)
         except OSError:
-            return False
+            if not copies or not source.is_file():
+                return False
+            with written_whole(path) as temporary:
+                shutil.copy(source, temporary)
         return True
 
     def keep_only(self, files: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
 from csd_nerf.methods.common.perceptual import LpipsAtFirstUse
+from csd_nerf.methods.common.unedited import ShowsUnedited
 
 EditingPoses = Literal["off", "in2n"]
 """What becomes of the optimisation of camera poses in the editing stage."""
@@ -33,7 +35,7 @@ class CSDEditModelConfig(NerfactoModelConfig):
     decay 0.01, at a rate of 6e-4 that falls to 6e-6 over 5,000 steps."""
 
 
-class CSDEditModel(LpipsAtFirstUse, NerfactoModel):
+class CSDEditModel(ShowsUnedited, LpipsAtFirstUse, NerfactoModel):
     """Nerfacto, with L1 + LPIPS on patches instead of squared errors in the editing stage.
 
     The losses and the patches of 32 pixels are those of Instruct-NeRF2NeRF, which the paper adopts
@@ -55,6 +57,21 @@ class CSDEditModel(LpipsAtFirstUse, NerfactoModel):
         """
         self.rgb_loss = torch.nn.L1Loss()
         self.patch_size = patch_size
+
+    def counters(self) -> dict[str, Any]:
+        """What decides when proposal networks are trained, and how densities are annealed."""
+        sampler = self.proposal_sampler
+        return {
+            "step": int(sampler._step),
+            "since": int(sampler._steps_since_update),
+            "anneal": float(sampler._anneal),
+        }
+
+    def set_counters(self, counters: Mapping[str, Any]) -> None:
+        """Restore what `counters` gave; earlier releases saved no annealing."""
+        sampler = self.proposal_sampler
+        sampler._step, sampler._steps_since_update = counters["step"], counters["since"]
+        sampler._anneal = counters.get("anneal", sampler._anneal)
 
     def blend_background(self, image: Float[Tensor, "*pixels c"]) -> Float[Tensor, "*pixels 3"]:
         """RGB as it is; RGBA over the background of training."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from csd_nerf.methods.common.edit_scene import PhotographScene
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
-from csd_nerf.methods.csd_edit.model import CSDEditModel
+from csd_nerf.methods.csd_edit.model import PER_PHOTOGRAPH, CSDEditModel
 from csd_nerf.scene.protocol import SceneRender
 
 
 class NerfactoScene(PhotographScene):
     """The `Scene` of a nerfacto model and its training images."""
+
+    per_photograph = PER_PHOTOGRAPH
 
     def __init__(self, model: CSDEditModel, images: CSDEditDataManager) -> None:
         super().__init__(model, images)
@@ -28,12 +30,13 @@ class NerfactoScene(PhotographScene):
         """What training shows through a fully transparent pixel."""
         return self._model.blend_background(torch.zeros(4))
 
-    def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
-        """Render a training view with its optimised camera pose."""
-        found, camera = self.rendered(view, size)
+    def completed(
+        self, image01: Float[Tensor, "3 h w"], depth: Float[Tensor, "h w"], camera: Cameras
+    ) -> SceneRender:
+        """A render; nerfacto's depth is along rays."""
         # A ray's length for one along the axis; 1 for cameras of other projections.
         lengths = camera.generate_rays(0, keep_shape=True).metadata["directions_norm"][..., 0]
-        return dataclasses.replace(found, axial=found.depth / lengths)
+        return SceneRender(image01, depth, axial=depth / lengths)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
@@ -51,19 +54,16 @@ class NerfactoScene(PhotographScene):
         They are recorded by their photographs' names. The counters are those that decide when
         proposal networks are trained.
         """
-        sampler = self._model.proposal_sampler
-        return {
-            "edits": self.save_edits(),
-            "sampler": {"step": int(sampler._step), "since": int(sampler._steps_since_update)},
-        }
+        return {"edits": self.save_edits(), "sampler": self._model.counters()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of `state_dict`; nerfstudio itself would reset the sampler's counters.
+    def state_of(self, model: CSDEditModel) -> dict[str, Any]:
+        """Its sampler's counters, by which it anneals densities."""
+        return model.counters()
 
-        Raises:
-            MethodError: If an edited image is missing, or doesn't fit.
-        """
-        self.load_edits(state)
-        sampler = self._model.proposal_sampler
-        sampler._step = state["sampler"]["step"]
-        sampler._steps_since_update = state["sampler"]["since"]
+    def set_state_of(self, model: CSDEditModel, state: Mapping[str, Any]) -> None:
+        """Set what `state_of` gave."""
+        model.set_counters(state)
+
+    def load_counters(self, state: Mapping[str, Any]) -> None:
+        """Restore the sampler's counters, which nerfstudio itself would reset."""
+        self._model.set_counters(state["sampler"])

@@ -16,7 +16,6 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
 from torch import Tensor
 
 from csd_nerf.methods.common.edited_images import EditedImages
-from csd_nerf.methods.common.edits import EditFolder
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.photographs import Photographs
 from csd_nerf.methods.common.transforms import checked
@@ -110,9 +109,11 @@ class CSDEditSplatDataManager(EditedImages, FullImageDatamanager[Photographs]):
         self._originals.clear()
         self._draw_anew()
 
-    def load_edits(self, records: Mapping[str, Any], folder: EditFolder) -> None:
+    def take_edits(
+        self, edits: Mapping[int, tuple[UInt8[Tensor, "_ _ _"], dict[str, Any]]]
+    ) -> None:
         """As `EditedImages` does."""
-        super().load_edits(records, folder)
+        super().take_edits(edits)
         self._draw_anew()
 
     def begin_editing(self) -> None:

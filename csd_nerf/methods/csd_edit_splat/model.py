@@ -15,6 +15,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 
 from csd_nerf.methods.common.perceptual import LpipsAtFirstUse
+from csd_nerf.methods.common.unedited import ShowsUnedited
 from csd_nerf.methods.csd_edit_splat.rasterization import rasterization
 
 PER_PHOTOGRAPH = ("camera_optimizer.pose_adjustment", "bil_grids.grids")
@@ -61,7 +62,7 @@ class CSDEditSplatModelConfig(SplatfactoModelConfig):
     """Split, clone and cull Gaussians in the editing stage too. Opacities are never reset there."""
 
 
-class CSDEditSplatModel(LpipsAtFirstUse, SplatfactoModel):
+class CSDEditSplatModel(ShowsUnedited, LpipsAtFirstUse, SplatfactoModel):
     """Splatfacto, with L1 + LPIPS instead of L1 + SSIM in the editing stage.
 
     Splatfacto calls CUDA by name in two places and for rendering. All three are replaced here where
@@ -69,6 +70,7 @@ class CSDEditSplatModel(LpipsAtFirstUse, SplatfactoModel):
     """
 
     config: CSDEditSplatModelConfig
+    per_gaussian = tuple(f"gauss_params.{name}" for name in GAUSSIANS)
 
     def populate_modules(self) -> None:
         """Build splatfacto; its Gaussians begin at the 3D points, in their colours."""

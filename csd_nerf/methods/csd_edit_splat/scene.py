@@ -12,22 +12,24 @@ from torch import Tensor
 
 from csd_nerf.methods.common.edit_scene import PhotographScene
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManager
-from csd_nerf.methods.csd_edit_splat.model import CSDEditSplatModel
+from csd_nerf.methods.csd_edit_splat.model import PER_PHOTOGRAPH, CSDEditSplatModel
 from csd_nerf.scene.protocol import SceneRender
 
 
 class SplatScene(PhotographScene):
     """The `Scene` of a splatfacto model and its training images."""
 
+    per_photograph = PER_PHOTOGRAPH
+
     def __init__(self, model: CSDEditSplatModel, images: CSDEditSplatDataManager) -> None:
         super().__init__(model, images)
         self._model, self._images = model, images
 
-    def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
-        """Render a training view with its optimised camera pose."""
-        found, camera = self.rendered(view, size)
-        # A splat's depth is along the camera's axis.
-        return SceneRender(found.image01, found.depth * ray_lengths(camera), axial=found.depth)
+    def completed(
+        self, image01: Float[Tensor, "3 h w"], depth: Float[Tensor, "h w"], camera: Cameras
+    ) -> SceneRender:
+        """A render; a splat's depth is along the camera's axis."""
+        return SceneRender(image01, depth * ray_lengths(camera), axial=depth)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
@@ -52,18 +54,31 @@ class SplatScene(PhotographScene):
             "strategy": {**self._model.strategy_state},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of `state_dict`.
+    def state_of(self, model: CSDEditSplatModel) -> dict[str, Any]:
+        """Its step, which decides how many spherical harmonics it shows."""
+        return {"step": int(model.step)}
 
-        Raises:
-            MethodError: If an edited image is missing, or doesn't fit.
+    def set_state_of(self, model: CSDEditSplatModel, state: Mapping[str, Any]) -> None:
+        """Set what `state_of` gave, but in training.
+
+        There the step is the run's. Harmonics that were not shown then are zero still.
         """
-        self.load_edits(state)
+        if model is not self._model:
+            model.step = state["step"]
+
+    def load_counters(self, state: Mapping[str, Any]) -> None:
+        """Restore the order of the views, and what densification has counted."""
         self._images.load_order(state["order"])
         device = self._model.device
         for name, value in state["strategy"].items():
-            moved = value.to(device) if isinstance(value, Tensor) else value
+            moved = value.to(device, copy=True) if isinstance(value, Tensor) else value
             self._model.strategy_state[name] = moved
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Become what there was in a snapshot, which may have another number of Gaussians."""
+        super().restore(snapshot)
+        # Densification must change the optimizers that there are now.
+        self._model.step_cb(self.host, self._model.step)
 
 
 def ray_lengths(camera: Cameras) -> Float[Tensor, "h w"]:

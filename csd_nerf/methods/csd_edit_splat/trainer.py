@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from csd_nerf.methods.common.checkpoints import find_checkpoint, read_checkpoint
-from csd_nerf.methods.common.edit_trainer import SOURCE_FOLDER, EditTrainer, EditTrainerConfig
+from csd_nerf.methods.common.checkpoints import SOURCE_FOLDER, find_checkpoint, read_checkpoint
+from csd_nerf.methods.common.edit_trainer import EditTrainer, EditTrainerConfig
 from csd_nerf.methods.csd_edit_splat.model import GEOMETRY
 from csd_nerf.methods.csd_edit_splat.pipeline import (
     CSDEditSplatPipeline,
@@ -65,6 +66,12 @@ class CSDEditSplatTrainer(EditTrainer):
         """Write the Gaussians first: nerfstudio's part never ends if a viewer runs."""
         self._write_splats()
         super()._after_train()
+
+    def export(self) -> list[Path]:
+        """Write edited.ply."""
+        path = self.base_dir / PLY_FOLDER / "edited.ply"
+        write_ply(path, Gaussians.of_state(self.pipeline.state_dict(), self.pipeline.model))
+        return [path]
 
     def _write_splats(self) -> None:
         """Write edited.ply and, if the run began to edit, source.ply and before_after.ply."""

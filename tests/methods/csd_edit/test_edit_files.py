@@ -12,7 +12,7 @@ import torch
 from edit_runs import checkpoint_of, message_of, start
 from PIL import Image
 
-from csd_nerf.methods.common.edit_pipeline import rows_by_name
+from csd_nerf.methods.common.edit_scene import rows_by_name
 from csd_nerf.methods.common.edits import EditFolder
 
 

@@ -85,7 +85,7 @@ def test_transparency_is_blended_once(tmp_path, make_config, tint_prior, backgro
     reached = (before / 2 >= shines).all(-1) & (original[..., 3] > 0)
     assert reached.float().mean() > 0.05
     assert (trained_on(2) - before / 2)[reached].abs().max() <= 1.5 / 255
-    scene.reset_images()
+    pipeline.datamanager.reset_images()
     assert torch.equal(images[2], original)
 
 
@@ -102,7 +102,7 @@ def test_edited_images_are_trained_on_in_their_own_view_and_photographs_come_bac
         assert torch.equal(now, edits[view] if view in edits else before[view])
         assert torch.equal(scene.photograph01(view).permute(1, 2, 0), before[view] / 255)
     state = scene.state_dict()
-    scene.reset_images()
+    manager.reset_images()
     assert torch.equal(manager._cached["image"], before)
     scene.loaded_edits = scene.edits
     scene.load_state_dict(state)
