@@ -73,3 +73,23 @@ def notices_of_unknown(prior: str, prompts: Iterable[str]) -> list[str]:
     asked = dict.fromkeys(prompt for prompt in prompts if prompt.strip())
     told = (known.notice_of_unknown(one, groups[prior](), listed_by=LISTED_BY) for one in asked)
     return [line for line in told if line is not None]
+
+
+def keeps_detail(prior: str, prompts: Iterable[str]) -> bool:
+    """Whether an edit keeps the fine detail of photographs unless its options say otherwise.
+
+    So it is for looks with the bundled prior. They change the whole picture's colours and leave its
+    shapes; and the prior works at 64 pixels, where it can't make such detail.
+
+    Args:
+        prior: Name of the prior.
+        prompts: The instructions; empty ones are skipped.
+
+    Returns:
+        True if the prior is `tiny`, and there are instructions, all of which are known looks.
+    """
+    from csd_nerf.synthetic import known
+
+    looks = {"look": known.instructions()["look"]}
+    asked = [prompt for prompt in prompts if prompt.strip()]
+    return prior == "tiny" and bool(asked) and all(known.is_known(one, looks) for one in asked)

@@ -19,19 +19,23 @@ from csd_nerf.adapters.costs import update_statistics
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.layout import Layout, plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
-from csd_nerf.adapters.regions import PromptMap, map_prompts, parse_region, restore_original
+from csd_nerf.adapters.regions import PromptMap, map_prompts, masks_of
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.core.rows import Rows
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_means, window_positions
 from csd_nerf.media.pixels import resize
+from csd_nerf.media.regions import Segmenter, blended, parse_region
 from csd_nerf.priors.base import Prior
 
 PREVIEW_SIZE = 512
 """Largest length in pixels of a preview's longer edge."""
 MAX_NUMEL_ON_DEVICE = 2**26
 """Latents and conditions of a canvas with more elements than this stay in the CPU's memory."""
+FADE_CELLS = 2.0
+"""Width of the border of a region, within which the original fades into the result, in latent
+cells."""
 SAMPLED = ("ip2p-downsize", "ip2p-windows")
 """Methods that sample instead of optimising."""
 
@@ -51,6 +55,8 @@ def edit_panorama(
     image: UInt8[Tensor, "H W 3"],
     options: PanoramaOptions,
     *,
+    name: str = "",
+    segmenter: Segmenter | None = None,
     reporter: Reporter = SILENT,
 ) -> PanoramaResult:
     """Edit a picture by the method that the options name.
@@ -59,6 +65,8 @@ def edit_panorama(
         prior: The diffusion model.
         image: The input, of any size.
         options: The options; those about files and the prior's loading are ignored.
+        name: The picture's name, by which its mask is found in a folder of masks.
+        segmenter: Finds what a region's word names.
         reporter: Gets the progress and saves the state.
 
     Raises:
@@ -70,7 +78,8 @@ def edit_panorama(
     size = (image.shape[0], image.shape[1])
     layout = plan_layout(prior, size, options)
     regions = [parse_region(text) for text in options.region]
-    prompts = map_prompts(regions, options.prompt, size=size, grid=layout.grid)
+    mask_of = masks_of(image, name=name, segmenter=segmenter)
+    prompts = map_prompts(regions, options.prompt, mask_of, size=size, grid=layout.grid)
     session = EditSession(prior, options, reporter)
     for notice in layout.notices:
         session.note(notice)
@@ -125,9 +134,9 @@ def _decode(
     told = _row_reporter(plan.session.reporter, "decode")
     result = decode_tiled(plan.prior, latent, after_row=told, **plan.tiling)
     result = resize(result, (original.shape[0], original.shape[1]), wrap=plan.layout.wrap)
-    if not plan.prompts.leaves_parts_alone:
-        return result
-    return restore_original(original, result, plan.prompts.editable, wrap=plan.layout.wrap)
+    cell = original.shape[0] / plan.layout.grid[0]
+    weight = plan.prompts.fade(width=FADE_CELLS * cell, wrap=plan.layout.wrap)
+    return result if weight is None else blended(original, result, weight)
 
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:
@@ -155,7 +164,7 @@ def _optimise(
         wrap=layout.wrap,
         drawing=values.drawing,
         taper=values.taper,
-        editable=prompts.editable if prompts.leaves_parts_alone else None,
+        editable=prompts.editable,
         device=plan.prior.device,
     )
     iterations = plan.session.optimise(

@@ -22,7 +22,7 @@ from csd_nerf import priors
 from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.options import MISTAKES, EditOptions, PanoramaOptions, VideoOptions
-from csd_nerf.adapters.regions import parse_region, region_mask
+from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.images import (
@@ -32,6 +32,7 @@ from csd_nerf.media.images import (
     read_image,
     write_image,
 )
+from csd_nerf.media.regions import Word, parse_region
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
 from csd_nerf.priors.identity import weights_identity
@@ -71,7 +72,8 @@ def run_panoramas(
         size = (image.shape[0], image.shape[1])
         check_picture_path(target, size=size)
         for region in regions:
-            region_mask(region, size=size)
+            if not isinstance(region.where, Word):
+                masks_of(image, name=source.name)(region)
         return partial(_edit_picture, source, target, options)
 
     def result_name(source: Path) -> str:
@@ -130,7 +132,7 @@ def _edit_picture(
     image, notices = read_image(source)
     for notice in notices:
         reporter.note(notice)
-    result = edit_panorama(prior, image, options, reporter=reporter)
+    result = edit_panorama(prior, image, options, name=source.name, reporter=reporter)
     metadata = picture_metadata(source, note=reporter.note)
     write_image(target, result.image, metadata=metadata, note=reporter.note)
     return result.facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from csd_nerf.bundled import notices_of_unknown
+from csd_nerf.bundled import keeps_detail, notices_of_unknown
 from csd_nerf.synthetic import known
 from csd_nerf.synthetic.choices import all_choices
 from csd_nerf.synthetic.edits import all_edits
@@ -122,3 +122,19 @@ def test_the_text_to_image_prior_knows_objects(text, expected):
     assert (told == []) == expected
     if not expected:
         assert all(known.is_known(example, known.objects()) for example in told[0].split('"')[3::2])
+
+
+@pytest.mark.parametrize(
+    ("prior", "prompts", "kept"),
+    [
+        ("tiny", ["make it night"], True),
+        ("tiny", ["as if it were night", "", "a sepia photograph"], True),
+        ("tiny", ["make it night", "make it snow"], False),
+        ("tiny", ["make the sphere blue"], False),
+        ("tiny", ["turn him into a clown"], False),
+        ("tiny", ["", " "], False),
+        ("instruct-pix2pix", ["make it night"], False),
+    ],
+)
+def test_only_looks_of_the_bundled_prior_keep_detail_by_themselves(prior, prompts, kept):
+    assert keeps_detail(prior, prompts) == kept
