@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from csd_nerf.priors import ControlNotFoundError, WeightsNotFoundError
 from csd_nerf.priors.halving import is_out_of_memory
+from csd_nerf.priors.segmenters import SegmenterNotFoundError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by the convention of shells."""
@@ -31,6 +32,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         yield
     except ControlNotFoundError as error:
         raise SystemExit(f"{command}: {error} The option is --pipeline.control-model.") from None
+    except SegmenterNotFoundError as error:
+        raise SystemExit(f"{command}: {error} The option is --pipeline.region-model.") from None
     except WeightsNotFoundError as error:
         raise SystemExit(
             f"{command}: {error} The option is --pipeline.prior. Without weights, {command}-tiny "
