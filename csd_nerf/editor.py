@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,6 +80,7 @@ def edit_images(
     start01: Float[Tensor, "n 3 H W"] | None = None,
     control01: Float[Tensor, "n 1 H W"] | None = None,
     reference01: Float[Tensor, "1 3 _ _"] | None = None,
+    editable: Float[Tensor, "n h w"] | None = None,
     progress: str | None = None,
     callback: Callable[[int, int, Preview], None] | None = None,
     callback_every: int = 20,
@@ -102,6 +103,9 @@ def edit_images(
             the prior to make them from the source images. See `csd_nerf.core.structure`.
         reference01: One more image that the model sees beside each source, such as an edited view
             that the others are to match; for priors that take two.
+        editable: Factor of each latent cell's step, such as 0 for cells to keep; None means 1
+            everywhere. An image whose factors are all 0 isn't evaluated, and its result is its own
+            round trip through the autoencoder.
         progress: Label of a progress bar on stderr; None means no bar.
         callback: Called with the number of iterations done, their total, and a function that
             decodes the current images.
@@ -131,7 +135,12 @@ def edit_images(
         image_rows[CONTROL] = pack_structure(control01, cell_size=prior.cell_size)
     image_rows = {name: rows.to(prior.device) for name, rows in image_rows.items()}
     start = source.clone() if start01 is None else encode(start01)
-    stack = ImageStack(start, source, image_rows, settings.batch_size)
+    if editable is not None and editable.shape != (len(start), *start.shape[2:]):
+        raise ValueError(
+            f"editable needs a factor for each latent cell, {(len(start), *start.shape[2:])}, got "
+            f"shape {tuple(editable.shape)}."
+        )
+    stack = ImageStack(start, source, image_rows, settings.batch_size, editable=editable)
     began = perf_counter()
     evaluations = edit(
         prior,
@@ -226,8 +235,9 @@ def edit(
     evaluations = 0
     total = settings.iterations
     bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
-    for iteration in tqdm(range(done, total), **bar):
-        index = canvas.draw_batch(randomness)
+
+    def advance(iteration: int, index: Int[Tensor, "n"]) -> int:
+        """Move these particles; returns the number of model evaluations."""
         low, high = _bounds_now(settings, bounds, iteration)
         timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
         noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
@@ -252,7 +262,6 @@ def edit(
             drawn=own_noise,
             max_batch=settings.max_batch,
         )
-        evaluations += count
         t = timestep[0]
         weight = float(loss_weight(prior.schedule, t))
         if velocities is not None:
@@ -263,7 +272,12 @@ def edit(
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
         step = rate * weight * direction
         canvas.descend(index, step)
+        return count
 
+    for iteration in tqdm(range(done, total), **bar):
+        index = canvas.draw_batch(randomness)
+        if len(index):
+            evaluations += advance(iteration, index)
         if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == total:
             watch.check(total)
         if after_step is not None:

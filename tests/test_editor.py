@@ -202,7 +202,9 @@ def slow_mixing(points, residuals, factor, normalize):
     return directions
 
 
-def slow_edit(source01, settings, record, *, prompts, shares, negative) -> Iterator[torch.Tensor]:
+def slow_edit(
+    source01, settings, record, *, prompts, shares, negative, factors=None
+) -> Iterator[torch.Tensor]:
     """The latents after every iteration, in float64, one particle at a time."""
     table = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     table = (1 - table).cumprod(0)
@@ -234,7 +236,8 @@ def slow_edit(source01, settings, record, *, prompts, shares, negative) -> Itera
         for _ in range(step // settings.decay_every):
             rate *= settings.decay
         for i, direction in zip(batch, directions, strict=True):
-            latent[i] -= rate * sigma**2 * direction
+            factor = 1 if factors is None else factors[i].double()
+            latent[i] -= rate * sigma**2 * direction * factor
         yield latent.clone()
 
 
@@ -321,6 +324,48 @@ def make_stack(prior, source01, settings, **options):
     source = prior.encode(source01)
     image_rows = prior.encode_source(source01)[1]
     return ImageStack(source.clone(), source, image_rows, settings.batch_size, **options)
+
+
+@pytest.mark.parametrize(
+    "settings", [BASE, replace(BASE, batch_size=2, noise="independent")], ids=["all", "batch"]
+)
+def test_cells_move_by_their_factors_and_images_without_any_cost_nothing(settings):
+    source01 = images(4)
+    editable = torch.rand(4, *source01.shape[2:], generator=torch.Generator().manual_seed(3))
+    editable[:, 0] = 0
+    prior, canvas_latents = AnalyticPrior(), []
+    record = RecordedRandomness(SeededRandomness(torch.Generator().manual_seed(1)))
+    stack = make_stack(prior, source01, settings, editable=editable)
+    edit(
+        prior, stack, prompts=["make it night"], negative_prompt="blurry", settings=settings,
+        randomness=record, after_step=lambda *_: canvas_latents.append(stack.latent.clone()),
+    )  # fmt: skip
+    expected = slow_edit(
+        source01, settings, record, prompts=[TEXTS["make it night"]], shares=torch.ones(4, 1),
+        negative=TEXTS["blurry"], factors=editable,
+    )  # fmt: skip
+    for fast, slow in zip(canvas_latents, expected, strict=True):
+        assert torch.allclose(fast.double(), slow, atol=2e-5)
+    assert torch.equal(stack.latent[:, :, 0], stack.source[:, :, 0])
+    assert not torch.allclose(stack.latent, stack.source, atol=1e-2)
+
+    # The others go as they would alone.
+    editable[2] = 0
+    some = run(AnalyticPrior(), source01, settings, editable=editable)
+    others = [0, 1, 3]
+    alone = run(AnalyticPrior(), source01[others], settings, editable=editable[others])
+    assert torch.equal(some.latent[others], alone.latent)
+    assert torch.equal(some.latent[2], some.source_latent[2])
+    assert some.evaluations == alone.evaluations
+
+
+def test_images_of_which_nothing_may_change_are_not_edited_at_all():
+    prior = AnalyticPrior()
+    result = run(prior, images(2), BASE, editable=torch.zeros(2, *images(2).shape[2:]))
+    assert result.evaluations == prior.evaluations == 0
+    assert torch.equal(result.latent, result.source_latent)
+    with pytest.raises(ValueError, match=r"each latent cell, \(2, .* got shape \(2, 1"):
+        run(prior, images(2), BASE, editable=torch.zeros(2, 1, 1))
 
 
 # What is evaluated.

@@ -53,7 +53,10 @@ class Canvas(Protocol):
         ...
 
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
-        """Draw this iteration's particles: their numbers, each at most once, on the CPU."""
+        """Draw this iteration's particles: their numbers, each at most once, on the CPU.
+
+        There may be none, and the iteration then ends here.
+        """
         ...
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
@@ -104,15 +107,26 @@ class ImageStack:
     in a new order; a sweep has one timestep and, if noise is shared, one noise."""
     device: torch.device | None = None
     """Device of the particles that `read` returns; None means the latents'."""
+    editable: Float[Tensor, "size h w"] | None = None
+    """Factor of each cell's step, such as 0 for cells to keep; None means 1 everywhere. An image
+    whose factors are all 0 is never drawn."""
     updates: Int[Tensor, "size"] = field(init=False)
     """Number of updates of each image."""
+    drawn: Int[Tensor, "d"] = field(init=False)
+    """Numbers of the images that are drawn, ascending."""
 
     def __post_init__(self) -> None:
         """Start with no updates."""
         check_drawing(self.drawing)
         self.updates = torch.zeros(self.size, dtype=torch.long)
         self.device = self.latent.device if self.device is None else self.device
-        self._deck = Deck(lambda randomness: randomness.choice(self.size, self.size))
+        self.drawn = torch.arange(self.size)
+        if self.editable is not None:
+            self.drawn = self.drawn[self.editable.flatten(1).any(1).cpu()]
+        self._deck = Deck(lambda randomness: self._choice(len(self.drawn), randomness))
+
+    def _choice(self, count: int, randomness: Randomness) -> Int[Tensor, "{count}"]:
+        return self.drawn[randomness.choice(len(self.drawn), count)]
 
     @property
     def size(self) -> int:
@@ -121,32 +135,34 @@ class ImageStack:
 
     @property
     def _batch(self) -> int:
-        return min(self.batch_size or self.size, self.size)
+        count = max(1, len(self.drawn))
+        return min(self.batch_size or count, count)
 
     @property
     def batches_per_sweep(self) -> int:
         """Iterations per sweep; 1 for uniform drawing."""
-        return math.ceil(self.size / self._batch) if self.drawing == "balanced" else 1
+        balanced = self.drawing == "balanced"
+        return max(1, math.ceil(len(self.drawn) / self._batch)) if balanced else 1
 
     @property
     def iterations_per_update(self) -> float:
         """See `Canvas.iterations_per_update`."""
         balanced = self.drawing == "balanced"
-        return float(self.batches_per_sweep) if balanced else self.size / self._batch
+        return float(self.batches_per_sweep) if balanced else len(self.drawn) / self._batch
 
     def iterations_for(self, updates: int) -> int:
         """Iterations, in whole sweeps, that update an image `updates` times on average."""
         if self.drawing == "balanced":
             return self.batches_per_sweep * updates
-        return math.ceil(updates * self.size / self._batch)
+        return max(1, math.ceil(updates * len(self.drawn) / self._batch))
 
     def draw_batch(self, randomness: Randomness) -> Int[Tensor, "n"]:
-        """All images, or `batch_size` of them."""
-        if self.batch_size is None or self.batch_size >= self.size:
-            return torch.arange(self.size)
+        """All images that are edited, or `batch_size` of them."""
+        if self.batch_size is None or self.batch_size >= len(self.drawn):
+            return self.drawn
         if self.drawing == "balanced":
             return self._deck.draw(self.batch_size, randomness)
-        return randomness.choice(self.size, self.batch_size)
+        return self._choice(self.batch_size, randomness)
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
         """A new timestep for every batch, or with balanced drawing for every sweep."""
@@ -184,10 +200,13 @@ class ImageStack:
         return noise.to(self.device, non_blocking=True).expand(len(index), *shape)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
-        """Subtract a step from these images' latents."""
+        """Subtract a step from these images' latents, times `editable`."""
         self.updates[index] += 1
         at = self.latent.device
-        self.latent.index_add_(0, index.to(at, non_blocking=True), step.to(at), alpha=-1)
+        index, step = index.to(at, non_blocking=True), step.to(at)
+        if self.editable is not None:
+            step = step * self.editable.to(step)[index, None]
+        self.latent.index_add_(0, index, step, alpha=-1)
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to resume; the tensors are the stack's own, not copies."""

@@ -46,17 +46,22 @@ class Deck:
         """Take the function that draws a sweep: particle indices in random order, none twice."""
         self._draw_sweep = draw_sweep
         self._waiting: Int[Tensor, "w"] = torch.zeros(0, dtype=torch.long)
+        self._left = 0
         self._begins_sweep = True
         self._timestep = 0
         self._noise = torch.zeros(0)
 
-    def draw(self, count: int, randomness: Randomness) -> Int[Tensor, "n"]:
-        """The next batch: at most `count` particles, nearly as many in each batch of a sweep."""
-        self._begins_sweep = len(self._waiting) == 0
+    def draw(self, count: int, randomness: Randomness, *, batches: int = 1) -> Int[Tensor, "n"]:
+        """The next batch: at most `count` particles, nearly as many in each batch of a sweep.
+
+        A sweep of fewer than `batches` batches is filled up with empty ones.
+        """
+        self._begins_sweep = len(self._waiting) == 0 and self._left <= 0
         if self._begins_sweep:
-            self._waiting = self._draw_sweep(randomness)
-        batches = -(-len(self._waiting) // count)
-        size = -(-len(self._waiting) // batches)
+            self._waiting, self._left = self._draw_sweep(randomness), batches
+        self._left -= 1
+        needed = -(-len(self._waiting) // count)
+        size = -(-len(self._waiting) // max(needed, 1))
         batch, self._waiting = self._waiting[:size], self._waiting[size:]
         return batch
 
@@ -75,11 +80,18 @@ class Deck:
     def state(self) -> dict[str, Tensor]:
         """The state that `restore` takes; the tensors are the deck's own, not copies."""
         timestep = torch.tensor(self._timestep)
-        return {"waiting": self._waiting, "timestep": timestep, "noise": self._noise}
+        left = torch.tensor(self._left)
+        return {
+            "waiting": self._waiting,
+            "left": left,
+            "timestep": timestep,
+            "noise": self._noise,
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Resume from the state of a deck of the same particles."""
         self._waiting = state["waiting"].clone()
+        self._left = int(state["left"])
         self._timestep = int(state["timestep"])
         self._noise = state["noise"].clone()
 

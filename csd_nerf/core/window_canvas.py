@@ -55,20 +55,26 @@ class WindowCanvas:
     """Cells over which a window's step fades in; None means the stride, but at most half the
     window's shorter edge."""
     editable: Float[Tensor, "H W"] | None = None
-    """Factor of each cell's step, such as 0 for cells to keep; None means 1 everywhere."""
+    """Factor of each cell's step, such as 0 for cells to keep; None means 1 everywhere. Windows
+    whose factors are all 0 are left out of the sweeps."""
     device: torch.device | None = None
     """Device of the particles that `read` returns; None means the latent's."""
     positions: Int[Tensor, "m 2"] = field(init=False)
-    """Every window's (row, column)."""
+    """(row, column) of every window that may be drawn."""
     updates: Float[Tensor, "H W"] = field(init=False)
     """Number of updates of each cell. An update counts by its share of the average, so that a sweep
-    adds 1 everywhere; with uniform drawing an update near a window's edge may count less."""
+    adds 1 wherever cells may change; with uniform drawing an update near a window's edge may
+    count less."""
 
     def __post_init__(self) -> None:
         """Lay out the windows."""
         check_drawing(self.drawing)
         size = self._canvas
-        self.positions = window_positions(size, self.window, stride=self.stride, wrap=self.wrap)
+        grid = window_positions(size, self.window, stride=self.stride, wrap=self.wrap)
+        reached = self._moved(grid).flatten(1).any(1)
+        self.positions, self._grid = grid[reached], grid
+        # -1 for windows that are left out.
+        self._numbers = torch.where(reached, reached.cumsum(0) - 1, -1)
         most = min(self.window) // 2
         self.taper = min(self.stride, most) if self.taper is None else self.taper
         if not 0 <= self.taper <= most:
@@ -76,7 +82,7 @@ class WindowCanvas:
         self.updates = torch.zeros(size)
         self.device = self.latent.device if self.device is None else self.device
         self._axes = [
-            AxisCover(self.positions[:, axis].unique(), c, w, self.taper, self.wrap and axis == 1)
+            AxisCover(grid[:, axis].unique(), c, w, self.taper, self.wrap and axis == 1)
             for axis, (c, w) in enumerate(zip(size, self.window, strict=True))
         ]
         self._deck = Deck(self._draw_sweep)
@@ -100,22 +106,34 @@ class WindowCanvas:
 
     @property
     def windows_per_iteration(self) -> float:
-        """Mean number of windows of a batch."""
+        """Mean number of windows of a batch; with balanced drawing and `editable` the most."""
         if self.drawing == "uniform":
             return float(min(self.batch_size, self.size))
         return self._windows_per_sweep / self.batches_per_sweep
 
     @property
     def _windows_per_sweep(self) -> int:
-        return self._axes[0].count * self._axes[1].count
+        """Number of windows of a sweep; the most that it may be if some are left out."""
+        rows, columns = self._axes
+        reached = (self._numbers >= 0).view(len(rows.starts), len(columns.starts)).sum(1)
+        return max(1, int(reached.clamp(max=columns.count).topk(rows.count).values.sum()))
+
+    def _moved(self, positions: Int[Tensor, "b 2"]) -> Float[Tensor, "b h w"]:
+        """1 for each cell of these windows that may change, else 0."""
+        if self.editable is None:
+            return torch.ones(len(positions), *self.window)
+        return cut_windows((self.editable > 0).float()[None], positions, self.window)[:, 0].cpu()
 
     @property
     def iterations_per_update(self) -> float:
         """See `Canvas.iterations_per_update`."""
         if self.drawing == "balanced":
             return float(self.batches_per_sweep)
-        cells = float(self._weights(torch.arange(self.size)).sum((1, 2)).mean())
-        return self.updates.numel() / (self.windows_per_iteration * cells)
+        if self.size == 0:
+            return 1.0
+        weights = self._weights(self.positions) * self._moved(self.positions)
+        moved = self.updates.numel() if self.editable is None else int((self.editable > 0).sum())
+        return moved / (self.windows_per_iteration * float(weights.sum((1, 2)).mean()))
 
     def iterations_for(self, updates: int) -> int:
         """Iterations that update a cell `updates` times on average, in whole sweeps."""
@@ -125,14 +143,19 @@ class WindowCanvas:
         """The next windows of the sweep, or random ones; at most `batch_size`."""
         if self.drawing == "uniform":
             return randomness.choice(self.size, min(self.batch_size, self.size))
-        return self._deck.draw(self.batch_size, randomness)
+        return self._deck.draw(self.batch_size, randomness, batches=self.batches_per_sweep)
 
     def _draw_sweep(self, randomness: Randomness) -> Int[Tensor, "s"]:
-        """Windows that cover the canvas: in rows, each of which has columns of its own."""
+        """Windows that cover the canvas: in rows, each of which has columns of its own.
+
+        Of these, those that are left out are dropped; their number differs from sweep to sweep.
+        """
         rows = self._axes[0].draw(randomness)[0]
         columns = self._axes[1].draw(randomness, rows=len(rows))
         sweep = (rows[:, None] * len(self._axes[1].starts) + columns).flatten()
-        self._cover = self._total_weight(sweep)
+        self._cover = self._total_weight(self._grid[sweep])
+        sweep = self._numbers[sweep]
+        sweep = sweep[sweep >= 0]
         return sweep[randomness.choice(len(sweep), len(sweep))]
 
     def draw_timestep(self, randomness: Randomness, low: int, high: int) -> int:
@@ -181,7 +204,8 @@ class WindowCanvas:
         at least 1.
         """
         cells, place = self._cells(index)
-        weights, total = self._weights(index), self._total_weight(index)
+        positions = self.positions[index]
+        weights, total = self._weights(positions), self._total_weight(positions)
         whole = total.clamp(min=1) if self.drawing == "uniform" else self._cover
         self.updates += total / whole
         factor = 1 / whole.flatten()[cells]
@@ -213,16 +237,16 @@ class WindowCanvas:
         cells = window_cells(self.positions[index], self.window, self._canvas[1])
         return torch.unique(cells, return_inverse=True)
 
-    def _weights(self, index: Int[Tensor, "n"]) -> Float[Tensor, "n h w"]:
+    def _weights(self, positions: Int[Tensor, "n 2"]) -> Float[Tensor, "n h w"]:
         """The fade weight of each window at each of its cells."""
-        down, across = (self._fade(self.positions[index, axis], axis) for axis in range(2))
+        down, across = (self._fade(positions[:, axis], axis) for axis in range(2))
         return down[:, :, None] * across[:, None, :]
 
-    def _total_weight(self, index: Int[Tensor, "n"]) -> Float[Tensor, "H W"]:
+    def _total_weight(self, positions: Int[Tensor, "n 2"]) -> Float[Tensor, "H W"]:
         """The sum of these windows' weights at each cell of the canvas."""
-        cells = window_cells(self.positions[index], self.window, self._canvas[1])
+        cells = window_cells(positions, self.window, self._canvas[1])
         total = torch.zeros(self.updates.numel())
-        total.index_add_(0, cells.flatten(), self._weights(index).flatten())
+        total.index_add_(0, cells.flatten(), self._weights(positions).flatten())
         return total.view(self._canvas)
 
     def _fade(self, starts: Int[Tensor, "b"], axis: int) -> Float[Tensor, "b size"]:

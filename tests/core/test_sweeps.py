@@ -34,6 +34,17 @@ def test_a_deck_deals_everything_once_a_sweep_in_nearly_equal_batches(size, coun
         assert sorted(torch.cat(batches).tolist()) == list(range(size))
 
 
+def test_a_short_sweep_is_filled_up_with_empty_batches():
+    source, lengths = randomness(), iter([5, 0, 2])
+    deck = Deck(lambda r: r.choice(9, next(lengths)))
+    drawn, steps = [], []
+    for _ in range(9):
+        drawn.append(len(deck.draw(2, source, batches=3)))
+        steps.append(deck.draw_timestep(source, 0, 10**9))
+    assert drawn == [2, 2, 1, 0, 0, 0, 2, 0, 0]
+    assert [steps.index(step) for step in steps] == [0, 0, 0, 3, 3, 3, 6, 6, 6]
+
+
 @st.composite
 def axes(draw):
     window = draw(st.integers(2, 9))

@@ -6,6 +6,7 @@ import torch
 from csd_nerf.core.canvas import Canvas
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.window_canvas import WindowCanvas
+from csd_nerf.core.windows import cut_windows
 
 
 def randomness(seed=0):
@@ -110,6 +111,46 @@ def test_a_sweep_moves_every_cell_equally_far_in_batches_of_any_size(batch, tape
     assert torch.allclose(before - canvas.latent, torch.full((2, 20, 32), 5.0), atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_windows_outside_of_what_may_change_are_not_drawn(batch, wrap):
+    editable = torch.zeros(20, 32)
+    editable[2:6, 1:4] = 1
+    editable[12, 20] = 0.5
+    options = {"window": (8, 8), "stride": 3, "wrap": wrap, "batch_size": batch}
+    canvas, whole = make(20, 32, editable=editable, **options), make(20, 32, **options)
+    inside = cut_windows(editable[None], whole.positions, (8, 8)).flatten(1).any(1)
+    assert torch.equal(canvas.positions, whole.positions[inside])
+    assert canvas.size < whole.size / 2
+
+    # Each sweep moves all that may change equally far, and has as many iterations.
+    before, source, drawn = canvas.latent.clone(), randomness(3), 0
+    for sweep in range(1, 6):
+        for _ in range(canvas.batches_per_sweep):
+            index = canvas.draw_batch(source)
+            drawn += len(index)
+            assert len(set(index.tolist())) == len(index) <= batch
+            canvas.descend(index, torch.ones(len(index), 2, 8, 8))
+        moved = (before - canvas.latent) / sweep
+        assert torch.allclose(moved, editable.expand(2, -1, -1), atol=1e-5)
+        assert torch.allclose(canvas.updates[editable > 0], torch.tensor(float(sweep)))
+    assert canvas.iterations_for(5) == 5 * canvas.batches_per_sweep
+    assert 0 < drawn <= 5 * canvas.batches_per_sweep * canvas.windows_per_iteration
+    assert drawn < 5 * whole.batches_per_sweep * whole.windows_per_iteration / 2
+
+
+def test_the_mean_number_of_updates_of_what_may_change_is_foretold():
+    editable = torch.zeros(20, 32)
+    editable[4:10, 6:20] = 1
+    canvas = make(
+        20, 32, window=(8, 8), drawing="uniform", taper=0, batch_size=1, editable=editable
+    )
+    source = randomness(3)
+    for _ in range(canvas.iterations_for(40)):
+        canvas.descend(canvas.draw_batch(source), torch.zeros(1, 2, 8, 8))
+    assert float(canvas.updates[editable > 0].mean()) == pytest.approx(40, rel=0.1)
+
+
 def test_no_column_of_a_canvas_that_wraps_is_an_edge():
     """Sweeps begin anywhere: the grid's windows are drawn equally often, those at the seam too."""
     canvas, source = make(8, 32, window=(8, 8), wrap=True, batch_size=4), randomness(5)
@@ -158,19 +199,24 @@ def test_a_sweep_has_one_timestep_and_one_field_of_noise():
     assert len({sweep[0][0] for sweep in sweeps}) == 3
 
 
-def test_a_canvas_goes_on_from_its_state():
-    whole, first = make(), make()
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_canvas_goes_on_from_its_state(parts):
+    editable = torch.zeros(10, 14)
+    editable[:3, :3] = editable[8, 12] = 1
+    options = {"editable": editable} if parts else {}
+    whole, first = make(**options), make(**options)
 
     def run(canvas, source, steps):
         for _ in range(steps):
             index = canvas.draw_batch(source)
-            noise = canvas.draw_noise(index, source, shared=True)
-            canvas.descend(index, noise * canvas.draw_timestep(source, 1, 9))
+            if len(index):
+                noise = canvas.draw_noise(index, source, shared=True)
+                canvas.descend(index, noise * canvas.draw_timestep(source, 1, 9))
 
     run(whole, randomness(), 7)
     generator = torch.Generator().manual_seed(0)
     run(first, SeededRandomness(generator), 4)
-    second = make(seed=5)
+    second = make(seed=5, **options)
     second.restore(first.state())
     run(second, SeededRandomness(generator), 3)
     assert torch.equal(second.latent, whole.latent)
