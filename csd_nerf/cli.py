@@ -20,25 +20,50 @@ from csd_nerf.adapters.weights import WeightsSettings
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
 from csd_nerf.hints import did_you_mean
 from csd_nerf.methods.csd_edit_splat.options import SplatSettings
-from csd_nerf.synthetic.options import EditsSettings, SyntheticSettings
+from csd_nerf.synthetic.options import EditsSettings, SampleSettings, SyntheticSettings
 
+GROUPS: dict[str, dict[str, type]] = {
+    "edit": {
+        "demo": DemoSettings,
+        "scene": SplatSettings,
+        "panorama": PanoramaCommand,
+        "video": VideoCommand,
+    },
+    "look": {
+        "compare": CompareSettings,
+        "edits": EditsSettings,
+        "weights": WeightsSettings,
+        "doctor": DoctorSettings,
+    },
+    "measure": {"evaluate": EvaluateSettings},
+    "make inputs": {"sample": SampleSettings, "synthetic": SyntheticSettings},
+}
+"""The subcommands as the overview shows them."""
 COMMANDS: dict[str, type] = {
-    "synthetic": SyntheticSettings,
-    "compare": CompareSettings,
-    "demo": DemoSettings,
-    "scene": SplatSettings,
-    "panorama": PanoramaCommand,
-    "video": VideoCommand,
-    "evaluate": EvaluateSettings,
-    "edits": EditsSettings,
-    "weights": WeightsSettings,
-    "doctor": DoctorSettings,
+    name: kind for group in GROUPS.values() for name, kind in group.items()
 }
 
 
+def overview() -> str:
+    """What `csd-nerf -h` prints: each command with the first line of its docstring."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = ["usage: csd-nerf COMMAND [OPTIONS]", ""]
+    for title, group in GROUPS.items():
+        lines.append(f"{title}:")
+        summaries = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in group.items()}
+        lines += [f"  {name:<{width}}{text}" for name, text in summaries.items()]
+        lines.append("")
+    lines.append("csd-nerf COMMAND -h shows the options of a command.")
+    lines.append("Scenes are trained and edited by ns-train csd-edit; see ns-train csd-edit -h.")
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Parse and run."""
+    """Parse and run; without arguments or with -h print the overview."""
     given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(overview())
+        raise SystemExit(0 if given else 1)
 
     def run(command: Any) -> int | None:
         if isinstance(command, PanoramaCommand | VideoCommand):

@@ -12,7 +12,6 @@ from torch import Tensor
 from benchmarks.engine.options import PAPER_MIXING
 from benchmarks.truth.domains import SEEDS_APART, Arm, column_of, edit_at
 from benchmarks.truth.media import RESIDUALS, SIMILARITY, USUAL_ARMS, Input, MediaDomain
-from benchmarks.worlds.panoramas import find_panorama, render_panorama
 from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.panorama import edit_panorama
@@ -22,6 +21,7 @@ from csd_nerf.evaluation.consistency import border_psnr, seam_step, window_borde
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors.base import Prior
+from csd_nerf.synthetic.panoramas import find_panorama, render_panorama
 from csd_nerf.synthetic.scenes import Split
 
 PANORAMA_SIZE = (96, 256)

@@ -16,7 +16,6 @@ from benchmarks.truth.media import (
     Input,
     MediaDomain,
 )
-from benchmarks.worlds.videos import find_video, render_video
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.evaluation.consistency import extra_change, flicker
@@ -24,6 +23,7 @@ from csd_nerf.evaluation.measures import named
 from csd_nerf.evaluation.tables import Row
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.synthetic.scenes import Split
+from csd_nerf.synthetic.videos import find_video, render_video
 
 FRAME_SIZE = (64, 64)
 """Height and width in pixels."""

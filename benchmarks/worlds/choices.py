@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from benchmarks.worlds.panoramas import Panorama, draw_panorama
-from benchmarks.worlds.videos import draw_video
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras
 from csd_nerf.synthetic.choices import Choice, all_choices
 from csd_nerf.synthetic.edits import Edit, Kind
+from csd_nerf.synthetic.panoramas import Panorama, draw_panorama
 from csd_nerf.synthetic.render import Rendering, render
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, Split, draw_scenes
+from csd_nerf.synthetic.videos import draw_video
 
 Medium = Literal["views", "video", "panorama"]
 MEDIA: tuple[Medium, ...] = get_args(Medium)

@@ -14,11 +14,12 @@ Layout of the folder:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -96,12 +97,12 @@ def write_dataset(
         )
     names = [f"{index:05d}.png" for index in range(settings.views)]
     with folder_written_whole(output, marker=RECORD) as partial:
-        _write_images(partial / "images", names, source.image01)
+        write_images(partial / "images", names, source.image01)
         _write_geometry(partial, names, source)
         _write_points(partial / "points.ply", cameras, source)
         if chosen is not None:
             edited = render_views(chosen.edit_scenes(scenes), cameras, size=settings.size)
-            _write_images(partial / "edited", names, chosen.edit_image(edited.image01))
+            write_images(partial / "edited", names, chosen.edit_image(edited.image01))
         write_json(partial / "transforms.json", _transforms(cameras, names, settings.size))
         write_json(partial / RECORD, dataclasses.asdict(settings) | _describe(chosen, edit))
     return output
@@ -150,7 +151,8 @@ def _transforms(cameras: Cameras, names: list[str], size: int) -> dict:
     }
 
 
-def _write_images(folder: Path, names: list[str], image01: Float[Tensor, "n 3 h w"]) -> None:
+def write_images(folder: Path, names: list[str], image01: Float[Tensor, "n 3 h w"]) -> None:
+    """Write pictures into a new folder."""
     folder.mkdir()
     for name, pixels in zip(names, to_bytes(image01), strict=True):
         write_image(folder / name, pixels)
@@ -164,10 +166,16 @@ def _write_geometry(folder: Path, names: list[str], rendering: Rendering) -> Non
         Image.fromarray(label.byte().numpy()).save(folder / "labels" / name)
 
 
-def _write_points(path: Path, cameras: Cameras, rendering: Rendering) -> None:
-    """Write `POINTS` pixels of all views as points in space, such as COLMAP finds."""
-    from plyfile import PlyData, PlyElement
+def surface_points(
+    cameras: Cameras, rendering: Rendering, *, count: int
+) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
+    """Pixels of all views, drawn at random, as points in space: positions and colours.
 
+    Args:
+        cameras: The views' cameras.
+        rendering: The views, whose rays are those of 2 x 2 samples a pixel.
+        count: Number of points.
+    """
     size = rendering.depth.shape[-1]
     origin, direction = pixel_rays(cameras, height=2 * size, width=2 * size)
     # The depth's ray is the last of the four in a pixel.
@@ -176,10 +184,24 @@ def _write_points(path: Path, cameras: Cameras, rendering: Rendering) -> None:
     points = (origin + distance[..., None] * direction).flatten(0, 1)
     colours = to_bytes(rendering.image01).flatten(0, 2)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(points), generator=generator)[:POINTS]
-    columns = dict(zip("xyz", points[chosen].numpy().T, strict=True))
-    columns |= dict(zip(("red", "green", "blue"), colours[chosen].numpy().T, strict=True))
-    table = np.empty(len(chosen), [(name, values.dtype) for name, values in columns.items()])
+    chosen = torch.randperm(len(points), generator=generator)[:count]
+    return points[chosen], colours[chosen]
+
+
+def _write_points(path: Path, cameras: Cameras, rendering: Rendering) -> None:
+    """Write `POINTS` pixels of all views as points in space, such as COLMAP finds."""
+    points, colours = surface_points(cameras, rendering, count=POINTS)
+    columns = dict(zip("xyz", points.numpy().T, strict=True))
+    columns |= dict(zip(("red", "green", "blue"), colours.numpy().T, strict=True))
+    write_vertices(path, columns)
+
+
+def write_vertices(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Write a .ply file of vertices, whose properties are these columns."""
+    from plyfile import PlyData, PlyElement
+
+    count = len(next(iter(columns.values())))
+    table = np.empty(count, [(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():
         table[name] = values
     PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(path))

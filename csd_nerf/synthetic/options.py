@@ -1,13 +1,16 @@
-"""The options of `csd-nerf synthetic` and `edits`; this module imports nothing heavy.
+"""The options of `csd-nerf synthetic`, `sample` and `edits`; this module imports nothing heavy.
 
 The docstrings of fields are the command's help.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 HELD_OUT_EVERY = 8
 """Every eighth view is held out for evaluation, as is usual for captures."""
@@ -63,6 +66,76 @@ class SyntheticSettings(SceneSettings):
         settings = SceneSettings(self.scene, self.split, self.views, self.size)
         write_dataset(self.output, settings, edit=self.edit, overwrite=self.overwrite)
         print(f"Wrote {self.views} views to {self.output}.")
+
+
+SampleKind = Literal["scene", "panorama", "video", "capture"]
+_SIZES: dict[SampleKind, int] = {"scene": 128, "panorama": 2048, "video": 256, "capture": 128}
+_SEEDS: dict[SampleKind, int] = {"scene": 14, "panorama": 6, "video": 21, "capture": 14}
+_NEXT: dict[SampleKind, str] = {
+    "scene": (
+        'ns-train csd-edit-splat-tiny --data {folder} --pipeline.prompt "make it sunset"\n'
+        "  (with a GPU and the weights of InstructPix2Pix: ns-train csd-edit --data {folder} ...)"
+    ),
+    "panorama": (
+        "csd-nerf panorama {folder}/panorama.png --wrap --preset tiny --size 1024 "
+        '--prompt "make it night" --output {folder}/night.png'
+    ),
+    "video": (
+        'csd-nerf video {folder}/video.mp4 --preset tiny --prompt "turn it into a blueprint" '
+        "--output {folder}/blueprint.mp4"
+    ),
+    "capture": (
+        "csd-nerf scene --splat {folder}/splats.ply --cameras {folder}/sparse/0 "
+        '--images {folder}/images --preset tiny --prompt "make it sunset" '
+        "--output {folder}/sunset.ply"
+    ),
+}
+"""The command to type after each kind of sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """Write a procedural input to try the commands on; prints the next one to type."""
+
+    kind: Annotated[SampleKind, tyro.conf.Positional]
+    """scene: photographs and cameras, a data set for ns-train. panorama: panorama.png, a full
+    sphere. video: video.mp4, of 2 seconds. capture: photographs, a COLMAP model and splats.ply,
+    for csd-nerf scene."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder to make."""
+    seed: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT", help_behavior_hint="(default: 14, the demo's; panorama: 6; video: 21)"
+        ),
+    ] = None
+    """Which scene it shows."""
+    size: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT", help_behavior_hint="(default: 128; video: 256; panorama: 2048)"
+        ),
+    ] = None
+    """Longer edge in pixels."""
+    overwrite: bool = False
+    """Replace the folder, if it is such a sample."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.seed is not None and not 0 <= self.seed < 1_000_000:
+            raise ValueError(f"--seed must be from 0 to 999999, got {self.seed}.")
+        if self.size is not None and self.size < 32:
+            raise ValueError(f"--size must be at least 32 pixels, got {self.size}.")
+
+    def run(self) -> None:
+        """Write the sample and print the next command."""
+        from csd_nerf.synthetic.samples import write_sample
+
+        size = self.size or _SIZES[self.kind]
+        seed = _SEEDS[self.kind] if self.seed is None else self.seed
+        write_sample(self.kind, self.folder, seed=seed, size=size, overwrite=self.overwrite)
+        command = _NEXT[self.kind].format(folder=shlex.quote(str(self.folder)))
+        print(f"Wrote {self.folder}. Next:\n  {command}")
 
 
 _HEADINGS = {

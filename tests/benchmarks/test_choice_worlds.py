@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.worlds import choices
 from benchmarks.worlds.choices import MEDIA, cut_tiles, draw_choice_set, join_tiles
-from benchmarks.worlds.panoramas import draw_panorama
 from csd_nerf.synthetic.choices import all_choices
 from csd_nerf.synthetic.edits import all_edits
+from csd_nerf.synthetic.panoramas import draw_panorama
 from csd_nerf.synthetic.render import Rendering
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.worlds.videos import Video, draw_video, find_video, render_video
 from csd_nerf.synthetic.cameras import Cameras
 from csd_nerf.synthetic.edits import all_edits
 from csd_nerf.synthetic.looks import LOOKS
 from csd_nerf.synthetic.render import render
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS, Scenes, draw_scenes
+from csd_nerf.synthetic.videos import Video, draw_video, find_video, render_video
 
 SEED = SPLIT_SEEDS["validation"][5]
 

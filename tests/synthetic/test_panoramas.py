@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from benchmarks.worlds.panoramas import Panorama, draw_panorama, find_panorama, render_panorama
 from csd_nerf.synthetic.edits import all_edits
 from csd_nerf.synthetic.looks import LOOKS
+from csd_nerf.synthetic.panoramas import Panorama, draw_panorama, find_panorama, render_panorama
 from csd_nerf.synthetic.render import FLOOR, SKY
 from csd_nerf.synthetic.scenes import SPLIT_SEEDS
 
