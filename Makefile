@@ -1,8 +1,14 @@
 # Everything starts from a bare Python 3.10 to 3.12: the first target that needs the environment makes it.
 PYTHON ?= python3
 VENV := .venv
+# TORCH=cpu takes torch without CUDA, from the index that uv knows for it.
+TORCH ?=
+ifneq ($(filter-out cpu,$(TORCH)),)
+$(error TORCH must be cpu or nothing, got $(TORCH); leave it out for torch with CUDA)
+endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+UV = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/uv/bin/uv pip
 # Threads that spin while they wait for each other are far slower than one on shared cores.
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
@@ -31,15 +37,28 @@ text-prior: $(STAMP)
 	$(BIN)/python -m training.tiny_text_prior
 
 lock: $(STAMP)
-	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+	$(UV) compile pyproject.toml --extra dev --universal --python-version 3.10 \
 		--no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml
+ifeq ($(TORCH),cpu)
+	@echo "Setting up $(VENV) without CUDA: less than 5 GB on Linux. Downloading begins."
+else
+	@echo "Setting up $(VENV): about 8 GB on Linux, half of it for CUDA. Downloading begins."
+	@echo "Without a GPU half of it will do: make demo TORCH=cpu (Ctrl-C stops this one)."
+endif
 	$(PYTHON) -m venv $(VENV)
 	$(PYTHON) -m venv $(VENV)/uv
 	$(VENV)/uv/bin/pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/uv/bin/uv pip sync --quiet requirements.lock
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/uv/bin/uv pip install --quiet --no-deps --editable .
+ifeq ($(TORCH),cpu)
+	@grep -vE '^(nvidia|cuda|triton)[-=]' requirements.lock > $(VENV)/requirements.txt
+	@$(UV) sync --quiet --torch-backend cpu $(VENV)/requirements.txt 2> $(VENV)/uv.log || { \
+		echo "CPU wheels of torch must be reachable, got an error ($(VENV)/uv.log has it);" \
+			"run: make demo, which takes those of the usual index, with CUDA." >&2; exit 1; }
+else
+	$(UV) sync --quiet requirements.lock
+endif
+	$(UV) install --quiet --no-deps --editable .
 	touch $@
 
 clean:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -108,6 +109,26 @@ def test_inputs_that_are_there_are_edited_though_others_are_not(few_files, monke
     with pytest.raises(SystemExit) as stop:
         cli.main(["panorama", "rivr.jpg", "river.jpg", "--output", "out", "--prompt", "x"])
     assert stop.value.code == 5
+
+
+def test_the_overview_has_every_command_in_a_group_with_what_it_does(capsys):
+    for given, code in ((["-h"], 0), (["--help"], 0), ([], 1)):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(given)
+        assert stop.value.code == code
+        told = capsys.readouterr().out
+        for name, kind in cli.COMMANDS.items():
+            assert re.search(rf"^  {name} +{re.escape(kind.__doc__.splitlines()[0])}$", told, re.M)
+        for group in cli.GROUPS:
+            assert f"\n{group}:\n" in told
+    assert {*cli.COMMANDS} == {name for group in cli.GROUPS.values() for name in group}
+
+
+def test_every_command_says_what_it_does_in_one_short_line():
+    for kind in cli.COMMANDS.values():
+        line = kind.__doc__.splitlines()[0]
+        assert line.endswith(".")
+        assert len(line) <= 84
 
 
 def test_a_similar_subcommand_is_named(capsys):
@@ -227,7 +248,7 @@ def test_a_data_set_is_written(tmp_path, capsys):
         ("demo --output DIR/demo --edit cat", "An edit must be one whose true result is known"),
         ("demo --output DIR/demo --scene -1", "scene must be from 0 to"),
         ("evaluate --source s --edited e --output DIR/r.csv", "--output must end in .json, got"),
-        ("panoramma x", "The subcommand must be one of synthetic, compare, demo,"),
+        ("panoramma x", "The subcommand must be one of demo, scene,"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_status_1(tmp_path, capsys, arguments, message):

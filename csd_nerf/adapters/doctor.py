@@ -14,7 +14,7 @@ import tyro
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    """Tell what this machine has, which models fit it and how long they take, and what is missing.
+    """Tell what this machine has, which models fit it, and what is missing.
 
     Nothing is downloaded. The exit code is 1 if something is missing that --prior needs.
     """

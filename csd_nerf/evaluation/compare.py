@@ -21,7 +21,14 @@ from csd_nerf.media.files import check_results, write_json
 from csd_nerf.media.images import read_image
 from csd_nerf.media.pixels import resize, to_01
 from csd_nerf.media.run_config import read_run_config
-from csd_nerf.media.sheets import enlarge, label_columns, save_contact_sheet, save_video
+from csd_nerf.media.sheets import (
+    enlarge,
+    enlarge_smoothly,
+    label_columns,
+    save_contact_sheet,
+    save_loop,
+    save_video,
+)
 from csd_nerf.synthetic.dataset import RECORD
 from csd_nerf.synthetic.edits import Edit, find_edit
 
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
     from nerfstudio.engine.trainer import TrainerConfig
 
-FILES = ("metrics.json", "contact_sheet.png", "before_after.mp4")
+FILES = ("metrics.json", "contact_sheet.png", "before_after.mp4", "before_after.webp")
 """What a comparison writes."""
 FRAMES_BETWEEN_VIEWS = 5
 """Number of frames of the video from one held-out view to the next."""
@@ -52,7 +59,7 @@ def compare_scene(
 
     Args:
         load_config: The run's config.yml.
-        output: Folder for before_after.mp4, contact_sheet.png and metrics.json.
+        output: Folder for before_after.mp4, the same as .webp, contact_sheet.png and metrics.json.
         edit: Name or wording of a known edit; None means the run's prompt. A look is applied to
             the held-out photographs; other edits need the data set's `edited` folder.
         overwrite: Replace an earlier comparison in the folder.
@@ -250,6 +257,9 @@ def _save(
     }
     save_contact_sheet(output / "contact_sheet.png", {k: enlarge(v) for k, v in columns.items()})
     before, after = path01
-    frames = label_columns({"before": enlarge(before), "after": enlarge(after)})
-    save_video(output / "before_after.mp4", torch.cat([frames, frames.flip(0)]), fps=12)
+    columns = {"before": enlarge_smoothly(before), "after": enlarge_smoothly(after)}
+    frames = label_columns(columns)
+    there_and_back = torch.cat([frames, frames.flip(0)])
+    save_video(output / "before_after.mp4", there_and_back, fps=12)
+    save_loop(output / "before_after.webp", there_and_back, fps=12)
     write_json(output / "metrics.json", metrics)

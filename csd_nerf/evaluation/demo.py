@@ -26,8 +26,8 @@ def run_demo(settings: DemoSettings) -> None:
     """Make a scene, train and edit it with `ns-train`, and measure the result.
 
     Args:
-        settings: The settings. The folder `output` gets before_after.mp4, contact_sheet.png,
-            metrics.json, the data set and nerfstudio's run.
+        settings: The settings. The folder `output` gets before_after.mp4 (and .webp),
+            contact_sheet.png, metrics.json, the data set and nerfstudio's run.
 
     Raises:
         ValueError: If the edit is unknown.
@@ -56,10 +56,19 @@ def run_demo(settings: DemoSettings) -> None:
     _copy_rounds(config.parent, output)
     metrics |= {"seconds": seconds, "train_options": settings.train_options, "scene": vars(scene)}
     write_json(output / "metrics.json", metrics)
+    activate = "" if shutil.which("ns-viewer") else "  source .venv/bin/activate\n"
     print(
         f"\n{prompt!r}: held-out views are {metrics['psnr_source']:.1f} dB from the true edit "
         f"before and {metrics['psnr_edited']:.1f} dB after, in {sum(seconds.values()):.0f} s.\n"
-        f"Look at {output / 'before_after.mp4'} and {output / 'contact_sheet.png'}."
+        "Look at:\n"
+        f"  {output / 'before_after.mp4'}   held-out views, before and after\n"
+        f"  {output / 'contact_sheet.png'}  the same beside photographs and true edits\n"
+        f"  {output / 'round_1.png'}        what the first round made of the photographs\n"
+        f"Type next:\n{activate}"
+        f"  ns-viewer --load-config {config}\n"
+        f'  csd-nerf demo --overwrite --output {output} --edit "make it sunset"'
+        "   (csd-nerf edits lists others)\n"
+        "  csd-nerf -h"
     )
 
 

@@ -109,7 +109,7 @@ class CompareSettings:
     load_config: Path
     """The run's config.yml."""
     output: Path
-    """Folder for before_after.mp4, contact_sheet.png and metrics.json."""
+    """Folder for before_after.mp4, the same as .webp, contact_sheet.png and metrics.json."""
     edit: str | None = None
     """The known edit to compare with, by name or wording; if not given, the run's prompt. A look is
     applied to the held-out photographs; other edits need a data set of `csd-nerf synthetic`."""
@@ -136,7 +136,7 @@ class DemoSettings:
 
     output: Path = Path("outputs/demo")
     """Folder for the video, the pictures and the metrics."""
-    edit: str = "make the floor sand"
+    edit: str = "make the floor water"
     """A known edit, by name or wording."""
     method: Literal["csd-edit-splat-tiny", "csd-edit-tiny"] = "csd-edit-splat-tiny"
     """csd-edit-splat-tiny: as Gaussian splats. csd-edit-tiny: as a radiance field."""

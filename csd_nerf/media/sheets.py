@@ -13,9 +13,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from csd_nerf.media.files import written_whole
 from csd_nerf.media.frames import frame_writer
 from csd_nerf.media.images import write_image
-from csd_nerf.media.pixels import to_bytes
+from csd_nerf.media.pixels import resize01, to_bytes
 
 LABEL_HEIGHT = 18
 """Height in pixels of the label above a picture."""
@@ -25,6 +26,15 @@ def enlarge(image01: Float[Tensor, "n 3 h w"], *, edge: int = 256) -> Float[Tens
     """Enlarge by repeating pixels, so that the longer edge is about `edge` pixels."""
     factor = max(1, round(edge / max(image01.shape[2:])))
     return image01.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+
+def enlarge_smoothly(
+    image01: Float[Tensor, "n 3 h w"], *, edge: int = 256
+) -> Float[Tensor, "n 3 H W"]:
+    """The size of `enlarge`, without visible pixels: for films, which nobody measures."""
+    factor = max(1, round(edge / max(image01.shape[2:])))
+    size = (factor * image01.shape[2], factor * image01.shape[3])
+    return resize01(image01, size).clamp(0, 1)
 
 
 def label_columns(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> Float[Tensor, "n 3 H W"]:
@@ -71,3 +81,18 @@ def save_video(path: Path, frames01: Float[Tensor, "n 3 h w"], *, fps: int = 24)
     with frame_writer(path, size=(height, width), fps=Fraction(fps)) as write:
         for frame01 in frames01:
             write(to_bytes(frame01[:, :height, :width]))
+
+
+def save_loop(path: Path, frames01: Float[Tensor, "n 3 h w"], *, fps: int = 24) -> None:
+    """Write a picture that moves, over and over: a .webp, which pages show where no film plays."""
+    first, *others = (Image.fromarray(frame.numpy()) for frame in to_bytes(frames01.cpu()))
+    with written_whole(path) as temporary:
+        first.save(
+            temporary,
+            format="WEBP",
+            save_all=True,
+            append_images=others,
+            duration=round(1000 / fps),
+            loop=0,
+            quality=75,
+        )

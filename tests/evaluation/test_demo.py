@@ -73,3 +73,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, name):
     with pytest.raises(FileExistsError, match=r"must be new or that of an earlier demo, got"):
         make(tmp_path, overwrite=True)
     assert list(files(tmp_path).values()) == [b"mine"]
+
+
+@pytest.mark.usefixtures("rounds")
+def test_a_demo_ends_with_what_to_look_at_and_what_to_type_next(tmp_path, capsys):
+    make(tmp_path / "demo")
+    told = capsys.readouterr().out
+    assert "before and 20.0 dB after" in told
+    for name in (*demo.FILES[1:3], "round_1.png"):
+        assert f"  {tmp_path / 'demo' / name}" in told
+    config = tmp_path / "demo/nerfstudio/demo/csd-edit-splat-tiny/run/config.yml"
+    assert f"  ns-viewer --load-config {config}\n" in told
+    assert f"  csd-nerf demo --overwrite --output {tmp_path / 'demo'} --edit" in told

@@ -11,8 +11,10 @@ from csd_nerf.media.pixels import to_bytes
 from csd_nerf.media.sheets import (
     LABEL_HEIGHT,
     enlarge,
+    enlarge_smoothly,
     label_columns,
     save_contact_sheet,
+    save_loop,
     save_rows,
     save_video,
 )
@@ -32,6 +34,27 @@ def test_enlarging_repeats_pixels(size, expected):
     for y, x in [(0, 0), (1, 2), (size[0] - 1, size[1] - 1)]:
         block = large[..., y * expected : (y + 1) * expected, x * expected : (x + 1) * expected]
         assert (block == small[..., y : y + 1, x : x + 1]).all()
+
+
+def test_smooth_enlarging_has_the_size_of_the_other_and_steps_between_pixels():
+    small = images(1, 16, 20)
+    large = enlarge_smoothly(small)
+    assert large.shape == enlarge(small).shape
+    assert 0 <= large.amin() <= large.amax() <= 1
+    assert large.diff(dim=3).abs().amax() < 0.5 * small.diff(dim=3).abs().amax()
+    back = torch.nn.functional.avg_pool2d(large, large.shape[2] // 16)
+    assert (back - small).abs().mean() < 0.1
+
+
+def test_a_loop_plays_all_frames_for_ever(tmp_path):
+    shades = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(5, 3, 16, 20)
+    save_loop(tmp_path / "a.webp", shades, fps=10)
+    with Image.open(tmp_path / "a.webp") as loop:
+        assert (loop.n_frames, loop.size, loop.info["loop"]) == (5, (20, 16), 0)
+        for index, shade in enumerate(shades):
+            loop.seek(index)
+            assert abs(np.asarray(loop.convert("RGB")).mean() / 255 - float(shade.mean())) < 0.02
+            assert loop.info["duration"] == 100
 
 
 def test_columns_stand_side_by_side_under_their_names():
