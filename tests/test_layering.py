@@ -46,6 +46,7 @@ MAY_ENTER = {
         *LIGHT,
         "evaluation",
         "methods.csd_edit_splat.options",
+        "methods.preview.options",
         "adapters",
         "synthetic",
         "editor",
@@ -57,7 +58,7 @@ MAY_ENTER = {
 """What each room may import of ours.
 
 Nobody enters methods and cli but by the entry points of nerfstudio and the shell; the command line
-knows the options of the door for splats alone.
+knows the options of the door for splats and of the preview alone.
 """
 
 HEAVY = {"nerfstudio", "diffusers", "transformers"}

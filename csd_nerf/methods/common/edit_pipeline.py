@@ -59,6 +59,29 @@ class EditPipelineConfig(StageOptions, PriorOptions, VanillaPipelineConfig):
     preset's."""
 
 
+def lazy_prior(
+    config: EditPipelineConfig, *, device: str | torch.device, command: str
+) -> LazyPrior:
+    """The prior that the options name, not yet loaded.
+
+    Args:
+        config: The options.
+        device: Its device if they name none.
+        command: Name of the command, which begins messages.
+    """
+    return LazyPrior(
+        config,
+        kind="text" if config.update == "csd" and config.edit.residual == "dds" else "edit",
+        device=device,
+        command=command,
+        limit="--pipeline.edit.max-batch",
+        vae_tiling=config.prior_vae_tiling,
+        control=config.control,
+        control_model=config.control_model,
+        control_scale=config.control_scale,
+    )
+
+
 class EditPipeline(VanillaPipeline):
     """Trains a scene, and calls the editing stage before every step.
 
@@ -91,17 +114,7 @@ class EditPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        self._prior = LazyPrior(
-            config,
-            kind="text" if config.update == "csd" and config.edit.residual == "dds" else "edit",
-            device=device,
-            command=self.command,
-            limit="--pipeline.edit.max-batch",
-            vae_tiling=config.prior_vae_tiling,
-            control=config.control,
-            control_model=config.control_model,
-            control_scale=config.control_scale,
-        )
+        self._prior = lazy_prior(config, device=device, command=self.command)
         trains = test_mode == "val"
         if trains:
             # Missing weights must be found now, not after minutes or hours of source training.

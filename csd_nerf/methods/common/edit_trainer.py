@@ -269,6 +269,22 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
     Raises:
         MethodError: If there is one.
     """
+    check_options(config, world_size)
+    pipeline = edit_options(config)
+    if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
+        raise MethodError(
+            f"--pipeline.source-steps needs to be at least 1 without a scene to load, got "
+            f"{pipeline.source_steps}; name one with --load-dir."
+        )
+    check_data(pipeline)
+
+
+def check_options(config: EditTrainerConfig, world_size: int) -> None:
+    """Find mistakes in the options of editing, and complete those that follow from others.
+
+    Raises:
+        MethodError: If there is one.
+    """
     pipeline = edit_options(config)
     check_run(
         config,
@@ -294,12 +310,6 @@ def check_edit(config: EditTrainerConfig, world_size: int) -> None:
         pipeline.edit = dataclasses.replace(pipeline.edit, source_share=1.0)
     choose_by_memory(config, pipeline, preset_of(config.method_name))
     _check_kernel(pipeline.edit, preset)
-    if config.load_dir is None and config.load_checkpoint is None and pipeline.source_steps < 1:
-        raise MethodError(
-            f"--pipeline.source-steps needs to be at least 1 without a scene to load, got "
-            f"{pipeline.source_steps}; name one with --load-dir."
-        )
-    _check_data(pipeline)
 
 
 def _check_control(pipeline: EditPipelineConfig) -> None:
@@ -396,7 +406,12 @@ def _check_kernel(edit: EditSettings, preset: EditSettings) -> None:
             )
 
 
-def _check_data(pipeline: EditPipelineConfig) -> None:
+def check_data(pipeline: EditPipelineConfig) -> None:
+    """Find mistakes in the name of the data.
+
+    Raises:
+        MethodError: If nothing is there, or a folder lacks what its dataparser reads.
+    """
     images: Any = pipeline.datamanager
     parser = images.dataparser
     data = Path(images.data or parser.data)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
@@ -103,19 +104,24 @@ class EditedImages:
         outputs.cameras.camera_to_worlds = poses[:, :3].float()
         return dataclasses.replace(outputs, dataparser_transform=transform, dataparser_scale=scale)
 
-    def _open(self, outputs: DataparserOutputs) -> Photographs:
-        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self._scale_factor())
+    def keep_views(self, views: Sequence[int]) -> None:
+        """Keep only these training views, in this order and at the scale that all have together.
 
-    def _scale_factor(self) -> float:
-        cameras = self.train_dataparser_outputs.cameras
-        scale = self.config.camera_res_scale_factor
-        longest = scale * max(int(cameras.width.max()), int(cameras.height.max()))
-        limit = self.config.max_image_size
-        if limit is None or longest <= limit:
-            return scale
-        # nerfstudio rounds the sizes of images and cameras down, in different precisions. Half a
-        # pixel more keeps both from being rounded to different sizes.
-        return scale * (limit + 0.5) / longest
+        To be called before photographs are read.
+        """
+        outputs = self.train_dataparser_outputs
+        masks = outputs.mask_filenames
+        chosen = dataclasses.replace(
+            outputs,
+            image_filenames=[outputs.image_filenames[view] for view in views],
+            mask_filenames=None if masks is None else [masks[view] for view in views],
+            cameras=outputs.cameras[torch.tensor(views)],
+        )
+        self.train_dataset = self._open(chosen)
+
+    def _open(self, outputs: DataparserOutputs) -> Photographs:
+        scale = photograph_scale(self.train_dataparser_outputs.cameras, self.config)
+        return self.dataset_type(dataparser_outputs=outputs, scale_factor=scale)
 
     def held_out01(self) -> list[Float[Tensor, "_ _ _"]]:
         """The photographs of the evaluation split, RGB or RGBA in [0, 1]."""
@@ -237,6 +243,23 @@ class EditedImages:
                 f"{width}x{height}, got {size[1]}x{size[0]}; keep --pipeline.datamanager's image "
                 "size and the dataparser's downscale-factor as they were in the run that is loaded."
             )
+
+
+def photograph_scale(cameras: Cameras, options: Any) -> float:
+    """Factor by which photographs are scaled, so that all keep to `max_image_size`.
+
+    Args:
+        cameras: Those of the training views.
+        options: A data manager's options, `camera_res_scale_factor` and `max_image_size`.
+    """
+    scale = options.camera_res_scale_factor
+    longest = scale * max(int(cameras.width.max()), int(cameras.height.max()))
+    limit = options.max_image_size
+    if limit is None or longest <= limit:
+        return scale
+    # nerfstudio rounds the sizes of images and cameras down, in different precisions. Half a pixel
+    # more keeps both from being rounded to different sizes.
+    return scale * (limit + 0.5) / longest
 
 
 def _square(pose: Float[Tensor, "*n 3 4"]) -> Float[Tensor, "*n 4 4"]:

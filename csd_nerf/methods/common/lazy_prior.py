@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -91,14 +92,22 @@ class LazyPrior:
             MethodError: If the model's family is unknown, a ControlNet doesn't fit it, or it can't
                 be offloaded or quantised so.
         """
+        self._fetched()
+
+    def weights(self) -> list[Path]:
+        """The folder of the weights and, if there is one, that of the ControlNet's; as `fetch`."""
+        first, second = self._fetched()
+        return [first] if self._options.get("control") is None else [first.folder, second]
+
+    def _fetched(self) -> Any:
+        """What `priors.fetch` returns, or with a ControlNet `priors.find_controlled`."""
         control = self._options.get("control")
         try:
             priors.check_placement(device=self._files["device"], **self._place)
             if control is None:
-                priors.fetch(self._name, kind=self._kind, **self._files)
-            else:
-                model = self._options["control_model"]
-                priors.find_controlled(self._name, control, model=model, **self._files)
+                return priors.fetch(self._name, kind=self._kind, **self._files)
+            model = self._options["control_model"]
+            return priors.find_controlled(self._name, control, model=model, **self._files)
         except (ValueError, ImportError) as error:
             raise MethodError(" ".join(str(error).split())) from None
 
