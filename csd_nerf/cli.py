@@ -15,11 +15,12 @@ from typing import Annotated, Any
 import tyro
 
 from csd_nerf.adapters.doctor import DoctorSettings
-from csd_nerf.adapters.options import MISTAKES, PanoramaCommand, VideoCommand
+from csd_nerf.adapters.options import MISTAKES, ImageCommand, PanoramaCommand, VideoCommand
 from csd_nerf.adapters.weights import WeightsSettings
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
 from csd_nerf.hints import did_you_mean
 from csd_nerf.methods.csd_edit_splat.options import SplatSettings
+from csd_nerf.methods.preview.options import PreviewSettings
 from csd_nerf.synthetic.options import EditsSettings, SampleSettings, SyntheticSettings
 
 GROUPS: dict[str, dict[str, type]] = {
@@ -28,8 +29,10 @@ GROUPS: dict[str, dict[str, type]] = {
         "scene": SplatSettings,
         "panorama": PanoramaCommand,
         "video": VideoCommand,
+        "image": ImageCommand,
     },
     "look": {
+        "preview": PreviewSettings,
         "compare": CompareSettings,
         "edits": EditsSettings,
         "weights": WeightsSettings,
@@ -66,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(0 if given else 1)
 
     def run(command: Any) -> int | None:
-        if isinstance(command, PanoramaCommand | VideoCommand):
+        if isinstance(command, PanoramaCommand | VideoCommand | ImageCommand):
             return command.run(["csd-nerf", *given])
         return command.run()
 

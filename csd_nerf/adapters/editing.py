@@ -107,31 +107,59 @@ class EditSession:
             prompt_weights: Share of each instruction in each particle.
             preview: Decodes a part of the current canvas.
         """
-        settings = self._settings(canvas)
+        return self.optimise_all(
+            [canvas], prompts, prompt_weights=prompt_weights, preview=lambda _: preview()
+        )[0]
+
+    def optimise_all(
+        self,
+        canvases: Sequence[ImageStack | WindowCanvas],
+        prompts: Sequence[str],
+        *,
+        prompt_weights: Float[Tensor, "size k"] | None = None,
+        preview: Callable[[int], UInt8[Tensor, "h w 3"]],
+    ) -> list[int]:
+        """Edit canvases in place, one after the other; returns each one's number of iterations.
+
+        Args:
+            canvases: The canvases to edit.
+            prompts: The instructions.
+            prompt_weights: As for `optimise`, for each of the canvases.
+            preview: Decodes a part of the current canvas, whose number it is given.
+        """
+        settings = [self._settings(canvas) for canvas in canvases]
+        counts = [one.iterations for one in settings]
         done = 0
         if (saved := self.restored()) is not None:
-            canvas.restore(saved["canvas"])
+            for canvas, state in zip(canvases, saved["canvases"], strict=True):
+                canvas.restore(state)
             done = saved["done"]
+        self.reporter.begin("edit", sum(counts), done=done)
+        before = 0
+        for number, canvas in enumerate(canvases):
 
-        def after_step(now: int, total: int) -> None:  # noqa: ARG001
-            self.reporter.tick(
-                now, state=lambda: self.state(canvas=canvas.state()), preview=preview
-            )
+            def after_step(now: int, _: int, before: int = before, number: int = number) -> None:
+                self.reporter.tick(
+                    before + now,
+                    state=lambda: self.state(canvases=[canvas.state() for canvas in canvases]),
+                    preview=lambda: preview(number),
+                )
 
-        self.reporter.begin("edit", settings.iterations, done=done)
-        edit(
-            self.prior,
-            canvas,
-            prompts=prompts,
-            prompt_weights=prompt_weights,
-            negative_prompt=self.options.negative_prompt,
-            source_prompt=self.options.source_prompt,
-            settings=settings,
-            randomness=SeededRandomness(self.generator),
-            done=done,
-            after_step=after_step,
-        )
-        return settings.iterations
+            if done < before + counts[number]:
+                edit(
+                    self.prior,
+                    canvas,
+                    prompts=prompts,
+                    prompt_weights=prompt_weights,
+                    negative_prompt=self.options.negative_prompt,
+                    source_prompt=self.options.source_prompt,
+                    settings=settings[number],
+                    randomness=SeededRandomness(self.generator),
+                    done=max(0, done - before),
+                    after_step=after_step,
+                )
+            before += counts[number]
+        return counts
 
     def _settings(self, canvas: ImageStack | WindowCanvas) -> EditSettings:
         """The editor's settings.

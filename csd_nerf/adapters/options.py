@@ -1,4 +1,4 @@
-"""The options of `csd-nerf panorama` and `csd-nerf video`.
+"""The options of `csd-nerf panorama`, `csd-nerf video` and `csd-nerf image`.
 
 This module imports nothing heavy, since the command line needs it for its help. An option that is
 None takes its value from the preset and the method; see `EditOptions.values`. The docstrings of
@@ -17,10 +17,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from csd_nerf.adapters.presets import (
+    ImageMethod,
+    ImagePreset,
     PanoramaMethod,
     Preset,
     Values,
     VideoMethod,
+    image_values,
     panorama_values,
     video_values,
 )
@@ -52,7 +55,7 @@ _DISPLACES = {"updates": "iterations", "decays": "decay_every"}
 
 @dataclass(frozen=True)
 class EditOptions:
-    """The options that panoramas and videos have in common."""
+    """The options that panoramas, videos and sets of pictures have in common."""
 
     prompt: str = ""
     """The instruction, such as "turn it into a watercolour"."""
@@ -375,6 +378,29 @@ class VideoOptions(EditOptions):
         return video_values(self.preset, self.method)
 
 
+@dataclass(frozen=True)
+class ImageOptions(EditOptions):
+    """How a set of pictures is edited."""
+
+    preset: ImagePreset = "full"
+    """Sets all options whose default is given as "the preset's".
+    full: InstructPix2Pix on a GPU with 24 GB. small: the same in smaller batches, for 12 GB.
+    tiny: the bundled prior, on a CPU."""
+    method: ImageMethod = "csd"
+    """csd: the pictures share their scores. csd-no-stein: each picture follows its own score.
+    sds: the same with SDS, which subtracts the drawn noise. ip2p: InstructPix2Pix on each.
+    Pictures of other shapes are edited at other sizes; scores are shared among those of one."""
+    size: Annotated[int | None, _unset("INT", "the area the prior was trained on")] = None
+    """Longer edge in pixels at which pictures are edited; results have their inputs' sizes."""
+    batch: Annotated[int | None, _unset("INT", "all of a group; tiny: at most 16")] = None
+    """Pictures of one size that share an iteration."""
+    iterations: Annotated[int | None, _unset("INT", "as many as --updates needs")] = None
+    """Number of iterations of each group of pictures."""
+
+    def _chosen(self) -> dict[str, Any]:
+        return image_values(self.preset, self.method)
+
+
 _Inputs = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
@@ -434,6 +460,27 @@ class VideoCommand(VideoOptions, _Files):
             return run_videos(self.inputs, self.output, options, command=command)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageCommand(ImageOptions, _Files):
+    """Edit single pictures, or a set together, such as photographs of one thing or a burst."""
+
+    inputs: _Inputs
+    """One or more pictures, or folders of them; all are edited together."""
+    output: Path
+    """Picture to make: .png, .jpg or .webp.
+    For several inputs or a folder, a folder, in which results are named like their inputs."""
+
+    def run(self, command: list[str]) -> int:
+        """Run; returns the exit code. `command` is the command line, for the records."""
+        for path in self.inputs:
+            check_input(path, "The input must be a picture file or a folder of pictures")
+        from csd_nerf.adapters.run import run_images
+
+        options = _part(self, ImageOptions)
+        with _naming_tiny(self):
+            return run_images(self.inputs, self.output, options, command=command)
+
+
 def _check_inputs(inputs: Sequence[Path], needs: str, *, folder: bool = True) -> None:
     """Refuse inputs if none of them is there; otherwise those that are there are edited."""
     first: FileNotFoundError | None = None
@@ -463,7 +510,7 @@ def _naming_tiny(options: EditOptions) -> Iterator[None]:
         ) from None
 
 
-_Options = TypeVar("_Options", PanoramaOptions, VideoOptions)
+_Options = TypeVar("_Options", PanoramaOptions, VideoOptions, ImageOptions)
 
 
 def _part(command: _Options, kind: type[_Options]) -> _Options:

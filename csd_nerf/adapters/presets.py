@@ -1,4 +1,4 @@
-"""The presets of `csd-nerf panorama` and `csd-nerf video`: a value for each option left open.
+"""The presets of `csd-nerf panorama`, `video` and `image`: a value for each option left open.
 
 Sources of the figures: "paper" is Kim et al. 2023, Appendix B; "release" is the authors' code,
 github.com/subin-kim-cv/CSD at 6c53266, whose scripts' defaults we take. A figure without a source
@@ -17,6 +17,9 @@ from csd_nerf.bundled import DECAYS, TUNED, TUNED_MIXING, TUNED_PANORAMA, TUNED_
 Preset = Literal["full", "small", "release", "tiny"]
 PanoramaMethod = Literal["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
 VideoMethod = Literal["csd", "csd-no-stein", "sds", "ip2p"]
+ImageMethod = VideoMethod
+ImagePreset = Literal["full", "small", "tiny"]
+"""The authors' scripts have none for sets of pictures."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,21 @@ def panorama_values(preset: Preset, method: PanoramaMethod) -> dict[str, Any]:
 def video_values(preset: Preset, method: VideoMethod) -> dict[str, Any]:
     """The value of every field of `Values` for a video."""
     return {**_PRESETS[preset], **_mixing(method), **_video(preset, method)}
+
+
+def image_values(preset: ImagePreset, method: ImageMethod) -> dict[str, Any]:
+    """The value of every field of `Values` for a set of pictures.
+
+    As for a video, but with steps that don't depend on the number of pictures, which may be one.
+    """
+    values = video_values(preset, method)
+    if preset == "tiny":
+        return values
+    # Divided by the row sum, the step of csd is about that of each picture alone, for which the
+    # rate without mixing is meant. 8 frames divided by n move as far at four times this rate.
+    alike = {"normalize": "rowsum", "learning_rate": 0.25}
+    # All pictures of a group share their scores.
+    return {**values, **alike, "batch": None}
 
 
 def _mixing(method: str) -> dict[str, Any]:

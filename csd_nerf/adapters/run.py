@@ -1,4 +1,4 @@
-"""Runs `csd-nerf panorama` and `csd-nerf video`, from input files to output files.
+"""Runs `csd-nerf panorama`, `video` and `image`, from input files to output files.
 
 All inputs, outputs and options are checked before the prior is loaded. The prior is loaded once for
 all inputs. If one input fails, a line is printed, and the others are edited.
@@ -17,11 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from csd_nerf import priors
 from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.fingerprints import fingerprint
-from csd_nerf.adapters.options import MISTAKES, EditOptions, PanoramaOptions, VideoOptions
+from csd_nerf.adapters.options import (
+    MISTAKES,
+    EditOptions,
+    ImageOptions,
+    PanoramaOptions,
+    VideoOptions,
+)
 from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.media.files import check_writable, one_writer
@@ -76,13 +84,10 @@ def run_panoramas(
                 masks_of(image, name=source.name)(region)
         return partial(_edit_picture, source, target, options)
 
-    def result_name(source: Path) -> str:
-        return _with_suffix_of(source, PICTURE_SUFFIXES, ".png")
-
     if len(inputs) == 1 and output.is_dir():
-        output /= result_name(inputs[0])
-    outputs = _outputs(inputs, output, result_name)
-    return _Call(options, command, prepare, masks).run(inputs, outputs)
+        output /= _picture_name(inputs[0])
+    outputs = _outputs(inputs, output, _picture_name)
+    return _Call(options, command, _each(prepare), masks).run(_singly(inputs), outputs)
 
 
 def run_videos(
@@ -117,7 +122,82 @@ def run_videos(
         return _with_suffix_of(source, FILM_SUFFIXES, ".mp4")
 
     outputs = _outputs(inputs, output, result_name)
-    return _Call(options, command, prepare, []).run(inputs, outputs)
+    return _Call(options, command, _each(prepare), []).run(_singly(inputs), outputs)
+
+
+def run_images(
+    inputs: Sequence[Path], output: Path, options: ImageOptions, *, command: Sequence[str]
+) -> int:
+    """Edit pictures together; as `run_panoramas` otherwise, but one picture's failure is all's.
+
+    Args:
+        inputs: Picture files, or folders of pictures.
+        output: The file to make, or for several pictures or a folder the folder.
+        options: The options of the edit.
+        command: The command line, for the records.
+    """
+    options.check_prompt()
+    sources = [picture for path in inputs for picture in _pictures_of(path)]
+    in_folder = len(sources) > 1 or any(path.is_dir() for path in inputs)
+    if in_folder and output.suffix.lower() in PICTURE_SUFFIXES and not output.is_dir():
+        raise ValueError(
+            f"--output must be a folder for several pictures, got the name of a file, {output}."
+        )
+    if in_folder or output.is_dir():
+        targets = [output / _picture_name(source) for source in sources]
+    else:
+        targets = [output]
+    _check_names(sources, targets)
+    whole = output if in_folder else targets[0]
+
+    def prepare(_: Sequence[Path], __: Path) -> _Edit:
+        return _prepared_set(sources, targets, options)
+
+    return _Call(options, command, prepare, []).run([tuple(sources)], [whole])
+
+
+def _pictures_of(path: Path) -> list[Path]:
+    """A picture itself, or the pictures in a folder, in natural order."""
+    from csd_nerf.media.frames import is_picture, natural_order
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(filter(is_picture, path.iterdir()), key=lambda one: natural_order(one.name))
+    if not found:
+        raise ValueError(f"A folder of pictures needs some, got {path} with none.")
+    return found
+
+
+def _prepared_set(sources: Sequence[Path], targets: Sequence[Path], options: ImageOptions) -> _Edit:
+    """Check all pictures of a set; returns the function that edits them."""
+    from csd_nerf.adapters.picture_set import Picture, edit_pictures
+
+    pictures, told = [], []
+    for source, target in zip(sources, targets, strict=True):
+        check_picture_path(target)
+        image, notices = read_image(source)
+        size = (image.shape[0], image.shape[1])
+        check_picture_path(target, size=size)
+        told += [f"{source.name}: {notice}" for notice in notices]
+        pictures.append(Picture(source.name, size, partial(_read_pixels, source)))
+
+    def edit(prior: priors.Prior, reporter: FileReporter) -> dict[str, Any]:
+        for notice in told:
+            reporter.note(notice)
+
+        def write(number: int, image: UInt8[Tensor, "H W 3"]) -> None:
+            target = targets[number]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            metadata = picture_metadata(sources[number], note=reporter.note)
+            write_image(target, image, metadata=metadata, note=reporter.note)
+
+        return edit_pictures(prior, pictures, options, write, reporter=reporter)
+
+    return edit
+
+
+def _read_pixels(source: Path) -> UInt8[Tensor, "H W 3"]:
+    return read_image(source)[0]
 
 
 def _edit_picture(
@@ -138,6 +218,15 @@ def _edit_picture(
     return result.facts
 
 
+def _each(prepare: Callable[[Path, Path], _Edit]) -> Callable[[Sequence[Path], Path], _Edit]:
+    """The function for inputs that are edited each by itself."""
+    return lambda sources, target: prepare(sources[0], target)
+
+
+def _singly(inputs: Sequence[Path]) -> list[tuple[Path, ...]]:
+    return [(path,) for path in inputs]
+
+
 @dataclass(frozen=True)
 class _Task:
     """An input to edit."""
@@ -153,14 +242,19 @@ class _Call:
 
     options: EditOptions
     command: Sequence[str]
-    prepare: Callable[[Path, Path], _Edit]
-    """Checks an input and its output, and returns the function that edits it."""
+    prepare: Callable[[Sequence[Path], Path], _Edit]
+    """Checks the inputs of an output, and returns the function that makes it."""
     region_masks: Sequence[Path]
     """Files of regions' masks, which are part of every input's fingerprint."""
     failures: int = 0
 
-    def run(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> int:
-        """Check all, load the prior, edit all; returns the exit code."""
+    def run(self, inputs: Sequence[tuple[Path, ...]], outputs: Sequence[Path]) -> int:
+        """Check all, load the prior, edit all; returns the exit code.
+
+        Args:
+            inputs: For each output, the inputs that it is made of.
+            outputs: Files or folders.
+        """
         values = self.options.values()
         priors.check_quantity(values.prior, values.quantity, name="--quantity")
         bundled = priors.is_bundled(values.prior)
@@ -183,20 +277,21 @@ class _Call:
 
     def _checked(
         self,
-        inputs: Sequence[Path],
+        inputs: Sequence[tuple[Path, ...]],
         outputs: Sequence[Path],
         device: torch.device,
         locks: ExitStack,
     ) -> list[_Task]:
-        """The inputs that are left to edit; their outputs are locked until `locks` is closed."""
+        """The outputs that are left to make; they are locked until `locks` is closed."""
         tasks = []
-        for number, (source, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
-            label = f"[{number}/{len(inputs)}] {source.name}: " if len(inputs) > 1 else ""
-            with self._telling(source):
-                edit = self.prepare(source, output)
-                files = self._files(source, output, device)
+        given = [path for sources in inputs for path in sources]
+        for number, (sources, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
+            label = f"[{number}/{len(inputs)}] {sources[0].name}: " if len(inputs) > 1 else ""
+            with self._telling(sources[0]):
+                edit = self.prepare(sources, output)
+                files = self._files(sources, output, device)
                 others = [path for path in outputs if path != output]
-                files.check_apart_from([*inputs, *self.region_masks, *others])
+                files.check_apart_from([*given, *self.region_masks, *others])
                 # The state has the longest name.
                 check_writable(files.state)
                 locks.enter_context(one_writer(output))
@@ -216,11 +311,11 @@ class _Call:
                 tasks.append(_Task(files, reporter, edit))
         return tasks
 
-    def _files(self, source: Path, output: Path, device: torch.device) -> RunFiles:
+    def _files(self, sources: tuple[Path, ...], output: Path, device: torch.device) -> RunFiles:
         values = dataclasses.asdict(self.options.values())
         settings = {**dataclasses.asdict(self.options), **values, "device": str(device)}
         return RunFiles(
-            source, output, settings, self.command, fingerprint(source, *self.region_masks)
+            sources, output, settings, self.command, fingerprint(*sources, *self.region_masks)
         )
 
     def _load(self, device: torch.device, notices: list[str]) -> tuple[priors.Prior, str]:
@@ -271,7 +366,7 @@ class _Call:
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
         files = task.files
-        with self._telling(files.source, files.state):
+        with self._telling(files.sources[0], files.state):
             try:
                 with task.reporter as reporter:
                     facts = task.edit(prior, reporter)
@@ -316,6 +411,11 @@ def _with_suffix_of(source: Path, suffixes: Sequence[str], other: str) -> str:
     return source.name if source.suffix.lower() in suffixes else f"{source.stem}{other}"
 
 
+def _picture_name(source: Path) -> str:
+    """The name of a picture's result."""
+    return _with_suffix_of(source, PICTURE_SUFFIXES, ".png")
+
+
 def _outputs(
     inputs: Sequence[Path], output: Path, result_name: Callable[[Path], str]
 ) -> list[Path]:
@@ -329,6 +429,12 @@ def _outputs(
                 f"--output must be a folder for several inputs, got the file {output}."
             )
         outputs = [output / result_name(source) for source in inputs]
+    _check_names(inputs, outputs)
+    return outputs
+
+
+def _check_names(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Check that each result has a name of its own, and none that of its input."""
     by_name: dict[Path, Path] = {}
     for source, target in zip(inputs, outputs, strict=True):
         if target.resolve() == source.resolve():
@@ -338,4 +444,3 @@ def _outputs(
                 f"Inputs need names of their own, since results are named like them, got {other} "
                 f"and {source}, both to {target}; run them apart."
             )
-    return outputs

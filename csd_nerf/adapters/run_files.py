@@ -57,10 +57,10 @@ after; states are saved under a name of ours."""
 
 @dataclass
 class RunFiles:
-    """The files of one run, from one input to one output."""
+    """The files of one run, which makes one output."""
 
-    source: Path
-    """File or folder of the input."""
+    sources: tuple[Path, ...]
+    """Files or folders of the input."""
     output: Path
     """File or folder to make."""
     settings: dict[str, Any]
@@ -224,10 +224,12 @@ class RunFiles:
             notices: The notices that the user was given.
             seconds: Duration of the run.
         """
+        paths = [str(path) for path in self.sources]
+        shown = paths if len(paths) > 1 else paths[0]
         record = {
             "output": str(self.output),
             "output_fingerprint": fingerprint(self.output),
-            "input": {"path": str(self.source), "fingerprint": self.fingerprint},
+            "input": {"path": shown, "fingerprint": self.fingerprint},
             "weights": self.weights,
             "command": shlex.join(self.command),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -8,7 +8,6 @@ the batch and the latents, not on the size of the frames.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from csd_nerf.adapters.costs import update_statistics
 from csd_nerf.adapters.editing import EditSession
-from csd_nerf.adapters.frame_latents import (
-    PriorDecoder,
-    decode_frames,
-    encode_frames,
-    preview_frames,
-)
+from csd_nerf.adapters.frame_latents import PriorDecoder, decode_frames, encode_frames
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.reporter import SILENT, Reporter
-from csd_nerf.core.canvas import ImageStack
-from csd_nerf.core.rows import Rows, take_rows
+from csd_nerf.adapters.stacks import Stack, optimise_stacks, sample_stacks, work_size
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
 from csd_nerf.priors import precision
@@ -120,7 +112,7 @@ def _plan(prior: Prior, source: FrameSource, options: VideoOptions, reporter: Re
     if options.decoder != "vae":
         check_latents(options.decoder, prior.latent_channels)
         fetch_decoder(options.decoder, options.decoder_weights)
-    size = _work_size(prior, source.size, options)
+    size = work_size(prior, source.size, longest=options.size, square=options.square)
     session = EditSession(prior, options, reporter)
     for notice in source.notices:
         session.note(notice)
@@ -135,95 +127,17 @@ def _plan(prior: Prior, source: FrameSource, options: VideoOptions, reporter: Re
     return _Plan(session, options, source, size, batch)
 
 
-def _work_size(prior: Prior, size: tuple[int, int], options: VideoOptions) -> tuple[int, int]:
-    """Height and width at which to edit, with the aspect ratio of the frames or square.
-
-    The area is that of the prior's training images, unless `options.size` gives the longer edge.
-    """
-    shape = (1, 1) if options.square else size
-    if options.size is not None:
-        scale = options.size / max(shape)
-    else:
-        scale = prior.preferred_size / math.sqrt(shape[0] * shape[1])
-    multiple = prior.size_multiple
-    height, width = (max(1, round(scale * edge / multiple)) * multiple for edge in shape)
-    return height, width
-
-
 def _edited_latent(plan: _Plan) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
     session = plan.session
     with session.stage("encode"):
         source, image_rows = encode_frames(
             plan.prior, plan.source, size=plan.size, batch=plan.batch, reporter=session.reporter
         )
+    stack = Stack(source, image_rows, plan.batch)
     with session.stage("edit"):
-        if plan.options.method == "ip2p":
-            return _sample(plan, source, image_rows)
-        return _optimise(plan, source, image_rows)
-
-
-def _optimise(
-    plan: _Plan, source: Float[Tensor, "n c h w"], image_rows: Rows
-) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
-    """CSD-Edit and its ablations on batches of frames."""
-    stack = ImageStack(
-        source.clone(),
-        source,
-        image_rows,
-        plan.batch,
-        drawing=plan.session.values.drawing,
-        device=plan.prior.device,
-    )
-    iterations = plan.session.optimise(
-        stack, [plan.options.prompt], preview=lambda: preview_frames(plan.prior, stack.latent)
-    )
-    return stack.latent, {
-        "batch": plan.batch,
-        "iterations": iterations,
-        "updates_per_frame": update_statistics(stack.updates.double()),
-    }
-
-
-def _sample(
-    plan: _Plan, source: Float[Tensor, "n c h w"], image_rows: Rows
-) -> tuple[Float[Tensor, "n c h w"], dict[str, Any]]:
-    """InstructPix2Pix on every frame, a batch at a time, from independent or shared noise."""
-    from csd_nerf.priors.sampling import sample_latents
-
-    session = plan.session
-    parts = torch.arange(plan.source.count).split(plan.batch)
-    latent = torch.zeros_like(source)
-    shared = None
-    if session.values.noise == "shared":
-        shared = torch.randn(1, *latent.shape[1:], generator=session.generator)
-    done = 0
-    if (saved := session.restored()) is not None:
-        latent.copy_(saved["latent"])
-        done = saved["done"]
-
-    total = session.values.steps
-    session.reporter.begin("sample", len(parts) * total, done=done)
-    finished, steps = divmod(done, total)
-    for number, part in enumerate(parts[finished:], start=finished):
-
-        def after_step(now: int, sampled: Tensor, number: int = number, part: Tensor = part):
-            latent[part] = sampled.cpu()
-            session.reporter.tick(number * total + now, state=lambda: session.state(latent=latent))
-
-        noise = latent[part] if shared is None else shared.expand(len(part), -1, -1, -1)
-        if shared is None and not steps:
-            noise = torch.randn(noise.shape, generator=session.generator)
-        sample_latents(
-            plan.prior,
-            take_rows(image_rows, part),
-            plan.options.prompt,
-            **session.sampling(),
-            noise=noise,
-            done=(steps, latent[part]) if steps else None,
-            after_step=after_step,
-        )
-        steps = 0
-    return latent, {"batch": plan.batch, "steps": total}
+        edit = sample_stacks if plan.options.method == "ip2p" else optimise_stacks
+        (latent,), (facts,) = edit(session, [stack], plan.options.prompt)
+    return latent, facts
 
 
 def _decode(plan: _Plan, latent: Float[Tensor, "n c h w"], write: Callable[[Frame], Any]) -> None:

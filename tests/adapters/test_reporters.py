@@ -32,7 +32,7 @@ def run_files(source, tmp_path):
 
     def run_files(settings=SETTINGS) -> RunFiles:
         output, command = tmp_path / "out" / "river.png", ["csd-nerf", "panorama", "a b"]
-        return RunFiles(source, output, settings, command, fingerprint(source))
+        return RunFiles((source,), output, settings, command, fingerprint(source))
 
     return run_files
 
