@@ -27,12 +27,12 @@ GROUPS: dict[str, dict[str, type]] = {
     "edit": {
         "demo": DemoSettings,
         "scene": SplatSettings,
+        "preview": PreviewSettings,
         "panorama": PanoramaCommand,
         "video": VideoCommand,
         "image": ImageCommand,
     },
     "look": {
-        "preview": PreviewSettings,
         "compare": CompareSettings,
         "edits": EditsSettings,
         "weights": WeightsSettings,

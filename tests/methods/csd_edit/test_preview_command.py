@@ -238,7 +238,7 @@ MISTAKES = {
     "--prompt a --resume --overwrite": "A preview is resumed or replaced, got both",
     "--prompt a --view frame_00099.png": "--view must name one photograph, got frame_00099.png",
     "--prompt a --residual dds": "needs a description of the photographs",
-    "--prompt a --text-scale nan": "must be finite, got nan",
+    "--prompt a --text-scale nan": "--text-scale must be finite, got (nan,).",
     "--prompt a --prior nowhere/at-all": "The option is --prior.",
     "--prompt a -- --pipeline.seed 4": "--seed of a cell must be what ns-train takes, got 0",
     "--prompt a --text-scale 2 -- --pipeline.edit.text-scale 4": "got 2.0, for which it takes 4.0",
