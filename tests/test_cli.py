@@ -43,7 +43,7 @@ def test_help_loads_no_heavy_library(arguments):
     assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})")
 
 
-@pytest.mark.parametrize("command", ["panorama", "video"])
+@pytest.mark.parametrize("command", ["panorama", "video", "image"])
 def test_a_mistake_in_an_option_is_found_without_a_heavy_library(command):
     arguments = [command, "in", "--output", "out", "--preset", "tiny", "--batch", "0"]
     assert not modules_loaded_by(f"from csd_nerf.cli import main; main({arguments})", code=1)
@@ -53,6 +53,8 @@ ABSENT = {
     "panorama rivr.jpg --output o.png --prompt x": "river.jpg",
     "panorama river.jpg --region fog@mosk.png --output o.png": "mask.png",
     "video brake --output o.mp4 --prompt x": "break",
+    "image rivr.jpg --output o.png --prompt x": "river.jpg",
+    "preview --data brake --output o --prompt x": "break",
     "evaluate --source rivr.jpg --edited river.jpg --output o.json": "river.jpg",
     "evaluate --source river.jpg --edited a=rivr.jpg --output o.json": "river.jpg",
     "evaluate --source river.jpg --edited river.jpg --truth brek --output o.json": "break",
@@ -95,7 +97,7 @@ def test_paths_are_looked_at_before_a_heavy_library_is_imported(few_files, tmp_p
     assert not {*result.stdout.partition("loaded:")[2].split()} & {*HEAVY}
 
 
-@pytest.mark.parametrize("command", ["panorama", "video"])
+@pytest.mark.parametrize("command", ["panorama", "video", "image"])
 def test_pipes_are_refused_before_they_are_read(tmp_path, capsys, command):
     pipe = tmp_path / "in.png"
     os.mkfifo(pipe)
@@ -156,7 +158,7 @@ def test_the_known_edits_are_listed_without_a_heavy_library(capsys):
     assert "a turquoise cone\n" in told
 
 
-@pytest.mark.parametrize("command", ["panorama", "video"])
+@pytest.mark.parametrize("command", ["panorama", "video", "image"])
 def test_without_weights_the_preset_that_needs_none_is_named(
     few_files, monkeypatch, capsys, command
 ):
@@ -297,7 +299,7 @@ def test_a_demo_whose_training_fails_says_so(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "data" / "transforms.json").is_file()
 
 
-@pytest.mark.parametrize("command", ["panorama", "video"])
+@pytest.mark.parametrize("command", ["panorama", "video", "image"])
 def test_the_help_of_an_edit_shows_no_internals(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:

@@ -45,9 +45,9 @@ def record_of(folder: Path, *, missing: int = 0) -> PreviewRecord:
 
 
 def seen(page: Path, *, script: str = "", at: str = "") -> str:
-    """The page's content after a script of the test ran in it."""
+    """The page's content after a script of the test ran in it, in a scope of its own."""
     shown = page.with_name("shown.html")
-    shown.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    shown.write_text(page.read_text().replace("</body>", f"<script>{{{script}}}</script></body>"))
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
     # In a folder of its own: other browsers of this machine must not be disturbed.
     own = f"--user-data-dir={page.parent / 'browser'}"
