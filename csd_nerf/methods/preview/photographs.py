@@ -85,13 +85,18 @@ class PreviewPhotographs:
 
     def __init__(self, images: Images, config: TrainerConfig) -> None:
         self._images, self._config = images, config
+        self._device = config.machine.device_type
         self._model: Any = None
-        self.photograph01 = lru_cache(maxsize=_KEPT)(self._read)
+        self._kept = lru_cache(maxsize=_KEPT)(self._read)
 
     @property
     def names(self) -> list[str]:
         """Name of each photograph."""
         return self._images.names
+
+    def photograph01(self, view: int) -> Float[Tensor, "3 H W"]:
+        """A photograph in [0, 1], on the method's device."""
+        return self._kept(view).to(self._device)
 
     def digest(self) -> str:
         """SHA-256 of the pixels of all photographs."""
@@ -102,10 +107,11 @@ class PreviewPhotographs:
         return found.hexdigest()
 
     def _read(self, view: int) -> Float[Tensor, "3 H W"]:
-        image = self._images.photograph01(view).to(self._config.machine.device_type)
+        image = self._images.photograph01(view).to(self._device)
         if image.shape[-1] == 4:
             image = self._blending_model.blend_background(image)
-        return image.permute(2, 0, 1)
+        # A GPU's memory is the prior's.
+        return image.permute(2, 0, 1).cpu()
 
     @property
     def _blending_model(self) -> Any:
@@ -115,7 +121,7 @@ class PreviewPhotographs:
                 scene_box=SceneBox(_BOX),
                 num_train_data=len(self.names),
                 metadata={},
-                device=self._config.machine.device_type,
+                device=self._device,
                 grad_scaler=None,
                 seed_points=None,
             )

@@ -166,15 +166,20 @@ class _Sweep:
 
     def _measured(self, cell: Cell, report: RoundReport) -> dict[str, Any]:
         """Save a cell's pictures; returns their names and the cell's measures, view by view."""
-        stem, edits = picture_stem(cell), report.edits
-        views = range(self._scene.num_views)
-        changes = [(edits[v].edited01 - edits[v].source01).abs().mean() for v in views]
+        stem, pictures, changes = picture_stem(cell), [], []
+        for view, source in enumerate(self._record.facts["views"]):
+            edit = report.edits.get(view)
+            if edit is None:
+                # A round leaves out views that don't see the region that is edited.
+                pictures.append(source["picture"])
+                changes.append(0.0)
+                continue
+            pictures.append(save_picture(self._record.folder, f"{stem}_{view:02d}", edit.image))
+            changes.append(round(float((edit.edited01 - edit.source01).abs().mean()), 5))
         return {
-            "pictures": [
-                save_picture(self._record.folder, f"{stem}_{v:02d}", edits[v].image) for v in views
-            ],
-            "change_from_source": round(report.metrics["change_from_source"], 5),
-            "changes": [round(float(change), 5) for change in changes],
+            "pictures": pictures,
+            "change_from_source": round(sum(changes) / len(changes), 5),
+            "changes": changes,
             "evaluations": int(report.metrics["evaluations"]),
         }
 
