@@ -26,7 +26,7 @@ MAY_ENTER = {
     "editor": {"editor", "core", "priors.base", "priors.estimates"},
     "distill": {"distill", "core", "priors.base", "priors.estimates"},
     "adapters": {"adapters", *LIGHT, "editor", "priors", "media", "core"},
-    "scene": {"scene", "numbers", "editor", "priors", "media", "core"},
+    "scene": {"scene", "bundled", "numbers", "editor", "priors", "media", "core"},
     "methods": {
         *("methods", *LIGHT, "scene", "editor", "distill", "priors", "media", "core"),
     },

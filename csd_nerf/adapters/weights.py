@@ -37,8 +37,8 @@ class WeightsSettings:
         def tell(text: str) -> None:
             print(f"weights: {text}.", flush=True)
 
-        beside = {name: fetch_control_to for name in HUB_CONTROLS}
-        beside |= {name: fetch_segmenter_to for name in HUB_SEGMENTERS}
+        beside = dict.fromkeys(HUB_CONTROLS, fetch_control_to)
+        beside |= dict.fromkeys(HUB_SEGMENTERS, fetch_segmenter_to)
         if self.prior in beside:
             if self.variant is not None:
                 raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -35,6 +35,24 @@ def enlarge_smoothly(
     factor = max(1, round(edge / max(image01.shape[2:])))
     size = (factor * image01.shape[2], factor * image01.shape[3])
     return resize01(image01, size).clamp(0, 1)
+
+
+def outlined(
+    image01: Float[Tensor, "3 h w"], inside: Bool[Tensor, "h w"]
+) -> Float[Tensor, "3 h w"]:
+    """Draw a thin line along the border of a part of a picture, just outside of it.
+
+    The line is yellow, or where the picture is bright and yellow itself, blue.
+    """
+    from scipy import ndimage
+
+    border = ndimage.binary_dilation(inside.cpu().numpy()) & ~inside.cpu().numpy()
+    line = torch.from_numpy(border).to(image01.device)
+    yellow, blue = (
+        image01.new_tensor(colour)[:, None, None] for colour in ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    )
+    near = ((image01 - yellow) ** 2).sum(0) < ((image01 - blue) ** 2).sum(0)
+    return torch.where(line, torch.where(near, blue, yellow), image01)
 
 
 def label_columns(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> Float[Tensor, "n 3 H W"]:

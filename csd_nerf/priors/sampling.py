@@ -50,6 +50,7 @@ def sample_edit(
     level: float = 1.0,
     start01: Float[Tensor, "n 3 H W"] | None = None,
     reference01: Float[Tensor, "1 3 _ _"] | None = None,
+    editable: Float[Tensor, "n h w"] | None = None,
     noise: Float[Tensor, "n c h w"] | None = None,
     generator: torch.Generator | None = None,
     max_batch: int | None = None,
@@ -80,6 +81,10 @@ def sample_edit(
         start01: Start images for a strength or level below 1; None means the source images.
         reference01: One more image that the model sees beside each source; for priors that take
             two.
+        editable: Share of each latent cell that is edited; None means all of it. After every step
+            the rest is the source again, with the noise of the start at the level that the next
+            step expects, so that the edit fits in at the border (as RePaint does, Lugmayr et al.
+            2022).
         noise: Unit Gaussian noise for the start; drawn from the generator if None.
         generator: Source of this noise and the solver's; None means torch's global generator.
         max_batch: Largest number of evaluations in one call of the model; None means no limit.
@@ -113,9 +118,25 @@ def sample_edit(
     )
     shown = {"image_rows": image_rows, "reference_rows": reference_rows}
     estimate = partial(guidance.estimate, **shown)
-    return prior.decode(
-        solve(scheduler, latent, estimate, done=skipped, generator=generator, after_step=after_step)
+
+    def keep(done: int, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        assert editable is not None
+        known = source
+        if done < len(scheduler.timesteps):
+            at = scheduler.timesteps[done : done + 1]
+            known = scheduler.add_noise(source, noise.to(source), at)
+        return torch.lerp(known.to(latent), latent, editable[:, None].to(latent))
+
+    latent = solve(
+        scheduler,
+        latent,
+        estimate,
+        done=skipped,
+        generator=generator,
+        after_step=after_step,
+        keep=None if editable is None else keep,
     )
+    return prior.decode(latent)
 
 
 @torch.no_grad()

@@ -175,6 +175,7 @@ def solve(
     done: int,
     generator: torch.Generator | None,
     after_step: Callable[[int, Float[Tensor, "n c h w"]], None] | None = None,
+    keep: Callable[[int, Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]] | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Take all remaining steps of a solver; returns the latent after the last.
 
@@ -185,6 +186,8 @@ def solve(
         done: Number of steps to skip, because they are done already.
         generator: Source of the solver's noise.
         after_step: Called after each step with the number of steps done and the latent.
+        keep: Puts back what a step must not change; takes and returns the same as `after_step`
+            takes.
 
     Raises:
         FloatingPointError: If the result isn't finite.
@@ -192,6 +195,8 @@ def solve(
     for number, step in enumerate(scheduler.timesteps[done:], done + 1):
         noise = estimate(scheduler.scale_model_input(latent, step), step)
         latent = scheduler.step(noise, step, latent, generator=generator).prev_sample
+        if keep is not None:
+            latent = keep(number, latent)
         if after_step is not None:
             after_step(number, latent)
     require_finite(latent, "Sampled latents")

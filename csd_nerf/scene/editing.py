@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from csd_nerf.bundled import keeps_detail
 from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
@@ -16,6 +19,7 @@ from csd_nerf.scene.inputs import Ground, ViewInput, camera_input, view_input
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.progress import Task
 from csd_nerf.scene.protocol import LiveScene, Scene
+from csd_nerf.scene.regions import SceneMasks
 from csd_nerf.scene.rounds import Round, ViewEdit, edit_views
 from csd_nerf.scene.state import ReferenceView, StageState
 
@@ -37,6 +41,7 @@ class ViewEditor:
         request: EditRequest,
         state: StageState,
         *,
+        masks: SceneMasks | None,
         ground: Ground,
         generator: torch.Generator,
         task: Task,
@@ -47,6 +52,7 @@ class ViewEditor:
             views: The views.
             request: The user's request.
             state: The stage's state before the round.
+            masks: Where views are edited; None is everywhere.
             ground: What is edited.
             generator: From `generator`.
             task: Told of progress.
@@ -55,15 +61,18 @@ class ViewEditor:
             The edits, and the view that is shown beside others from now on.
         """
         done, reference = Round({}, 0), self.reference(request, state)
+        parts = {} if masks is None else {view: masks.mask(view) for view in views}
         if self._options.reference_views and reference is None:
             first, views = self._inputs(views[:1], ground), views[1:]
-            done = self._edit(first, request, state, generator, task)
+            done = self._edit(first, request, state, generator, task, masks=parts)
             (edit,) = done.edits.values()
             image = to_bytes(edit.edited01).cpu()
-            reference = ReferenceView(request.prompt, request.negative_prompt, image)
+            texts = (request.prompt, request.negative_prompt)
+            reference = ReferenceView(*texts, image, request.region)
         if views:
             inputs = self._inputs(views, ground)
-            done += self._edit(inputs, request, state, generator, task, reference=reference)
+            beside = {"masks": parts, "reference": reference}
+            done += self._edit(inputs, request, state, generator, task, **beside)
         return done, reference
 
     def edit_seen(
@@ -92,6 +101,10 @@ class ViewEditor:
             return None
         return found
 
+    def _keeps_detail(self, prompt: str) -> bool:
+        wanted = self._options.keep_detail
+        return keeps_detail(self._prior().name, [prompt]) if wanted is None else wanted
+
     def _inputs(self, views: list[int], ground: Ground) -> dict[int, ViewInput]:
         given = {"ground": ground, "options": self._options, "prior": self._prior()}
         return {view: view_input(self._scene, view, **given) for view in views}
@@ -104,6 +117,7 @@ class ViewEditor:
         generator: torch.Generator,
         task: Task,
         *,
+        masks: Mapping[int, Float[Tensor, "_ _"]] | None = None,
         reference: ReferenceView | None = None,
         label: str = "editing round",
     ) -> Round:
@@ -121,11 +135,12 @@ class ViewEditor:
             sources01={view: given.source01 for view, given in inputs.items()},
             controls01={v: i.control01 for v, i in inputs.items() if i.control01 is not None},
             reference01=None if reference is None else to_01(reference.image),
+            masks=masks or None,
             request=request,
             update=options.update,
             denoising_steps=options.denoising_steps,
             noise_range=options.noise_range,
-            keep_detail=options.keep_detail,
+            keep_detail=self._keeps_detail(request.prompt),
             generator=generator,
             task=task,
             progress=f"{label} {state.rounds}",

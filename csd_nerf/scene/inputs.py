@@ -46,7 +46,7 @@ def view_input(
     """Take what the edit of a view is made from."""
     photograph01 = scene.photograph01(view)
     full = (photograph01.shape[1], photograph01.shape[2])
-    size = _edit_size(full, options, prior)
+    size = edit_size(full, options, prior)
     needs_render = not _starts_from_source(options) or options.control == "depth"
     render = scene.render(view, size=size) if needs_render or ground == "present" else None
     if ground == "photographs":
@@ -65,7 +65,7 @@ def camera_input(
     scene: LiveScene, camera: Any, *, ground: Ground, options: StageOptions, prior: Prior
 ) -> ViewInput:
     """Take what the edit of what a camera sees is made from; its source is a render."""
-    size = _edit_size((int(camera.height), int(camera.width)), options, prior)
+    size = edit_size((int(camera.height), int(camera.width)), options, prior)
     render = scene.render_at(camera, size=size)
     source = render
     if ground != "present":
@@ -73,7 +73,8 @@ def camera_input(
     return _input(source.image01, source.image01, render, options)
 
 
-def _edit_size(full: tuple[int, int], options: StageOptions, prior: Prior) -> tuple[int, int]:
+def edit_size(full: tuple[int, int], options: StageOptions, prior: Prior) -> tuple[int, int]:
+    """The size at which an image of this one is edited."""
     edge = options.edit_size or prior.preferred_size
     return prior_size(full, edge=edge, multiple=prior.size_multiple)
 

@@ -59,9 +59,20 @@ class StageOptions:
     start: Literal["render", "original"] = "render"
     """What a round of csd starts from: render, the current renders of the scene, or original, the
     photographs. in2n always starts from renders, ip2p from noise."""
-    keep_detail: bool = False
+    keep_detail: bool | None = None
     """Keep the photographs' fine detail: only the change made by the edit is resized and added to
-    them."""
+    them. None does so for looks with the prior tiny, whose edits are of 64 pixels."""
+    region: str = ""
+    """Where the instruction applies; outside, the scene stays as it is. A box,
+    "x0,y0,z0,x1,y1,z1", in the scene's own coordinates: those of Crop Viewport in nerfstudio's
+    viewer and of ns-export (its obb-center plus and minus half its obb-scale). A folder with masks
+    of some views or all, named like the photographs, white inside; views without one get it through
+    the scene's depth. "labels:0,3": these numbers in the data's own label images, in a folder
+    labels beside that of the photographs. Or a word, such as "the car", for a segmenter. Empty is
+    everywhere."""
+    region_model: str = "clipseg"
+    """The segmenter for a word: clipseg (600 MB, optional), a hub id, or a folder with a CLIPSeg
+    model of transformers."""
     control: Control | None = None
     """What a ControlNet beside Stable Diffusion keeps of each view, with the residual dds. canny:
     the edges of the photograph. depth: the depth of the scene, rendered as it is at the round. None
@@ -120,5 +131,10 @@ class StageOptions:
     def request(self) -> EditRequest:
         """The request of a user who changes nothing."""
         return EditRequest(
-            self.prompt, self.negative_prompt, self.source_prompt, self.edit, chain=self.chain
+            self.prompt,
+            self.negative_prompt,
+            self.source_prompt,
+            self.edit,
+            region=self.region,
+            chain=self.chain,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +66,12 @@ def plan_steps(
 
 
 def draw_views(
-    waiting: Sequence[int], *, count: int, total: int, generator: torch.Generator
+    waiting: Sequence[int],
+    *,
+    count: int,
+    total: int,
+    generator: torch.Generator,
+    among: Collection[int] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Draw the views of the next round, without replacement.
 
@@ -78,15 +83,31 @@ def draw_views(
         count: Views per round; at most `total` are drawn.
         total: Number of views.
         generator: Source of new orders, on the CPU.
+        among: The views that may be drawn; None means all. Others lose their turn in the order when
+            it comes to them, and the next ones are drawn in their place.
 
     Returns:
         The views of the round, and the views that wait after it.
     """
-    count = min(count, total)
-    chosen, left = list(waiting[:count]), list(waiting[count:])
+    able = range(total) if among is None else among
+    count = min(count, len(able))
+    chosen, left = _take(waiting, count, able)
     if len(chosen) < count:
         order: list[int] = torch.randperm(total, generator=generator).tolist()
-        fresh = [view for view in order if view not in chosen][: count - len(chosen)]
-        left = [view for view in order if view not in fresh]
+        others = [view for view in order if view not in chosen]
+        fresh, after = _take(others, count - len(chosen), able)
+        # Views of the old order that were drawn just now have their turn in the new one too.
+        left = [view for view in order if view in {*after, *chosen}]
         chosen += fresh
     return chosen, left
+
+
+def _take(order: Sequence[int], count: int, able: Collection[int]) -> tuple[list[int], list[int]]:
+    """The first views that may be drawn, and those after the last of them."""
+    chosen: list[int] = []
+    for place, view in enumerate(order):
+        if len(chosen) == count:
+            return chosen, list(order[place:])
+        if view in able:
+            chosen.append(view)
+    return chosen, []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
@@ -22,11 +23,14 @@ class SceneRender:
         image01: Colours.
         depth: Distance from the camera centre along each pixel's ray, in the scene's units.
         axial: The same distance along the camera's axis; None if it isn't known.
+        points: The points of the surface that the pixels show, in the scene's coordinates; None if
+            they aren't known.
     """
 
     image01: Float[Tensor, "3 h w"]
     depth: Float[Tensor, "h w"]
     axial: Float[Tensor, "h w"] | None = None
+    points: Float[Tensor, "h w 3"] | None = None
 
 
 @runtime_checkable
@@ -248,4 +252,21 @@ class LiveScene(Scene, Protocol):
         The edited images are those of the snapshot. Optimizers start anew, as in `begin_editing`.
         If this fails, nothing has changed.
         """
+        ...
+
+
+@runtime_checkable
+class PhotographFiles(Protocol):
+    """A scene whose photographs are files, beside which masks and label images may lie."""
+
+    def photograph_file(self, view: int) -> Path:
+        """The file of a photograph."""
+        ...
+
+    def file_size(self, view: int) -> tuple[int, int]:
+        """Height and width of the picture in that file, as a user sees it."""
+        ...
+
+    def as_photograph(self, view: int, mask: Float[Tensor, "h w"]) -> Float[Tensor, "H W"]:
+        """A mask of that picture, scaled and undistorted as `photograph01` is."""
         ...

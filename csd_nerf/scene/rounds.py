@@ -15,11 +15,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from csd_nerf.media.pixels import resize01, to_bytes
+from csd_nerf.media.pixels import resize01, to_01, to_bytes
+from csd_nerf.media.regions import area_means, blended, inner_fade
+from csd_nerf.media.sheets import outlined
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.progress import Task
 from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update, edit_by
+
+FADE = 0.01
+"""Width over which an edit fades in from the border of a region, as a share of the shorter edge."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,22 @@ class ViewEdit:
         start01: The image that the edit started from: a render of the scene, or the photograph.
         edited01: The result at that size.
         image: The result at the photograph's size, on which the scene is trained.
+        mask: Share of each pixel that lies in the region; None if there is no region.
     """
 
     source01: Float[Tensor, "3 h w"]
     start01: Float[Tensor, "3 h w"]
     edited01: Float[Tensor, "3 h w"]
     image: UInt8[Tensor, "H W 3"]
+    mask: Float[Tensor, "_ _"] | None = None
+
+    @property
+    def outlined01(self) -> Float[Tensor, "3 h w"]:
+        """The photograph at the size of the edit, with an outline of the region."""
+        if self.mask is None:
+            return self.source01
+        size = (self.source01.shape[1], self.source01.shape[2])
+        return outlined(self.source01, enlarged(self.mask, size) >= 0.5)
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,42 @@ def finish_image(
     return to_bytes(photograph01 + change[0])
 
 
+def enlarged(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+    """A mask at another size, interpolated between the centres of its pixels."""
+    if tuple(mask.shape) == size:
+        return mask
+    return functional.interpolate(mask[None, None], size, mode="bilinear")[0, 0]
+
+
+def editable_cells(mask: Float[Tensor, "_ _"], cells: tuple[int, int]) -> Float[Tensor, "h w"]:
+    """Factor of each latent cell's step for a region.
+
+    It is the largest share of the cell and its eight neighbours that lies in the region. A cell at
+    the border is then edited in full, and what is around it fades; the pixels outside are those of
+    the photograph anyway.
+    """
+    share = area_means(mask, cells)
+    return functional.max_pool2d(share[None], 3, stride=1, padding=1)[0]
+
+
+def keep_outside(
+    original01: Float[Tensor, "3 h w"], edited: UInt8[Tensor, "h w 3"], mask: Float[Tensor, "_ _"]
+) -> UInt8[Tensor, "h w 3"]:
+    """Put the original back outside of a region, to the last bit.
+
+    Inside, the edit's weight rises from the border over `FADE` of the image's shorter edge; see
+    `inner_fade`.
+
+    Args:
+        original01: The photograph.
+        edited: Its edit.
+        mask: Share of each pixel that lies in the region, at any size.
+    """
+    size = (original01.shape[1], original01.shape[2])
+    weight = inner_fade(enlarged(mask, size), width=FADE * min(size))
+    return blended(to_bytes(original01).cpu(), edited.cpu(), weight).to(edited.device)
+
+
 def edit_views(
     prior: Prior,
     photographs01: Mapping[int, Float[Tensor, "3 _ _"]],
@@ -99,6 +150,7 @@ def edit_views(
     sources01: Mapping[int, Float[Tensor, "3 _ _"]] | None = None,
     controls01: Mapping[int, Float[Tensor, "1 _ _"]] | None = None,
     reference01: Float[Tensor, "3 _ _"] | None = None,
+    masks: Mapping[int, Float[Tensor, "_ _"]] | None = None,
     request: EditRequest,
     update: Update = "csd",
     denoising_steps: int = 20,
@@ -122,6 +174,8 @@ def edit_views(
         controls01: Structure images for a prior that follows them, by view, at the same size; None
             or empty for others.
         reference01: A second image beside each photograph, for a prior that takes two.
+        masks: Share of each pixel that is edited, by view, at any size; None edits everything.
+            Outside, photographs stay to the last bit.
         request: The user's request.
         update: The method; see `edit_by`.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
@@ -140,6 +194,10 @@ def edit_views(
             source01 = torch.cat([resize01(photographs01[view][None], size) for view in views])
         else:
             source01 = torch.stack([sources01[view] for view in views])
+        cells = (size[0] // prior.cell_size, size[1] // prior.cell_size)
+        editable = None
+        if masks is not None:
+            editable = torch.stack([editable_cells(masks[view], cells) for view in views])
         if task is not None:
             task.begin_part(len(views))
         edited01, count = edit_by(
@@ -149,6 +207,7 @@ def edit_views(
             start01,
             control01=torch.stack([controls01[view] for view in views]) if controls01 else None,
             reference01=None if reference01 is None else reference01[None],
+            editable=editable,
             request=request,
             denoising_steps=denoising_steps,
             noise_range=noise_range,
@@ -162,8 +221,12 @@ def edit_views(
             parts = source01.split(request.settings.max_batch or len(views))
             trips01 = torch.cat([prior.decode(prior.encode(p)) for p in parts]).to(source01)
         for row, view in enumerate(views):
-            image = finish_image(edited01[row], photographs01[view], round_trip01=trips01[row])
-            edits[view] = ViewEdit(source01[row], start01[row], edited01[row], image)
+            result01, mask = edited01[row], None if masks is None else masks[view]
+            image = finish_image(result01, photographs01[view], round_trip01=trips01[row])
+            if mask is not None:
+                image = keep_outside(photographs01[view], image, mask)
+                result01 = to_01(keep_outside(source01[row], to_bytes(result01), mask))
+            edits[view] = ViewEdit(source01[row], start01[row], result01, image, mask)
     return Round({view: edits[view] for view in starts01}, evaluations)
 
 

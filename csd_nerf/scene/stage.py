@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from csd_nerf.core.random_state import random_state_kept
+from csd_nerf.media.regions import Segmenter
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls, PastRound
 from csd_nerf.scene.editing import ViewEditor, ground_of
@@ -17,6 +18,7 @@ from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import StepPlan, draw_views, plan_steps
 from csd_nerf.scene.progress import Task, Teller
 from csd_nerf.scene.protocol import Scene
+from csd_nerf.scene.regions import RegionFinder
 from csd_nerf.scene.report import RoundReport, round_metrics
 from csd_nerf.scene.rounds import Round
 from csd_nerf.scene.state import ReferenceView, StageState, read_state
@@ -54,6 +56,7 @@ class EditingStage:
         *,
         prior: Callable[[], Prior],
         controls: Controls | None = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
         """Set up a stage that has not begun.
 
@@ -62,10 +65,12 @@ class EditingStage:
             options: Options of the stage.
             prior: Returns the editing model; first called in the first round.
             controls: Source of the user's requests; None always takes them from the options.
+            segmenter: Finds a region that is given by a word; None loads the options' model.
         """
         self._scene, self._options = scene, options
         self._controls = controls or FixedControls(options.request())
         self._editor = ViewEditor(scene, options, prior)
+        self._regions = RegionFinder(scene, options, prior, segmenter=segmenter)
         self._teller = Teller(self._controls.show_progress)
         self._is_editing = self._failed_when_due = False
         self.state = StageState()
@@ -154,11 +159,12 @@ class EditingStage:
         return [self._scene.name(view) for view in range(self._scene.num_views)]
 
     def _begin(self, *, is_resumed: bool) -> None:
-        """Begin to edit; for a user, keep the unedited scene."""
+        """Begin to edit; for a user or a region, keep the unedited scene."""
         self._is_editing = True
         self.state.first_edit = self.plan.first_edit
         self._scene.begin_editing(is_resumed=is_resumed)
-        if not self.is_live or not self.keeper.can_keep:
+        asked = self.is_live or bool(self._options.region.strip())
+        if not asked or not self.keeper.can_keep:
             return
         with told_as(RequestError, "The unedited scene can't be shown", is_live=True):
             if is_resumed:
@@ -201,15 +207,19 @@ class EditingStage:
         check_request(request)
         options, state, keeper = self._options, self.state, self.keeper
         generator = self._editor.generator(request, state)
+        ground, base = ground_of(request, state, step=step)
+        if ground == "kept":
+            keeper.keep(base)
+        masks = self._regions.find(request.region, base=base, present=ground == "present")
         views, waiting = draw_views(
             state.waiting,
             count=options.rounds.views if request.views is None else request.views,
             total=self._scene.num_views,
             generator=generator,
+            among=None if masks is None else masks.seen,
         )
         task = Task(self._teller, f"round {state.rounds}", views=len(views))
         task.say("rendering")
-        ground, base = ground_of(request, state, step=step)
         ends = self.is_live and self._wants_picture(request, step)
         present = keeper.keep_end(
             state,
@@ -217,10 +227,8 @@ class EditingStage:
             limit=options.history if ends else 0,
             base=base if ground == "present" else None,
         )
-        if ground == "kept":
-            keeper.keep(base)
         done, reference = self._editor.edit(
-            views, request, state, ground=ground, generator=generator, task=task
+            views, request, state, masks=masks, ground=ground, generator=generator, task=task
         )
         if ground == "present":
             assert present is not None

@@ -21,16 +21,18 @@ class ReferenceView:
         prompt: The instruction by which it was edited.
         negative_prompt: What replaced the empty text.
         image: The edit, at the size at which it was made.
+        region: Where it was edited.
     """
 
     prompt: str
     negative_prompt: str
     image: UInt8[Tensor, "h w 3"]
+    region: str = ""
 
     def answers(self, request: EditRequest) -> bool:
-        """Whether this is an edit by the request's texts."""
-        asked = (request.prompt, request.negative_prompt)
-        return asked == (self.prompt, self.negative_prompt)
+        """Whether this is an edit by the request's texts, in its region."""
+        asked = (request.prompt, request.negative_prompt, request.region)
+        return asked == (self.prompt, self.negative_prompt, self.region)
 
 
 @dataclass

@@ -30,6 +30,7 @@ def edit_by(
     *,
     control01: Float[Tensor, "n 1 h w"] | None = None,
     reference01: Float[Tensor, "1 3 _ _"] | None = None,
+    editable: Float[Tensor, "n _ _"] | None = None,
     request: EditRequest,
     denoising_steps: int,
     noise_range: tuple[float, float],
@@ -49,6 +50,8 @@ def edit_by(
         start01: The images to start from; ip2p ignores them.
         control01: Structure images, for csd with a prior that follows them; see `edit_images`.
         reference01: A second image, for a prior that takes two; see `edit_images`.
+        editable: Share of each latent cell that is edited; None means all of it. csd scales its
+            steps by it; in2n and ip2p put the source back into the rest after every step.
         request: The user's request; in2n and ip2p use only `text_scale`, `image_scale` and
             `max_batch` of its settings.
         denoising_steps: Sampling steps per view, for in2n and ip2p.
@@ -77,6 +80,7 @@ def edit_by(
             start01=start01,
             control01=control01,
             reference01=reference01,
+            editable=editable,
             generator=generator,
             progress=progress,
             callback=lambda done, total, _: counted("iteration", done, total),
@@ -91,14 +95,17 @@ def edit_by(
             denoising_steps,
             generator,
             reference01=reference01,
+            editable=editable,
             after_step=lambda done, _: counted("step", done, denoising_steps),
         )
     else:
         edited = []
-        pairs = zip(source01.split(1), start01.split(1), strict=True)
-        for done, (source, start) in enumerate(pairs, 1):
+        parts = [None] * len(source01) if editable is None else editable.split(1)
+        each = zip(source01.split(1), start01.split(1), parts, strict=True)
+        for done, (source, start, part) in enumerate(each, 1):
             level = _draw_level(prior, noise_range, denoising_steps, generator)
             noised = {"start01": start, "level": level, "reference01": reference01}
+            noised["editable"] = part
             edited.append(_sample(prior, source, request, denoising_steps, generator, **noised))
             counted("view", done, len(source01))
         edited01 = torch.cat(edited)

@@ -103,7 +103,7 @@ def test_a_model_of_another_class_is_refused(segmenter_folder, tmp_path):
 
 
 def test_weights_are_fetched_by_their_short_name(monkeypatch, tmp_path, capsys):
-    files = {name: 1000 for name in ("config.json", "preprocessor_config.json", "vocab.json")}
+    files = dict.fromkeys(("config.json", "preprocessor_config.json", "vocab.json"), 1000)
     files |= dict.fromkeys(("tokenizer_config.json", "merges.txt", "README.md"), 1000)
     files |= {"model.safetensors": 600_000_000, "pytorch_model.bin": 600_000_000}
     asked = []

@@ -34,6 +34,7 @@ from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.edits import EDITS_FOLDER, EditFolder
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+from csd_nerf.methods.common.region_checks import check_region
 from csd_nerf.methods.common.rounds import FailedRounds, show_round
 from csd_nerf.methods.common.terminal import count_round
 from csd_nerf.priors import Prior
@@ -128,6 +129,7 @@ class EditPipeline(VanillaPipeline):
                 model.perceptual.require()
             self.controls = ViewerControls(config.request(), prior=config.prior)
             self.scene = self.open_scene()
+            check_region(self.scene, config)
             self.stage = EditingStage(
                 self.scene, config, prior=self._prior.get, controls=self.controls
             )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
+from csd_nerf.media.images import image_size
 from csd_nerf.methods.common.checkpoints import OUR_STATE
 from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.edits import EditFolder
@@ -64,6 +67,23 @@ class PhotographScene(LiveScene):
         """The photograph; transparent parts are blended with the model's background."""
         image = self._edited_images.photograph01(view).to(self._scene_model.device)
         return self._scene_model.blend_background(image).permute(2, 0, 1)
+
+    def cameras(self) -> Iterator[Cameras]:
+        """The camera of each training view, before its optimised correction."""
+        cameras = self._edited_images.train_dataset.cameras
+        return (cameras[view : view + 1] for view in range(self.num_views))
+
+    def photograph_file(self, view: int) -> Path:
+        """The file that the photograph was read from."""
+        return Path(self._edited_images.train_dataset.image_filenames[view])
+
+    def file_size(self, view: int) -> tuple[int, int]:
+        """Height and width of the picture in that file, upright."""
+        return image_size(self.photograph_file(view))
+
+    def as_photograph(self, view: int, mask: Float[Tensor, "h w"]) -> Float[Tensor, "H W"]:
+        """A mask of that picture, scaled and undistorted as the photograph is."""
+        return self._edited_images.as_photograph(view, mask)
 
     def render(self, view: int, *, size: tuple[int, int]) -> SceneRender:
         """Render a training view with its optimised camera pose.
@@ -237,6 +257,15 @@ class PhotographScene(LiveScene):
                 f"had, got {self.num_views} for an edit of number {max(edited)}; restore them, or "
                 "load its source_models."
             )
+
+
+def surface_points(rays: RayBundle, depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """The points at these distances along a camera's rays, in the scene's coordinates.
+
+    These are the axes and the scale after nerfstudio's transform of the poses: those of the boxes
+    of its viewer's crop and of ns-export. In the viewer's own space they are 10 times as large.
+    """
+    return rays.origins + depth[..., None] * rays.directions
 
 
 def by_photograph(

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
+from torch.nn import functional
 
 from csd_nerf.methods.common.edits import EditFolder
 from csd_nerf.methods.common.errors import MethodError
@@ -136,6 +137,11 @@ class EditedImages:
     def photograph01(self, view: int) -> Float[Tensor, "h w c"]:
         """The original photograph of a view, RGB or RGBA in [0, 1]."""
         return self._photograph(view).float() / 255
+
+    def as_photograph(self, view: int, mask: Float[Tensor, "_ _"]) -> Float[Tensor, "h w"]:
+        """A mask of the picture in a view's file, at the size of the photograph, by areas."""
+        height, width = self._image(view).shape[:2]
+        return functional.interpolate(mask[None, None], (height, width), mode="area")[0, 0]
 
     @property
     def names(self) -> list[str]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from csd_nerf.methods.common.edit_scene import PhotographScene
+from csd_nerf.methods.common.edit_scene import PhotographScene, surface_points
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
 from csd_nerf.methods.csd_edit.model import PER_PHOTOGRAPH, CSDEditModel
 from csd_nerf.scene.protocol import SceneRender
@@ -34,9 +34,11 @@ class NerfactoScene(PhotographScene):
         self, image01: Float[Tensor, "3 h w"], depth: Float[Tensor, "h w"], camera: Cameras
     ) -> SceneRender:
         """A render; nerfacto's depth is along rays."""
+        rays = camera.generate_rays(0, keep_shape=True)
         # A ray's length for one along the axis; 1 for cameras of other projections.
-        lengths = camera.generate_rays(0, keep_shape=True).metadata["directions_norm"][..., 0]
-        return SceneRender(image01, depth, axial=depth / lengths)
+        lengths = rays.metadata["directions_norm"][..., 0]
+        points = surface_points(rays, depth)
+        return SceneRender(image01, depth, axial=depth / lengths, points=points)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""

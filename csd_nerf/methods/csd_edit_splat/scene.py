@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from csd_nerf.methods.common.edit_scene import PhotographScene
+from csd_nerf.methods.common.edit_scene import PhotographScene, surface_points
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManager
 from csd_nerf.methods.csd_edit_splat.model import PER_PHOTOGRAPH, CSDEditSplatModel
 from csd_nerf.scene.protocol import SceneRender
@@ -29,7 +29,9 @@ class SplatScene(PhotographScene):
         self, image01: Float[Tensor, "3 h w"], depth: Float[Tensor, "h w"], camera: Cameras
     ) -> SceneRender:
         """A render; a splat's depth is along the camera's axis."""
-        return SceneRender(image01, depth * ray_lengths(camera), axial=depth)
+        along = depth * ray_lengths(camera)
+        points = surface_points(camera.generate_rays(0, keep_shape=True), along)
+        return SceneRender(image01, along, axial=depth, points=points)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
