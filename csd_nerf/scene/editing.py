@@ -16,10 +16,10 @@ from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.history import base_file
 from csd_nerf.scene.inputs import Ground, ViewInput, camera_input, view_input
+from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.progress import Task
 from csd_nerf.scene.protocol import LiveScene, Scene
-from csd_nerf.scene.regions import SceneMasks
 from csd_nerf.scene.rounds import Round, ViewEdit, edit_views
 from csd_nerf.scene.state import ReferenceView, StageState
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from csd_nerf.scene.masks import SceneMasks
+
 
 @dataclass(frozen=True)
 class SceneRender:
@@ -251,6 +253,22 @@ class LiveScene(Scene, Protocol):
 
         The edited images are those of the snapshot. Optimizers start anew, as in `begin_editing`.
         If this fails, nothing has changed.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldsOutside(Protocol):
+    """A scene that can be trained in a region alone."""
+
+    def hold_outside(self, masks: SceneMasks | None) -> None:
+        """From the next step on, keep the scene outside of a region as the unedited scene is.
+
+        Photographs alone don't: a scene that isn't trained to the end moves towards them, and
+        parameters that both sides share move with the edit.
+
+        Args:
+            masks: The region; None lets all of the scene change.
         """
         ...
 

@@ -9,7 +9,6 @@ depths are those of the unedited scene.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,42 +34,12 @@ from csd_nerf.priors import Prior
 from csd_nerf.priors.segmenters import load_segmenter
 from csd_nerf.scene.inputs import edit_size
 from csd_nerf.scene.lifting import LabelledPoints
+from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.protocol import LiveScene, PhotographFiles, Scene, SceneRender
-from csd_nerf.scene.rounds import enlarged
 
 LABELS_FOLDER = "labels"
 """Folder of a data set's label images, beside that of its photographs."""
-LEAST_SEEN = 1e-4
-"""Views of which a region covers less than this share don't see it."""
-
-
-@dataclass(frozen=True)
-class SceneMasks:
-    """The masks of a region in all views of a scene, and the region in space.
-
-    Attributes:
-        region: The region.
-        inside: Whether points in the scene's coordinates lie in the region.
-    """
-
-    region: Region
-    inside: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, "n"]]
-    _shares: Mapping[int, UInt8[Tensor, "_ _"]]
-
-    def mask(self, view: int) -> Float[Tensor, "_ _"]:
-        """The share of each pixel of a view, at the photograph's size or at that of the edit."""
-        return self._shares[view].float() / 255
-
-    def at_photograph(self, view: int, size: tuple[int, int]) -> Float[Tensor, "H W"]:
-        """The mask at the photograph's size; enlarged between the pixels if it is smaller."""
-        return enlarged(self.mask(view), size)
-
-    @property
-    def seen(self) -> list[int]:
-        """The views that see the region."""
-        shares = self._shares.items()
-        return [v for v, share in shares if float((share >= 128).float().mean()) >= LEAST_SEEN]
 
 
 class RegionFinder:
@@ -185,7 +154,7 @@ def find_region(
         def inside(points: Float[Tensor, "*n 3"]) -> Bool[Tensor, "*n"]:
             return (labelled().vote(points) >= 0.5).to(points.device)
 
-    found = SceneMasks(region, inside, {v: _to_bytes(share) for v, share in shares.items()})
+    found = SceneMasks(inside, {v: _to_bytes(share) for v, share in shares.items()})
     if not found.seen:
         raise ValueError(
             f"A region needs to be seen by a view, got {where}, which none of {scene.num_views} "

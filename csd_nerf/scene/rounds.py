@@ -20,6 +20,7 @@ from csd_nerf.media.regions import area_means, blended, inner_fade
 from csd_nerf.media.sheets import outlined
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
+from csd_nerf.scene.masks import enlarged
 from csd_nerf.scene.progress import Task
 from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update, edit_by
 
@@ -104,13 +105,6 @@ def finish_image(
         (edited01 - round_trip01)[None], size, mode="bicubic", antialias=True
     )
     return to_bytes(photograph01 + change[0])
-
-
-def enlarged(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
-    """A mask at another size, interpolated between the centres of its pixels."""
-    if tuple(mask.shape) == size:
-        return mask
-    return functional.interpolate(mask[None, None], size, mode="bilinear")[0, 0]
 
 
 def editable_cells(mask: Float[Tensor, "_ _"], cells: tuple[int, int]) -> Float[Tensor, "h w"]:

@@ -17,7 +17,7 @@ from csd_nerf.scene.keeper import Keeper
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import StepPlan, draw_views, plan_steps
 from csd_nerf.scene.progress import Task, Teller
-from csd_nerf.scene.protocol import Scene
+from csd_nerf.scene.protocol import HoldsOutside, Scene
 from csd_nerf.scene.regions import RegionFinder
 from csd_nerf.scene.report import RoundReport, round_metrics
 from csd_nerf.scene.rounds import Round
@@ -163,7 +163,7 @@ class EditingStage:
         self._is_editing = True
         self.state.first_edit = self.plan.first_edit
         self._scene.begin_editing(is_resumed=is_resumed)
-        asked = self.is_live or bool(self._options.region.strip())
+        asked = self.is_live or bool(self._options.region.strip() or self.state.region.strip())
         if not asked or not self.keeper.can_keep:
             return
         with told_as(RequestError, "The unedited scene can't be shown", is_live=True):
@@ -171,6 +171,7 @@ class EditingStage:
                 self.keeper.keep(self.state.base)
             else:
                 self.keeper.begin()
+            self._hold_outside()
         self._show_history()
 
     def _do(self, step: int, *, editing: bool) -> RoundReport | None:
@@ -240,8 +241,15 @@ class EditingStage:
         seconds = perf_counter() - began
         report = self._remember(done, request, step, waiting, seconds=seconds)
         self.state = dataclasses.replace(self.state, reference=reference, base=base)
+        self._hold_outside()
         self._show_history()
         return report
+
+    def _hold_outside(self) -> None:
+        """Let training change the last round's region alone."""
+        if isinstance(self._scene, HoldsOutside):
+            masks = self._regions.find(self.state.region, base=self.state.base)
+            self._scene.hold_outside(masks)
 
     def _preview(self, request: EditRequest) -> None:
         """Edit what a camera sees as the next round would, and show it; nothing changes."""
@@ -275,6 +283,7 @@ class EditingStage:
         self._teller.say("going back")
         found = self.keeper.go_back(self.state, index, names=self._names())
         self.state = found or self.state
+        self._hold_outside()
         self._show_history()
         what = "the unedited scene" if index == -1 else f"the end of round {index}"
         self._teller.hold(f"back at {what}")
@@ -327,6 +336,7 @@ class EditingStage:
             last_picture=step if wants_picture else before.last_picture,
             history=[*before.history, past] if wants_picture else before.history,
             prompt=request.prompt,
+            region=request.region,
             chained=request.chain,
         )
         return report

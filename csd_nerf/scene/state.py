@@ -51,6 +51,7 @@ class StageState:
         owed: Whether a round was due while editing was paused.
         history: The rounds with contact sheets, without those that were undone.
         prompt: The last round's instruction; None before the first round.
+        region: Where the last round applied; empty is everywhere.
         chained: Whether the last round was asked to edit on top of what there was.
         base: Name of the file of the scene on which rounds build; None for the photographs.
     """
@@ -65,6 +66,7 @@ class StageState:
     owed: bool = False
     history: list[PastRound] = field(default_factory=list)
     prompt: str | None = None
+    region: str = ""
     chained: bool = False
     base: str | None = None
 

@@ -26,6 +26,12 @@ from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.photographs import Photographs, read_all
 from csd_nerf.methods.common.transforms import checked
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
+from csd_nerf.scene.masks import SceneMasks
+
+HELD = "held"
+"""Name of what says, in batches and in rays' metadata, which rays show the unedited scene."""
+UNUSED = "unused"
+"""Name of what says, in batches, which pixels of views without an edit are not trained on."""
 
 
 @dataclass
@@ -85,6 +91,7 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
     ) -> None:
         self._edits = {}
         self._is_editing = False
+        self._inside: Bool[Tensor, "n h w 1"] | list[Bool[Tensor, "_ _ 1"]] | None = None
         # nerfstudio renders camera paths without looking at the photographs.
         config.dataparser = checked(config.dataparser, pictures=test_mode != "inference")
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -166,6 +173,20 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
             equirectangular=bool(source.is_equirectangular),
         )
 
+    def hold_outside(self, masks: SceneMasks | None) -> None:
+        """Mark the rays outside of a region as held from now on; with None, mark none.
+
+        Half of the patches are drawn from all views then, also if `only_edited_views`.
+        """
+        if masks is None:
+            self._inside = None
+            return
+        images = self._cached["image"]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        inside = [masks.inside_of(view, size)[..., None] for view, size in enumerate(sizes)]
+        whole = torch.stack(inside) if isinstance(images, Tensor) else inside
+        self._inside = _moved(whole, images[0].device)
+
     def begin_editing(self) -> None:
         """Draw rays in patches from now on."""
         self._is_editing = True
@@ -174,14 +195,29 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
         """Draw the rays of a training step: pixels before editing, patches while editing."""
         self.train_count += 1
         if self._is_editing:
-            edited_only = self.config.only_edited_views and self._edits
-            views = sorted(self._edits) if edited_only else list(range(self.num_views))
-            indices = self._patches.sample(views, patches=self._patches_per_batch)
-            batch = {"image": gather_pixels(self._cached["image"], indices), "indices": indices}
+            batch = self._edited_batch()
         else:
             assert self.train_pixel_sampler is not None
             batch = self.train_pixel_sampler.sample(self._cached)
-        return self.train_ray_generator(batch["indices"]), _as_float(batch)
+        rays = self.train_ray_generator(batch["indices"])
+        if HELD in batch:
+            rays.metadata[HELD] = batch[HELD].to(rays.origins.device)
+        return rays, _as_float(batch)
+
+    def _edited_batch(self) -> dict[str, Any]:
+        """Pixels of the editing stage; if a region is edited alone, with `HELD` and `UNUSED`."""
+        count, everywhere = self._patches_per_batch, list(range(self.num_views))
+        edited_only = self.config.only_edited_views and self._edits
+        views = sorted(self._edits) if edited_only else everywhere
+        if self._inside is None:
+            indices = self._patches.sample(views, patches=count)
+            return {"image": gather_pixels(self._cached["image"], indices), "indices": indices}
+        others = self._patches.sample(everywhere, patches=count // 2)
+        indices = torch.cat([self._patches.sample(views, patches=count - count // 2), others])
+        inside = gather_pixels(self._inside, indices)
+        batch = {"image": gather_pixels(self._cached["image"], indices), "indices": indices}
+        edited = torch.isin(indices[:, :1], torch.tensor(views)).to(inside.device)
+        return {**batch, HELD: ~inside, UNUSED: inside & ~edited}
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict[str, Any]]:  # noqa: ARG002
         """Draw rays of the views that are held out."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
 from csd_nerf.methods.common.perceptual import LpipsAtFirstUse
 from csd_nerf.methods.common.unedited import ShowsUnedited
+from csd_nerf.methods.csd_edit.datamanager import HELD, UNUSED
 
 EditingPoses = Literal["off", "in2n"]
 """What becomes of the optimisation of camera poses in the editing stage."""
@@ -26,6 +28,9 @@ class CSDEditModelConfig(NerfactoModelConfig):
     """Options of the model: nerfacto's and those of the editing stage."""
 
     _target: type = field(default_factory=lambda: CSDEditModel)
+    held_weight: float = 10.0
+    """If a region is edited alone: weight of the squared difference between the scene and the
+    unedited scene outside of the region."""
     lpips_weight: float = 1.0
     """Weight of LPIPS on patches in the editing stage. With 0 the loss is L1 alone, and AlexNet's
     weights are not needed."""
@@ -77,10 +82,45 @@ class CSDEditModel(ShowsUnedited, LpipsAtFirstUse, NerfactoModel):
         """RGB as it is; RGBA over the background of training."""
         return self.renderer_rgb.blend_background(image)
 
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """Nerfacto's; in training also what the unedited scene shows where rays are held."""
+        outputs: dict[str, Any] = super().get_outputs(ray_bundle)  # pyright: ignore[reportAssignmentType]
+        held = (ray_bundle.metadata or {}).get(HELD)
+        if self.training and held is not None:
+            # Nerfacto has corrected the rays' poses in place.
+            outputs[HELD] = self._unedited_rgb(ray_bundle, held[:, 0])
+        return outputs
+
+    @torch.no_grad()
+    def _unedited_rgb(self, rays: RayBundle, held: Bool[Tensor, "rays"]) -> Float[Tensor, "rays 3"]:
+        """Colours of the unedited scene along some of the rays; black along the others."""
+        kept = self.unedited
+        kept.eval()
+        # Only in training it takes the appearance of the photograph itself.
+        kept.field.train()
+        shown01 = torch.zeros(len(held), 3, device=rays.origins.device)
+        if bool(held.any()):
+            shown01[held] = kept.get_outputs(rays[held])["rgb"]
+        return shown01
+
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict | None = None
     ) -> dict[str, Tensor]:
         """Nerfacto's losses; when training in the editing stage, also LPIPS on the patches."""
+        if HELD not in outputs:
+            return self._edit_losses(outputs, batch, metrics_dict)
+        held, target = batch[HELD].to(self.device), outputs[HELD]
+        error = ((outputs["rgb"] - target) ** 2).where(held, 0.0).sum() / (3 * len(held))
+        # Pixels that don't count are as the loss wants them.
+        skipped = held | batch[UNUSED].to(self.device)
+        image = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        shown = {**outputs, "rgb": torch.where(skipped, image, outputs["rgb"])}
+        losses = self._edit_losses(shown, {**batch, "image": image}, metrics_dict)
+        return {**losses, "held_loss": self.config.held_weight * error}
+
+    def _edit_losses(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict | None
+    ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.training and self.patch_size > 1 and self.uses_perceptual_loss:
             truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))

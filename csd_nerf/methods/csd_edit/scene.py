@@ -13,6 +13,7 @@ from torch import Tensor
 from csd_nerf.methods.common.edit_scene import PhotographScene, surface_points
 from csd_nerf.methods.csd_edit.datamanager import CSDEditDataManager
 from csd_nerf.methods.csd_edit.model import PER_PHOTOGRAPH, CSDEditModel
+from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.protocol import SceneRender
 
 
@@ -43,6 +44,10 @@ class NerfactoScene(PhotographScene):
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
         self._images.set_edited(images, background=self._background)
+
+    def hold_outside(self, masks: SceneMasks | None) -> None:
+        """Train pixels outside of a region on what the unedited scene shows there."""
+        self._images.hold_outside(masks)
 
     def begin_editing(self, *, is_resumed: bool) -> None:
         """Draw rays in patches, and use the losses for patches."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models import splatfacto
@@ -75,6 +76,7 @@ class CSDEditSplatModel(ShowsUnedited, LpipsAtFirstUse, SplatfactoModel):
     def populate_modules(self) -> None:
         """Build splatfacto; its Gaussians begin at the 3D points, in their colours."""
         self.is_editing = False
+        self._free: Bool[Tensor, "n"] | None = None
         colours = None
         if self.seed_points is not None and not torch.cuda.is_available():
             points, colours = self.seed_points
@@ -94,6 +96,58 @@ class CSDEditSplatModel(ShowsUnedited, LpipsAtFirstUse, SplatfactoModel):
         self.strategy.reset_every = _FOREVER
         # It would wait for this many steps after each reset.
         self.strategy.pause_refine_after_reset = 0
+
+    def hold_outside(
+        self, inside: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, "n"]] | None
+    ) -> None:
+        """Train only Gaussians whose centres lie inside, by the unedited scene; with None, all.
+
+        Gaussians that are held have no gradient, so that Adam leaves them what they are.
+        """
+        self._free = None
+        if inside is not None:
+            means = self.unedited.gauss_params["means"]
+            if len(means) != len(self.gauss_params["means"]):
+                means = self.gauss_params["means"]
+            self._free = inside(means.detach())
+
+    def _trained(self, name: str) -> Tensor:
+        """A parameter of the Gaussians, of which those that are held have no gradient."""
+        values = self.gauss_params[name]
+        if self._free is None or not self.training:
+            return values
+        free = self._free.view(-1, *[1] * (values.dim() - 1))
+        return torch.where(free, values, values.detach())
+
+    @property
+    def means(self) -> Tensor:
+        """Centres."""
+        return self._trained("means")
+
+    @property
+    def scales(self) -> Tensor:
+        """Logarithms of the standard deviations along the axes."""
+        return self._trained("scales")
+
+    @property
+    def quats(self) -> Tensor:
+        """Rotations."""
+        return self._trained("quats")
+
+    @property
+    def features_dc(self) -> Tensor:
+        """Harmonics of degree 0."""
+        return self._trained("features_dc")
+
+    @property
+    def features_rest(self) -> Tensor:
+        """Harmonics of higher degrees."""
+        return self._trained("features_rest")
+
+    @property
+    def opacities(self) -> Tensor:
+        """Opacities before the sigmoid."""
+        return self._trained("opacities")
 
     def blend_background(self, image: Float[Tensor, "*pixels c"]) -> Float[Tensor, "*pixels 3"]:
         """RGB as it is; RGBA over the background of renders."""

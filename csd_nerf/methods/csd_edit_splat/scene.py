@@ -13,6 +13,7 @@ from torch import Tensor
 from csd_nerf.methods.common.edit_scene import PhotographScene, surface_points
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManager
 from csd_nerf.methods.csd_edit_splat.model import PER_PHOTOGRAPH, CSDEditSplatModel
+from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.protocol import SceneRender
 
 
@@ -36,6 +37,10 @@ class SplatScene(PhotographScene):
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:
         """Train on edited images from now on."""
         self._images.set_edited(images, background=self._model.background_color)
+
+    def hold_outside(self, masks: SceneMasks | None) -> None:
+        """Train the Gaussians alone whose centres lie in a region."""
+        self._model.hold_outside(None if masks is None else masks.inside)
 
     def begin_editing(self, *, is_resumed: bool) -> None:
         """Use the loss of the editing stage."""
