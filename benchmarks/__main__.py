@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.paper.settings import PaperSettings
 from benchmarks.profile.settings import ProfileSettings
+from benchmarks.regions.settings import RegionsSettings
 from benchmarks.tables import TablesSettings
 from benchmarks.text_to_3d.settings import TextTo3dSettings
 from benchmarks.truth.settings import TruthSettings
@@ -14,6 +15,7 @@ COMMANDS: dict[str, type] = {
     "truth": TruthSettings,
     "paper": PaperSettings,
     "profile": ProfileSettings,
+    "regions": RegionsSettings,
     "user-study": UserStudySettings,
     "text-to-3d": TextTo3dSettings,
     "tables": TablesSettings,

@@ -115,6 +115,8 @@ def tiny_config(data: Path, *, prompt: str, method: str = NERFACTO) -> Any:
     config = method_config(method)
     config.data = config.pipeline.datamanager.data = data
     config.pipeline.prompt = prompt
+    # As it was when the records were made.
+    config.pipeline.keep_detail = False
     config.steps_per_eval_batch = config.steps_per_eval_image = NEVER
     if method == NERFACTO:
         # Half the rays of the preset, so that most of the time goes to the edits.

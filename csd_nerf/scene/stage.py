@@ -44,6 +44,7 @@ class EditingStage:
             may want to go back. Then a `LiveScene` is asked to keep the unedited scene, and past
             rounds are kept in `keeper.files`.
         keeper: What the scene was. Its `files` and `read_source` may be set before editing begins.
+        regions: Finds regions of the scene.
         save: Saves the scene before a step, and returns where to, in words; None if it can't be.
     """
 
@@ -70,7 +71,7 @@ class EditingStage:
         self._scene, self._options = scene, options
         self._controls = controls or FixedControls(options.request())
         self._editor = ViewEditor(scene, options, prior)
-        self._regions = RegionFinder(scene, options, prior, segmenter=segmenter)
+        self.regions = RegionFinder(scene, options, prior, segmenter=segmenter)
         self._teller = Teller(self._controls.show_progress)
         self._is_editing = self._failed_when_due = False
         self.state = StageState()
@@ -211,7 +212,7 @@ class EditingStage:
         ground, base = ground_of(request, state, step=step)
         if ground == "kept":
             keeper.keep(base)
-        masks = self._regions.find(request.region, base=base, present=ground == "present")
+        masks = self.regions.find(request.region, base=base, present=ground == "present")
         views, waiting = draw_views(
             state.waiting,
             count=options.rounds.views if request.views is None else request.views,
@@ -248,7 +249,7 @@ class EditingStage:
     def _hold_outside(self) -> None:
         """Let training change the last round's region alone."""
         if isinstance(self._scene, HoldsOutside):
-            masks = self._regions.find(self.state.region, base=self.state.base)
+            masks = self.regions.find(self.state.region, base=self.state.base)
             self._scene.hold_outside(masks)
 
     def _preview(self, request: EditRequest) -> None:

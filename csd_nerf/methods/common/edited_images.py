@@ -180,7 +180,21 @@ class EditedImages:
             self._check_size(view, (image.shape[0], image.shape[1]))
             self._before_edit(view)
             _set_colours(self._image(view), image, background)
+            self._keep_photograph(view, image, background)
             self._edits[view] = None
+
+    def _keep_photograph(
+        self, view: int, edited: UInt8[Tensor, "h w 3"], background: Float[Tensor, "3"]
+    ) -> None:
+        """Where an edit looks like its photograph, train on the photograph to the last bit."""
+        image = self._image(view)
+        if image.shape[2] == 3:
+            return
+        original = with_channels(self._photograph(view), 4).to(image.device)
+        alpha = original[..., 3:] / 255
+        shown01 = original[..., :3] / 255 * alpha + background.to(alpha) * (1 - alpha)
+        alike = ((shown01.clamp(0, 1) * 255).round().byte() == edited.to(image.device)).all(-1)
+        image[alike] = original[alike]
 
     def reset_images(self) -> None:
         """Train on the photographs again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,8 +13,10 @@ from jaxtyping import Float, UInt8
 from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
+    _undistort_image,
 )
 from torch import Tensor
+from torch.nn import functional
 
 from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.errors import MethodError
@@ -76,6 +79,26 @@ class CSDEditSplatDataManager(EditedImages, FullImageDatamanager[Photographs]):
         if test_mode == "val":
             # Before the source stage, so that a damaged photograph is found at once.
             _ = self.cached_train, self.cached_eval
+
+    def create_train_dataset(self) -> Photographs:
+        """As `EditedImages` does."""
+        dataset = super().create_train_dataset()
+        # Undistorting changes the others in place.
+        self._cameras_of_files = copy.deepcopy(dataset.cameras)
+        return dataset
+
+    def as_photograph(self, view: int, mask: Float[Tensor, "_ _"]) -> Float[Tensor, "h w"]:
+        """As `EditedImages` does; undistorted as nerfstudio does with the photograph."""
+        camera = self._cameras_of_files[view].reshape(())
+        bent = camera.distortion_params
+        if bent is None or not bool(bent.any()):
+            return super().as_photograph(view, mask)
+        size = (int(camera.height), int(camera.width))
+        scaled = functional.interpolate(mask[None, None], size, mode="area")[0, 0]
+        channels = scaled[..., None].expand(-1, -1, 3).contiguous().numpy()
+        intrinsics = camera.get_intrinsics_matrices().numpy()
+        _, straight, _ = _undistort_image(camera, bent.numpy(), {}, channels, intrinsics)
+        return torch.from_numpy(straight)[..., 0].clamp(0, 1)
 
     def held_out01(self) -> list[Float[Tensor, "_ _ _"]]:
         """The undistorted photographs of the evaluation split, RGB or RGBA in [0, 1]."""

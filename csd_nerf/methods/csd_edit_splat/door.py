@@ -153,6 +153,8 @@ def _command(settings: SplatSettings, run: _Run) -> list[str]:
         *("--experiment-name", "edit"),
         *("--timestamp", run.following.name),
         *("--pipeline.prompt", settings.prompt),
+        *("--pipeline.region", settings.region),
+        *("--pipeline.region-model", settings.region_model),
         *("--optimizers.means.optimizer.lr", f"{first:.4g}"),
         *("--optimizers.means.scheduler.lr-final", f"{last:.4g}"),
         # With a viewer nerfstudio would wait after training, and nothing be written.

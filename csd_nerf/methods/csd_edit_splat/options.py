@@ -45,6 +45,13 @@ class SplatSettings:
     """The splats' frame. Without photographs it is the first of these that the cameras have.
     colmap: that of the COLMAP model, as of Inria's code. file: that of transforms.json.
     nerfstudio: turned and scaled as nerfstudio does by default, as of ns-export."""
+    region: Annotated[str, tyro.conf.arg(metavar="PLACE")] = ""
+    """Where the instruction applies; outside, the splats stay what they are. A box,
+    "x0,y0,z0,x1,y1,z1", in the coordinates of the .ply; a folder of masks of some photographs; or a
+    word, such as "the car". As --pipeline.region of csd-edit-splat."""
+    region_model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "clipseg"
+    """What finds a word: clipseg (600 MB, optional), a hub id, or a folder with a CLIPSeg model of
+    transformers."""
     background: Literal["black", "white"] = "black"
     """Colour behind the splats."""
     antialiased: bool = False

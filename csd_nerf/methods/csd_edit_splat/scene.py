@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,10 @@ class SplatScene(PhotographScene):
     ) -> SceneRender:
         """A render; a splat's depth is along the camera's axis."""
         along = depth * ray_lengths(camera)
-        points = surface_points(camera.generate_rays(0, keep_shape=True), along)
+        # Photographs are undistorted when they are read, and their cameras keep the distortion.
+        pinhole = copy.copy(camera)
+        pinhole.distortion_params = None
+        points = surface_points(pinhole.generate_rays(0, keep_shape=True), along)
         return SceneRender(image01, along, axial=depth, points=points)
 
     def set_edited(self, images: Mapping[int, UInt8[Tensor, "_ _ 3"]]) -> None:

@@ -13,6 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from csd_nerf.methods.common.checkpoints import SOURCE_FOLDER, find_checkpoint, read_checkpoint
 from csd_nerf.methods.common.edit_trainer import EditTrainer, EditTrainerConfig
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit_splat.model import GEOMETRY
 from csd_nerf.methods.csd_edit_splat.pipeline import (
     CSDEditSplatPipeline,
@@ -61,6 +62,16 @@ class CSDEditSplatTrainer(EditTrainer):
             return super().train_iteration(step)
         finally:
             torch.set_num_threads(threads)
+
+    def check(self, config: EditTrainerConfig, world_size: int) -> None:
+        """Find mistakes before anything expensive begins."""
+        super().check(config, world_size)
+        pipeline: Any = config.pipeline
+        if pipeline.region.strip() and pipeline.model.densify_editing:
+            raise MethodError(
+                "--pipeline.region keeps the Gaussians outside of it, got --pipeline.model."
+                "densify-editing True, which would split and cull them too; leave one out."
+            )
 
     def _after_train(self) -> None:
         """Write the Gaussians first: nerfstudio's part never ends if a viewer runs."""
