@@ -15,7 +15,7 @@ from csd_nerf.media.pixels import to_01, to_bytes
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.history import base_file
-from csd_nerf.scene.inputs import Ground, ViewInput, camera_input, view_input
+from csd_nerf.scene.inputs import Ground, ViewInput, camera_input, seen_part, view_input
 from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.progress import Task
@@ -76,18 +76,31 @@ class ViewEditor:
         return done, reference
 
     def edit_seen(
-        self, camera: Any, request: EditRequest, state: StageState, *, ground: Ground, task: Task
+        self,
+        camera: Any,
+        request: EditRequest,
+        state: StageState,
+        *,
+        masks: SceneMasks | None,
+        ground: Ground,
+        task: Task,
     ) -> ViewEdit:
-        """Edit what a camera sees as the next round would edit a view, alone."""
+        """Edit what a camera sees as the next round would edit a view, alone.
+
+        Raises:
+            ValueError: If the camera doesn't see the region.
+        """
         assert isinstance(self._scene, LiveScene)
         options, prior = self._options, self._prior()
         given = camera_input(self._scene, camera, ground=ground, options=options, prior=prior)
+        part = None if masks is None else seen_part(self._scene, camera, given, masks, ground)
         done = self._edit(
             {0: given},
             request,
             state,
             self.generator(request, state),
             task,
+            masks=None if part is None else {0: part},
             reference=self.reference(request, state),
             label="preview of round",
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from csd_nerf.core.structure import depth_structure
 from csd_nerf.media.pixels import resize01
 from csd_nerf.priors import Prior
+from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.protocol import LiveScene, Scene, SceneRender
 from csd_nerf.scene.rounds import prior_size
@@ -71,6 +72,26 @@ def camera_input(
     if ground != "present":
         source = scene.render_at(camera, size=size, unedited=True)
     return _input(source.image01, source.image01, render, options)
+
+
+def seen_part(
+    scene: LiveScene, camera: Any, given: ViewInput, masks: SceneMasks, ground: Ground
+) -> Float[Tensor, "h w"]:
+    """The share of each pixel that lies in a region, of what a camera sees.
+
+    Raises:
+        ValueError: If that is none of them.
+    """
+    size = (given.source01.shape[1], given.source01.shape[2])
+    points = scene.render_at(camera, size=size, unedited=ground != "present").points
+    if points is None:
+        raise ValueError("A preview of a region needs a scene with depth; take the region out.")
+    inside = masks.inside(points.reshape(-1, 3)).view(size)
+    if not bool(inside.any()):
+        raise ValueError(
+            "A preview needs to see the region, got a camera that doesn't; turn it there."
+        )
+    return inside.float().cpu()
 
 
 def edit_size(full: tuple[int, int], options: StageOptions, prior: Prior) -> tuple[int, int]:

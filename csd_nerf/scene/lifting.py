@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,19 +66,22 @@ class LabelledPoints:
             place, share = place[kept], share[kept]
         return cls(place, share)
 
+    @cached_property
+    def _tree(self) -> Any:
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.points.double().numpy())
+
     def vote(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
         """The share in which each point lies in the region, in [0, 1].
 
         It is the mean of the `NEIGHBOURS` nearest labelled points' shares, weighted by one over
         their squared distances. A point that isn't finite lies outside.
         """
-        from scipy.spatial import cKDTree
-
         flat = points.reshape(-1, 3).double().cpu().numpy()
         known = np.isfinite(flat).all(1)
         count = min(NEIGHBOURS, len(self.points))
-        tree = cKDTree(self.points.double().numpy())
-        distance, index = tree.query(flat[known], k=[*range(1, count + 1)], workers=-1)
+        distance, index = self._tree.query(flat[known], k=[*range(1, count + 1)], workers=-1)
         # A point that is itself labelled has all the weight; the least distance keeps it finite.
         weight = 1 / np.maximum(distance, 1e-9) ** 2
         shares = self.share.double().numpy()[index]

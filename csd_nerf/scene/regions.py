@@ -85,6 +85,10 @@ class RegionFinder:
             )
         return self._found[key]
 
+    def forget(self) -> None:
+        """Find regions anew, since the scene is trained further than when they were found."""
+        self._found.clear()
+
     def _size_of(self, view: int) -> tuple[int, int]:
         height, width = self._scene.photograph01(view).shape[1:]
         return edit_size((height, width), self._options, self._prior())

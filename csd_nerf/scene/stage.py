@@ -13,7 +13,9 @@ from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import Controls, EditRequest, FixedControls, PastRound
 from csd_nerf.scene.editing import ViewEditor, ground_of
 from csd_nerf.scene.faults import RequestError, RoundError, check_request, told_as
+from csd_nerf.scene.inputs import Ground
 from csd_nerf.scene.keeper import Keeper
+from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.plan import StepPlan, draw_views, plan_steps
 from csd_nerf.scene.progress import Task, Teller
@@ -77,6 +79,7 @@ class EditingStage:
         self.state = StageState()
         self.notices: list[str] = []
         self.is_live = False
+        self._held: SceneMasks | None = None
         self.keeper = Keeper(scene)
         self.save: Callable[[int], str] | None = None
 
@@ -164,6 +167,8 @@ class EditingStage:
         self._is_editing = True
         self.state.first_edit = self.plan.first_edit
         self._scene.begin_editing(is_resumed=is_resumed)
+        # A preview before may have found some.
+        self.regions.forget()
         asked = self.is_live or bool(self._options.region.strip() or self.state.region.strip())
         if not asked or not self.keeper.can_keep:
             return
@@ -212,7 +217,7 @@ class EditingStage:
         ground, base = ground_of(request, state, step=step)
         if ground == "kept":
             keeper.keep(base)
-        masks = self.regions.find(request.region, base=base, present=ground == "present")
+        masks = self._find(request.region, ground, base)
         views, waiting = draw_views(
             state.waiting,
             count=options.rounds.views if request.views is None else request.views,
@@ -246,11 +251,19 @@ class EditingStage:
         self._show_history()
         return report
 
-    def _hold_outside(self) -> None:
+    def _hold_outside(self, *, anew: bool = False) -> None:
         """Let training change the last round's region alone."""
         if isinstance(self._scene, HoldsOutside):
             masks = self.regions.find(self.state.region, base=self.state.base)
-            self._scene.hold_outside(masks)
+            if anew or masks is not self._held:
+                self._scene.hold_outside(masks)
+            self._held = masks
+
+    def _find(self, region: str, ground: Ground, base: str | None) -> SceneMasks | None:
+        """The masks of a region, by the surfaces of the scene that a round edits."""
+        if region.strip():
+            self._teller.say(f"finding the region {region.strip()}")
+        return self.regions.find(region, base=base, present=ground == "present")
 
     def _preview(self, request: EditRequest) -> None:
         """Edit what a camera sees as the next round would, and show it; nothing changes."""
@@ -266,7 +279,10 @@ class EditingStage:
             if self._is_editing:
                 keeper.keep(base)
             try:
-                done = self._editor.edit_seen(camera, request, state, ground=ground, task=task)
+                masks = self._find(request.region, ground, base)
+                done = self._editor.edit_seen(
+                    camera, request, state, masks=masks, ground=ground, task=task
+                )
             finally:
                 if self._is_editing:
                     keeper.keep(state.base)
@@ -284,7 +300,8 @@ class EditingStage:
         self._teller.say("going back")
         found = self.keeper.go_back(self.state, index, names=self._names())
         self.state = found or self.state
-        self._hold_outside()
+        # There may be other parameters now.
+        self._hold_outside(anew=True)
         self._show_history()
         what = "the unedited scene" if index == -1 else f"the end of round {index}"
         self._teller.hold(f"back at {what}")

@@ -100,7 +100,7 @@ class CSDEditModel(ShowsUnedited, LpipsAtFirstUse, NerfactoModel):
         kept.field.train()
         shown01 = torch.zeros(len(held), 3, device=rays.origins.device)
         if bool(held.any()):
-            shown01[held] = kept.get_outputs(rays[held])["rgb"]
+            shown01[held] = kept.get_outputs(rays[held])["rgb"].to(shown01)
         return shown01
 
     def get_loss_dict(
