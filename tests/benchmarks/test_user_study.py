@@ -5,13 +5,13 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import time
 from statistics import stdev
 
 import numpy as np
 import pytest
 import torch
+from chromium import Browser, open_page
 from PIL import Image
 
 from benchmarks.__main__ import main
@@ -305,50 +305,8 @@ def test_a_mistake_at_the_command_ends_in_one_line(study, capsys):
     )
 
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-
-class Browser:
-    """A page of Chromium, driven by the DevTools protocol."""
-
-    def __init__(self, socket):
-        self.socket = socket
-        self.count = 0
-
-    def send(self, method, **values):
-        self.count += 1
-        self.socket.send(json.dumps({"id": self.count, "method": method, "params": values}))
-        while (reply := json.loads(self.socket.recv(timeout=30))).get("id") != self.count:
-            pass
-        assert "error" not in reply, reply
-        return reply["result"]
-
-    def js(self, text):
-        result = self.send("Runtime.evaluate", expression=text, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def until(self, text):
-        end = time.monotonic() + 20
-        while not self.js(text):
-            assert time.monotonic() < end, text
-            time.sleep(0.05)
-
-    def click(self, selector):
-        place = self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
-            "return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
-
-    def press(self, key, code, text=""):
-        values = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **values)
-        self.send("Input.dispatchKeyEvent", type="keyUp", **values)
+class Page(Browser):
+    """The study's page."""
 
     def reload(self):
         self.js("window.old = true")
@@ -361,35 +319,9 @@ class Browser:
 
 @pytest.fixture
 def browser(study, tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium or Chrome")
-    client = pytest.importorskip("websockets.sync.client")
-    profile = tmp_path / "profile"
-    flags = "--headless=new --no-sandbox --disable-gpu --remote-debugging-port=0 --no-first-run"
-    process = subprocess.Popen(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", study.as_uri()],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        port = profile / "DevToolsActivePort"
-        end = time.monotonic() + 40
-        while not (port.exists() and len(port.read_text().split()) == 2):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        number, path = port.read_text().split()
-        with client.connect(f"ws://127.0.0.1:{number}{path}", proxy=None, max_size=None) as root:
-            targets = Browser(root).send("Target.getTargets")["targetInfos"]
-        target = next(target["targetId"] for target in targets if target["type"] == "page")
-        address = f"ws://127.0.0.1:{number}/devtools/page/{target}"
-        with client.connect(address, proxy=None, max_size=None) as socket:
-            page = Browser(socket)
-            page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-            page.until("!!document.querySelector('#next')")
-            yield page
-    finally:
-        process.terminate()
-        process.wait(20)
+    with open_page(study.as_uri(), tmp_path) as page:
+        page.until("!!document.querySelector('#next')")
+        yield Page(page.socket)
 
 
 def take_part(page, folder, known=()):

@@ -1,77 +1,225 @@
-"""The editing stage's panel in nerfstudio's viewer."""
+"""The editing stage's tab in nerfstudio's viewer.
+
+The training thread calls `ViewerControls.read` and the `show_*` methods; buttons are heeded in
+threads of viser. Neither waits for the other: presses are noted under a lock that is never held
+for long, and a training step reads them once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
-from nerfstudio.viewer.viewer_elements import (
-    ViewerButton,
-    ViewerCheckbox,
-    ViewerControl,
-    ViewerNumber,
-    ViewerText,
-)
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor
+from viser import ClientHandle, GuiEvent, ViserServer
 
 from csd_nerf.bundled import notices_of_unknown
-from csd_nerf.scene.controls import Controls, EditRequest
+from csd_nerf.methods.common import markup
+from csd_nerf.methods.common.edit_tab import SHOWN, EditTab, Numbers, add_edit_tab
+from csd_nerf.methods.common.region_field import RegionField
+from csd_nerf.methods.common.sheet_window import open_sheet
+from csd_nerf.methods.common.tab_status import NO_ROUNDS, Now, disabled, status
+from csd_nerf.methods.common.tab_values import Presses, TabValues
+from csd_nerf.scene.controls import Controls, EditRequest, PastRound, Progress
+
+STATUS_EVERY = 0.2
+"""Least seconds between two status lines of the same work."""
 
 
-class ViewerControls(nn.Module, Controls):
+class Desk(Protocol):
+    """What the tab asks of the viewer around it."""
+
+    def camera(self, client: ClientHandle) -> Any:
+        """What a browser sees, as a camera of nerfstudio."""
+        ...
+
+    def show_output(self, name: str | None) -> None:
+        """Show an output of the model; None shows the edited beside the unedited scene."""
+        ...
+
+    def waits_for(self) -> str:
+        """Why no training step will read a press; empty if one will."""
+        ...
+
+
+class ViewerControls(Controls):
     """`Controls` of the editing stage that the user changes in the viewer.
 
-    It is a module because nerfstudio looks for viewer elements among the attributes of modules.
-    Without a viewer the values never change. The viewer changes them from its own threads, so a
-    training step reads them only once, in `read`.
+    Until a tab is opened, the request is that of the options.
+
+    Attributes:
+        paused: Whether rounds that are due wait.
     """
 
-    def __init__(self, request: EditRequest, *, prior: str = "") -> None:
-        """Take the initial request; the panel shows its prompt and its scales.
+    def __init__(
+        self, request: EditRequest, *, prior: str = "", numbers: Numbers | None = None
+    ) -> None:
+        """Take the initial request, which the tab shows.
 
         Args:
             request: The initial request.
-            prior: Name of the prior. The panel says if it is a bundled one that doesn't know the
+            prior: Name of the prior. The tab says if it is a bundled one that doesn't know the
                 prompt.
+            numbers: What the request leaves open.
         """
-        super().__init__()
-        self._request = request
-        self._prior = prior
+        self._request, self._prior = request, prior
+        self._numbers = numbers or Numbers()
+        self._lock = threading.RLock()
+        self._tab: EditTab | None = None
+        self._paused = request.paused
+        self._presses = Presses()
+        self._doing = Presses()
+        self._is_editing = False
+        self._progress, self._progress_sent = Progress(""), 0.0
+        self._failure, self._saved = "", ""
+        self._past: list[PastRound] = []
+        self._sheet: Path | None = None
+        self._lent: Any = None
         self._notices: dict[str, list[str]] = {}
-        self._shown_notices: list[str] = []
-        self._notice = None
-        self._edit_now = False
-        self._reset = False
-        self._last_round = None
-        self.prompt = ViewerText("Prompt", request.prompt)
-        self.text_scale = ViewerNumber("Text scale", float(request.settings.text_scale))
-        self.image_scale = ViewerNumber("Image scale", float(request.settings.image_scale))
-        self.edit_button = ViewerButton("Edit now", cb_hook=self._on_edit_now)
-        self.pause = ViewerCheckbox("Pause editing", False)
-        self.reset_button = ViewerButton("Reset to originals", cb_hook=self._on_reset)
-        self.viewer_control = ViewerControl()
 
-    def _on_edit_now(self, _: ViewerButton) -> None:
-        self._edit_now = True
-
-    def _on_reset(self, _: ViewerButton) -> None:
-        self._reset = True
+    def open(self, server: ViserServer, desk: Desk, *, container: Any) -> None:
+        """Add the tab's elements to a container of a viewer, and heed them from now on."""
+        with self._lock, container:
+            tab = add_edit_tab(server.gui, self._request, self._numbers)
+            self._server, self._desk = server, desk
+            self._values = TabValues(tab, self._request, self._numbers)
+            self._region = RegionField(tab.region, tab.box, server.scene)
+            self._tab = tab
+        tab.prompt.on(lambda _: self.refresh())
+        tab.paused.on(lambda _: self.refresh())
+        tab.preview_button.on(lambda event: self._press(preview=self._seen_by(event)))
+        tab.edit_button.on(lambda _: self._press(edit_now=True))
+        tab.undo_button.on(lambda _: self._press(return_to=self._chosen_round()))
+        tab.reset_button.on(lambda _: self._press(return_to=-1))
+        tab.save_button.on(lambda _: self._press(save=True))
+        tab.shown.on(lambda _: desk.show_output(SHOWN[tab.shown.value]))
+        tab.history.on(lambda _: self.refresh())
+        tab.sheet_button.on(self._open_sheet)
+        self.show_history(self._past)
 
     def read(self, *, editing: bool) -> EditRequest:
         """Read all values, and forget the presses of buttons; see `Controls`."""
-        scales = {"text_scale": self.text_scale.value, "image_scale": self.image_scale.value}
-        request = dataclasses.replace(
-            self._request,
-            prompt=self.prompt.value,
-            settings=dataclasses.replace(self._request.settings, **scales),
-            edit_now=editing and self._edit_now,
-            paused=self.pause.value,
-            return_to=-1 if editing and self._reset else None,
-        )
-        if editing:
-            self._edit_now = self._reset = False
-        self._show_notices(self.notices(request))
+        tab = self._tab
+        if tab is None:
+            return dataclasses.replace(self._request, paused=self.paused)
+        with self._lock:
+            self._is_editing = editing
+            self._doing, self._presses = self._presses.split(editing=editing)
+            pressed = self._doing.edit_now or self._doing.preview is not None
+            request = dataclasses.replace(
+                self._values.read(at_once=pressed),
+                paused=self.paused,
+                **{field.name: getattr(self._doing, field.name) for field in _PRESSES},
+            )
+        self._show_notices(request)
+        self.refresh()
         return request
+
+    @contextmanager
+    def lending(self, lock: Any) -> Iterator[None]:
+        """Between progress reports of this context, let the viewer render.
+
+        Args:
+            lock: What keeps training and rendering apart, held by this thread.
+        """
+        self._lent = lock
+        try:
+            yield
+        finally:
+            self._lent = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether rounds that are due wait."""
+        return self._paused if self._tab is None else self._tab.paused.value
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._paused = value
+        if self._tab is not None:
+            self._tab.paused.show(value=value)
+            self.refresh()
+
+    @property
+    def asks_for_a_round(self) -> bool:
+        """Whether the last request could have had a round, rather than a preview or an undo."""
+        return self._doing.preview is None and self._doing.return_to is None
+
+    def show_progress(self, progress: Progress) -> None:
+        """Show what the stage is doing, and let the viewer render meanwhile."""
+        if self._tab is None:
+            return
+        is_new = _work(progress) != _work(self._progress)
+        self._progress = progress
+        now = time.monotonic()
+        if is_new or now - self._progress_sent >= STATUS_EVERY:
+            self._progress_sent = now
+            self.refresh()
+        lock = self._lent
+        if lock is not None and self._server.get_clients():
+            lock.release()
+            # Without a pause this thread would have the lock again before any other.
+            time.sleep(0.002)
+            lock.acquire()
+
+    def show_failure(self, text: str) -> None:
+        """Show what failed, in words; an empty text takes the message back."""
+        self._failure = text
+        self.refresh()
+
+    def show_saved(self, text: str) -> None:
+        """Show where the scene was saved; the next press takes the message back."""
+        self._saved = text
+        self.refresh()
+
+    def show_history(self, rounds: Sequence[PastRound]) -> None:
+        """Show the rounds that can be returned to."""
+        with self._lock:
+            self._past = list(rounds)
+            tab = self._tab
+            if tab is None:
+                return
+            labels = [_label(past) for past in reversed(self._past)]
+            # The last round is what there is now.
+            wanted = labels[min(1, len(labels) - 1)] if labels else "-"
+            tab.history.show(options=labels or ["-"], value=wanted, visible=bool(labels))
+        self.refresh()
+
+    def show_preview(
+        self, before01: Float[Tensor, "3 h w"], after01: Float[Tensor, "3 h w"]
+    ) -> None:
+        """Show what a preview's camera saw, and its edit."""
+        if self._tab is None:
+            return
+        pictures = (markup.picture_data(picture, edge=512) for picture in (before01, after01))
+        self._tab.preview.show(markdown=markup.pair("", *pictures))
+        self._tab.preview_folder.show(visible=True)
+
+    def show_round(
+        self, pairs: Sequence[tuple[str, Tensor, Tensor]], sheet: Path, *, title: str
+    ) -> None:
+        """Show views of the last round before and after.
+
+        Args:
+            pairs: Names of views, their photographs and their edits in [0, 1].
+            sheet: The contact sheet of all views.
+            title: What was edited.
+        """
+        self._sheet = sheet
+        if self._tab is None:
+            return
+        shown = [
+            markup.pair(name, *(markup.picture_data(picture) for picture in pictures))
+            for name, *pictures in pairs
+        ]
+        self._tab.last_round.show(markdown=markup.stacked([markup.text(title), *shown]))
+        self._tab.round_folder.show(visible=True)
 
     def notices(self, request: EditRequest) -> list[str]:
         """One line for each prompt of a request that the prior is known not to know."""
@@ -81,25 +229,77 @@ class ViewerControls(nn.Module, Controls):
                 self._notices[prompt] = notices_of_unknown(self._prior, [prompt])
         return [notice for prompt in prompts for notice in self._notices[prompt]]
 
-    def _show_notices(self, notices: list[str]) -> None:
-        """Show these notices in place of those before, if a viewer is running."""
-        server = getattr(self.viewer_control, "viser_server", None)
-        if server is None or notices == self._shown_notices:
+    def refresh(self) -> None:
+        """Bring buttons and the status up to date."""
+        tab = self._tab
+        if tab is None:
             return
-        if self._notice is not None:
-            self._notice.remove()
-        text = "\n\n".join(f"**Note:** {notice}." for notice in notices)
-        self._notice = server.gui.add_markdown(text) if notices else None
-        self._shown_notices = notices
+        with self._lock:
+            now = Now(
+                progress=self._progress,
+                is_editing=self._is_editing,
+                edit_asked=self._presses.edit_now,
+                preview_asked=self._presses.preview is not None,
+                return_asked=self._presses.return_to is not None,
+                save_asked=self._presses.save,
+                waits_for=self._desk.waits_for(),
+                failure=self._failure,
+                saved=self._saved,
+                can_undo=self._chosen_round() not in (None, self._present_round()),
+                has_rounds=bool(self._past),
+            )
+            for name, is_off in disabled(now).items():
+                getattr(tab, name).show(disabled=is_off)
+            tab.status.show(markdown=status(now))
+            share = now.progress.share
+            tab.bar.show(value=100 * min(max(share or 0.0, 0.0), 1.0), visible=share is not None)
+            tab.history_note.show(
+                markdown=markup.text(NO_ROUNDS, tone="quiet"), visible=not self._past
+            )
+            tab.source.show(visible=self._is_new_prompt(tab.prompt.value))
+            tab.shown.show(disabled=not self._is_editing)
 
-    def show_picture(self, sheet: Path) -> None:
-        """Show the contact sheet of the last round, if a viewer is running."""
-        server = getattr(self.viewer_control, "viser_server", None)
-        if server is None:
-            return
-        # This release of viser has no image element; markdown embeds one.
-        if self._last_round is not None:
-            self._last_round.remove()
-        self._last_round = server.gui.add_markdown(
-            f"Source, start, edit:\n\n![last round]({sheet.name})", image_root=sheet.parent
-        )
+    def _press(self, **presses: Any) -> None:
+        with self._lock:
+            if None in presses.values():
+                return
+            self._presses = dataclasses.replace(self._presses, **presses)
+            self._saved = ""
+        self.refresh()
+
+    def _seen_by(self, event: GuiEvent) -> Any:
+        return None if event.client is None else self._desk.camera(event.client)
+
+    def _is_new_prompt(self, prompt: str) -> bool:
+        return bool(self._past) and prompt.strip() != self._past[-1].prompt.strip()
+
+    def _present_round(self) -> int | None:
+        return self._past[-1].index if self._past else None
+
+    def _chosen_round(self) -> int | None:
+        assert self._tab is not None
+        chosen = self._tab.history.value
+        return next((past.index for past in self._past if _label(past) == chosen), None)
+
+    def _show_notices(self, request: EditRequest) -> None:
+        assert self._tab is not None
+        notices = self.notices(request)
+        lines = [markup.text(f"{notice}.", tone="warning") for notice in notices]
+        self._tab.notice.show(markdown=markup.stacked(lines), visible=bool(lines))
+
+    def _open_sheet(self, event: GuiEvent) -> None:
+        if self._sheet is not None and event.client is not None:
+            open_sheet(event.client, self._sheet)
+
+
+_PRESSES = dataclasses.fields(Presses)
+
+
+def _work(progress: Progress) -> str:
+    """What a progress is about, without its numbers after the first word."""
+    return progress.text.split(" ", 1)[0]
+
+
+def _label(past: PastRound) -> str:
+    where = f" in {past.region}" if past.region else ""
+    return f"{past.index}: {past.prompt}{where} ({past.views} views)"

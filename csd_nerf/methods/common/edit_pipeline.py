@@ -30,6 +30,7 @@ from csd_nerf.methods.common.checkpoints import (
 )
 from csd_nerf.methods.common.controls import ViewerControls
 from csd_nerf.methods.common.edit_scene import PhotographScene, by_photograph
+from csd_nerf.methods.common.edit_tab import Numbers
 from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.edits import EDITS_FOLDER, EditFolder
 from csd_nerf.methods.common.errors import MethodError
@@ -92,7 +93,7 @@ class EditPipeline(VanillaPipeline):
         stage: The editing stage. This and the next two attributes exist only for training.
         scene: The scene, with the interface that the stage uses.
         notices_of_loading: What became of the user's options beside those of a loaded run.
-        controls: The stage's panel in the viewer.
+        controls: The stage's tab in the viewer.
     """
 
     config: EditPipelineConfig
@@ -127,9 +128,13 @@ class EditPipeline(VanillaPipeline):
             model: Any = self.model
             if model.uses_perceptual_loss:
                 model.perceptual.require()
-            self.controls = ViewerControls(config.request(), prior=config.prior)
             self.scene = self.open_scene()
             check_region(self.scene, config)
+            self.controls = ViewerControls(
+                config.request(),
+                prior=config.prior,
+                numbers=Numbers(config.rounds.views, self.scene.num_views, config.seed),
+            )
             self.stage = EditingStage(
                 self.scene, config, prior=self._prior.get, controls=self.controls
             )
@@ -189,7 +194,8 @@ class EditPipeline(VanillaPipeline):
         began = perf_counter()
         self.stage.is_live = trainer.viewer_state is not None
         try:
-            done = self.stage.before_step(step)
+            with self.controls.lending(trainer.train_lock):
+                done = self.stage.before_step(step)
             if done is not None:
                 folder = trainer.base_dir / "rounds"
                 with told_as(RequestError, "A round can't be shown", is_live=self.stage.is_live):

@@ -14,6 +14,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer import Viewer
 
 from csd_nerf.core.settings import VELOCITY, EditSettings
 from csd_nerf.media.files import folder_written_whole
@@ -30,6 +31,7 @@ from csd_nerf.methods.common.checkpoints import (
 from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_folder, check_run
 from csd_nerf.methods.common.edit_loading import adopt_settings, read_scene_config
 from csd_nerf.methods.common.edit_pipeline import EditPipeline, EditPipelineConfig
+from csd_nerf.methods.common.edit_viewer import open_edit_tab
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
 from csd_nerf.methods.common.interruption import Interruption
@@ -112,6 +114,8 @@ class EditTrainer(Trainer):
         """Set everything up; a user's mistake ends in one line."""
         with one_line_errors(self.config.command):
             super().setup(test_mode)
+        if isinstance(self.viewer_state, Viewer):
+            open_edit_tab(self.viewer_state, self.pipeline.controls, self.pipeline.scene)
         # The last one is the editing stage's, before a step; these follow the model's after a step.
         self.callbacks.insert(-1, self._interruption.callback())
         asked = self.pipeline.controls.notices(self.pipeline.config.request())

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from csd_nerf.media.sheets import contact_sheet
 from csd_nerf.methods.common.controls import ViewerControls
 from csd_nerf.scene.report import RoundReport, sheet_columns
+
+SHOWN_VIEWS = 4
+"""Number of views of a round in the tab."""
+
+Pair = tuple[str, Tensor, Tensor]
+"""Name of a view, its photograph and its edit in [0, 1]."""
 
 
 def show_round(
@@ -22,7 +28,7 @@ def show_round(
     Args:
         done: The round.
         folder: The folder of all rounds.
-        controls: The viewer's panel.
+        controls: The viewer's tab.
         notices: What was put right or could not be honoured in the whole run. Prompts that the
             prior doesn't know are added.
     """
@@ -32,7 +38,16 @@ def show_round(
     path = done.save(folder, notices=[*notices, *controls.notices(done.request)])
     sheet01 = contact_sheet(sheet_columns(done.edits)) / 255
     writer.put_image(name="Edit Round/sheet", image=sheet01, step=done.step)
-    controls.show_picture(path)
+    title = f"Round {done.index}: {done.request.prompt}"
+    controls.show_round(some_pairs(done), path, title=title)
+
+
+def some_pairs(done: RoundReport) -> list[Pair]:
+    """Views of a round, spread over all of it."""
+    named = list(zip(done.names, done.edits.values(), strict=True))
+    count = min(SHOWN_VIEWS, len(named))
+    chosen = [named[index * len(named) // count] for index in range(count)]
+    return [(Path(name).stem, edit.source01, edit.edited01) for name, edit in chosen]
 
 
 class FailedRounds:
@@ -40,34 +55,27 @@ class FailedRounds:
 
     Args:
         command: Name of the command, which begins messages.
-        controls: The viewer's panel.
+        controls: The viewer's tab.
     """
 
     def __init__(self, command: str, controls: ViewerControls) -> None:
         self._command, self._controls = command, controls
         self._told = ""
-        self._shown: Any = None
 
     def tell(self, error: str) -> None:
-        """Tell of an error at the terminal and in the panel, and pause editing."""
-        self._controls.pause.value = True
+        """Tell of an error at the terminal and in the tab, and pause editing after a round's."""
+        text = f"This failed: {error}"
+        if self._controls.asks_for_a_round:
+            self._controls.paused = True
+            text = f"A round failed, and editing is paused: {error}"
+        self._controls.show_failure(text)
         if error == self._told:
             return
         self._told = error
-        text = f"A round failed, and editing is paused: {error}"
         CONSOLE.print(f"{self._command}: {text}", markup=False)
-        self._show(text)
 
     def forget(self) -> None:
         """Take the message back, once a step has had no error."""
-        if self._told and not self._controls.pause.value:
+        if self._told and not self._controls.paused:
             self._told = ""
-            self._show("")
-
-    def _show(self, text: str) -> None:
-        server = getattr(self._controls.viewer_control, "viser_server", None)
-        if server is None:
-            return
-        if self._shown is not None:
-            self._shown.remove()
-        self._shown = server.gui.add_markdown(f"**{text}**") if text else None
+            self._controls.show_failure("")

@@ -168,7 +168,7 @@ csd_edit_tiny = MethodSpecification(
             edit=EditSettings(**TUNED_RUN),
         ),
         optimizers=_optimizers(lr_final=1e-3, max_steps=1000),
-        viewer=viewer_config(rays=4096),
+        viewer=viewer_config(rays=4096, max_res=164),
         logging=logging_config(),
         # With a viewer the command would not end after training.
         vis="tensorboard",

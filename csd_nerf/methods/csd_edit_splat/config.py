@@ -152,7 +152,7 @@ csd_edit_splat_tiny = MethodSpecification(
             edit=EditSettings(**TUNED_RUN),
         ),
         optimizers=_optimizers(means=(1.6e-3, 1.6e-5), faster=4.0, steps=1000),
-        viewer=viewer_config(rays=4096),
+        viewer=viewer_config(rays=4096, max_res=264),
         logging=logging_config(),
         # With a viewer the command would not end after training.
         vis="tensorboard",
