@@ -13,16 +13,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
-from viser import ClientHandle, GuiEvent, ViserServer
+from viser import GuiEvent, ViserServer
 
 from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.methods.common import markup
+from csd_nerf.methods.common.desk import Desk
 from csd_nerf.methods.common.edit_tab import SHOWN, EditTab, Numbers, add_edit_tab
-from csd_nerf.methods.common.region_field import RegionField
+from csd_nerf.methods.common.gui_elements import Element
+from csd_nerf.methods.common.region_field import RegionField, problems_of_region
 from csd_nerf.methods.common.sheet_window import open_sheet
 from csd_nerf.methods.common.tab_status import NO_ROUNDS, Now, disabled, status
 from csd_nerf.methods.common.tab_values import Presses, TabValues
@@ -30,22 +32,6 @@ from csd_nerf.scene.controls import Controls, EditRequest, PastRound, Progress
 
 STATUS_EVERY = 0.2
 """Least seconds between two status lines of the same work."""
-
-
-class Desk(Protocol):
-    """What the tab asks of the viewer around it."""
-
-    def camera(self, client: ClientHandle) -> Any:
-        """What a browser sees, as a camera of nerfstudio."""
-        ...
-
-    def show_output(self, name: str | None) -> None:
-        """Show an output of the model; None shows the edited beside the unedited scene."""
-        ...
-
-    def waits_for(self) -> str:
-        """Why no training step will read a press; empty if one will."""
-        ...
 
 
 class ViewerControls(Controls):
@@ -74,7 +60,6 @@ class ViewerControls(Controls):
         self._tab: EditTab | None = None
         self._paused = request.paused
         self._presses = Presses()
-        self._doing = Presses()
         self._is_editing = False
         self._progress, self._progress_sent = Progress(""), 0.0
         self._failure, self._saved = "", ""
@@ -82,6 +67,7 @@ class ViewerControls(Controls):
         self._sheet: Path | None = None
         self._lent: Any = None
         self._notices: dict[str, list[str]] = {}
+        self._region_read = ""
 
     def open(self, server: ViserServer, desk: Desk, *, container: Any) -> None:
         """Add the tab's elements to a container of a viewer, and heed them from now on."""
@@ -110,12 +96,12 @@ class ViewerControls(Controls):
             return dataclasses.replace(self._request, paused=self.paused)
         with self._lock:
             self._is_editing = editing
-            self._doing, self._presses = self._presses.split(editing=editing)
-            pressed = self._doing.edit_now or self._doing.preview is not None
+            now, self._presses = self._presses.split(editing=editing)
+            pressed = now.edit_now or now.preview is not None
             request = dataclasses.replace(
                 self._values.read(at_once=pressed),
                 paused=self.paused,
-                **{field.name: getattr(self._doing, field.name) for field in _PRESSES},
+                **{field.name: getattr(now, field.name) for field in _PRESSES},
             )
         self._show_notices(request)
         self.refresh()
@@ -145,11 +131,6 @@ class ViewerControls(Controls):
         if self._tab is not None:
             self._tab.paused.show(value=value)
             self.refresh()
-
-    @property
-    def asks_for_a_round(self) -> bool:
-        """Whether the last request could have had a round, rather than a preview or an undo."""
-        return self._doing.preview is None and self._doing.return_to is None
 
     def show_progress(self, progress: Progress) -> None:
         """Show what the stage is doing, and let the viewer render meanwhile."""
@@ -283,9 +264,10 @@ class ViewerControls(Controls):
 
     def _show_notices(self, request: EditRequest) -> None:
         assert self._tab is not None
-        notices = self.notices(request)
-        lines = [markup.text(f"{notice}.", tone="warning") for notice in notices]
-        self._tab.notice.show(markdown=markup.stacked(lines), visible=bool(lines))
+        _warn(self._tab.notice, self.notices(request))
+        if request.region != self._region_read:
+            self._region_read = request.region
+            _warn(self._tab.region_notice, problems_of_region(request.region))
 
     def _open_sheet(self, event: GuiEvent) -> None:
         if self._sheet is not None and event.client is not None:
@@ -293,6 +275,12 @@ class ViewerControls(Controls):
 
 
 _PRESSES = dataclasses.fields(Presses)
+
+
+def _warn(element: Element, lines: Sequence[str]) -> None:
+    """Show lines in an element, which is hidden if there are none."""
+    shown = [markup.text(f"{line.rstrip('.')}.", tone="warning") for line in lines]
+    element.show(markdown=markup.stacked(shown), visible=bool(lines))
 
 
 def _work(progress: Progress) -> str:

@@ -169,7 +169,7 @@ def _add_numbers(gui: GuiApi, request: EditRequest, numbers: Numbers) -> dict[st
     return found
 
 
-def bounds(name: str, initial: float, numbers: Numbers) -> tuple[Any, Any]:
+def bounds(name: str, initial: float | int, numbers: Numbers) -> tuple[Any, Any]:
     """The least and the largest value of a number, which the initial one widens."""
     least, most = (1, numbers.most_views) if name == "views" else (LEAST[name], MOST[name])
     return min(least, initial), max(most, initial)

@@ -115,7 +115,7 @@ class EditTrainer(Trainer):
         with one_line_errors(self.config.command):
             super().setup(test_mode)
         if isinstance(self.viewer_state, Viewer):
-            open_edit_tab(self.viewer_state, self.pipeline.controls, self.pipeline.scene)
+            open_edit_tab(self.viewer_state, self.pipeline.controls)
         # The last one is the editing stage's, before a step; these follow the model's after a step.
         self.callbacks.insert(-1, self._interruption.callback())
         asked = self.pipeline.controls.notices(self.pipeline.config.request())

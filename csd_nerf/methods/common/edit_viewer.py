@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import Viewer
-from torch import Tensor
 from viser import ClientHandle, GuiTabHandle, Icon
 from viser._gui_handles import GuiTabGroupHandle
 
@@ -30,13 +26,14 @@ _BRAND = (255, 211, 105)
 """nerfstudio's colour in its viewer."""
 
 
-def open_edit_tab(viewer: Viewer, controls: ViewerControls, scene: Any) -> None:
+def open_edit_tab(viewer: Viewer, controls: ViewerControls) -> None:
     """Add the Edit tab to a viewer of nerfstudio, before all others, and the unedited scene.
+
+    The viewer's model has to be one that can show it, `ShowsUnedited`.
 
     Args:
         viewer: A viewer that is set up.
         controls: What the tab changes.
-        scene: A `LiveScene` of nerfstudio's cameras, which renders the unedited scene.
     """
     gui = viewer.viser_server.gui
     # Wider than nerfstudio's, for pictures side by side. Its title bar, whose pictures come from
@@ -59,11 +56,12 @@ def open_edit_tab(viewer: Viewer, controls: ViewerControls, scene: Any) -> None:
         plain = machine._render_img
 
         def render(camera_state: CameraState) -> dict[str, Any]:
+            model: Any = viewer.get_model()
+            model.shows_unedited = UNEDITED in _looked_at(viewer)
             outputs = plain(camera_state)
-            return {
-                **outputs,
-                UNEDITED: _unedited(viewer, scene, camera_state, like=outputs["rgb"]),
-            }
+            # Outputs can be chosen before they are computed.
+            outputs.setdefault(UNEDITED, outputs["rgb"])
+            return outputs
 
         machine._render_img = render
 
@@ -97,19 +95,10 @@ class NerfstudioDesk:
         return {"paused": _PAUSED, "completed": _FINISHED}.get(state, "")
 
 
-@torch.no_grad()
-def _unedited(
-    viewer: Viewer, scene: Any, state: CameraState, *, like: Float[Tensor, "h w 3"]
-) -> Float[Tensor, "h w 3"]:
-    """What a camera sees in the unedited scene; if nobody looks at it, the edited one."""
+def _looked_at(viewer: Viewer) -> set[str]:
+    """The outputs that the viewer shows."""
     panel = viewer.control_panel
-    if UNEDITED not in (panel.output_render, panel.split and panel.split_output_render):
-        return like
-    height, width = like.shape[:2]
-    camera = get_camera(state, height, width).to(viewer.get_model().device)
-    with viewer.train_lock or nullcontext():
-        found = scene.render_at(camera, size=(height, width), unedited=True)
-    return found.image01.permute(1, 2, 0)
+    return {panel.output_render, panel.split_output_render if panel.split else panel.output_render}
 
 
 def _first_tab(viewer: Viewer) -> GuiTabHandle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from viser import ClientHandle, GuiEvent, SceneApi
 
+from csd_nerf.media.places import parse_region
 from csd_nerf.methods.common.gui_elements import Element
 from csd_nerf.methods.common.region_box import (
     SCALE,
@@ -17,6 +18,17 @@ from csd_nerf.methods.common.region_box import (
 
 _FIRST = 0.25
 """Edge of a new box, as a share of the distance between the camera and what it looks at."""
+
+
+def problems_of_region(text: str) -> list[str]:
+    """What is wrong with a region's text, if anything is; empty is everywhere."""
+    if not text.strip():
+        return []
+    try:
+        parse_region(text, of="scene")
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 class RegionField:

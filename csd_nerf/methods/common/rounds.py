@@ -63,11 +63,9 @@ class FailedRounds:
         self._told = ""
 
     def tell(self, error: str) -> None:
-        """Tell of an error at the terminal and in the tab, and pause editing after a round's."""
-        text = f"This failed: {error}"
-        if self._controls.asks_for_a_round:
-            self._controls.paused = True
-            text = f"A round failed, and editing is paused: {error}"
+        """Tell of an error at the terminal and in the tab, and pause editing."""
+        self._controls.paused = True
+        text = f"A round failed, and editing is paused: {error}"
         self._controls.show_failure(text)
         if error == self._told:
             return

@@ -45,7 +45,7 @@ class Now:
     @property
     def is_in_preview(self) -> bool:
         """Whether a preview is being made."""
-        return self.progress.text.startswith("preview")
+        return self.progress.text.startswith("preview:")
 
 
 def disabled(now: Now) -> dict[str, bool]:
@@ -68,7 +68,7 @@ def status(now: Now) -> str:
         lines.append(markup.text(now.failure, tone="error"))
     if now.waits_for:
         lines.append(markup.text(now.waits_for, tone="warning"))
-    elif now.progress.text:
+    elif now.progress.text and now.progress.text not in now.failure:
         lines.append(markup.text(_sentence(now.progress), bold=True))
     if waiting := _waiting(now):
         lines.append(markup.text(waiting, tone="quiet"))

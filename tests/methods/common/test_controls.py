@@ -98,7 +98,7 @@ def test_a_user_who_changes_nothing_asks_for_what_the_options_say(opened):
         "a valley",
     )
     assert (found.views, found.seed, found.region, found.chain) == (4, 7, "", False)
-    assert not (found.edit_now or found.paused or found.save)
+    assert [found.edit_now, found.paused, found.save] == [False] * 3
     assert (found.return_to, found.preview) == (None, None)
 
 
@@ -340,6 +340,18 @@ def test_unknown_prompts_are_noted_below_the_prompt(opened):
     page.press("Edit now")
     opened.read_when(lambda request: request.edit_now)
     page.until(lambda: not page.shows(unknown))
+
+
+def test_what_is_wrong_with_a_region_is_told_below_it(opened):
+    page = opened.page
+    page.set("Region", "1,2,3")
+    page.press("Edit now")
+    opened.read_when(lambda request: request.edit_now)
+    page.until(lambda: page.shows("needs 6 numbers"))
+    page.set("Region", "the car")
+    page.press("Edit now")
+    opened.read_when(lambda request: request.edit_now)
+    page.until(lambda: not page.shows("needs 6 numbers"))
 
 
 def test_no_prompt_is_unknown_to_another_prior():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -256,7 +257,7 @@ class Viewer(SimpleNamespace):
         pass
 
 
-@pytest.mark.parametrize("fault", ["memory", "number"])
+@pytest.mark.parametrize("fault", ["memory", "prompt"])
 def test_a_round_that_fails_pauses_editing_and_the_run_lives(
     make_config, tint_prior, monkeypatch, capsys, fault
 ):
@@ -264,31 +265,25 @@ def test_a_round_that_fails_pauses_editing_and_the_run_lives(
     monkeypatch.setattr(Trainer, "_update_viewer_state", lambda *_: None)
     trainer = start(make_config())
     trainer.viewer_state = Viewer()
-    controls, panel = trainer.pipeline.controls, []
-
-    def add_markdown(text, **_):
-        panel.append(text)
-        return SimpleNamespace(remove=lambda: panel.remove(text))
-
-    gui = SimpleNamespace(add_markdown=add_markdown)
-    controls.viewer_control.viser_server = SimpleNamespace(gui=gui)
+    controls, shown = trainer.pipeline.controls, [""]
+    monkeypatch.setattr(controls, "show_failure", shown.append)
     before = trainer.callbacks[-1].func
-    usual = (TintPrior.predict, controls.text_scale.value)
+    usual = (TintPrior.predict, controls._request)
 
     def at_step(trainer, step):
         if step == 4 and fault == "memory":
             monkeypatch.setattr(TintPrior, "predict", out_of_memory)
         elif step == 4:
-            controls.text_scale.value = float("nan")
+            controls._request = dataclasses.replace(usual[1], prompt=" ")
         if step == 8:
             monkeypatch.setattr(TintPrior, "predict", usual[0])
-            controls.text_scale.value, controls.pause.value = usual[1], False
+            controls._request, controls.paused = usual[1], False
         before(trainer, step)
         if step == 6:
-            assert controls.pause.value
-            assert any("A round failed, and editing is paused: " in text for text in panel)
+            assert controls.paused
+            assert shown[-1].startswith("A round failed, and editing is paused: ")
         if step == 9:
-            assert not any("A round failed" in text for text in panel)
+            assert shown[-1] == ""
 
     trainer.callbacks[-1].func = at_step
     trainer.train()
@@ -297,7 +292,7 @@ def test_a_round_that_fails_pauses_editing_and_the_run_lives(
     assert [record["step"] for record in records_of(trainer)] == [8, 10]
     told = capsys.readouterr().out
     assert told.count("A round failed") == 1
-    assert ("memory" if fault == "memory" else "finite") in told
+    assert ("memory" if fault == "memory" else "needs a prompt") in told
 
 
 def test_without_a_viewer_a_round_that_fails_ends_the_run_saved(

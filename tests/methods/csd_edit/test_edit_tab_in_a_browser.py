@@ -1,0 +1,208 @@
+"""The Edit tab of a real run, used by hands in Chromium.
+
+Pictures of the page are kept in the test's folder, or in the one that SCREENSHOTS names.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import CHROMIUM, WEBGL, open_page
+from PIL import Image
+
+from csd_nerf.synthetic.dataset import write_dataset
+from csd_nerf.synthetic.options import SceneSettings
+
+OPTIONS = """
+csd-edit-tiny --vis viewer --timestamp run --pipeline.source-steps 60 --pipeline.edit-steps 100000
+--pipeline.edit-every 50000 --pipeline.edit-views 4 --pipeline.edit.iterations 8
+--steps-per-save 1000000 --pipeline.datamanager.train-num-rays-per-batch 256 --viewer.max-res 96
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder and the address of a run of csd-edit-tiny with a viewer."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium or Chrome")
+    folder = tmp_path_factory.mktemp("run")
+    write_dataset(folder / "data", SceneSettings(views=16, size=48))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "from nerfstudio.scripts.train import entrypoint; entrypoint()"
+    given = ["--data", folder / "data", "--output-dir", folder, "--prompt", "make it night"]
+    given += ["--experiment-name", "tab", "--viewer.websocket-port", str(port)]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *OPTIONS.split(), *given], stdout=log, stderr=log
+        )
+        try:
+            _wait_for(port, process, folder / "log.txt")
+            yield folder / "tab" / "csd-edit-tiny" / "run", f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_for(port, process, log):
+    end = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+
+
+class Tab:
+    """The page, by what a user reads on it."""
+
+    def __init__(self, page, folder):
+        self.page, self.folder = page, folder
+
+    def button(self, words):
+        return (
+            "[...document.querySelectorAll('button')]"
+            f".find(b => b.textContent.trim() === {json.dumps(words)})"
+        )
+
+    def field(self, label):
+        return (
+            "[...document.querySelectorAll('label')]"
+            f".find(l => l.textContent === {json.dumps(label)})"
+            "?.closest('.mantine-Flex-root').querySelector('input')"
+        )
+
+    def can_press(self, words):
+        return f"!!{self.button(words)} && !{self.button(words)}.disabled"
+
+    def press(self, words, *, seconds=60):
+        self.page.until(self.can_press(words), seconds=seconds)
+        self.page.click_element(self.button(words))
+
+    def type(self, label, text):
+        self.page.click_element(self.field(label))
+        self.page.press("a", 65, modifiers=2, commands=["selectAll"])
+        self.page.type(text)
+        self.page.until(f"{self.field(label)}.value === {json.dumps(text)}")
+
+    def choose(self, label, option):
+        self.page.click_element(self.field(label))
+        found = (
+            "[...document.querySelectorAll('[role=option]')]"
+            f".find(o => o.textContent.startsWith({json.dumps(option)}) && o.offsetParent)"
+        )
+        self.page.until(f"!!{found}")
+        self.page.click_element(found)
+
+    def open(self, folder):
+        self.page.click_element(
+            "[...document.querySelectorAll('.mantine-Paper-root')]"
+            f".filter(e => e.textContent === {json.dumps(folder)}).pop()"
+        )
+
+    def says(self, words, *, seconds=60):
+        self.page.until(f"document.body.innerText.includes({json.dumps(words)})", seconds=seconds)
+
+    def bottom(self, element):
+        return self.page.js(f"{element}.getBoundingClientRect().bottom")
+
+    def shot(self, name):
+        return Image.open(io.BytesIO(self.page.picture(self.folder / f"{name}.png"))).convert("RGB")
+
+    def scene(self, name):
+        """Mean colour of the middle of the scene's picture, in [0, 1]."""
+        width, height = (picture := self.shot(name)).size
+        # The panel covers the right.
+        box = (width // 4, height // 4, width // 2, 3 * height // 4)
+        return np.asarray(picture.crop(box), float).mean((0, 1)) / 255
+
+    def scene_when(self, name, is_so, *, seconds):
+        end = time.monotonic() + seconds
+        while not is_so(colour := self.scene(name)):
+            assert time.monotonic() < end, (name, colour)
+            time.sleep(1)
+        return colour
+
+
+def test_hands_edit_a_scene(run, tmp_path):
+    folder, address = run
+    pictures = Path(os.environ.get("SCREENSHOTS", tmp_path / "pictures"))
+    pictures.mkdir(parents=True, exist_ok=True)
+    with open_page(address, tmp_path, flags=WEBGL) as page:
+        page.size(1400, 768)
+        tab = Tab(page, pictures)
+        page.until(f"!!{tab.button('Edit now')}", seconds=60)
+        tab.says("Round 0: make it night", seconds=120)
+        for element in (
+            tab.field("Prompt"),
+            tab.button("Preview this view"),
+            tab.button("Edit now"),
+            "[...document.querySelectorAll('div')].find(d => d.textContent.startsWith('Next round')"
+            " || d.textContent.startsWith('Training ends'))",
+        ):
+            assert page.until(f"!!({element})")
+            assert tab.bottom(element) < 768
+        night = tab.scene_when("1_night", lambda colour: colour.mean() < 0.5, seconds=90)
+
+        tab.type("Prompt", "turn it into a sepia photograph")
+        tab.says("Start from")
+        tab.press("Preview this view")
+        page.until(
+            "[...document.querySelectorAll('img')].some(i => i.alt === 'after' &&"
+            " i.naturalWidth > 0 && i.getBoundingClientRect().width > 150)",
+            seconds=60,
+        )
+        tab.shot("2_preview")
+        assert not (folder / "rounds" / "round_001.png").exists()
+
+        tab.press("Edit now")
+        tab.says("Round 1: turn it into a sepia photograph", seconds=60)
+        assert (folder / "rounds" / "round_001.png").exists()
+        sepia = tab.scene_when(
+            "3_sepia", lambda colour: colour.mean() > night.mean() + 0.08, seconds=90
+        )
+
+        tab.press("Show all views")
+        page.until("[...document.querySelectorAll('img')].some(i => i.alt === 'sheet')")
+        time.sleep(1)
+        tab.shot("4_sheet")
+        tab.press("Close")
+
+        tab.choose("Show", "before the edit")
+        before = tab.scene_when(
+            "5_before", lambda colour: abs(colour - sepia).max() > 0.03, seconds=30
+        )
+        tab.choose("Show", "both")
+        time.sleep(3)
+        tab.shot("6_both")
+        tab.choose("Show", "after the edit")
+        tab.scene_when("7_after", lambda colour: abs(colour - before).max() > 0.03, seconds=30)
+
+        tab.open("History")
+        tab.press("Undo to this")
+        tab.says("Back at the end of round 0")
+        tab.scene_when("8_undone", lambda colour: colour.mean() < 0.5, seconds=30)
+        tab.press("Reset")
+        tab.says("Back at the unedited scene")
+        tab.scene_when("9_reset", lambda colour: abs(colour - before).max() < 0.05, seconds=60)
+
+        page.size(1920, 1080)
+        tab.press("Save")
+        tab.says("Saved: ")
+        tab.shot("10_saved")
+        assert list((folder / "nerfstudio_models").glob("*.ckpt"))
