@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from torch import Tensor
 from viser import GuiEvent, ViserServer
 
@@ -26,12 +27,15 @@ from csd_nerf.methods.common.edit_tab import SHOWN, EditTab, Numbers, add_edit_t
 from csd_nerf.methods.common.gui_elements import Element
 from csd_nerf.methods.common.region_field import RegionField, problems_of_region
 from csd_nerf.methods.common.sheet_window import open_sheet
-from csd_nerf.methods.common.tab_status import NO_ROUNDS, Now, disabled, status
+from csd_nerf.methods.common.tab_status import (
+    NO_ROUNDS,
+    Now,
+    disabled,
+    round_label,
+    status,
+)
 from csd_nerf.methods.common.tab_values import Presses, TabValues
 from csd_nerf.scene.controls import Controls, EditRequest, PastRound, Progress
-
-STATUS_EVERY = 0.2
-"""Least seconds between two status lines of the same work."""
 
 
 class ViewerControls(Controls):
@@ -61,7 +65,7 @@ class ViewerControls(Controls):
         self._paused = request.paused
         self._presses = Presses()
         self._is_editing = False
-        self._progress, self._progress_sent = Progress(""), 0.0
+        self._progress = Progress("")
         self._failure, self._saved = "", ""
         self._past: list[PastRound] = []
         self._sheet: Path | None = None
@@ -107,6 +111,16 @@ class ViewerControls(Controls):
         self.refresh()
         return request
 
+    def end_callback(self) -> TrainingCallback:
+        """The callback that brings the tab up to date when training has ended."""
+
+        def refresh(step: int) -> None:
+            del step
+            self.refresh()
+
+        where = [TrainingCallbackLocation.AFTER_TRAIN]
+        return TrainingCallback(where, func=refresh, update_every_num_iters=1)
+
     @contextmanager
     def lending(self, lock: Any) -> Iterator[None]:
         """Between progress reports of this context, let the viewer render.
@@ -136,12 +150,8 @@ class ViewerControls(Controls):
         """Show what the stage is doing, and let the viewer render meanwhile."""
         if self._tab is None:
             return
-        is_new = _work(progress) != _work(self._progress)
         self._progress = progress
-        now = time.monotonic()
-        if is_new or now - self._progress_sent >= STATUS_EVERY:
-            self._progress_sent = now
-            self.refresh()
+        self.refresh()
         lock = self._lent
         if lock is not None and self._server.get_clients():
             lock.release()
@@ -166,7 +176,7 @@ class ViewerControls(Controls):
             tab = self._tab
             if tab is None:
                 return
-            labels = [_label(past) for past in reversed(self._past)]
+            labels = [round_label(past) for past in reversed(self._past)]
             # The last round is what there is now.
             wanted = labels[min(1, len(labels) - 1)] if labels else "-"
             tab.history.show(options=labels or ["-"], value=wanted, visible=bool(labels))
@@ -260,7 +270,7 @@ class ViewerControls(Controls):
     def _chosen_round(self) -> int | None:
         assert self._tab is not None
         chosen = self._tab.history.value
-        return next((past.index for past in self._past if _label(past) == chosen), None)
+        return next((past.index for past in self._past if round_label(past) == chosen), None)
 
     def _show_notices(self, request: EditRequest) -> None:
         assert self._tab is not None
@@ -281,13 +291,3 @@ def _warn(element: Element, lines: Sequence[str]) -> None:
     """Show lines in an element, which is hidden if there are none."""
     shown = [markup.text(f"{line.rstrip('.')}.", tone="warning") for line in lines]
     element.show(markdown=markup.stacked(shown), visible=bool(lines))
-
-
-def _work(progress: Progress) -> str:
-    """What a progress is about, without its numbers after the first word."""
-    return progress.text.split(" ", 1)[0]
-
-
-def _label(past: PastRound) -> str:
-    where = f" in {past.region}" if past.region else ""
-    return f"{past.index}: {past.prompt}{where} ({past.views} views)"

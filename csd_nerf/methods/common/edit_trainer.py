@@ -116,6 +116,7 @@ class EditTrainer(Trainer):
             super().setup(test_mode)
         if isinstance(self.viewer_state, Viewer):
             open_edit_tab(self.viewer_state, self.pipeline.controls)
+            self.callbacks.insert(0, self.pipeline.controls.end_callback())
         # The last one is the editing stage's, before a step; these follow the model's after a step.
         self.callbacks.insert(-1, self._interruption.callback())
         asked = self.pipeline.controls.notices(self.pipeline.config.request())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from csd_nerf.methods.common import markup
-from csd_nerf.scene.controls import Progress
+from csd_nerf.scene.controls import PastRound, Progress
 
 NO_ROUNDS = "No round has been done yet: there is nothing to go back to."
 
@@ -111,3 +111,9 @@ def duration(seconds: float) -> str:
     if minutes < 90:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def round_label(past: PastRound) -> str:
+    """A round in the history, in a line that no other round has."""
+    where = f" in {past.region}" if past.region else ""
+    return f"{past.index}: {past.prompt}{where} ({past.views} views)"

@@ -84,10 +84,10 @@ def test_the_unedited_scene_is_an_output_that_is_rendered_only_while_it_is_shown
         ("after the edit", "rgb", False),
     ):
         page.set("Show", choice)
+        page.until(lambda o=output, s=split: (panel.output_render, panel.split) == (o, s))
+        assert not split or panel.split_output_render == "unedited"
         wanted = output == "unedited" or split
         page.until(lambda w=wanted: model.shows_unedited == w)
-        assert (panel.output_render, panel.split) == (output, split)
-        assert not split or panel.split_output_render == "unedited"
 
 
 def test_while_training_is_paused_the_tab_says_that_nothing_is_heeded(viewed):
