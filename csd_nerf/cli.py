@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -105,7 +105,7 @@ def call(
         parsed: Any = tyro.cli(
             any_of_them,
             prog=program,
-            args=given,
+            args=_with_values(given, commands),
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         checked: Any = type(parsed).__base__
@@ -123,6 +123,26 @@ def call(
         code = 130
     if code:
         raise SystemExit(code)
+
+
+def _with_values(given: Sequence[str], commands: Mapping[str, type]) -> list[str]:
+    """Give options of yes, no or neither their values: `--name` means True, `--no-name` False."""
+    kind = commands.get(given[0]) if given else None
+    hints = {} if kind is None else get_type_hints(kind)
+    switches = {
+        f"--{no}{name.replace('_', '-')}": value
+        for name, hint in hints.items()
+        if hint == bool | None
+        for no, value in (("", "True"), ("no-", "False"))
+    }
+    words: list[str] = []
+    for word in given:
+        plain = word.replace("_", "-")
+        if plain in switches:
+            words += [f"--{plain[2:].removeprefix('no-')}", switches[plain]]
+        else:
+            words.append(word)
+    return words
 
 
 def _check_subcommand(arguments: Sequence[str], commands: Mapping[str, type]) -> None:

@@ -343,6 +343,29 @@ def test_options_reach_the_run_as_given(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([], None),
+        (["--keep-detail"], True),
+        (["--no-keep-detail"], False),
+        (["--no_keep_detail"], False),
+    ],
+)
+def test_an_option_may_be_yes_no_or_neither(monkeypatch, tmp_path, given, kept):
+    from csd_nerf.adapters import run
+
+    called = {}
+    monkeypatch.setattr(
+        run, "run_panoramas", lambda *_, command, **__: called.update(command=command, options=_[2])
+    )
+    (tmp_path / "a.png").touch()
+    words = ["panorama", str(tmp_path / "a.png"), *given, "--output", "out", "--prompt", "snow"]
+    cli.main(words)
+    assert called["options"].keep_detail is kept
+    assert called["command"] == ["csd-nerf", *words]
+
+
+@pytest.mark.parametrize(
     "error",
     [ImportError("no\nav"), MemoryError("too little"), FloatingPointError("inf"), OSError("full")],
 )

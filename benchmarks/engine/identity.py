@@ -20,12 +20,24 @@ import torch
 
 from csd_nerf import priors
 from csd_nerf.adapters import fingerprints
+from csd_nerf.adapters.run_files import NEUTRAL_SETTINGS
 from csd_nerf.priors.families import Kind
 
 _TOLD = ("evaluation.json", "training.json")
 """Files beside a bundled prior's weights that say how it was trained and how good it is."""
 PACKAGES = ("csd_nerf", "torch", "numpy", "diffusers", "transformers", "nerfstudio")
 """Packages whose versions can change the result of an edit."""
+
+
+_UNUSED = {"keep_detail": False, "segmenter": None, "region": None}
+"""Options of `csd-nerf panorama` and `video` that came after results were recorded, with the values
+by which these stay valid."""
+
+
+def plain_options(options: Mapping[str, Any]) -> Any:
+    """The options of a panorama's or a video's edit that decide its result, as `plain` has them."""
+    used = {name: value for name, value in options.items() if _UNUSED.get(name, ...) != value}
+    return plain(used, leave_out=NEUTRAL_SETTINGS)
 
 
 def plain(value: Any, *, leave_out: Collection[str] = ()) -> Any:

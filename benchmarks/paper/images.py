@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmarks.engine.identity import plain, weights_digest
+from benchmarks.engine.identity import plain, plain_options, weights_digest
 from benchmarks.engine.options import PAPER_MIXING
 from benchmarks.engine.trials import Trial
 from benchmarks.paper.experiment import Line
@@ -90,6 +90,8 @@ def line_options(setup: Setup, line: Line, prompt: str) -> PanoramaOptions | Vid
     """The options of a line's edits: its own, over those of the preset."""
     settings = setup.settings
     chosen: dict[str, Any] = {"prompt": prompt, "method": line.method, "device": settings.place}
+    # What is measured are the prior's own pictures.
+    chosen["keep_detail"] = False
     if settings.tiny:
         mixing = PAPER_MIXING if line.method == "csd" else {}
         chosen |= {**mixing, **line.tiny, **setup.size.options, "preset": "tiny"}
@@ -112,7 +114,7 @@ class _Editor:
         values = options.values()
         timed = self._setup.experiment.timed
         decides = {
-            "options": plain(dataclasses.asdict(options), leave_out=NEUTRAL_SETTINGS),
+            "options": plain_options(dataclasses.asdict(options)),
             "values": plain(values, leave_out=NEUTRAL_SETTINGS),
             "weights": weights_digest(values.prior),
             "source": source,

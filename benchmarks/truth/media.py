@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from benchmarks.engine.identity import plain
+from benchmarks.engine.identity import plain_options
 from benchmarks.engine.options import PAPER_MIXING, STEIN
 from benchmarks.engine.trials import Store
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
 from benchmarks.truth.domains import Arm, Job, Outcome, column_of
 from benchmarks.truth.residuals import Guidance, residuals_at_truth
-from csd_nerf.adapters.run_files import NEUTRAL_SETTINGS
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.similarity import psnr, ssim
 from csd_nerf.evaluation.tables import Column, Row
@@ -130,7 +129,9 @@ class MediaDomain:
         updates, times the budget. It sets the number of updates of methods that optimise, and of
         sampling steps of the others.
         """
-        given: dict[str, Any] = {**self._options, "preset": "tiny", "seed": job.seed}
+        # What is measured are the prior's own pictures.
+        given: dict[str, Any] = {"keep_detail": False, **self._options}
+        given |= {"preset": "tiny", "seed": job.seed}
         csd = self.kind(**given, method="csd")
         options = self.kind(**{**self.departures(job.arm), **given, "method": job.arm.method})
         count = job.budget * csd.values().updates * self.cost(csd) / self.cost(options)
@@ -148,7 +149,7 @@ class MediaDomain:
         values = {**dataclasses.asdict(options), **dataclasses.asdict(options.values())}
         prompt = given.edit.instructions[0]
         return {
-            "options": plain({**values, "prompt": prompt}, leave_out=NEUTRAL_SETTINGS),
+            "options": plain_options({**values, "prompt": prompt}),
             **contents,
         }
 

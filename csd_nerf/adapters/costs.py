@@ -43,7 +43,12 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def update_statistics(updates: Float[Tensor, "*places"]) -> dict[str, Any]:
-    """Statistics of the number of updates over the cells of a canvas or the frames of a video."""
+    """Statistics of the number of updates over the cells of a canvas or the frames of a video.
+
+    Empty if there are none.
+    """
+    if updates.numel() == 0:
+        return {}
     counts, edges = torch.histogram(updates.double(), bins=10)
     return {
         "mean": float(updates.mean()),

@@ -16,7 +16,7 @@ from torch import Tensor
 from csd_nerf.adapters.costs import CountedPrior, peak_memory
 from csd_nerf.adapters.options import EditOptions
 from csd_nerf.adapters.reporter import Reporter, State
-from csd_nerf.bundled import notices_of_unknown
+from csd_nerf.bundled import keeps_detail, notices_of_unknown
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
@@ -67,6 +67,11 @@ class EditSession:
             self.prior.encode_text(prompts)
         for warning in caught:
             self.note(str(warning.message))
+
+    def keeps_detail(self, prompts: Sequence[str]) -> bool:
+        """Whether the change alone is added to the original; see `EditOptions.keep_detail`."""
+        chosen = self.options.keep_detail
+        return keeps_detail(self.prior.name, prompts) if chosen is None else chosen
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from csd_nerf.adapters.reporter import Reporter
-from csd_nerf.media.frames import Frame, FrameSource
+from csd_nerf.media.frames import FrameSource
 from csd_nerf.media.pixels import resize, to_01, to_bytes
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder
@@ -57,22 +56,27 @@ def encode_frames(
     return wholes.pop(_LATENT), wholes
 
 
-def decode_frames(
+def decoded_frames(
     decoder: Decoder,
     latent: Float[Tensor, "n c h w"],
-    write: Callable[[Frame], Any],
-    *,
-    size: tuple[int, int],
-    reporter: Reporter,
-) -> None:
-    """Decode frames in order, resize each to `size` (height, width), and pass it to `write`."""
-    done = 0
-    reporter.begin("decode", len(latent))
-    for image01 in decoder.stream(latent):
-        for frame in to_bytes(image01).cpu():
-            write(resize(frame, size))
-            done += 1
-            reporter.tick(done)
+    source: Float[Tensor, "n c h w"] | None = None,
+) -> Iterator[tuple[UInt8[Tensor, "h w 3"], Float[Tensor, "3 h w"] | None]]:
+    """Decode frames in order, some at a time.
+
+    Args:
+        decoder: The decoder.
+        latent: Latents of the edited frames.
+        source: Latents of their sources, if their changes are wanted.
+
+    Yields:
+        Each frame, and the difference of the frame and its decoded source, both in [0, 1].
+    """
+    trips = itertools.repeat(None) if source is None else decoder.stream(source)
+    # Both streams yield as many frames at a time. `trips` may have no end.
+    for image01, trip01 in zip(decoder.stream(latent), trips, strict=False):
+        frames = to_bytes(image01).cpu()
+        changes = [None] * len(frames) if trip01 is None else (image01 - trip01).cpu()
+        yield from zip(frames, changes, strict=True)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from csd_nerf.adapters.presets import (
     video_values,
 )
 from csd_nerf.hints import check_input
+from csd_nerf.media.places import parse_region
 from csd_nerf.numbers import non_finite_fields
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
@@ -112,6 +113,11 @@ class EditOptions:
     """Random seed; on the CPU the same seed gives the same pixels."""
     size: Annotated[int | None, _unset("INT", "the input's")] = None
     """Longer edge in pixels at which the edit is computed; the result has the input's size."""
+    keep_detail: Annotated[bool | None, _unset("", "for looks with the bundled prior")] = None
+    """Keep the input's fine detail: only the change is enlarged to its size, and added to it.
+    --no-keep-detail: the result is what the prior's decoder makes."""
+    segmenter: Annotated[str | None, _unset("NAME|FOLDER", "clipseg")] = None
+    """The model that finds what a word of --region names: clipseg, a hub id or a folder."""
     batch: Annotated[int | None, _unset("INT", "the preset's; release: all frames")] = None
     """Windows or frames per iteration."""
     iterations: Annotated[int | None, _unset("INT", "as many as --updates needs; release: 200")] = (
@@ -331,11 +337,12 @@ class PanoramaOptions(EditOptions):
     shrunken image. ip2p-windows: InstructPix2Pix on all windows, averaged at every step, as in
     MultiDiffusion."""
     region: Annotated[
-        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PROMPT@PLACE")
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PLACE|PROMPT@PLACE")
     ] = ()
-    """An instruction for a part of the picture: "PROMPT@x0,y0,x1,y1" in pixels or percent (10%),
-    or "PROMPT@mask.png" with a picture of the input's size that is white inside the part.
-    The rest follows --prompt; without --prompt it is not edited."""
+    """Where to edit: "x0,y0,x1,y1" in pixels or percent (10%), "mask.png" of the input's shape that
+    is white there, a folder of masks named like the inputs, or a word such as "the car".
+    There --prompt applies, and the rest keeps its very pixels. With "PROMPT@PLACE", once or several
+    times, each place has an instruction of its own; the rest then follows --prompt, if given."""
     stride: Annotated[int | None, _unset("INT", "a quarter of a window")] = None
     """Latent cells between neighbouring windows."""
     taper: Annotated[int | None, _unset("INT", "the stride")] = None
@@ -345,12 +352,13 @@ class PanoramaOptions(EditOptions):
     """For 360 degree panoramas: the left and right edges of the image meet."""
 
     def check_prompt(self) -> None:
-        """Check that there is an instruction, at least for a region.
+        """Check that there is an instruction, for the picture or for each region.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is none, or a region's text has another form.
         """
-        if not self.region:
+        prompts = [parse_region(text).prompt for text in self.region]
+        if not prompts or None in prompts:
             super().check_prompt()
 
     def _chosen(self) -> dict[str, Any]:
@@ -366,6 +374,11 @@ class VideoOptions(EditOptions):
     sds: the same with SDS, which subtracts the drawn noise. ip2p: InstructPix2Pix on each frame."""
     frames: Annotated[str, tyro.conf.arg(metavar="INT|all")] = "all"
     """Number of evenly spaced frames to edit (the paper takes 24), or all."""
+    region: Annotated[str | None, _unset("PLACE", "everywhere")] = None
+    """Where to edit; the rest of each frame keeps its very pixels. "x0,y0,x1,y1" in pixels or
+    percent (10%), "mask.png" of the frames' shape that is white there, both for all frames; a
+    folder of masks, named or numbered like the frames (those of a film from 0), between which
+    masks are carried along the motion; or a word such as "the car"."""
     square: bool = False
     """Edit frames resized to squares, as the paper does; otherwise they keep their aspect ratio."""
     decoder: Decoder = "vae"
@@ -374,8 +387,26 @@ class VideoOptions(EditOptions):
     decoder_weights: Annotated[str | None, _unset("NAME|FOLDER", "the published one")] = None
     """Hub id or folder of the consistency or temporal decoder."""
 
+    def check_prompt(self) -> None:
+        """Check that there is an instruction, and that the region is a place alone.
+
+        Raises:
+            ValueError: If not.
+        """
+        super().check_prompt()
+        _check_place(self.region, of="a video")
+
     def _chosen(self) -> dict[str, Any]:
         return video_values(self.preset, self.method)
+
+
+def _check_place(region: str | None, *, of: str) -> None:
+    """Refuse a region with an instruction of its own."""
+    if region is not None and parse_region(region).prompt is not None:
+        raise ValueError(
+            f"The --region of {of} needs a place without an instruction, got {region!r}; name the "
+            "instruction with --prompt."
+        )
 
 
 @dataclass(frozen=True)
@@ -396,6 +427,20 @@ class ImageOptions(EditOptions):
     """Pictures of one size that share an iteration."""
     iterations: Annotated[int | None, _unset("INT", "as many as --updates needs")] = None
     """Number of iterations of each group of pictures."""
+    region: Annotated[str | None, _unset("PLACE", "everywhere")] = None
+    """Where to edit; the rest of each picture keeps its very pixels. "x0,y0,x1,y1" in pixels or
+    percent (10%) of each picture, "mask.png" of the pictures' shape that is white there, a folder
+    of masks named like the pictures, or a word such as "the vase". A picture without a mask in the
+    folder stays as it is."""
+
+    def check_prompt(self) -> None:
+        """Check that there is an instruction, and that the region is a place alone.
+
+        Raises:
+            ValueError: If not.
+        """
+        super().check_prompt()
+        _check_place(self.region, of="a set of pictures")
 
     def _chosen(self) -> dict[str, Any]:
         return image_values(self.preset, self.method)
@@ -429,10 +474,7 @@ class PanoramaCommand(PanoramaOptions, _Files):
     def run(self, command: list[str]) -> int:
         """Run; returns the exit code. `command` is the command line, for the records."""
         _check_inputs(self.inputs, "The input must be a picture file", folder=False)
-        for region in self.region:
-            where = region.rpartition("@")[2].strip()
-            if where and "," not in where:
-                check_input(Path(where), "The mask of --region must be a picture", folder=False)
+        _check_masks(self.region)
         from csd_nerf.adapters.run import run_panoramas
 
         options = _part(self, PanoramaOptions)
@@ -453,11 +495,20 @@ class VideoCommand(VideoOptions, _Files):
     def run(self, command: list[str]) -> int:
         """Run; returns the exit code. `command` is the command line, for the records."""
         _check_inputs(self.inputs, "The input must be a video file or a folder of pictures")
+        _check_masks([] if self.region is None else [self.region])
         from csd_nerf.adapters.run import run_videos
 
         options = _part(self, VideoOptions)
         with _naming_tiny(self):
             return run_videos(self.inputs, self.output, options, command=command)
+
+
+def _check_masks(regions: Sequence[str]) -> None:
+    """Refuse regions whose file or folder of masks isn't there."""
+    for text in regions:
+        where = parse_region(text).where
+        if isinstance(where, Path):
+            check_input(where, "--region must be a picture or a folder of masks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -474,6 +525,7 @@ class ImageCommand(ImageOptions, _Files):
         """Run; returns the exit code. `command` is the command line, for the records."""
         for path in self.inputs:
             check_input(path, "The input must be a picture file or a folder of pictures")
+        _check_masks([] if self.region is None else [self.region])
         from csd_nerf.adapters.run import run_images
 
         options = _part(self, ImageOptions)

@@ -25,7 +25,7 @@ from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.core.rows import Rows
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_means, window_positions
-from csd_nerf.media.pixels import resize
+from csd_nerf.media.pixels import add_change, resize
 from csd_nerf.media.regions import Segmenter, blended, parse_region
 from csd_nerf.priors.base import Prior
 
@@ -93,8 +93,12 @@ def edit_panorama(
         else:
             latent, facts = _optimise(plan, source, image_rows)
     with session.stage("decode"):
-        result = _decode(plan, latent, image)
-    head = {"method": options.method, "input_size": [*reversed(size)]}
+        result = _decode(plan, latent, source, image)
+    head = {
+        "method": options.method,
+        "input_size": [*reversed(size)],
+        "keep_detail": plan.keeps_detail,
+    }
     return PanoramaResult(result, {**head, **layout.facts(), **facts, **session.facts()})
 
 
@@ -109,6 +113,11 @@ class _Plan:
     @property
     def prior(self) -> Prior:
         return self.session.prior
+
+    @property
+    def keeps_detail(self) -> bool:
+        """Whether the change alone is added to the picture."""
+        return self.session.keeps_detail(self.prompts.prompts)
 
     @property
     def tiling(self) -> dict[str, Any]:
@@ -129,13 +138,27 @@ def _encode(plan: _Plan, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "
 
 
 def _decode(
-    plan: _Plan, latent: Float[Tensor, "c h w"], original: UInt8[Tensor, "H W 3"]
+    plan: _Plan,
+    latent: Float[Tensor, "c h w"],
+    source: Float[Tensor, "c h w"],
+    original: UInt8[Tensor, "H W 3"],
 ) -> UInt8[Tensor, "H W 3"]:
-    told = _row_reporter(plan.session.reporter, "decode")
-    result = decode_tiled(plan.prior, latent, after_row=told, **plan.tiling)
-    result = resize(result, (original.shape[0], original.shape[1]), wrap=plan.layout.wrap)
+    reporter, wrap = plan.session.reporter, plan.layout.wrap
+
+    def decoded(latent: Float[Tensor, "c h w"], label: str) -> UInt8[Tensor, "rows columns 3"]:
+        told = _row_reporter(reporter, label)
+        return decode_tiled(plan.prior, latent, after_row=told, **plan.tiling)
+
+    result = decoded(latent, "decode")
+    if plan.keeps_detail:
+        # In the same tiles, so that their errors cancel, such as those at the picture's edges,
+        # beyond which convolutions see zeros.
+        change = result.short() - decoded(source, "decode the source")
+        result = add_change(original, change.movedim(2, 0).half() / 255, wrap=wrap)
+    else:
+        result = resize(result, (original.shape[0], original.shape[1]), wrap=wrap)
     cell = original.shape[0] / plan.layout.grid[0]
-    weight = plan.prompts.fade(width=FADE_CELLS * cell, wrap=plan.layout.wrap)
+    weight = plan.prompts.fade(width=FADE_CELLS * cell, wrap=wrap)
     return result if weight is None else blended(original, result, weight)
 
 
@@ -176,7 +199,9 @@ def _optimise(
     return canvas.latent, {
         "windows": canvas.size,
         "iterations": iterations,
-        "updates_per_cell": update_statistics(canvas.updates),
+        "updates_per_cell": update_statistics(
+            canvas.updates if canvas.editable is None else canvas.updates[canvas.editable > 0]
+        ),
     }
 
 

@@ -7,20 +7,34 @@ pictures are read again when their results are written.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from csd_nerf.adapters.editing import EditSession
-from csd_nerf.adapters.frame_latents import PriorDecoder, decode_frames, encode_frames
+from csd_nerf.adapters.frame_latents import PriorDecoder, decoded_frames, encode_frames
 from csd_nerf.adapters.options import ImageOptions
+from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.reporter import SILENT, Reporter
-from csd_nerf.adapters.stacks import Stack, optimise_stacks, sample_stacks, work_size
+from csd_nerf.adapters.stacks import FADE_CELLS, Stack, optimise_stacks, sample_stacks, work_size
 from csd_nerf.media.frames import FrameSource
-from csd_nerf.media.pixels import resize
+from csd_nerf.media.pixels import add_change, resize
+from csd_nerf.media.regions import (
+    Segmenter,
+    area_means,
+    blended,
+    find_masks,
+    inner_fade,
+    parse_region,
+)
 from csd_nerf.priors.base import Prior
 
 
@@ -42,6 +56,7 @@ def edit_pictures(
     options: ImageOptions,
     write: Callable[[int, UInt8[Tensor, "H W 3"]], Any],
     *,
+    segmenter: Segmenter | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Edit pictures by the method that the options name.
@@ -51,37 +66,111 @@ def edit_pictures(
         pictures: One or more.
         options: The options; those about files and the prior's loading are ignored.
         write: Called with the number of each picture and its result, of the picture's size.
+        segmenter: Finds what a region's word names.
         reporter: Gets the progress and saves the state.
 
     Returns:
         Facts about the edit and its costs, for a JSON file; sizes are (width, height).
 
     Raises:
-        ValueError: If there is no instruction.
+        ValueError: If there is no instruction, or as `set_masks` does.
+        FileNotFoundError: As `set_masks` does.
         FloatingPointError: If a gradient isn't finite.
     """
     options.check_prompt()
     session = EditSession(prior, options, reporter)
     session.note_cut_prompts([options.prompt, options.negative_prompt])
+    masks = None
+    if options.region is not None:
+        with session.stage("masks"):
+            masks = set_masks(options.region, pictures, segmenter=segmenter)
     groups = _grouped(session, pictures)
     if len(groups) > 1:
         sizes = ", ".join(f"{len(g.numbers)} at {g.size[1]} x {g.size[0]}" for g in groups)
         session.note(f"pictures are edited in groups of one size, each by itself: {sizes}")
+    work = _Work(session, pictures, masks, session.keeps_detail([options.prompt]))
     with session.stage("encode"):
-        stacks = [_encoded(session, group, pictures) for group in groups]
+        stacks = [work.encoded(group) for group in groups]
     with session.stage("edit"):
         edit = sample_stacks if options.method == "ip2p" else optimise_stacks
         latents, facts = edit(session, stacks, options.prompt)
     with session.stage("decode"):
-        for group, stack, latent in zip(groups, stacks, latents, strict=True):
-            _decode(session, group, stack, latent, pictures, write)
-    told = [{**group.facts(pictures), **found} for group, found in zip(groups, facts, strict=True)]
+        session.reporter.begin("decode", len(pictures))
+        finished = (
+            result
+            for group, stack, latent in zip(groups, stacks, latents, strict=True)
+            for result in work.decoded(group, stack, latent)
+        )
+        for done, (number, result) in enumerate(finished, start=1):
+            write(number, result)
+            session.reporter.tick(done)
+    told = [
+        {**group.facts(pictures), "edited": len(stack.edited), **found}
+        for group, stack, found in zip(groups, stacks, facts, strict=True)
+    ]
+    # `csd-nerf evaluate` compares results at this size; groups have several.
+    size = {"work_size": told[0]["work_size"]} if len(told) == 1 else {}
     return {
         "method": options.method,
+        "keep_detail": work.keeps_detail,
         "pictures": len(pictures),
+        **size,
         "groups": told,
         **session.facts(),
     }
+
+
+@dataclass(frozen=True)
+class SetMask:
+    """Where a picture may change; a pixel is inside or outside."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    packed: NDArray[np.uint8]
+    """Whether each pixel is inside, eight of them in a byte."""
+
+    @property
+    def inside(self) -> Float[Tensor, "H W"]:
+        """1 for each pixel that is inside, else 0."""
+        bits = np.unpackbits(self.packed, count=self.size[0] * self.size[1])
+        return torch.from_numpy(bits.reshape(self.size)).float()
+
+
+def set_masks(
+    text: str, pictures: Sequence[Picture], *, segmenter: Segmenter | None = None
+) -> list[SetMask]:
+    """The mask of each picture of a set.
+
+    Args:
+        text: The region, as `--region` has it. A rectangle holds for each picture; in a folder
+            masks are named like the pictures, and those without one stay as they are.
+        pictures: The pictures.
+        segmenter: Finds what a word names.
+
+    Raises:
+        ValueError: If the text has another form, a mask doesn't fit, or nothing is inside in any
+            picture.
+        FileNotFoundError: If a file or folder is missing.
+    """
+    region = parse_region(text)
+    files: dict[str, Path] | None = None
+    if isinstance(region.where, Path) and region.where.is_dir():
+        files = find_masks(region.where, [picture.name for picture in pictures])
+    found = []
+    for picture in pictures:
+        if files is not None and picture.name not in files:
+            mask = torch.zeros(picture.size)
+        else:
+            where = region.where if files is None else files[picture.name]
+            mask_of = masks_of(picture.read(), name=picture.name, segmenter=segmenter)
+            mask = mask_of(dataclasses.replace(region, where=where))
+        found.append(SetMask(picture.size, np.packbits((mask >= 0.5).numpy())))
+    if not any(mask.packed.any() for mask in found):
+        raise ValueError(
+            f"A region needs to cover half a pixel or more of a picture, got {text}, which covers "
+            "none; name another."
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -116,35 +205,55 @@ def _grouped(session: EditSession, pictures: Sequence[Picture]) -> list[_Group]:
     return [_Group(size, numbers) for size, numbers in groups.items()]
 
 
-def _encoded(session: EditSession, group: _Group, pictures: Sequence[Picture]) -> Stack:
-    count = len(group.numbers)
-    batch = min(session.values.batch or count, count)
+@dataclass(frozen=True)
+class _Work:
+    """How pictures become latents, and come back."""
 
-    def read() -> Iterator[UInt8[Tensor, "H W 3"]]:
-        for number in group.numbers:
-            yield resize(pictures[number].read(), group.size)
+    session: EditSession
+    pictures: Sequence[Picture]
+    masks: Sequence[SetMask] | None
+    keeps_detail: bool
+    """Whether the change alone is added to the pictures."""
 
-    source = FrameSource(group.size, count, read)
-    latent, image_rows = encode_frames(
-        session.prior, source, size=group.size, batch=batch, reporter=session.reporter
-    )
-    return Stack(latent, image_rows, batch)
+    def encoded(self, group: _Group) -> Stack:
+        """The latents of a group, and where they may change."""
+        prior, count = self.session.prior, len(group.numbers)
+        batch = min(self.session.values.batch or count, count)
 
+        def read() -> Iterator[UInt8[Tensor, "H W 3"]]:
+            for number in group.numbers:
+                yield resize(self.pictures[number].read(), group.size)
 
-def _decode(
-    session: EditSession,
-    group: _Group,
-    stack: Stack,
-    latent: Float[Tensor, "n c h w"],
-    pictures: Sequence[Picture],
-    write: Callable[[int, UInt8[Tensor, "H W 3"]], Any],
-) -> None:
-    """Decode a group's results, and hand them on at their pictures' sizes."""
-    left = iter(group.numbers)
+        source = FrameSource(group.size, count, read)
+        latent, image_rows = encode_frames(
+            prior, source, size=group.size, batch=batch, reporter=self.session.reporter
+        )
+        editable = None
+        if self.masks is not None:
+            grid = (group.size[0] // prior.cell_size, group.size[1] // prior.cell_size)
+            masks = [self.masks[number] for number in group.numbers]
+            editable = torch.stack([area_means(mask.inside, grid) for mask in masks])
+        return Stack(latent, image_rows, batch, editable)
 
-    def finish(frame: UInt8[Tensor, "H W 3"]) -> None:
-        number = next(left)
-        write(number, resize(frame, pictures[number].size))
-
-    decoder = PriorDecoder(session.prior, stack.batch)
-    decode_frames(decoder, latent, finish, size=group.size, reporter=session.reporter)
+    def decoded(
+        self, group: _Group, stack: Stack, latent: Float[Tensor, "n c h w"]
+    ) -> Iterator[tuple[int, UInt8[Tensor, "_ _ 3"]]]:
+        """Each picture's number and result, of its size; without a mask it is the picture."""
+        edited = stack.edited
+        source = stack.source[edited] if self.keeps_detail else None
+        frames = decoded_frames(
+            PriorDecoder(self.session.prior, stack.batch), latent[edited], source
+        )
+        changed = {*edited.tolist()}
+        for place, number in enumerate(group.numbers):
+            picture = self.pictures[number]
+            if place not in changed:
+                yield number, picture.read()
+                continue
+            (frame, change), original = next(frames), picture.read()
+            result = resize(frame, picture.size) if change is None else add_change(original, change)
+            if self.masks is not None:
+                width = FADE_CELLS * picture.size[0] / latent.shape[2]
+                weight = inner_fade(self.masks[number].inside, width=width)
+                result = blended(original, result, weight)
+            yield number, result

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf import priors
@@ -40,7 +40,7 @@ from csd_nerf.media.images import (
     read_image,
     write_image,
 )
-from csd_nerf.media.regions import Word, parse_region
+from csd_nerf.media.regions import Region, Segmenter, Word, parse_region
 from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
 from csd_nerf.priors.identity import weights_identity
@@ -72,7 +72,7 @@ def run_panoramas(
     """
     options.check_prompt()
     regions = [parse_region(text) for text in options.region]
-    masks = [region.where for region in regions if isinstance(region.where, Path)]
+    segmenter = _Segmenter(options, regions)
 
     def prepare(source: Path, target: Path) -> _Edit:
         check_picture_path(target)
@@ -82,24 +82,28 @@ def run_panoramas(
         for region in regions:
             if not isinstance(region.where, Word):
                 masks_of(image, name=source.name)(region)
-        return partial(_edit_picture, source, target, options)
+        return partial(_edit_picture, source, target, options, segmenter)
 
     if len(inputs) == 1 and output.is_dir():
         output /= _picture_name(inputs[0])
     outputs = _outputs(inputs, output, _picture_name)
-    return _Call(options, command, _each(prepare), masks).run(_singly(inputs), outputs)
+    call = _Call(options, command, _each(prepare), _mask_files(regions), segmenter)
+    return call.run(_singly(inputs), outputs)
 
 
 def run_videos(
     inputs: Sequence[Path], output: Path, options: VideoOptions, *, command: Sequence[str]
 ) -> int:
     """Edit video files or folders of frames; as `run_panoramas` otherwise."""
+    from csd_nerf.adapters.frame_masks import check_frame_masks
     from csd_nerf.adapters.video import edit_video
     from csd_nerf.media.film_writer import FILM_SUFFIXES
     from csd_nerf.media.frames import check_frames_output, open_frames
     from csd_nerf.priors.decoders import fetch_decoder
 
     options.check_prompt()
+    regions = [] if options.region is None else [parse_region(options.region)]
+    segmenter = _Segmenter(options, regions)
     if options.decoder != "vae":
         with _naming("--decoder", "--decoder-weights"):
             fetch_decoder(options.decoder, options.decoder_weights)
@@ -113,8 +117,12 @@ def run_videos(
             )
         frames = open_frames(source, frames=options.frames)
         check_frames_output(target, size=frames.size)
+        for region in regions:
+            check_frame_masks(region, frames)
 
-        return lambda prior, reporter: edit_video(prior, frames, target, options, reporter=reporter)
+        return lambda prior, reporter: edit_video(
+            prior, frames, target, options, segmenter=segmenter, reporter=reporter
+        )
 
     def result_name(source: Path) -> str:
         if source.is_dir():
@@ -122,7 +130,8 @@ def run_videos(
         return _with_suffix_of(source, FILM_SUFFIXES, ".mp4")
 
     outputs = _outputs(inputs, output, result_name)
-    return _Call(options, command, _each(prepare), []).run(_singly(inputs), outputs)
+    call = _Call(options, command, _each(prepare), _mask_files(regions), segmenter)
+    return call.run(_singly(inputs), outputs)
 
 
 def run_images(
@@ -136,8 +145,13 @@ def run_images(
         options: The options of the edit.
         command: The command line, for the records.
     """
+    from csd_nerf.adapters.picture_files import prepare_set
+    from csd_nerf.media.frames import find_pictures
+
     options.check_prompt()
-    sources = [picture for path in inputs for picture in _pictures_of(path)]
+    regions = [] if options.region is None else [parse_region(options.region)]
+    segmenter = _Segmenter(options, regions)
+    sources = find_pictures(inputs)
     in_folder = len(sources) > 1 or any(path.is_dir() for path in inputs)
     if in_folder and output.suffix.lower() in PICTURE_SUFFIXES and not output.is_dir():
         raise ValueError(
@@ -151,59 +165,49 @@ def run_images(
     whole = output if in_folder else targets[0]
 
     def prepare(_: Sequence[Path], __: Path) -> _Edit:
-        return _prepared_set(sources, targets, options)
+        check_masks = bool(regions) and not segmenter.needed
+        return prepare_set(sources, targets, options, segmenter=segmenter, check_masks=check_masks)
 
-    return _Call(options, command, prepare, []).run([tuple(sources)], [whole])
-
-
-def _pictures_of(path: Path) -> list[Path]:
-    """A picture itself, or the pictures in a folder, in natural order."""
-    from csd_nerf.media.frames import is_picture, natural_order
-
-    if not path.is_dir():
-        return [path]
-    found = sorted(filter(is_picture, path.iterdir()), key=lambda one: natural_order(one.name))
-    if not found:
-        raise ValueError(f"A folder of pictures needs some, got {path} with none.")
-    return found
+    call = _Call(options, command, prepare, _mask_files(regions), segmenter)
+    return call.run([tuple(sources)], [whole])
 
 
-def _prepared_set(sources: Sequence[Path], targets: Sequence[Path], options: ImageOptions) -> _Edit:
-    """Check all pictures of a set; returns the function that edits them."""
-    from csd_nerf.adapters.picture_set import Picture, edit_pictures
-
-    pictures, told = [], []
-    for source, target in zip(sources, targets, strict=True):
-        check_picture_path(target)
-        image, notices = read_image(source)
-        size = (image.shape[0], image.shape[1])
-        check_picture_path(target, size=size)
-        told += [f"{source.name}: {notice}" for notice in notices]
-        pictures.append(Picture(source.name, size, partial(_read_pixels, source)))
-
-    def edit(prior: priors.Prior, reporter: FileReporter) -> dict[str, Any]:
-        for notice in told:
-            reporter.note(notice)
-
-        def write(number: int, image: UInt8[Tensor, "H W 3"]) -> None:
-            target = targets[number]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            metadata = picture_metadata(sources[number], note=reporter.note)
-            write_image(target, image, metadata=metadata, note=reporter.note)
-
-        return edit_pictures(prior, pictures, options, write, reporter=reporter)
-
-    return edit
+def _mask_files(regions: Sequence[Region]) -> list[Path]:
+    """Files and folders of masks."""
+    return [region.where for region in regions if isinstance(region.where, Path)]
 
 
-def _read_pixels(source: Path) -> UInt8[Tensor, "H W 3"]:
-    return read_image(source)[0]
+class _Segmenter:
+    """The segmenter that the options name; it is loaded only if a region has a word."""
+
+    def __init__(self, options: EditOptions, regions: Sequence[Region]) -> None:
+        self.needed = any(isinstance(region.where, Word) for region in regions)
+        self._name = options.segmenter or "clipseg"
+        self._model: Segmenter | None = None
+
+    def load(self, device: torch.device) -> None:
+        """Load it if it is needed.
+
+        Raises:
+            OSError: If the weights can't be had.
+        """
+        if self.needed:
+            from csd_nerf.priors.segmenters import load_segmenter
+
+            with _naming("--segmenter"):
+                self._model = load_segmenter(self._name, device=device)
+
+    def __call__(self, image01: Float[Tensor, "3 h w"], word: str) -> Float[Tensor, "h w"]:
+        """Find what the word names."""
+        assert self._model is not None, "it is loaded before inputs are edited"
+        return self._model(image01, word)
 
 
 def _edit_picture(
     source: Path,
     target: Path,
     options: PanoramaOptions,
+    segmenter: _Segmenter,
     prior: priors.Prior,
     reporter: FileReporter,
 ) -> dict[str, Any]:
@@ -212,7 +216,9 @@ def _edit_picture(
     image, notices = read_image(source)
     for notice in notices:
         reporter.note(notice)
-    result = edit_panorama(prior, image, options, name=source.name, reporter=reporter)
+    result = edit_panorama(
+        prior, image, options, name=source.name, segmenter=segmenter, reporter=reporter
+    )
     metadata = picture_metadata(source, note=reporter.note)
     write_image(target, result.image, metadata=metadata, note=reporter.note)
     return result.facts
@@ -245,7 +251,8 @@ class _Call:
     prepare: Callable[[Sequence[Path], Path], _Edit]
     """Checks the inputs of an output, and returns the function that makes it."""
     region_masks: Sequence[Path]
-    """Files of regions' masks, which are part of every input's fingerprint."""
+    """Files and folders of regions' masks, which are part of every input's fingerprint."""
+    segmenter: _Segmenter
     failures: int = 0
 
     def run(self, inputs: Sequence[tuple[Path, ...]], outputs: Sequence[Path]) -> int:
@@ -265,6 +272,7 @@ class _Call:
                 tasks = self._checked(inputs, outputs, device, locks)
                 if tasks:
                     notices: list[str] = []
+                    self.segmenter.load(device)
                     prior, weights = self._load(device, notices)
                     for task in tasks:
                         task.files.weights = weights

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd_nerf.adapters.costs import update_statistics
@@ -21,6 +21,10 @@ from csd_nerf.adapters.frame_latents import preview_frames
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.rows import Rows, take_rows
 from csd_nerf.priors.base import Prior
+
+FADE_CELLS = 2.0
+"""Width of the border of a region, within which the original fades into the result, in latent
+cells."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,15 @@ class Stack:
     """Their conditions, one row an image."""
     batch: int
     """Number of images that are processed together."""
+    editable: Float[Tensor, "n h w"] | None = None
+    """Factor of each cell's step; None means 1 everywhere. An image whose factors are all 0 is left
+    as it is."""
+
+    @property
+    def edited(self) -> Int[Tensor, "e"]:
+        """Numbers of the images that are edited, ascending."""
+        every = torch.arange(len(self.source))
+        return every if self.editable is None else every[self.editable.flatten(1).any(1)]
 
 
 def work_size(
@@ -74,6 +87,7 @@ def optimise_stacks(
             stack.batch,
             drawing=session.values.drawing,
             device=session.prior.device,
+            editable=stack.editable,
         )
         for stack in stacks
     ]
@@ -86,7 +100,7 @@ def optimise_stacks(
         {
             "batch": stack.batch,
             "iterations": count,
-            "updates_per_frame": update_statistics(canvas.updates.double()),
+            "updates_per_frame": update_statistics(canvas.updates[stack.edited].double()),
         }
         for stack, canvas, count in zip(stacks, canvases, iterations, strict=True)
     ]
@@ -111,7 +125,8 @@ def sample_stacks(
     parts = [
         (number, part)
         for number, stack in enumerate(stacks)
-        for part in torch.arange(len(stack.source)).split(stack.batch)
+        for part in stack.edited.split(stack.batch)
+        if len(part)
     ]
     done = 0
     if (saved := session.restored()) is not None:

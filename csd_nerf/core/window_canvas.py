@@ -21,7 +21,7 @@ from csd_nerf.core.canvas import Particles
 from csd_nerf.core.randomness import Randomness
 from csd_nerf.core.rows import PICTURE, Rows, without_picture
 from csd_nerf.core.sweeps import AxisCover, Deck, Drawing, check_drawing, fade
-from csd_nerf.core.windows import cut_windows, window_cells, window_positions
+from csd_nerf.core.windows import cut_windows, window_cells, window_means, window_positions
 
 
 @dataclass
@@ -71,7 +71,10 @@ class WindowCanvas:
         check_drawing(self.drawing)
         size = self._canvas
         grid = window_positions(size, self.window, stride=self.stride, wrap=self.wrap)
-        reached = self._moved(grid).flatten(1).any(1)
+        reached = torch.ones(len(grid), dtype=torch.bool)
+        if self.editable is not None:
+            reached = window_means((self.editable > 0).float()[None], grid, self.window)[:, 0] > 0
+            reached = reached.cpu()
         self.positions, self._grid = grid[reached], grid
         # -1 for windows that are left out.
         self._numbers = torch.where(reached, reached.cumsum(0) - 1, -1)

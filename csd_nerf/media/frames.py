@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -51,6 +51,9 @@ class FrameSource:
     """Width of a pixel divided by its height; None if it is square."""
     notices: tuple[str, ...] = ()
     """Notices for the user, such as that pictures were converted."""
+    names: tuple[str, ...] = ()
+    """Names of the frames: those of a folder's files, or in a film their numbers from 0, with five
+    digits, as `frame_writer` names them. Empty for frames in memory."""
 
     def __iter__(self) -> Iterator[Frame]:
         return self.read()
@@ -92,6 +95,7 @@ def open_frames(path: Path, *, frames: str = "all") -> FrameSource:
         times=times,
         pixel_aspect=film.pixel_aspect,
         notices=(*film.notices, *_notices(film.count, wanted)),
+        names=tuple(f"{index:05}" for index in taken),
     )
 
 
@@ -141,7 +145,29 @@ def _open_folder(folder: Path, wanted: int | None) -> FrameSource:
         lambda: (read_image(path)[0] for path in taken),
         path=folder,
         notices=(*notices, *_notices(len(paths), wanted)),
+        names=tuple(path.name for path in taken),
     )
+
+
+def find_pictures(inputs: Iterable[Path]) -> list[Path]:
+    """Files as they are, and the pictures in folders, in natural order (2 before 10).
+
+    Raises:
+        ValueError: If a folder has none.
+    """
+    found: list[Path] = []
+    for path in inputs:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [one for one in path.iterdir() if is_picture(one)]
+        if not inside:
+            raise ValueError(
+                f"A folder of pictures needs some ({', '.join(FRAME_SUFFIXES)}), got {path} with "
+                "none."
+            )
+        found += sorted(inside, key=lambda one: natural_order(one.name))
+    return found
 
 
 def is_picture(path: Path) -> bool:

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from csd_nerf.media.pixels import resize01, to_01, to_bytes
+from csd_nerf.media.pixels import add_change, resize01, to_01, to_bytes
 from csd_nerf.media.regions import area_means, blended, inner_fade
 from csd_nerf.media.sheets import outlined
 from csd_nerf.priors import Prior
@@ -98,13 +98,11 @@ def finish_image(
             given, the difference edited01 - round_trip01 is resized and added to the photograph,
             which keeps its fine detail. If None, the edit itself is resized.
     """
-    size = (photograph01.shape[1], photograph01.shape[2])
     if round_trip01 is None:
+        size = (photograph01.shape[1], photograph01.shape[2])
         return to_bytes(resize01(edited01[None], size)[0])
-    change = functional.interpolate(
-        (edited01 - round_trip01)[None], size, mode="bicubic", antialias=True
-    )
-    return to_bytes(photograph01 + change[0])
+    original = to_bytes(photograph01)
+    return add_change(original.cpu(), edited01 - round_trip01).to(original.device)
 
 
 def editable_cells(mask: Float[Tensor, "_ _"], cells: tuple[int, int]) -> Float[Tensor, "h w"]:

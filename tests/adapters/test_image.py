@@ -250,11 +250,13 @@ MISTAKES = {
     "in --output out.png": "--output must be a folder for several pictures",
     "a.png in/a.png --output out": "Inputs need names of their own",
     "in --output in": "The output must not be the input",
-    "empty --output out": "A folder of pictures needs some, got empty with none.",
+    "empty --output out": "A folder of pictures needs some (.png",
     "absent.png --output out.png": "which does not exist",
     "a.png --output out.tif": "The output's suffix must be one of .png",
     "a.png cut.png --output out": "The picture must be whole, got cut.png",
     "a.png --output out.png --control depth": "needs a scene",
+    "a.png --output out.png --region fog@0,0,9,9": "needs a place without an instruction",
+    "a.png --output out.png --region 0,0,99,9": "needs to lie within the picture of 80 x 64 pixels",
     "a.png --output out.png --batch 0": "--batch must be at least 1, got 0.",
 }
 
@@ -271,3 +273,123 @@ def test_mistakes_end_in_one_line(run, words, tmp_path, monkeypatch):
     assert code == 1
     assert MISTAKES[words] in told
     assert told.count("\n") == 1
+
+
+def test_outside_of_a_region_the_very_pixels_stay_and_inside_it_is_edited(tiny):
+    pictures = [image(0), image(1), image(2, (60, 40))]
+    results, facts = edited(tiny, pictures, options(region="0,0,50%,100%", iterations=10))
+    for before, after in zip(pictures, results, strict=True):
+        half = before.shape[1] / 2
+        assert torch.equal(after[:, round(half + 1) :], before[:, round(half + 1) :])
+        inner = slice(0, round(half / 2))
+        assert after[:, inner].float().mean() < 0.9 * before[:, inner].float().mean()
+    assert [group["edited"] for group in facts["groups"]] == [2, 1]
+
+
+def mask(folder: Path, name: str, size: tuple[int, int], columns: slice) -> None:
+    white = np.zeros(size, np.uint8)
+    white[:, columns] = 255
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(white).save(folder / name)
+
+
+@pytest.mark.parametrize("method", ["csd", "ip2p"])
+def test_masks_are_found_by_name_and_pictures_without_one_are_not_evaluated(tiny, tmp_path, method):
+    pictures = [image(0), image(1), image(2, (60, 40)), image(3)]
+    mask(tmp_path / "masks", "0.png", (30, 47), slice(20))
+    mask(tmp_path / "masks", "3.png", (30, 47), slice(30, 47))
+    asked = options(region=str(tmp_path / "masks"), method=method, image_scale=1.1)
+    results, facts = edited(tiny, pictures, asked)
+    assert torch.equal(results[1], pictures[1])
+    assert torch.equal(results[2], pictures[2])
+    assert torch.equal(results[0][:, 20:], pictures[0][:, 20:])
+    assert torch.equal(results[3][:, :30], pictures[3][:, :30])
+    for number, inside in ((0, slice(10)), (3, slice(37, 47))):
+        assert not torch.equal(results[number][:, inside], pictures[number][:, inside])
+    assert [group["edited"] for group in facts["groups"]] == [2, 0]
+    # Two pictures; a group without any takes no evaluation.
+    assert facts["evaluations"] == {"csd": 3 * 2 * 5, "ip2p": 3 * 2 * 3}[method]
+
+
+def test_a_word_is_looked_for_in_each_picture(tiny):
+    pictures, asked = [image(0), image(1, (60, 40))], []
+
+    def segmenter(image01: Tensor, word: str) -> Tensor:
+        asked.append((tuple(image01.shape), word, float(image01.mean())))
+        share = torch.zeros(image01.shape[1:])
+        share[: image01.shape[1] // 2] = 1
+        return share
+
+    results, _ = edited(tiny, pictures, options(region="the vase"), segmenter=segmenter)
+    means = [float(one.float().mean() / 255) for one in pictures]
+    assert asked == [
+        ((3, 30, 47), "the vase", pytest.approx(means[0])),
+        ((3, 60, 40), "the vase", pytest.approx(means[1])),
+    ]
+    for before, after in zip(pictures, results, strict=True):
+        middle = before.shape[0] // 2
+        assert torch.equal(after[middle:], before[middle:])
+        assert not torch.equal(after[: middle // 2], before[: middle // 2])
+
+
+def test_a_region_that_is_in_no_picture_is_told(tiny):
+    with pytest.raises(ValueError, match=r"cover half a pixel or more of a picture, got the vase"):
+        edited(
+            tiny,
+            [image(0)],
+            options(region="the vase"),
+            segmenter=lambda image01, _: torch.zeros(image01.shape[1:]),
+        )
+    with pytest.raises(ValueError, match=r"needs a place without an instruction"):
+        edited(tiny, [image(0)], options(region="fog@0,0,9,9"))
+
+
+def test_looks_with_the_bundled_prior_keep_the_pictures_detail_unless_told_otherwise(tiny):
+    grain = torch.randint(0, 60, (120, 188, 3), dtype=torch.uint8)
+    pictures = [image(0, (120, 188)) // 2 + grain]
+    kept, facts = edited(tiny, pictures, options(iterations=10))
+    plain, _ = edited(tiny, pictures, options(iterations=10, keep_detail=False))
+    assert facts["keep_detail"] is True
+
+    def fine(one: Tensor) -> Tensor:
+        return one[:-1].float() - one[1:].float()
+
+    assert np.corrcoef(fine(kept[0]).ravel(), fine(pictures[0]).ravel())[0, 1] > 0.9
+    assert np.corrcoef(fine(plain[0]).ravel(), fine(pictures[0]).ravel())[0, 1] < 0.5
+    assert kept[0].float().mean() == pytest.approx(float(plain[0].float().mean()), abs=12)
+    _, facts = edited(tiny, pictures, options(prompt="a thing nobody knows"))
+    assert facts["keep_detail"] is False
+
+
+def test_an_interrupted_set_with_a_region_goes_on_to_the_same_pictures(tiny, tmp_path):
+    pictures = [image(0), image(1, (60, 40)), image(2)]
+    mask(tmp_path / "masks", "2.png", (30, 47), slice(20))
+    mask(tmp_path / "masks", "1.png", (60, 40), slice(20))
+    asked = options(region=str(tmp_path / "masks"))
+    whole, _ = edited(tiny, pictures, asked)
+    stopped = Stopping(4)
+    with pytest.raises(KeyboardInterrupt):
+        edited(tiny, pictures, asked, reporter=stopped)
+    resumed, _ = edited(tiny, pictures, asked, reporter=Stopping(state=stopped.state))
+    for one, other in zip(whole, resumed, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_masks_reach_the_run_from_the_command_line(run, tmp_path):
+    for number in (1, 2):
+        save(tmp_path / f"in/{number}.png", number)
+    mask(tmp_path / "masks", "2.png", (64, 80), slice(40))
+    assert run("in", "--output", "out", "--region", "masks")[0] == 0
+    assert np.array_equal(Image.open("out/1.png"), Image.open("in/1.png"))
+    before, after = (np.asarray(Image.open(f"{folder}/2.png")) for folder in ("in", "out"))
+    assert np.array_equal(before[:, 40:], after[:, 40:])
+    assert not np.array_equal(before[:, :20], after[:, :20])
+    # A mask that changed is another input.
+    mask(tmp_path / "masks", "2.png", (64, 80), slice(20))
+    code, told = run("in", "--output", "out", "--region", "masks", "--resume")
+    assert (code, "an input of other contents" in told) == (1, True)
+    code, told = run("in", "--output", "other", "--region", "mosks/")
+    assert (code, "--region must be a picture or a folder of masks" in told) == (1, True)
+    mask(tmp_path, "wrong.png", (64, 20), slice(10))
+    code, told = run("in", "--output", "other", "--region", "wrong.png")
+    assert (code, "A mask needs the picture's shape" in told) == (1, True)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from csd_nerf import cli, priors
 from csd_nerf.media.files import one_writer
+from csd_nerf.priors import segmenters
 
 QUICK = ["--preset", "tiny", "--prompt", "make it night", "--iterations", "4"]
 
@@ -110,9 +111,12 @@ MISTAKES = {
     "a/x.png a/y.png --output text.png": "--output must be a folder for several inputs",
     "a/x.png --output out.png --prompt": '--prompt needs an instruction, got " "',
     "a/x.png --output out.png --region fog@0,0,99,10": "within the picture of 80 x 64 pixels",
-    "a/x.png --output out.png --region fog@1,2,3": "--region needs four numbers after the @",
+    "a/x.png --output out.png --region fog@1,2,3": "A box in a picture needs 4 numbers",
     "a/x.png --output out.png --region fog@absent.png": "absent.png",
-    "a/x.png --output out.png --region fog@small.png": "A mask needs the picture's size",
+    "a/x.png --output out.png --region fog@small.png": "A mask needs the picture's shape",
+    "a/x.png --output out.png --region 0,0,99,10": "within the picture of 80 x 64 pixels",
+    "a/x.png --output out.png --region masks/none": "masks/none, which does not exist",
+    "a/x.png --output out.png --region car --prompt": '--prompt needs an instruction, got " "',
     "a/x.png --output out.png --device warp": "A device needs a name such as cpu",
     "a/x.png --output out.png --device cuda:99": "A device needs to be there, got cuda:99",
     "a/x.png --output out.png --batch 0": "--batch must be at least 1, got 0.",
@@ -125,6 +129,10 @@ MISTAKES = {
 
 
 VIDEO_MISTAKES = {
+    "a --output out --region fog@0,0,9,9": "a place without an instruction, got 'fog@0,0",
+    "a --output out --region 0,0,99,10": "within the picture of 80 x 64 pixels",
+    "a --output out --region absent.png": "absent.png",
+    "a --output out --region empty": "A folder of masks needs files named like the pictures",
     "empty --output out": "A folder of frames needs pictures",
     "mixed --output out": "Frames need one size, got",
     "absent --output out": "The input must be a video file or a folder of pictures",
@@ -247,6 +255,80 @@ def test_a_picture_is_edited_and_its_record_tells_how(tmp_path, run, loads):
     assert saved["facts"]["iterations"] == 4
     assert saved["command"].startswith("csd-nerf panorama ")
     assert saved["command"].endswith("--text-scale 3")
+
+
+def test_a_word_is_found_by_the_segmenter_of_the_options(tmp_path, run, loads, monkeypatch):
+    asked = []
+
+    def load_segmenter(name, *, device):
+        asked.append((name, str(device)))
+
+        def left_half(image01, word):
+            asked.append(word)
+            return (torch.arange(80) < 40).float().expand(64, 80)
+
+        return left_half
+
+    monkeypatch.setattr(segmenters, "load_segmenter", load_segmenter)
+    sources = [picture(tmp_path / name) for name in ("a.png", "b.png")]
+    given = ["--region", "the car", "--segmenter", "mine", *QUICK]
+    assert run("panorama", *sources, "--output", tmp_path / "out", *given) == (0, "")
+    assert asked[0] == ("mine", "cpu")
+    assert set(asked[1:]) == {"the car"}
+    edited = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert (edited[:, 40:] == pixels()[:, 40:]).all()
+    assert (edited[:, :40] != pixels()[:, :40]).any()
+
+    frames = tmp_path / "frames"
+    for seed in range(2):
+        picture(frames / f"{seed}.png", seed=seed)
+    given = ["--region", "the car", *QUICK, "--size", "32"]
+    assert run("video", frames, "--output", tmp_path / "film", *given) == (0, "")
+    edited = np.asarray(Image.open(tmp_path / "film" / "00001.png"))
+    assert (edited[:, 40:] == pixels(seed=1)[:, 40:]).all()
+    assert (edited[:, :40] != pixels(seed=1)[:, :40]).any()
+
+
+@pytest.mark.usefixtures("never_loaded")
+def test_a_segmenter_that_is_not_there_is_told_before_the_prior_is_loaded(tmp_path, run):
+    source = picture(tmp_path / "a.png")
+    given = ["--region", "the car", "--segmenter", tmp_path / "none", *QUICK]
+    code, told = run("panorama", source, "--output", tmp_path / "o.png", *given)
+    assert code == 1
+    assert told.count("\n") == 1
+    assert "The option is --segmenter." in told
+
+
+def test_a_folder_has_a_mask_for_each_of_several_pictures(tmp_path, run, loads):
+    sources = [picture(tmp_path / name, seed=3) for name in ("a.png", "b.png")]
+    for name, columns in (("a", slice(0, 20)), ("b", slice(60, 80))):
+        mask = np.zeros((64, 80), np.uint8)
+        mask[:, columns] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    given = ["--region", tmp_path / "masks", *QUICK]
+    assert run("panorama", *sources, "--output", tmp_path / "out", *given) == (0, "")
+    first, second = (
+        (np.asarray(Image.open(tmp_path / "out" / name)) != pixels(seed=3)).any((0, 2))
+        for name in ("a.png", "b.png")
+    )
+    assert first[:20].any()
+    assert not first[20:].any()
+    assert second[60:].any()
+    assert not second[:60].any()
+
+
+def test_other_masks_are_another_run(tmp_path, run, loads, monkeypatch):
+    """The contents of masks are a part of what a run is known by."""
+    source, mask = picture(tmp_path / "a.png"), tmp_path / "mask.png"
+    Image.new("L", (80, 64), 255).save(mask)
+    given = ["panorama", source, "--output", tmp_path / "o.png", "--region", mask, *QUICK]
+    assert run(*given)[0] == 0
+    assert run(*given, "--resume")[0] == 0
+    Image.new("L", (80, 64), 200).save(mask)
+    code, told = run(*given, "--resume")
+    assert code == 1
+    assert "input" in told
 
 
 def test_equal_seeds_give_equal_files_and_other_seeds_don_t(tmp_path, run, loads):

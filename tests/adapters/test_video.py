@@ -16,7 +16,7 @@ from torch import Tensor
 
 from csd_nerf import priors
 from csd_nerf.adapters import video
-from csd_nerf.adapters.frame_latents import decode_frames, encode_frames
+from csd_nerf.adapters.frame_latents import decoded_frames, encode_frames
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames, edit_video
@@ -244,10 +244,14 @@ def test_no_more_frames_than_a_batch_are_held(tiny):
     # The batch before the one that is being read.
     assert frames.most <= 2 * 3
 
-    written = Counted(0)
-    decode_frames(Grey(), latent, written.look, size=(32, 64), reporter=SilentReporter())
-    assert len(written.seen) == 12
-    assert written.most <= 2 + 1
+    for source in (None, latent):
+        written = Counted(0)
+        for frame, change in decoded_frames(Grey(), latent, source):
+            written.look(frame if change is None else change)
+            del frame, change
+        assert len(written.seen) == 12
+        # Those of a call of the decoder, and the one that was taken last.
+        assert written.most <= 2 * 2 + 1
 
 
 def test_a_film_that_changes_while_it_is_read_is_refused(tiny, tmp_path):

@@ -130,6 +130,8 @@ def test_the_paper_s_experiments_mix_as_the_paper_does_with_the_tiny_prior_too(n
     assert (values.mixing, values.noise) == ("stein", "shared")
     for method in {"csd-no-stein", "sds"} & {*lines}:
         assert images.line_options(setup, lines[method], "fog").values().mixing == "none"
+    # A look would keep the photograph's detail by itself.
+    assert images.line_options(setup, lines["csd"], "make it night").keep_detail is False
 
 
 def test_without_weights_the_truth_still_judges(tmp_path, monkeypatch):

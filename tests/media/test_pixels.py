@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
-from csd_nerf.media.pixels import resize, resize01, to_01, to_bytes
+from csd_nerf.media.pixels import add_change, resize, resize01, to_01, to_bytes
 
 
 def noise(height: int, width: int, channels: int = 3) -> torch.Tensor:
@@ -93,3 +94,34 @@ def test_images_in_0_1_are_resized_as_pillow_does_it(size):
     image01 = torch.from_numpy(np.array(coarse)).permute(2, 0, 1)[None] / 255
     made = 255 * resize01(image01, size)[0].permute(1, 2, 0)
     assert np.abs(made.numpy() - meant).max() < 2
+
+
+@pytest.mark.parametrize("size", [(601, 50), (300, 31), (20, 23), (9, 7)])
+def test_a_change_is_resized_as_a_whole_and_added(size):
+    """The strips of rows fit together: torch resizes all at once."""
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
+    change = torch.randn(3, 20, 23, generator=generator).double() / 4
+    whole = functional.interpolate(change[None], size, mode="bicubic", antialias=True)[0]
+    wanted = (original.double() + 255 * whole.movedim(0, 2)).clamp(0, 255)
+    result = add_change(original, change.float())
+    assert (result.double() - wanted).abs().max() < 0.51
+
+
+def test_a_change_goes_on_across_the_edges_that_meet():
+    original = torch.full((30, 60, 3), 100, dtype=torch.uint8)
+    change = torch.randn(3, 10, 20, generator=torch.Generator().manual_seed(0)) / 4
+    result = add_change(original, change, wrap=True)
+    turned = add_change(original, change.roll(6, 2), wrap=True)
+    assert torch.equal(turned, result.roll(18, 1))
+    assert not torch.equal(add_change(original, change.roll(6, 2)), result.roll(18, 1))
+
+
+def test_no_change_leaves_the_very_bytes():
+    original = torch.randint(0, 256, (40, 30, 3), dtype=torch.uint8)
+    assert torch.equal(add_change(original, torch.zeros(3, 10, 8)), original)
+
+
+def test_a_change_that_is_not_finite_is_refused():
+    with pytest.raises(FloatingPointError, match="Images need to be finite"):
+        add_change(torch.zeros(4, 4, 3, dtype=torch.uint8), torch.full((3, 2, 2), torch.nan))

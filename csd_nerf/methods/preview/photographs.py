@@ -21,7 +21,6 @@ from nerfstudio.engine.trainer import TrainerConfig
 from torch import Tensor
 
 from csd_nerf.hints import did_you_mean
-from csd_nerf.media.frames import is_picture, natural_order
 from csd_nerf.media.images import image_size
 from csd_nerf.media.pixels import to_bytes
 from csd_nerf.media.transforms import TRANSFORMS
@@ -148,27 +147,6 @@ def open_capture(config: TrainerConfig) -> EditedImages:
         device=config.machine.device_type, test_mode="test", world_size=1, local_rank=0
     )
     return images
-
-
-def find_pictures(data: Sequence[Path]) -> list[Path]:
-    """The picture files among the data, and those of its folders.
-
-    Raises:
-        MethodError: If a folder has none.
-    """
-    found: list[Path] = []
-    for path in data:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(filter(is_picture, path.iterdir()), key=lambda p: natural_order(p.name))
-        if not inside:
-            raise MethodError(
-                f"--data needs a capture with {TRANSFORMS} or a folder of pictures, got {path} "
-                "with neither; name another."
-            )
-        found += inside
-    return found
 
 
 def choose_views(names: Sequence[str], *, count: int, wanted: Sequence[str]) -> list[int]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from csd_nerf import priors
 from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.media.files import check_writable, one_writer
+from csd_nerf.media.frames import find_pictures
 from csd_nerf.media.pixels import to_bytes
 from csd_nerf.methods.common.edit_pipeline import lazy_prior
 from csd_nerf.methods.common.errors import INTERRUPTED
@@ -24,7 +25,6 @@ from csd_nerf.methods.preview.photographs import (
     Pictures,
     PreviewPhotographs,
     choose_views,
-    find_pictures,
     is_capture,
     open_capture,
 )

@@ -213,6 +213,18 @@ def test_what_decides_a_result_is_told(domain):
     assert len(seen | {str(before)}) == len(changes) + 1
 
 
+@pytest.mark.parametrize("medium", ["video", "panorama"])
+def test_the_prior_s_own_pictures_are_measured_and_old_results_stay_valid(domain, medium):
+    one = domain(medium, updates=5)
+    job = Job(arm_of(one, "csd"))
+    assert one.options(job).keep_detail is False
+    told = one.decides(job, small_input(2))["options"]
+    assert not {"keep_detail", "segmenter"} & {*told}
+    assert ("region" in told) == (medium == "panorama")
+    kept = domain(medium, updates=5, keep_detail=True).decides(job, small_input(2))
+    assert kept["options"]["keep_detail"] is True
+
+
 def test_seams_of_tiles_are_measured_where_they_are(prior):
     truth01 = torch.full((3, 96, 256), 0.5)
     edited01 = truth01.clone()

@@ -1,0 +1,71 @@
+"""The pictures of a set, from files to files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from csd_nerf.adapters.options import ImageOptions
+from csd_nerf.adapters.picture_set import Picture, edit_pictures, set_masks
+from csd_nerf.adapters.reporter import Reporter
+from csd_nerf.media.images import check_picture_path, picture_metadata, read_image, write_image
+from csd_nerf.media.regions import Segmenter
+from csd_nerf.priors.base import Prior
+
+
+def prepare_set(
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    options: ImageOptions,
+    *,
+    segmenter: Segmenter | None = None,
+    check_masks: bool = False,
+) -> Callable[[Prior, Reporter], dict[str, Any]]:
+    """Check the pictures of a set; returns the function that edits them and gives the facts.
+
+    Args:
+        sources: Picture files.
+        targets: The file to make of each.
+        options: The options of the edit.
+        segmenter: Finds what a region's word names.
+        check_masks: Whether to read the region's masks now, which a word needs a segmenter for.
+
+    Raises:
+        ValueError: If a picture can't be read, a result not be written, or a mask doesn't fit.
+        FileNotFoundError: If a file is missing.
+    """
+    pictures, told = [], []
+    for source, target in zip(sources, targets, strict=True):
+        check_picture_path(target)
+        image, notices = read_image(source)
+        size = (image.shape[0], image.shape[1])
+        check_picture_path(target, size=size)
+        told += [f"{source.name}: {notice}" for notice in notices]
+        pictures.append(Picture(source.name, size, partial(_read, source)))
+    if check_masks and options.region is not None:
+        set_masks(options.region, pictures)
+
+    def edit(prior: Prior, reporter: Reporter) -> dict[str, Any]:
+        for notice in told:
+            reporter.note(notice)
+
+        def write(number: int, image: UInt8[Tensor, "H W 3"]) -> None:
+            target = targets[number]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            metadata = picture_metadata(sources[number], note=reporter.note)
+            write_image(target, image, metadata=metadata, note=reporter.note)
+
+        return edit_pictures(
+            prior, pictures, options, write, segmenter=segmenter, reporter=reporter
+        )
+
+    return edit
+
+
+def _read(source: Path) -> UInt8[Tensor, "H W 3"]:
+    return read_image(source)[0]
