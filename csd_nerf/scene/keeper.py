@@ -131,7 +131,7 @@ class Keeper:
         Raises:
             ValueError: If the round isn't kept. Nothing has changed.
         """
-        found, snapshot = StageState(), None
+        scene, found, snapshot = self.require_live(), StageState(), None
         if index == -1:
             snapshot = self.source()
         else:
@@ -149,7 +149,7 @@ class Keeper:
             snapshot = content["scene"]
         self.keep(found.base)
         try:
-            self.require_live().restore(snapshot)
+            scene.restore(snapshot)
         except BaseException:
             self.keep(state.base)
             raise

@@ -103,9 +103,9 @@ class Task:
         self._done = self._part = 0
         self._began = perf_counter()
 
-    def say(self, text: str) -> None:
-        """Tell of something that can't be counted, at once."""
-        self._teller.say(f"{self._name}: {text}", share=self._share(0.0))
+    def say(self, text: str, *, of_part: float = 0.0) -> None:
+        """Tell of something that can't be counted, at once; `of_part` is the part's share done."""
+        self._teller.say(f"{self._name}: {text}", share=self._share(of_part))
 
     def begin_part(self, views: int) -> None:
         """Begin to edit so many views together."""
@@ -121,7 +121,7 @@ class Task:
             total: Their number at the end.
         """
         if done == total and unit != "view":
-            self.say("decoding")
+            self.say("decoding", of_part=1.0)
             return
         if not self._teller.is_due:
             return

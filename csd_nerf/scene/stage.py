@@ -172,12 +172,19 @@ class EditingStage:
         asked = self.is_live or bool(self._options.region.strip() or self.state.region.strip())
         if not asked or not self.keeper.can_keep:
             return
-        with told_as(RequestError, "The unedited scene can't be shown", is_live=True):
-            if is_resumed:
-                self.keeper.keep(self.state.base)
-            else:
-                self.keeper.begin()
-            self._hold_outside()
+        try:
+            with told_as(RequestError, "The unedited scene can't be shown", is_live=True):
+                if is_resumed:
+                    self.keeper.keep(self.state.base)
+                else:
+                    self.keeper.begin()
+                self._hold_outside()
+        except RequestError as error:
+            if not self.is_live:
+                raise
+            # Editing itself needs no unedited scene.
+            self._teller.hold(str(error))
+            self.notices.append(str(error).rstrip("."))
         self._show_history()
 
     def _do(self, step: int, *, editing: bool) -> RoundReport | None:

@@ -112,12 +112,17 @@ class PhotographScene(LiveScene):
 
     @torch.no_grad()
     def _render_view(self, model: Any, view: int, size: tuple[int, int]) -> SceneRender:
+        return self._render(model, self.camera(model, view, size))
+
+    @torch.no_grad()
+    def camera(self, model: Any, view: int, size: tuple[int, int]) -> Cameras:
+        """The camera of a training view at a size, with its pose as a model has optimised it."""
         cameras = self._edited_images.train_dataset.cameras
         camera = cameras[view : view + 1].to(model.device)
         camera.metadata = {**(camera.metadata or {}), "cam_idx": view}
         scaled = resized_camera(camera, size)
         scaled.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
-        return self._render(model, scaled)
+        return scaled
 
     @torch.no_grad()
     def _render(self, model: Any, camera: Cameras) -> SceneRender:

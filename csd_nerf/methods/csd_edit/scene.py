@@ -74,3 +74,30 @@ class NerfactoScene(PhotographScene):
     def load_counters(self, state: Mapping[str, Any]) -> None:
         """Restore the sampler's counters, which nerfstudio itself would reset."""
         self._model.set_counters(state["sampler"])
+
+    @torch.no_grad()
+    def surface(self, *, rays: int) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
+        """Points of the surfaces that the training views see, in the scene's coordinates.
+
+        Args:
+            rays: Number of rays of all views together, about. Those that meet nothing are left out.
+
+        Returns:
+            The points, and their colours.
+        """
+        model, points, colours = self._model, [], []
+        edge = max(round((rays / self.num_views) ** 0.5), 1)
+        before, was_training = model.counters(), model.training
+        model.eval()
+        for view in range(self.num_views):
+            camera = self.camera(model, view, (edge, edge))
+            bundle = camera.generate_rays(0, keep_shape=True)
+            with model.unedited_hidden():
+                outputs = model.get_outputs_for_camera(camera)
+            seen = outputs["accumulation"][..., 0] > 0.5
+            ends = bundle.origins + outputs["depth"] * bundle.directions
+            points.append(ends[seen].cpu())
+            colours.append((255 * outputs["rgb"][seen].clamp(0, 1)).round().byte().cpu())
+        model.train(was_training)
+        model.set_counters(before)
+        return torch.cat(points), torch.cat(colours)

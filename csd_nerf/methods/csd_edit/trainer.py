@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
@@ -12,7 +13,10 @@ from nerfstudio.models.nerfacto import NerfactoModelConfig
 from csd_nerf.methods.common.edit_trainer import EditTrainer, EditTrainerConfig
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
+from csd_nerf.methods.csd_edit.points import write_points
 
+POINTS = 200_000
+"""Rays whose ends are written as points."""
 LPIPS_PATCH = 32
 """Smallest edge in pixels for LPIPS; AlexNet's pooling leaves nothing of smaller patches."""
 IN2N_CAMERA_OPT: dict[str, Any] = {
@@ -46,6 +50,17 @@ class CSDEditTrainer(EditTrainer):
             return super().setup_editing_optimizers()
         config = {**self.config.optimizers, "camera_opt": IN2N_CAMERA_OPT}
         return Optimizers(config, self.pipeline.get_param_groups())
+
+    def export(self) -> list[Path]:
+        """Write points/edited.ply, a coloured point of the surface for each of many rays.
+
+        It takes as long as to render them: below a second on a GPU, 10 to 20 seconds on a CPU with
+        csd-edit-tiny, which renders 10,000 to 20,000 rays a second.
+        """
+        points, colours = self.pipeline.scene.surface(rays=POINTS)
+        path = self.base_dir / "points" / "edited.ply"
+        write_points(path, points, colours)
+        return [path]
 
     def check(self, config: EditTrainerConfig, world_size: int) -> None:
         """Find mistakes before anything expensive begins."""
