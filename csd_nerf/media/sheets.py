@@ -20,6 +20,8 @@ from csd_nerf.media.pixels import resize01, to_bytes
 
 LABEL_HEIGHT = 18
 """Height in pixels of the label above a picture."""
+_LINES = ((1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Colours of outlines."""
 
 
 def enlarge(image01: Float[Tensor, "n 3 h w"], *, edge: int = 256) -> Float[Tensor, "n 3 H W"]:
@@ -42,17 +44,25 @@ def outlined(
 ) -> Float[Tensor, "3 h w"]:
     """Draw a thin line along the border of a part of a picture, just outside of it.
 
-    The line is yellow, or where the picture is bright and yellow itself, blue.
+    Of a few strong colours it has the one that differs most from the picture on both sides.
     """
     from scipy import ndimage
 
-    border = ndimage.binary_dilation(inside.cpu().numpy()) & ~inside.cpu().numpy()
-    line = torch.from_numpy(border).to(image01.device)
-    yellow, blue = (
-        image01.new_tensor(colour)[:, None, None] for colour in ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    part = inside.cpu().numpy()
+    border = ndimage.binary_dilation(part) & ~part
+    if not border.any():
+        return image01
+    line, rim = (
+        torch.from_numpy(place).to(image01.device)
+        for place in (border, part & ~ndimage.binary_erosion(part))
     )
-    near = ((image01 - yellow) ** 2).sum(0) < ((image01 - blue) ** 2).sum(0)
-    return torch.where(line, torch.where(near, blue, yellow), image01)
+    beside = [image01[:, place].mean(1) for place in (line, rim)]
+
+    def contrast(colour: tuple[float, float, float]) -> float:
+        return min(float((image01.new_tensor(colour) - one).norm()) for one in beside)
+
+    colour = image01.new_tensor(max(_LINES, key=contrast))
+    return torch.where(line, colour[:, None, None], image01)
 
 
 def label_columns(pictures: Mapping[str, Float[Tensor, "n 3 h w"]]) -> Float[Tensor, "n 3 H W"]:

@@ -20,6 +20,7 @@ from nerfstudio.data.utils.dataloaders import (
 )
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
+from torch.nn import functional
 
 from csd_nerf.methods.common.edited_images import EditedImages
 from csd_nerf.methods.common.errors import MethodError
@@ -28,6 +29,8 @@ from csd_nerf.methods.common.transforms import checked
 from csd_nerf.methods.csd_edit.patches import PatchSampler, gather_pixels
 from csd_nerf.scene.masks import SceneMasks
 
+RIM = 0.02
+"""Width of the rim around a region that isn't held, as a share of an image's shorter edge."""
 HELD = "held"
 """Name of what says, in batches and in rays' metadata, which rays show the unedited scene."""
 UNUSED = "unused"
@@ -91,7 +94,8 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
     ) -> None:
         self._edits = {}
         self._is_editing = False
-        self._inside: Bool[Tensor, "n h w 1"] | list[Bool[Tensor, "_ _ 1"]] | None = None
+        # Whether each pixel lies in the region, and there or near it.
+        self._inside: Bool[Tensor, "n h w 2"] | list[Bool[Tensor, "_ _ 2"]] | None = None
         # nerfstudio renders camera paths without looking at the photographs.
         config.dataparser = checked(config.dataparser, pictures=test_mode != "inference")
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -176,15 +180,22 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
     def hold_outside(self, masks: SceneMasks | None) -> None:
         """Mark the rays outside of a region as held from now on; with None, mark none.
 
-        Half of the patches are drawn from all views then, also if `only_edited_views`.
+        A rim around the region isn't held. There the unedited scene is blurred, and shows what the
+        region was; photographs don't. Half of the patches are drawn from all views then, also if
+        `only_edited_views`.
         """
         if masks is None:
             self._inside = None
             return
         images = self._cached["image"]
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        inside = [masks.inside_of(view, size)[..., None] for view, size in enumerate(sizes)]
-        whole = torch.stack(inside) if isinstance(images, Tensor) else inside
+        parts = []
+        for view, size in enumerate(sizes):
+            inside = masks.inside_of(view, size)
+            rim = max(1, round(RIM * min(size)))
+            near = functional.max_pool2d(inside[None].float(), 2 * rim + 1, 1, rim)[0] > 0
+            parts.append(torch.stack([inside, near], dim=-1))
+        whole = torch.stack(parts) if isinstance(images, Tensor) else parts
         self._inside = _moved(whole, images[0].device)
 
     def begin_editing(self) -> None:
@@ -214,10 +225,10 @@ class CSDEditDataManager(EditedImages, VanillaDataManager[Photographs]):
             return {"image": gather_pixels(self._cached["image"], indices), "indices": indices}
         others = self._patches.sample(everywhere, patches=count // 2)
         indices = torch.cat([self._patches.sample(views, patches=count - count // 2), others])
-        inside = gather_pixels(self._inside, indices)
+        inside, near = gather_pixels(self._inside, indices).split(1, dim=1)
         batch = {"image": gather_pixels(self._cached["image"], indices), "indices": indices}
         edited = torch.isin(indices[:, :1], torch.tensor(views)).to(inside.device)
-        return {**batch, HELD: ~inside, UNUSED: inside & ~edited}
+        return {**batch, HELD: ~near, UNUSED: inside & ~edited}
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict[str, Any]]:  # noqa: ARG002
         """Draw rays of the views that are held out."""

@@ -82,7 +82,8 @@ def test_outside_of_a_region_rays_are_held_and_photographs_stay(tmp_path, make_c
     rays, batch = manager.next_train(5)
     view, _, x = batch["indices"].unbind(1)
     edited = torch.isin(view, torch.tensor(sorted(manager.edited)))
-    assert torch.equal(batch[HELD][:, 0], x >= half)
+    # One pixel beside the region isn't held.
+    assert torch.equal(batch[HELD][:, 0], x > half)
     assert torch.equal(batch[UNUSED][:, 0], (x < half) & ~edited)
     assert torch.equal(rays.metadata[HELD], batch[HELD])
     # Half of them are of edited views; with one in three edited, more than half.
@@ -99,6 +100,7 @@ def test_outside_of_a_region_rays_are_held_and_photographs_stay(tmp_path, make_c
     weight = model.config.held_weight
     assert torch.allclose(losses["held_loss"], weight * squares.sum() / (3 * len(held)), rtol=1e-2)
     used = ~held & ~batch[UNUSED][:, 0]
+    assert bool(used[x == half].all())
     wrong = (outputs["rgb"] - batch["image"])[used].abs().sum() / (3 * len(held))
     assert torch.allclose(losses["rgb_loss"], wrong, rtol=1e-3)
 
