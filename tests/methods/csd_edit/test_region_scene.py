@@ -95,7 +95,7 @@ def test_outside_of_a_region_rays_are_held_and_photographs_stay(tmp_path, make_c
     expected = kept(manager.train_ray_generator(batch["indices"]))["rgb"]
     held = batch[HELD][:, 0]
     assert torch.allclose(outputs[HELD][held], expected[held], atol=1e-4)
-    losses = model.get_loss_dict(outputs, batch)
+    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
     squares = (outputs["rgb"] - expected)[held] ** 2
     weight = model.config.held_weight
     assert torch.allclose(losses["held_loss"], weight * squares.sum() / (3 * len(held)), rtol=1e-2)
