@@ -19,6 +19,7 @@ from tint_prior import TintPrior
 
 from csd_nerf import cli, priors
 from csd_nerf.media.run_config import read_run_config
+from csd_nerf.methods.csd_edit_splat import door
 from csd_nerf.methods.csd_edit_splat.cameras import camera_frames, read_cameras
 from csd_nerf.methods.csd_edit_splat.door import edit_splat
 from csd_nerf.methods.csd_edit_splat.options import SplatSettings
@@ -246,6 +247,24 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
 
 
 @pytest.mark.usefixtures("tinted")
+def test_a_region_reaches_the_run(trained, splat_data, tmp_path, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(config):
+        asked.append((config.pipeline.region, config.pipeline.region_model))
+        raise Begun
+
+    asked = []
+    monkeypatch.setattr(door.train, "main", begin)
+    settings = settings_of(
+        trained, splat_data, tmp_path / "edited.ply", region="the cube", region_model="a/model"
+    )
+    with pytest.raises(Begun):
+        edit_splat(settings)
+    assert asked == [("the cube", "a/model")]
+
+
 def test_an_interrupted_run_goes_on(trained, splat_data, tmp_path):
     whole, first = (tmp_path / name / "edited.ply" for name in ("whole", "first"))
     edit_splat(settings_of(trained, splat_data, whole, frame="nerfstudio"))
