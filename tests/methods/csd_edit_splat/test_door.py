@@ -248,19 +248,19 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
 
 @pytest.mark.usefixtures("tinted")
 def test_a_region_reaches_the_run(trained, splat_data, tmp_path, monkeypatch):
-    class Begun(Exception):
+    class BegunError(Exception):
         pass
 
     def begin(config):
         asked.append((config.pipeline.region, config.pipeline.region_model))
-        raise Begun
+        raise BegunError
 
     asked = []
     monkeypatch.setattr(door.train, "main", begin)
     settings = settings_of(
         trained, splat_data, tmp_path / "edited.ply", region="the cube", region_model="a/model"
     )
-    with pytest.raises(Begun):
+    with pytest.raises(BegunError):
         edit_splat(settings)
     assert asked == [("the cube", "a/model")]
 
