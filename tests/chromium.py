@@ -64,6 +64,21 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
+    def drag(self, begin, end, *, moves=8):
+        """Drag with the left button from one point of the page to another, each (x, y)."""
+        path = [
+            {axis: a + (b - a) * n / moves for axis, a, b in zip("xy", begin, end, strict=True)}
+            for n in range(moves + 1)
+        ]
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", **path[0])
+        time.sleep(0.2)
+        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        self.send("Input.dispatchMouseEvent", type="mousePressed", **held, **path[0])
+        for point in path:
+            self.send("Input.dispatchMouseEvent", type="mouseMoved", **held, **point)
+            time.sleep(0.05)
+        self.send("Input.dispatchMouseEvent", type="mouseReleased", **held, **path[-1])
+
     def press(self, key, code, text="", **more):
         values = {"key": key, "code": key, "windowsVirtualKeyCode": code, **more}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **values)

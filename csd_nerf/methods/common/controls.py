@@ -27,13 +27,7 @@ from csd_nerf.methods.common.edit_tab import SHOWN, EditTab, Numbers, add_edit_t
 from csd_nerf.methods.common.gui_elements import Element
 from csd_nerf.methods.common.region_field import RegionField, problems_of_region
 from csd_nerf.methods.common.sheet_window import open_sheet
-from csd_nerf.methods.common.tab_status import (
-    NO_ROUNDS,
-    Now,
-    disabled,
-    round_label,
-    status,
-)
+from csd_nerf.methods.common.tab_status import NO_ROUNDS, Now, disabled, round_label, status
 from csd_nerf.methods.common.tab_values import Presses, TabValues
 from csd_nerf.scene.controls import Controls, EditRequest, PastRound, Progress
 
@@ -66,9 +60,9 @@ class ViewerControls(Controls):
         self._presses = Presses()
         self._is_editing = False
         self._progress = Progress("")
-        self._failure, self._saved = "", ""
+        self._failure = ""
         self._past: list[PastRound] = []
-        self._sheet: Path | None = None
+        self._rounds: dict[int, tuple[str, Path]] = {}
         self._lent: Any = None
         self._notices: dict[str, list[str]] = {}
         self._region_read = ""
@@ -164,11 +158,6 @@ class ViewerControls(Controls):
         self._failure = text
         self.refresh()
 
-    def show_saved(self, text: str) -> None:
-        """Show where the scene was saved; the next press takes the message back."""
-        self._saved = text
-        self.refresh()
-
     def show_history(self, rounds: Sequence[PastRound]) -> None:
         """Show the rounds that can be returned to."""
         with self._lock:
@@ -180,6 +169,9 @@ class ViewerControls(Controls):
             # The last round is what there is now.
             wanted = labels[min(1, len(labels) - 1)] if labels else "-"
             tab.history.show(options=labels or ["-"], value=wanted, visible=bool(labels))
+            indices = {past.index for past in self._past}
+            self._rounds = {n: shown for n, shown in self._rounds.items() if n in indices}
+            self._show_last_round()
         self.refresh()
 
     def show_preview(
@@ -193,24 +185,37 @@ class ViewerControls(Controls):
         self._tab.preview_folder.show(visible=True)
 
     def show_round(
-        self, pairs: Sequence[tuple[str, Tensor, Tensor]], sheet: Path, *, title: str
+        self,
+        index: int,
+        pairs: Sequence[tuple[str, Tensor, Tensor]],
+        sheet: Path,
+        *,
+        title: str,
     ) -> None:
         """Show views of the last round before and after.
 
         Args:
+            index: Number of the round.
             pairs: Names of views, their photographs and their edits in [0, 1].
             sheet: The contact sheet of all views.
             title: What was edited.
         """
-        self._sheet = sheet
         if self._tab is None:
             return
         shown = [
             markup.pair(name, *(markup.picture_data(picture) for picture in pictures))
             for name, *pictures in pairs
         ]
-        self._tab.last_round.show(markdown=markup.stacked([markup.text(title), *shown]))
-        self._tab.round_folder.show(visible=True)
+        with self._lock:
+            self._rounds[index] = (markup.stacked([markup.text(title), *shown]), sheet)
+            self._show_last_round()
+
+    def _show_last_round(self) -> None:
+        """Show the last of the rounds that were not undone."""
+        assert self._tab is not None
+        if self._rounds:
+            self._tab.last_round.show(markdown=self._rounds[max(self._rounds)][0])
+        self._tab.round_folder.show(visible=bool(self._rounds))
 
     def notices(self, request: EditRequest) -> list[str]:
         """One line for each prompt of a request that the prior is known not to know."""
@@ -235,9 +240,7 @@ class ViewerControls(Controls):
                 save_asked=self._presses.save,
                 waits_for=self._desk.waits_for(),
                 failure=self._failure,
-                saved=self._saved,
                 can_undo=self._chosen_round() not in (None, self._present_round()),
-                has_rounds=bool(self._past),
             )
             for name, is_off in disabled(now).items():
                 getattr(tab, name).show(disabled=is_off)
@@ -255,7 +258,6 @@ class ViewerControls(Controls):
             if None in presses.values():
                 return
             self._presses = dataclasses.replace(self._presses, **presses)
-            self._saved = ""
         self.refresh()
 
     def _seen_by(self, event: GuiEvent) -> Any:
@@ -280,8 +282,8 @@ class ViewerControls(Controls):
             _warn(self._tab.region_notice, problems_of_region(request.region))
 
     def _open_sheet(self, event: GuiEvent) -> None:
-        if self._sheet is not None and event.client is not None:
-            open_sheet(event.client, self._sheet)
+        if self._rounds and event.client is not None:
+            open_sheet(event.client, self._rounds[max(self._rounds)][1])
 
 
 _PRESSES = dataclasses.fields(Presses)

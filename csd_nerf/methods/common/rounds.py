@@ -39,7 +39,7 @@ def show_round(
     sheet01 = contact_sheet(sheet_columns(done.edits)) / 255
     writer.put_image(name="Edit Round/sheet", image=sheet01, step=done.step)
     title = f"Round {done.index}: {done.request.prompt}"
-    controls.show_round(some_pairs(done), path, title=title)
+    controls.show_round(done.index, some_pairs(done), path, title=title)
 
 
 def some_pairs(done: RoundReport) -> list[Pair]:

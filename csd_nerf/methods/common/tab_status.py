@@ -20,9 +20,7 @@ class Now:
         edit_asked: Whether a press of the button waits to be read; so of the next three.
         waits_for: Why no training step will read it; empty if one will.
         failure: What failed last, in words.
-        saved: Where the scene was saved last, in words.
         can_undo: Whether an earlier round is chosen.
-        has_rounds: Whether any round can be returned to.
     """
 
     progress: Progress = Progress("")  # noqa: RUF009
@@ -33,9 +31,7 @@ class Now:
     save_asked: bool = False
     waits_for: str = ""
     failure: str = ""
-    saved: str = ""
     can_undo: bool = False
-    has_rounds: bool = False
 
     @property
     def is_in_round(self) -> bool:
@@ -72,8 +68,6 @@ def status(now: Now) -> str:
         lines.append(markup.text(_sentence(now.progress), bold=True))
     if waiting := _waiting(now):
         lines.append(markup.text(waiting, tone="quiet"))
-    if now.saved:
-        lines.append(markup.text(now.saved, tone="quiet"))
     return markup.stacked(lines)
 
 

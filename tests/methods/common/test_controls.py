@@ -282,7 +282,7 @@ def test_the_last_round_is_shown_and_its_sheet_opens_in_the_browser_that_asks(op
     page, sheet = opened.page, tmp_path / "round_003.png"
     Image.fromarray(np.zeros((40, 2000, 3), np.uint8)).save(sheet)
     pairs = [(f"frame {n}", torch.zeros(3, 8, 8), torch.ones(3, 8, 8)) for n in range(4)]
-    opened.controls.show_round(pairs, sheet, title="Round 3: make it snow")
+    opened.controls.show_round(3, pairs, sheet, title="Round 3: make it snow")
     page.until(lambda: page.shows("frame 3"))
     assert page.shows("Round 3: make it snow")
     with browser_at(opened.server.get_port()) as other:
@@ -294,6 +294,20 @@ def test_the_last_round_is_shown_and_its_sheet_opens_in_the_browser_that_asks(op
         assert not any(p["type"] == "GuiModalMessage" for p in other.parts.values())
     page.press("Close")
     page.until(lambda: not any(p["type"] == "GuiModalMessage" for p in page.parts.values()))
+
+
+def test_the_pictures_are_those_of_the_last_round_that_was_not_undone(opened, tmp_path):
+    page, controls = opened.page, opened.controls
+    for past in ROUNDS:
+        controls.show_history(ROUNDS[: past.index + 1])
+        pair = ("frame 0", torch.zeros(3, 8, 8), torch.ones(3, 8, 8))
+        title = f"Round {past.index}: {past.prompt}"
+        controls.show_round(past.index, [pair], tmp_path / "sheet.png", title=title)
+    page.until(lambda: page.shows("Round 1: make it snow"))
+    controls.show_history(ROUNDS[:1])
+    page.until(lambda: page.shows("Round 0: make it night"))
+    controls.show_history([])
+    page.until(lambda: not page.part("Last round")["visible"])
 
 
 def test_the_box_and_the_region_follow_each_other(opened):

@@ -206,3 +206,28 @@ def test_hands_edit_a_scene(run, tmp_path):
         tab.says("Saved: ")
         tab.shot("10_saved")
         assert list((folder / "nerfstudio_models").glob("*.ckpt"))
+
+        page.click_element(tab.field("Region box"))
+        region = f"{tab.field('Region')}.value"
+        page.until(f"{region}.split(',').length === 6")
+        begin = page.js(region)
+        time.sleep(2)
+        tab.shot("11_box")
+        # The box is around what the camera looks at, in the middle, and the handle's arrow up.
+        width, height = (
+            page.js(f"document.querySelector('canvas').getBoundingClientRect().{edge}")
+            for edge in ("width", "height")
+        )
+        page.drag((width / 2, height / 2 - 60), (width / 2, height / 2 - 120))
+        page.until(f"{region} !== {json.dumps(begin)}")
+        moved = [
+            b - a for a, b in zip(*(_numbers(t) for t in (begin, page.js(region))), strict=True)
+        ]
+        assert moved[2] == pytest.approx(moved[5], abs=2e-3)
+        assert moved[2] > 0.02
+        assert abs(moved[[0, 1, 3, 4]]).max() < 2e-3
+        tab.shot("12_moved")
+
+
+def _numbers(text):
+    return [float(part) for part in text.split(",")]
