@@ -47,7 +47,6 @@ def open_edit_tab(viewer: Viewer, controls: ViewerControls) -> None:
         button.on_click(lambda _: controls.refresh())
     if isinstance(viewer.config, EditViewerConfig):
         viewer.control_panel._max_res.value = viewer.config.max_res
-
     # Hides the handles of the crop, which nerfstudio shows until its panel is first used.
     viewer.control_panel.update_control_panel()
 

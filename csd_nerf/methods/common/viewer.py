@@ -18,11 +18,14 @@ class EditViewerConfig(ViewerConfig):
     changes it."""
 
 
-def viewer_config(*, rays: int, max_res: int = 512) -> ViewerConfig:
+def viewer_config(*, rays: int, max_res: int | None = None) -> ViewerConfig:
     """The viewer for this machine alone; nerfstudio's own is open to the whole network.
 
     Args:
         rays: Rays that it renders together.
-        max_res: Longest edge in pixels of its pictures of the scene at the start.
+        max_res: For methods with the Edit tab: longest edge in pixels of its pictures of the scene
+            at the start.
     """
+    if max_res is None:
+        return ViewerConfig(websocket_host=LOCAL, num_rays_per_chunk=rays)
     return EditViewerConfig(websocket_host=LOCAL, num_rays_per_chunk=rays, max_res=max_res)

@@ -136,7 +136,7 @@ csd_dreamfusion_tiny = MethodSpecification(
             prior_dtype="float32",
         ),
         optimizers=_optimizers(lr=1e-2, warmup=30, steps=450),
-        viewer=viewer_config(rays=4096, max_res=164),
+        viewer=viewer_config(rays=4096),
         # With a viewer the command would not end after training.
         vis="tensorboard",
     ),

@@ -59,7 +59,7 @@ def _full(method_name: str, pipeline: CSDEditPipelineConfig) -> CSDEditTrainerCo
         mixed_precision=True,
         pipeline=pipeline,
         optimizers=_optimizers(lr_final=1e-4, max_steps=200_000),
-        viewer=viewer_config(rays=1 << 15),
+        viewer=viewer_config(rays=1 << 15, max_res=512),
         logging=logging_config(),
         vis="viewer",
     )

@@ -87,7 +87,7 @@ def _full(
             edit=EditSettings(max_batch=40),
         ),
         optimizers=_optimizers(bilateral=bilateral),
-        viewer=viewer_config(rays=1 << 15),
+        viewer=viewer_config(rays=1 << 15, max_res=512),
         logging=logging_config(),
         vis="viewer",
     )
