@@ -1,1 +1,1 @@
-"""Panoramas and videos of procedural scenes with known true edits."""
+"""Sets of images of one world, whose instruction has several right answers."""
