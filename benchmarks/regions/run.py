@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def measure_region(settings: RegionsSettings) -> dict[str, float]:
     log = settings.output / f"{settings.method}_{settings.region}.log"
     if settings.region == "box":
         with quiet_trainer(config, log) as trainer:
-            config.pipeline.region = _box(settings, data, trainer.pipeline.scene)
+            config.pipeline.region = _box(settings, data, cast(Any, trainer.pipeline).scene)
     else:
         config.pipeline.region = _masked(settings, data)
     config.save_config()
@@ -93,7 +93,9 @@ def _box(settings: RegionsSettings, data: Path, scene: PhotographScene) -> str:
     points = []
     for view in range(scene.num_views):
         truth = _truth(settings, data, Path(scene.name(view)).name)
-        points.append(scene.render(view, size=(truth.shape[0], truth.shape[1])).points[truth])
+        shown = scene.render(view, size=(truth.shape[0], truth.shape[1])).points
+        assert shown is not None, "renders of these scenes have points"
+        points.append(shown[truth])
     every = torch.cat(points).double()
     low, high = (every.quantile(share, dim=0) for share in (TRIM, 1 - TRIM))
     room = TRIM * (high - low)

@@ -93,7 +93,8 @@ def _carried(
     if mask is None or start is None:
         return
     height, width = frames[start].shape
-    moved = cv2.resize(mask.numpy(), (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(mask.numpy(), (width, height), interpolation=cv2.INTER_AREA)
+    moved = small.astype(np.float32)
     frame = frames[start].numpy()
     for number in numbers:
         other = frames[number].numpy()
@@ -115,7 +116,7 @@ def _moved(mask: _Mask, back: _Flow, forth: _Flow) -> _Mask:
 
 def _fill(mask: _Mask, hidden: NDArray[np.bool_], flow: _Flow) -> None:
     """Give hidden pixels the mask of the nearest other pixel that moves alike, in place."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     near = cv2.dilate(hidden.astype(np.uint8), np.ones((2 * _BAND + 1,) * 2, np.uint8)) > 0
     seen = near & ~hidden
@@ -123,9 +124,10 @@ def _fill(mask: _Mask, hidden: NDArray[np.bool_], flow: _Flow) -> None:
         return
 
     def places(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return np.concatenate([np.argwhere(chosen), _MOTION_WEIGHT * flow[chosen]], axis=1)
+        found = np.concatenate([np.argwhere(chosen), _MOTION_WEIGHT * flow[chosen]], axis=1)
+        return found.astype(np.float32)
 
-    _, nearest = cKDTree(places(seen)).query(places(hidden))
+    _, nearest = KDTree(places(seen)).query(places(hidden))
     mask[hidden] = mask[seen][nearest]
 
 
@@ -134,11 +136,13 @@ def _flow(frame: NDArray[np.uint8], other: NDArray[np.uint8]) -> _Flow:
     measure = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # At the full size: borders of small things would be lost at half of it.
     measure.setFinestScale(0)
-    return measure.calc(frame, other, np.zeros((*frame.shape, 2), np.float32))
+    flow = measure.calc(frame, other, np.zeros((*frame.shape, 2), np.float32))
+    return flow.astype(np.float32, copy=False)
 
 
 def _looked_up(values: NDArray[np.float32], flow: _Flow) -> NDArray[np.float32]:
     """Values where the flow points to, bilinear; beyond the edges those of the edge."""
     rows, columns = np.indices(flow.shape[:2]).astype(np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
-    return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.astype(np.float32, copy=False)

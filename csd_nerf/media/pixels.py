@@ -106,7 +106,7 @@ def add_change(
         box = (beyond, low - first, beyond + columns, high - first)
         size = (width, bottom - top)
         parts = [
-            Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC, box=box)
+            np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC, box=box))
             for channel in strip.numpy()
         ]
         added = 255 * torch.from_numpy(np.stack(parts, axis=-1))

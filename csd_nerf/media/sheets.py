@@ -49,12 +49,12 @@ def outlined(
     from scipy import ndimage
 
     part = inside.cpu().numpy()
-    border = ndimage.binary_dilation(part) & ~part
+    border = np.asarray(ndimage.binary_dilation(part)) & np.logical_not(part)
     if not border.any():
         return image01
     line, rim = (
         torch.from_numpy(place).to(image01.device)
-        for place in (border, part & ~ndimage.binary_erosion(part))
+        for place in (border, part & np.logical_not(ndimage.binary_erosion(part)))
     )
     beside = [image01[:, place].mean(1) for place in (line, rim)]
 

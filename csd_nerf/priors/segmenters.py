@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,13 +70,16 @@ def load_segmenter(
     finally:
         if bars:
             logging.enable_progress_bar()
-    model = model.to(device).eval().requires_grad_(False)
+    # Without types, which transformers' wrapped methods don't have.
+    network: Any = model
+    network.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def segment(image01: Float[Tensor, "3 h w"], word: str) -> Float[Tensor, "h w"]:
         picture = (255 * image01.cpu().clamp(0, 1)).round().byte().numpy()
         inputs = processor(text=[word], images=[picture], padding=True, return_tensors="pt")
-        logits = model(**inputs.to(model.device)).logits
+        moved = {name: value.to(device) for name, value in inputs.items()}
+        logits = network(**moved).logits
         share = logits.float().sigmoid().reshape(1, 1, *logits.shape[-2:])
         size = (image01.shape[1], image01.shape[2])
         return functional.interpolate(share, size, mode="bilinear")[0, 0].to(image01.device)

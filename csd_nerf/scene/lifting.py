@@ -68,9 +68,9 @@ class LabelledPoints:
 
     @cached_property
     def _tree(self) -> Any:
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
-        return cKDTree(self.points.double().numpy())
+        return KDTree(self.points.double().numpy())
 
     def vote(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
         """The share in which each point lies in the region, in [0, 1].

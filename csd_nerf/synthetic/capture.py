@@ -106,11 +106,11 @@ def _write_gaussians(path: Path, cameras: Cameras, views: Rendering) -> None:
     Theirs have the root mean square distance to the next three (Kerbl et al. 2023) as standard
     deviation.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     points, colours = surface_points(cameras, views, count=GAUSSIANS)
     # The first is the point itself.
-    gaps = cKDTree(points.numpy()).query(points.numpy(), k=4)[0][:, 1:]
+    gaps = KDTree(points.numpy()).query(points.numpy(), k=4)[0][:, 1:]
     deviation = _SPREAD * np.sqrt(np.square(gaps).mean(1))
     scale = np.log(deviation.clip(1e-4)).astype(np.float32)
     columns = dict(zip("xyz", points.numpy().T, strict=True))
