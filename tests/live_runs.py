@@ -117,7 +117,7 @@ def check_going_back(trainer: Any, *, first: int, every: int) -> dict[int, Simpl
     optimizers = []
 
     def before(step):
-        if step in (first, first + every):
+        if step in (first, first + every, undone):
             found[step] = seen(trainer)
         optimizers.append(trainer.optimizers)
 

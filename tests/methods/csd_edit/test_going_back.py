@@ -107,11 +107,11 @@ def test_the_unedited_scene_is_an_output_only_when_asked_for(make_config):
         return outputs
 
     def after(step):
+        model.shows_unedited = False
         assert UNEDITED not in output()
         model.shows_unedited = True
         shown[step] = output()
         trainer.pipeline.scene.render(2, size=SIZE)
-        model.shows_unedited = step == 5
 
     train_with(trainer, {}, after=after)
     for step, outputs in shown.items():
@@ -155,22 +155,27 @@ def test_chain_edits_the_scene_of_the_run_that_is_loaded_and_is_resumed(make_con
         after = start(config)
         prior = SourcePrior(priors.load("any"))
         after.pipeline.lend_prior(prior)
-        scene, size = after.pipeline.scene, (32, 32)
-        shown = [scene.render(view, size=size).image01 for view in range(scene.num_views)]
-        after.train()
+        scene, shown = after.pipeline.scene, {}
+
+        def before(step):
+            views = range(scene.num_views)
+            shown[step] = [scene.render(view, size=(32, 32)).image01 for view in views]
+
+        train_with(after, {}, is_live=False, before=before)
         return after, torch.cat(prior.sources01), shown
 
     second, sources01, shown = go_on("second", first, 12)
-    # Rounds come before steps 13 and so on; the first may be a step after the loaded one.
-    assert len(sources01) >= 4
+    # The first round comes before step 13.
+    assert len(sources01) == 4
     for source01 in sources01:
-        assert any(torch.equal(source01, image01) for image01 in shown)
+        assert any(torch.equal(source01, image01) for image01 in shown[13])
     (base,) = (second.base_dir / "history").iterdir()
     third, again01, now = go_on("third", second, 20)
     assert [path.name for path in (third.base_dir / "history").iterdir()] == [base.name]
+    assert len(again01) == 12
     for source01 in again01:
-        assert any(torch.equal(source01, image01) for image01 in shown)
-        assert not any(torch.equal(source01, image01) for image01 in now)
+        assert any(torch.equal(source01, image01) for image01 in shown[13])
+        assert not any(torch.equal(source01, image01) for image01 in now[16])
 
 
 def test_saving_writes_a_checkpoint_and_points(make_config):
