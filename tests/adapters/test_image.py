@@ -393,3 +393,27 @@ def test_masks_reach_the_run_from_the_command_line(run, tmp_path):
     mask(tmp_path, "wrong.png", (64, 20), slice(10))
     code, told = run("in", "--output", "other", "--region", "wrong.png")
     assert (code, "A mask needs the picture's shape" in told) == (1, True)
+
+
+def test_a_word_reaches_the_segmenter_that_the_options_name(run, tmp_path, monkeypatch):
+    from csd_nerf.priors import segmenters
+
+    asked = []
+
+    def load_segmenter(name: str, *, device: Any):
+        def left_half(image01: Tensor, word: str) -> Tensor:
+            asked.append((name, str(device), word))
+            share = torch.zeros(image01.shape[1:])
+            share[:, : image01.shape[2] // 2] = 1
+            return share
+
+        return left_half
+
+    monkeypatch.setattr(segmenters, "load_segmenter", load_segmenter)
+    save(tmp_path / "a.png")
+    words = ("--region", "the vase", "--segmenter", "some/model")
+    assert run("a.png", "--output", "out.png", *words)[0] == 0
+    assert asked == [("some/model", "cpu", "the vase")]
+    before, after = (np.asarray(Image.open(name)) for name in ("a.png", "out.png"))
+    assert np.array_equal(before[:, 40:], after[:, 40:])
+    assert not np.array_equal(before[:, :20], after[:, :20])
