@@ -267,7 +267,7 @@ def test_another_decoder_is_loaded_and_makes_the_frames(tiny, tmp_path, monkeypa
     monkeypatch.setattr(
         video, "load_decoder", lambda kind, **how: asked.append((kind, how)) or Grey()
     )
-    chosen = options(decoder="temporal", decoder_weights="here")
+    chosen = options(decoder="temporal", decoder_weights="here", keep_detail=False)
     edited, _ = edit_frames(tiny, film(), chosen)
     assert asked[:2] == ["temporal", "here"]
     kind, how = asked[2]
