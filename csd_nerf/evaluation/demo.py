@@ -66,7 +66,7 @@ def run_demo(settings: DemoSettings) -> None:
         f"  {output / 'round_1.png'}        what the first round made of the photographs\n"
         f"Type next:\n{activate}"
         f"  ns-viewer --load-config {config}\n"
-        f'  csd-nerf demo --overwrite --output {output} --edit "make it sunset"'
+        f'  csd-nerf demo --overwrite --output {output} --scene 14 --edit "make the floor water"'
         "   (csd-nerf edits lists others)\n"
         "  csd-nerf -h"
     )

@@ -136,11 +136,11 @@ class DemoSettings:
 
     output: Path = Path("outputs/demo")
     """Folder for the video, the pictures and the metrics."""
-    edit: str = "make the floor water"
+    edit: str = "make it sunset"
     """A known edit, by name or wording."""
     method: Literal["csd-edit-splat-tiny", "csd-edit-tiny"] = "csd-edit-splat-tiny"
     """csd-edit-splat-tiny: as Gaussian splats. csd-edit-tiny: as a radiance field."""
-    scene: int = 14
+    scene: int = 21
     """Number of the scene within the split `benchmark`."""
     size: int = 128
     """Height and width of the scene's images in pixels."""

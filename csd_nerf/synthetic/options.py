@@ -70,7 +70,7 @@ class SyntheticSettings(SceneSettings):
 
 SampleKind = Literal["scene", "panorama", "video", "capture"]
 _SIZES: dict[SampleKind, int] = {"scene": 128, "panorama": 2048, "video": 256, "capture": 128}
-_SEEDS: dict[SampleKind, int] = {"scene": 14, "panorama": 6, "video": 21, "capture": 14}
+_SEEDS: dict[SampleKind, int] = {"scene": 21, "panorama": 6, "video": 21, "capture": 14}
 _NEXT: dict[SampleKind, str] = {
     "scene": (
         'ns-train csd-edit-splat-tiny --data {folder} --pipeline.prompt "make it sunset"\n'
@@ -106,7 +106,7 @@ class SampleSettings:
     seed: Annotated[
         int | None,
         tyro.conf.arg(
-            metavar="INT", help_behavior_hint="(default: 14, the demo's; panorama: 6; video: 21)"
+            metavar="INT", help_behavior_hint="(default: 21, the demo's; panorama: 6; capture: 14)"
         ),
     ] = None
     """Which scene it shows."""
