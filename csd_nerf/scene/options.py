@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from csd_nerf.core.schedules import check_t_range
 from csd_nerf.core.settings import EditSettings
@@ -20,7 +18,7 @@ from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update
 class StageOptions:
     """Options of the editing stage: what is edited, when and how."""
 
-    prompt: Annotated[str, tyro.conf.arg(aliases=("--prompt",))] = ""
+    prompt: str = ""
     """The instruction, such as "turn it into a sepia photograph"."""
     negative_prompt: str = ""
     """What the result should not show; replaces the empty text in guidance."""

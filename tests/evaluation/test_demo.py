@@ -84,4 +84,4 @@ def test_a_demo_ends_with_what_to_look_at_and_what_to_type_next(tmp_path, capsys
         assert f"  {tmp_path / 'demo' / name}" in told
     config = tmp_path / "demo/nerfstudio/demo/csd-edit-splat-tiny/run/config.yml"
     assert f"  ns-viewer --load-config {config}\n" in told
-    assert f"  csd-nerf demo --overwrite --output {tmp_path / 'demo'} --edit" in told
+    assert f"  csd-nerf demo --overwrite --output {tmp_path / 'demo'} --scene" in told
