@@ -52,7 +52,9 @@ def test_the_page_on_extending_runs(tmp_path, monkeypatch):
         Image.fromarray(pixels).resize((64, 64)).save(name)
     names = run_blocks(ROOT / "docs" / "extending.md", folder=tmp_path)
     assert names["tinted"].image01.shape == (2, 3, 64, 64)
-    assert names["stage"].state.rounds == 3
+    # Of three rounds, the last two are undone.
+    assert names["stage"].state.rounds == 1
+    assert names["stage"].state.evaluations > 0
 
 
 def test_the_readme_is_short():
