@@ -1,9 +1,8 @@
 """Carries masks from some frames of a film to the others, along the motion between them.
 
-The motion is dense optical flow (DIS; Kroeger et al. 2016; in OpenCV) between neighbouring frames,
-in both directions. Where the two disagree, a pixel was hidden in the frame that the mask comes from
-(Sundaram et al. 2010, Eq. 5). Such a pixel takes the mask of the nearest pixel that moves as it
-does. A flow (x, y) at a pixel of one frame points to where the same thing is in the other.
+The motion is dense optical flow (DIS; Kroeger et al. 2016; in OpenCV). A flow (x, y) at a pixel of
+one frame points to where the same thing is in another. Flows are smooth, so that at the border of
+what moves they say little; there the brightness of the two frames decides.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ FLOW_SIZE = 640
 """Longest edge in pixels at which motion is measured and masks are carried."""
 _LEAST = 32
 """Shortest edge at which it is measured, for patches of a few scales."""
-_MOTION_WEIGHT = 4.0
-"""Distance in pixels that counts as much as a difference of one pixel in motion."""
-_BAND = 15
-"""Pixels around hidden ones of which the nearest is sought."""
+_BORDER = 8.0
+"""Pixels by which a flow at a border is blurred: a patch of DIS."""
 
 _Mask = NDArray[np.float32]
 _Flow = NDArray[np.float32]
@@ -93,56 +90,78 @@ def _carried(
     if mask is None or start is None:
         return
     height, width = frames[start].shape
-    small = cv2.resize(mask.numpy(), (width, height), interpolation=cv2.INTER_AREA)
-    moved = small.astype(np.float32)
-    frame = frames[start].numpy()
+    known = cv2.resize(mask.numpy(), (width, height), interpolation=cv2.INTER_AREA)
+    first = last = frames[start].numpy()
+    back = np.zeros((height, width, 2), np.float32)
     for number in numbers:
-        other = frames[number].numpy()
-        moved = _moved(moved, _flow(other, frame), _flow(frame, other))
-        yield moved
-        frame = other
+        frame = frames[number].numpy()
+        # From the sum of all steps, since a flow is found only near to what it starts from; and
+        # then between the two frames themselves, since errors of the steps would add up.
+        step = _flow(frame, last)
+        back = _flow(frame, first, step + _looked_up(back, step))
+        yield _moved(known, frame, first, back)
+        last = frame
 
 
-def _moved(mask: _Mask, back: _Flow, forth: _Flow) -> _Mask:
-    """The mask of a frame in its neighbour, from the flows from the neighbour and to it."""
-    result = _looked_up(mask, back)
-    again = _looked_up(forth, back)
-    squares = (back**2).sum(-1) + (again**2).sum(-1)
-    hidden = ((back + again) ** 2).sum(-1) > 0.01 * squares + 0.5
-    _fill(result, hidden, back)
-    # Looking up blurs the border a little each time.
-    return np.clip(2 * result - 0.5, 0, 1)
+def _moved(mask: _Mask, frame: NDArray[np.uint8], first: NDArray[np.uint8], back: _Flow) -> _Mask:
+    """The mask of the frame `first` in another frame, by the flow from there to it.
+
+    A flow is smooth and so is wrong near to a border. There two hypotheses are weighed: that a
+    pixel moves as the nearest pixels inside do, or as those outside. The first fails if it leads to
+    outside of the mask, the second if it leads inside. If neither fails, that holds which leads to
+    the more similar brightness.
+    """
+    rough = _looked_up(mask, back) >= 0.5
+    if rough.all() or not rough.any():
+        return rough.astype(np.float32)
+    inner, outer = _flow_of(rough, back), _flow_of(~rough, back)
+    from_inside = _looked_up(mask, inner) >= 0.5
+    from_outside = _looked_up(mask, outer) < 0.5
+    off_inner, off_outer = (_difference(frame, first, flow) for flow in (inner, outer))
+    inside = from_inside & (~from_outside | (off_inner < off_outer))
+    # Neither holds for what was hidden in `first`, by the smaller of the two parts.
+    inside |= ~from_inside & ~from_outside & bool(rough.mean() > 0.5)
+    # As far from the border as the flow can be wrong.
+    reach = np.linalg.norm(inner - outer, axis=-1) + _BORDER
+    near = np.maximum(_depth(rough), _depth(~rough)) <= reach
+    inside = np.where(near, inside, rough).astype(np.uint8)
+    return cv2.medianBlur(inside, 3).astype(np.float32)
 
 
-def _fill(mask: _Mask, hidden: NDArray[np.bool_], flow: _Flow) -> None:
-    """Give hidden pixels the mask of the nearest other pixel that moves alike, in place."""
-    from scipy.spatial import KDTree
+def _flow_of(part: NDArray[np.bool_], flow: _Flow) -> _Flow:
+    """At each pixel the flow of the nearest pixel that lies well within a part of the frame."""
+    from scipy import ndimage
 
-    near = cv2.dilate(hidden.astype(np.uint8), np.ones((2 * _BAND + 1,) * 2, np.uint8)) > 0
-    seen = near & ~hidden
-    if not hidden.any() or not seen.any():
-        return
-
-    def places(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        found = np.concatenate([np.argwhere(chosen), _MOTION_WEIGHT * flow[chosen]], axis=1)
-        return found.astype(np.float32)
-
-    _, nearest = KDTree(places(seen)).query(places(hidden))
-    mask[hidden] = mask[seen][nearest]
+    depth = _depth(part)
+    core = depth >= min(_BORDER, depth.max())
+    rows, columns = ndimage.distance_transform_edt(
+        ~core, return_distances=False, return_indices=True
+    )
+    return flow[rows, columns]
 
 
-def _flow(frame: NDArray[np.uint8], other: NDArray[np.uint8]) -> _Flow:
-    """The flow from a frame to another."""
+def _depth(part: NDArray[np.bool_]) -> _Mask:
+    """Distance of each pixel of a part from its border; 0 outside."""
+    return cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+
+
+def _difference(frame: NDArray[np.uint8], first: NDArray[np.uint8], flow: _Flow) -> _Mask:
+    """Mean difference in brightness around each pixel from where the flow points to."""
+    off = np.abs(frame.astype(np.float32) - _looked_up(first.astype(np.float32), flow))
+    return cv2.blur(off, (3, 3))
+
+
+def _flow(frame: NDArray[np.uint8], other: NDArray[np.uint8], start: _Flow | None = None) -> _Flow:
+    """The flow from a frame to another, sought from `start` or from no motion."""
     measure = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # At the full size: borders of small things would be lost at half of it.
     measure.setFinestScale(0)
-    flow = measure.calc(frame, other, np.zeros((*frame.shape, 2), np.float32))
-    return flow.astype(np.float32, copy=False)
+    flow = np.zeros((*frame.shape, 2), np.float32) if start is None else start.copy()
+    return measure.calc(frame, other, flow)
 
 
 def _looked_up(values: NDArray[np.float32], flow: _Flow) -> NDArray[np.float32]:
     """Values where the flow points to, bilinear; beyond the edges those of the edge."""
     rows, columns = np.indices(flow.shape[:2]).astype(np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
-    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return found.astype(np.float32, copy=False)
+    return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

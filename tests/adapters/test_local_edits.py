@@ -27,7 +27,7 @@ from csd_nerf.media.regions import parse_region
 from csd_nerf.priors.base import Branch
 
 PLAIN: dict[str, Any] = {"preset": "tiny", "prompt": "swap", "text_scale": 1.0, "image_scale": 1.0}
-QUICK = {"learning_rate": 2.0, "updates": 20, "decay": 1.0, "batch": 4, "steps": 3}
+QUICK = {"learning_rate": 2.0, "updates": 10, "decay": 1.0, "batch": 4, "steps": 3}
 
 
 class CountingPrior(TintPrior):
@@ -70,38 +70,45 @@ def error(result: Tensor, wanted: Tensor) -> float:
     return float((result.float() - wanted).abs().mean())
 
 
-@pytest.mark.parametrize("keep_detail", [False, True])
-@pytest.mark.parametrize("method", ["csd", "sds", "ip2p-windows", "ip2p-downsize"])
-@pytest.mark.parametrize("region", ["20,0,84,96", "swap@20,0,84,96"])
+@pytest.mark.parametrize(
+    ("region", "method", "keep_detail"),
+    [
+        ("20,0,84,32", "csd", False),
+        ("swap@20,0,84,32", "csd", True),
+        ("swap@20,0,84,32", "ip2p-windows", False),
+        ("20,0,84,32", "ip2p-downsize", True),
+    ],
+)
 def test_a_panorama_changes_in_its_region_alone(region, method, keep_detail):
-    image = colours(1, 96, 192)[0]
+    image = colours(1, 32, 96)[0]
     prompt = "" if "@" in region else "swap"
     result = panorama(
         image, prompt=prompt, region=(region,), method=method, keep_detail=keep_detail
     ).image
     assert torch.equal(result[:, :20], image[:, :20])
     assert torch.equal(result[:, 84:], image[:, 84:])
-    assert error(result[:, 30:74], image[:, 30:74].flip(-1)) < 8
+    # Shrunken to one window it is less exact.
+    assert error(result[:, 30:74], image[:, 30:74].flip(-1)) < 13
     assert error(image[:, 30:74], image[:, 30:74].flip(-1)) > 20
 
 
 def test_windows_outside_of_a_region_are_not_evaluated():
-    image = colours(1, 32, 320)[0]
+    image = colours(1, 32, 256)[0]
     costs = []
     for region in ((), ("0,0,10,32",)):
         prior = CountingPrior()
         facts = panorama(image, prior, region=region).facts
         assert facts["evaluations"] == prior.evaluations > 0
-        assert facts["updates_per_cell"]["mean"] == pytest.approx(20)
+        assert facts["updates_per_cell"]["mean"] == pytest.approx(10)
         assert facts["updates_per_cell"]["sd"] == pytest.approx(0, abs=1e-3)
         costs.append(prior.evaluations)
-    assert costs[1] < costs[0] / 5
+    assert costs[1] < costs[0] / 4
 
 
 def test_a_mask_and_a_word_confine_a_panorama(tmp_path):
-    image = colours(1, 64, 96)[0]
-    mask = torch.zeros(64, 96)
-    mask[10:50, 30:70] = 1
+    image = colours(1, 32, 64)[0]
+    mask = torch.zeros(32, 64)
+    mask[4:28, 20:50] = 1
     outside = mask == 0
     Image.fromarray((255 * mask).byte().numpy()).save(tmp_path / "mask.png")
     asked = []
@@ -116,7 +123,7 @@ def test_a_mask_and_a_word_confine_a_panorama(tmp_path):
     assert set(asked) == {"the car"}
     assert torch.equal(by_file, by_word)
     assert torch.equal(by_file[outside], image[outside])
-    assert error(by_file[25:35, 45:55], image[25:35, 45:55].flip(-1)) < 8
+    assert error(by_file[12:20, 30:40], image[12:20, 30:40].flip(-1)) < 13
 
 
 def test_the_fine_detail_of_a_panorama_stays():
@@ -155,19 +162,19 @@ def test_detail_is_kept_for_looks_with_the_bundled_prior():
 
 def test_what_the_autoencoder_can_not_do_is_not_seen_if_detail_is_kept():
     """An edit without any effect, in tiles and at the edges, where convolutions see zeros."""
-    tiny, image = priors.load("tiny"), colours(1, 100, 300, detail=10)[0]
-    few = {"prompt": "make it night", "iterations": 1, "learning_rate": 1e-9, "size": 200}
+    tiny, image = priors.load("tiny"), colours(1, 70, 150, detail=10)[0]
+    few = {"prompt": "make it night", "iterations": 1, "learning_rate": 1e-9, "size": 100}
     kept = panorama(image, tiny, **few).image
     assert (kept.short() - image).abs().max() <= 1
     lost = panorama(image, tiny, **few, keep_detail=False).image
     assert (lost.short() - image).abs().float().mean() > 3
-    frames = image[None, :, :100]
+    frames = image[None, :, :80]
     assert (video(frames, tiny, **{**few, "size": 64})[0].short() - frames).abs().max() <= 1
 
 
 def test_the_edges_of_a_look_are_as_good_as_its_middle():
     """The round trip leaves a stripe at the edges; the look's change alone doesn't."""
-    tiny, image = priors.load("tiny"), colours(1, 64, 192)[0]
+    tiny, image = priors.load("tiny"), colours(1, 64, 128)[0]
     latent, _ = encode_tiled(tiny, image)
     trip = decode_tiled(tiny, latent)
     wrong = (trip.float() - image).abs().mean((0, 2))
@@ -200,8 +207,7 @@ def moving_square(count: int = 5):
     return frames, masks
 
 
-@pytest.mark.parametrize("method", ["csd", "ip2p"])
-@pytest.mark.parametrize("keep_detail", [False, True])
+@pytest.mark.parametrize(("method", "keep_detail"), [("csd", True), ("ip2p", False)])
 def test_a_video_changes_in_its_region_alone(tmp_path, method, keep_detail):
     frames = colours(3, 48, 64)
     source = write_frames(tmp_path / "in", frames)
@@ -213,7 +219,7 @@ def test_a_video_changes_in_its_region_alone(tmp_path, method, keep_detail):
     assert facts["edited_frames"] == len(edited) == 3
     assert torch.equal(edited[:, :, :16], frames[:, :, :16])
     assert torch.equal(edited[:, :, 48:], frames[:, :, 48:])
-    assert error(edited[:, :, 22:42], frames[:, :, 22:42].flip(-1)) < 8
+    assert error(edited[:, :, 22:42], frames[:, :, 22:42].flip(-1)) < 13
 
 
 @pytest.mark.parametrize("names", [("{:05}.png", (0, 4)), ("mask_{}.png", (0, 4))])
@@ -227,7 +233,7 @@ def test_masks_of_some_frames_are_carried_to_the_others(tmp_path, names):
             tmp_path / "masks" / name.format(number),
             (255 * masks[number]).byte()[..., None].expand(-1, -1, 3),
         )
-    options = VideoOptions(**{**PLAIN, **QUICK, "region": str(tmp_path / "masks")})
+    options = VideoOptions(**{**PLAIN, **QUICK, "region": str(tmp_path / "masks"), "size": 96})
     edit_video(TintPrior(), source, tmp_path / "out", options)
     for number in range(5):
         edited, _ = read_image(tmp_path / "out" / f"{number:05}.png")
@@ -238,7 +244,7 @@ def test_masks_of_some_frames_are_carried_to_the_others(tmp_path, names):
         # The border may be off by a pixel.
         assert changed[outside].float().mean() < 0.03
         middle = (slice(28, 36), slice(18 + 4 * number, 26 + 4 * number))
-        assert error(edited[middle], frames[number][middle].flip(-1)) < 10
+        assert error(edited[middle], frames[number][middle].flip(-1)) < 13
 
 
 def test_frames_without_anything_inside_are_not_edited_at_all():
