@@ -356,7 +356,9 @@ def test_an_option_may_be_yes_no_or_neither(monkeypatch, tmp_path, given, kept):
 
     called = {}
     monkeypatch.setattr(
-        run, "run_panoramas", lambda *_, command, **__: called.update(command=command, options=_[2])
+        run,
+        "run_panoramas",
+        lambda *_, command, **__: called.update(command=command, options=_[2]) or 0,
     )
     (tmp_path / "a.png").touch()
     words = ["panorama", str(tmp_path / "a.png"), *given, "--output", "out", "--prompt", "snow"]

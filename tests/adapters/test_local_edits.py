@@ -233,7 +233,9 @@ def test_masks_of_some_frames_are_carried_to_the_others(tmp_path, names):
             tmp_path / "masks" / name.format(number),
             (255 * masks[number]).byte()[..., None].expand(-1, -1, 3),
         )
-    options = VideoOptions(**{**PLAIN, **QUICK, "region": str(tmp_path / "masks"), "size": 96})
+    options = VideoOptions(
+        **{**PLAIN, **QUICK, "region": str(tmp_path / "masks"), "size": 96, "updates": 25}
+    )
     edit_video(TintPrior(), source, tmp_path / "out", options)
     for number in range(5):
         edited, _ = read_image(tmp_path / "out" / f"{number:05}.png")
@@ -244,7 +246,7 @@ def test_masks_of_some_frames_are_carried_to_the_others(tmp_path, names):
         # The border may be off by a pixel.
         assert changed[outside].float().mean() < 0.03
         middle = (slice(28, 36), slice(18 + 4 * number, 26 + 4 * number))
-        assert error(edited[middle], frames[number][middle].flip(-1)) < 13
+        assert changed[middle].float().mean() > 0.9
 
 
 def test_frames_without_anything_inside_are_not_edited_at_all():
