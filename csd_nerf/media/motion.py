@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,7 +91,8 @@ def _carried(
     if mask is None or start is None:
         return
     height, width = frames[start].shape
-    known = cv2.resize(mask.numpy(), (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(mask.numpy(), (width, height), interpolation=cv2.INTER_AREA)
+    known = small.astype(np.float32, copy=False)
     first = last = frames[start].numpy()
     back = np.zeros((height, width, 2), np.float32)
     for number in numbers:
@@ -134,21 +136,20 @@ def _flow_of(part: NDArray[np.bool_], flow: _Flow) -> _Flow:
 
     depth = _depth(part)
     core = depth >= min(_BORDER, depth.max())
-    rows, columns = ndimage.distance_transform_edt(
-        ~core, return_distances=False, return_indices=True
-    )
-    return flow[rows, columns]
+    found: Any = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
+    return flow[found[0], found[1]]
 
 
 def _depth(part: NDArray[np.bool_]) -> _Mask:
     """Distance of each pixel of a part from its border; 0 outside."""
-    return cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    depth = cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    return depth.astype(np.float32, copy=False)
 
 
 def _difference(frame: NDArray[np.uint8], first: NDArray[np.uint8], flow: _Flow) -> _Mask:
     """Mean difference in brightness around each pixel from where the flow points to."""
     off = np.abs(frame.astype(np.float32) - _looked_up(first.astype(np.float32), flow))
-    return cv2.blur(off, (3, 3))
+    return cv2.blur(off, (3, 3)).astype(np.float32, copy=False)
 
 
 def _flow(frame: NDArray[np.uint8], other: NDArray[np.uint8], start: _Flow | None = None) -> _Flow:
@@ -157,11 +158,12 @@ def _flow(frame: NDArray[np.uint8], other: NDArray[np.uint8], start: _Flow | Non
     # At the full size: borders of small things would be lost at half of it.
     measure.setFinestScale(0)
     flow = np.zeros((*frame.shape, 2), np.float32) if start is None else start.copy()
-    return measure.calc(frame, other, flow)
+    return measure.calc(frame, other, flow).astype(np.float32, copy=False)
 
 
 def _looked_up(values: NDArray[np.float32], flow: _Flow) -> NDArray[np.float32]:
     """Values where the flow points to, bilinear; beyond the edges those of the edge."""
     rows, columns = np.indices(flow.shape[:2]).astype(np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
-    return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.astype(np.float32, copy=False)
