@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,9 +25,9 @@ from csd_nerf.media.regions import (
     Region,
     Segmenter,
     Word,
-    area_means,
+    editable_cells,
     find_masks,
-    inner_fade,
+    keep_outside,
     picture_mask,
     read_mask,
 )
@@ -38,7 +38,7 @@ class FrameMasks:
     """The masks of all frames; pixels are inside or outside."""
 
     editable: Float[Tensor, "n h w"]
-    """Share of each latent cell that is inside."""
+    """Factor of each latent cell's step, from `editable_cells`."""
     size: tuple[int, int]
     """Height and width of a frame in pixels."""
     packed: list[NDArray[np.uint8]]
@@ -49,11 +49,13 @@ class FrameMasks:
         """Numbers of the frames that have anything inside."""
         return torch.tensor([number for number, bits in enumerate(self.packed) if bits.any()])
 
-    def weight(self, number: int, *, width: float) -> Float[Tensor, "H W"]:
-        """Weight of the edit in each pixel of a frame, as `inner_fade` has it."""
+    def keep_outside(
+        self, number: int, original: UInt8[Tensor, "H W 3"], edited: UInt8[Tensor, "H W 3"]
+    ) -> UInt8[Tensor, "H W 3"]:
+        """The edit of a frame, with the original outside of the mask."""
         count = self.size[0] * self.size[1]
         inside = np.unpackbits(self.packed[number], count=count).reshape(self.size)
-        return inner_fade(torch.from_numpy(inside).float(), width=width)
+        return keep_outside(original, edited, torch.from_numpy(inside).float())
 
 
 def make_frame_masks(
@@ -81,13 +83,13 @@ def make_frame_masks(
     if _is_one(region):
         inside = picture_mask(region, size=source.size) >= 0.5
         packed = [np.packbits(inside.numpy())] * source.count
-        editable = [area_means(inside.float(), grid)] * source.count
+        editable = [editable_cells(inside.float(), grid)] * source.count
     else:
         reporter.begin("masks", source.count)
         for number, mask in enumerate(_masks(region, source, segmenter), start=1):
             inside = mask >= 0.5
             packed.append(np.packbits(inside.numpy()))
-            editable.append(area_means(inside.float(), grid))
+            editable.append(editable_cells(inside.float(), grid))
             reporter.tick(number)
     if not any(bits.any() for bits in packed):
         raise ValueError(

@@ -24,18 +24,15 @@ from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.core.rows import Rows
 from csd_nerf.core.window_canvas import WindowCanvas
-from csd_nerf.core.windows import window_means, window_positions
+from csd_nerf.core.windows import window_positions
 from csd_nerf.media.pixels import add_change, resize
-from csd_nerf.media.regions import Segmenter, blended, parse_region
+from csd_nerf.media.regions import Segmenter, keep_outside, parse_region
 from csd_nerf.priors.base import Prior
 
 PREVIEW_SIZE = 512
 """Largest length in pixels of a preview's longer edge."""
 MAX_NUMEL_ON_DEVICE = 2**26
 """Latents and conditions of a canvas with more elements than this stay in the CPU's memory."""
-FADE_CELLS = 2.0
-"""Width of the border of a region, within which the original fades into the result, in latent
-cells."""
 SAMPLED = ("ip2p-downsize", "ip2p-windows")
 """Methods that sample instead of optimising."""
 
@@ -79,7 +76,9 @@ def edit_panorama(
     layout = plan_layout(prior, size, options)
     regions = [parse_region(text) for text in options.region]
     mask_of = masks_of(image, name=name, segmenter=segmenter)
-    prompts = map_prompts(regions, options.prompt, mask_of, size=size, grid=layout.grid)
+    prompts = map_prompts(
+        regions, options.prompt, mask_of, size=size, grid=layout.grid, wrap=layout.wrap
+    )
     session = EditSession(prior, options, reporter)
     for notice in layout.notices:
         session.note(notice)
@@ -157,9 +156,8 @@ def _decode(
         result = add_change(original, change.movedim(2, 0).half() / 255, wrap=wrap)
     else:
         result = resize(result, (original.shape[0], original.shape[1]), wrap=wrap)
-    cell = original.shape[0] / plan.layout.grid[0]
-    weight = plan.prompts.fade(width=FADE_CELLS * cell, wrap=wrap)
-    return result if weight is None else blended(original, result, weight)
+    inside = plan.prompts.inside
+    return result if inside is None else keep_outside(original, result, inside, wrap=wrap)
 
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:
@@ -193,7 +191,7 @@ def _optimise(
     iterations = plan.session.optimise(
         canvas,
         prompts.prompts,
-        prompt_weights=window_means(prompts.masks, canvas.positions, layout.window),
+        prompt_weights=prompts.shares(canvas.positions, layout.window),
         preview=lambda: _preview(plan, canvas.latent),
     )
     return canvas.latent, {
@@ -230,7 +228,7 @@ def _sample(
         plan.prior,
         image_rows,
         plan.prompts.prompts,
-        window_means(plan.prompts.masks, positions, layout.window),
+        plan.prompts.shares(positions, layout.window),
         positions=positions,
         window=layout.window,
         **session.sampling(),

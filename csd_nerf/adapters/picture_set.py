@@ -24,15 +24,12 @@ from csd_nerf.adapters.frame_latents import PriorDecoder, decoded_frames, encode
 from csd_nerf.adapters.options import ImageOptions
 from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.reporter import SILENT, Reporter
-from csd_nerf.adapters.stacks import FADE_CELLS, Stack, optimise_stacks, sample_stacks, work_size
+from csd_nerf.adapters.stacks import Stack, optimise_stacks, sample_stacks, work_size
 from csd_nerf.media.frames import FrameSource
 from csd_nerf.media.pixels import add_change, resize
 from csd_nerf.media.regions import (
     Segmenter,
-    area_means,
-    blended,
     find_masks,
-    inner_fade,
     parse_region,
 )
 from csd_nerf.priors.base import Prior
@@ -232,7 +229,7 @@ class _Work:
         if self.masks is not None:
             grid = (group.size[0] // prior.cell_size, group.size[1] // prior.cell_size)
             masks = [self.masks[number] for number in group.numbers]
-            editable = torch.stack([area_means(mask.inside, grid) for mask in masks])
+            editable = torch.stack([editable_cells(mask.inside, grid) for mask in masks])
         return Stack(latent, image_rows, batch, editable)
 
     def decoded(
@@ -253,7 +250,5 @@ class _Work:
             (frame, change), original = next(frames), picture.read()
             result = resize(frame, picture.size) if change is None else add_change(original, change)
             if self.masks is not None:
-                width = FADE_CELLS * picture.size[0] / latent.shape[2]
-                weight = inner_fade(self.masks[number].inside, width=width)
-                result = blended(original, result, weight)
+                result = keep_outside(original, result, self.masks[number].inside)
             yield number, result

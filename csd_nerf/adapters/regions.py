@@ -1,8 +1,9 @@
 """The instructions of a panorama on its latent grid.
 
 The mask of an instruction holds its weight in each latent cell: the fraction of the cell's area
-that its region covers. Where k regions overlap, each weight is divided by k. If the weights of a
-cell sum to less than one, the cell is edited only by this share.
+that its region covers. Where k regions overlap, each weight is divided by k. If the rest of the
+picture is not edited, the weights of a cell at a region's border are those inside of it: latents
+fade by `editable_cells`, and pixels by `keep_outside`.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from csd_nerf.core.windows import window_means
 from csd_nerf.media.pixels import to_01
 from csd_nerf.media.regions import (
     Region,
     Segmenter,
     Word,
     area_means,
+    editable_cells,
     find_masks,
-    inner_fade,
     picture_mask,
 )
 
@@ -44,14 +46,21 @@ class PromptMap:
     inside: Float[Tensor, "H W"] | None
     """Share of each pixel that any instruction applies to; None if they apply everywhere."""
 
-    @property
-    def editable(self) -> Float[Tensor, "h w"] | None:
-        """Sum of the weights of all instructions in each cell, at most 1; None for 1 everywhere."""
-        return None if self.inside is None else self.masks.sum(0).clamp(max=1)
+    editable: Float[Tensor, "h w"] | None
+    """Factor of each cell's step, from `editable_cells`; None for 1 everywhere."""
 
-    def fade(self, *, width: float, wrap: bool) -> Float[Tensor, "H W"] | None:
-        """Weight of the result in each pixel, as `inner_fade` has it; None for 1 everywhere."""
-        return None if self.inside is None else inner_fade(self.inside, width=width, wrap=wrap)
+    def shares(
+        self, positions: Int[Tensor, "m 2"], window: tuple[int, int]
+    ) -> Float[Tensor, "m k"]:
+        """Weight of each instruction in each window.
+
+        It is the mean over the window. If a part of the picture is not edited, it is the mean over
+        the rest.
+        """
+        means = window_means(self.masks, positions, window)
+        if self.inside is None:
+            return means
+        return means / means.sum(1, keepdim=True).clamp(min=1e-9)
 
 
 def map_prompts(
@@ -61,6 +70,7 @@ def map_prompts(
     *,
     size: tuple[int, int],
     grid: tuple[int, int],
+    wrap: bool = False,
 ) -> PromptMap:
     """Compute the masks of regions, and of a prompt for the rest of the picture.
 
@@ -68,10 +78,11 @@ def map_prompts(
         regions: Instructions for parts of the picture. One without an instruction takes `prompt`,
             and the rest is then not edited.
         prompt: The instruction for the rest; if it is empty, the rest is not edited.
-        mask_of: Computes a region's mask. It is called twice for each: keeping all masks would need
-            much memory.
+        mask_of: Computes a region's mask. It is called more than once for each, since keeping all
+            masks would need much memory.
         size: Height and width of the picture in pixels, to which the regions refer.
         grid: Height and width of the latent grid in cells.
+        wrap: Whether the left and right edges of the picture meet.
 
     Raises:
         ValueError: If no region covers anything, or `mask_of` raises it.
@@ -88,15 +99,18 @@ def map_prompts(
         rest = 1 - sum(masks, torch.zeros(grid))
         masks.append(rest.where(rest > _ROUNDING, 0.0))
         prompts.append(prompt)
-        return PromptMap(prompts, torch.stack(masks), None)
+        return PromptMap(prompts, torch.stack(masks), None, None)
     if not bool((inside >= 0.5).any()):
         raise ValueError(
             "A region needs to cover half a pixel or more, got "
             f"{', '.join(str(region.where) for region in regions)}, which covers none; name "
             "another."
         )
-    everywhere = bool((inside >= 1 - _ROUNDING).all())
-    return PromptMap(prompts, torch.stack(masks), None if everywhere else inside)
+    if bool((inside >= 1 - _ROUNDING).all()):
+        return PromptMap(prompts, torch.stack(masks), None, None)
+    parts = torch.stack([editable_cells(mask_of(r).div_(total), grid, wrap=wrap) for r in regions])
+    weights = parts / parts.sum(0).clamp(min=1e-9)
+    return PromptMap(prompts, weights, inside, editable_cells(inside, grid, wrap=wrap))
 
 
 def masks_of(

@@ -22,10 +22,6 @@ from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.rows import Rows, take_rows
 from csd_nerf.priors.base import Prior
 
-FADE_CELLS = 2.0
-"""Width of the border of a region, within which the original fades into the result, in latent
-cells."""
-
 
 @dataclass(frozen=True)
 class Stack:

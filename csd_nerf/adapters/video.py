@@ -27,7 +27,6 @@ from csd_nerf.adapters.frame_masks import FrameMasks, make_frame_masks
 from csd_nerf.adapters.options import VideoOptions
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.stacks import (
-    FADE_CELLS,
     Stack,
     optimise_stacks,
     sample_stacks,
@@ -36,7 +35,7 @@ from csd_nerf.adapters.stacks import (
 from csd_nerf.media.files import check_writable
 from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame_writer
 from csd_nerf.media.pixels import add_change, resize
-from csd_nerf.media.regions import Segmenter, blended, parse_region
+from csd_nerf.media.regions import Segmenter, parse_region
 from csd_nerf.priors import precision
 from csd_nerf.priors.base import Prior
 from csd_nerf.priors.decoders import Decoder, check_latents, fetch_decoder, load_decoder
@@ -211,7 +210,6 @@ def _finished(
     if masks is None and not plan.keeps_detail:
         yield from (resize(frame, size) for frame, _ in decoded)
         return
-    width = FADE_CELLS * plan.prior.cell_size * size[0] / plan.size[0]
     edited = {*plan.edited.tolist()}
     for number, original in enumerate(plan.source):
         if number not in edited:
@@ -220,7 +218,7 @@ def _finished(
         frame, change = next(decoded)
         result = resize(frame, size) if change is None else add_change(original, change)
         if masks is not None:
-            result = blended(original, result, masks.weight(number, width=width))
+            result = masks.keep_outside(number, original, result)
         yield result
 
 

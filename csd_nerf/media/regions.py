@@ -40,13 +40,17 @@ __all__ = [
     "Word",
     "area_means",
     "blended",
+    "editable_cells",
     "find_masks",
     "inner_fade",
+    "keep_outside",
     "parse_region",
     "picture_mask",
     "read_mask",
 ]
 
+FADE = 0.01
+"""Width over which an edit fades in from the border of a region, as a share of the shorter edge."""
 _ROWS = 64
 """Rows of pixels that are blended at a time."""
 
@@ -172,6 +176,46 @@ def area_means(
         for length, cells in zip(mask.shape, grid, strict=True)
     )
     return (down.T @ mask @ across).clamp_(0, 1)
+
+
+def editable_cells(
+    mask: Float[Tensor, "H W"], grid: tuple[int, int], *, wrap: bool = False
+) -> Float[Tensor, "{grid[0]} {grid[1]}"]:
+    """Factor of each latent cell's step for a region.
+
+    It is the largest share of the cell and its eight neighbours that lies in the region. A cell at
+    the border is then edited in full, and what is around it fades; pixels outside are put back by
+    `keep_outside` anyway.
+
+    Args:
+        mask: Share of each pixel that lies in the region.
+        grid: Height and width of the latent in cells.
+        wrap: Whether the left and right edges of the picture meet.
+    """
+    share = area_means(mask, grid)[None]
+    beside = functional.pad(share, (1, 1, 0, 0), mode="circular" if wrap else "replicate")
+    return functional.max_pool2d(beside, 3, stride=1, padding=(1, 0))[0]
+
+
+def keep_outside(
+    original: UInt8[Tensor, "H W 3"],
+    edited: UInt8[Tensor, "H W 3"],
+    mask: Float[Tensor, "H W"],
+    *,
+    wrap: bool = False,
+) -> UInt8[Tensor, "H W 3"]:
+    """Put the original back outside of a region, to the last bit.
+
+    Inside, the edit's weight rises from the border over `FADE` of the picture's shorter edge; see
+    `inner_fade`.
+
+    Args:
+        original: The picture before the edit.
+        edited: Its edit.
+        mask: Share of each pixel that lies in the region.
+        wrap: Whether the left and right edges of the picture meet.
+    """
+    return blended(original, edited, inner_fade(mask, width=FADE * min(mask.shape), wrap=wrap))
 
 
 def inner_fade(

@@ -13,19 +13,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from csd_nerf.media.pixels import add_change, resize01, to_01, to_bytes
-from csd_nerf.media.regions import area_means, blended, inner_fade
+from csd_nerf.media.regions import editable_cells, keep_outside
 from csd_nerf.media.sheets import outlined
 from csd_nerf.priors import Prior
 from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.masks import enlarged
 from csd_nerf.scene.progress import Task
 from csd_nerf.scene.updates import IN2N_NOISE_RANGE, Update, edit_by
-
-FADE = 0.01
-"""Width over which an edit fades in from the border of a region, as a share of the shorter edge."""
 
 
 @dataclass(frozen=True)
@@ -105,33 +101,13 @@ def finish_image(
     return add_change(original.cpu(), edited01 - round_trip01).to(original.device)
 
 
-def editable_cells(mask: Float[Tensor, "_ _"], cells: tuple[int, int]) -> Float[Tensor, "h w"]:
-    """Factor of each latent cell's step for a region.
-
-    It is the largest share of the cell and its eight neighbours that lies in the region. A cell at
-    the border is then edited in full, and what is around it fades; the pixels outside are those of
-    the photograph anyway.
-    """
-    share = area_means(mask, cells)
-    return functional.max_pool2d(share[None], 3, stride=1, padding=1)[0]
-
-
-def keep_outside(
+def _kept_outside(
     original01: Float[Tensor, "3 h w"], edited: UInt8[Tensor, "h w 3"], mask: Float[Tensor, "_ _"]
 ) -> UInt8[Tensor, "h w 3"]:
-    """Put the original back outside of a region, to the last bit.
-
-    Inside, the edit's weight rises from the border over `FADE` of the image's shorter edge; see
-    `inner_fade`.
-
-    Args:
-        original01: The photograph.
-        edited: Its edit.
-        mask: Share of each pixel that lies in the region, at any size.
-    """
+    """`keep_outside` with a mask of any size."""
     size = (original01.shape[1], original01.shape[2])
-    weight = inner_fade(enlarged(mask, size), width=FADE * min(size))
-    return blended(to_bytes(original01).cpu(), edited.cpu(), weight).to(edited.device)
+    original = to_bytes(original01).cpu()
+    return keep_outside(original, edited.cpu(), enlarged(mask, size)).to(edited.device)
 
 
 def edit_views(
@@ -216,8 +192,8 @@ def edit_views(
             result01, mask = edited01[row], None if masks is None else masks[view]
             image = finish_image(result01, photographs01[view], round_trip01=trips01[row])
             if mask is not None:
-                image = keep_outside(photographs01[view], image, mask)
-                result01 = to_01(keep_outside(source01[row], to_bytes(result01), mask))
+                image = _kept_outside(photographs01[view], image, mask)
+                result01 = to_01(_kept_outside(source01[row], to_bytes(result01), mask))
             edits[view] = ViewEdit(source01[row], start01[row], result01, image, mask)
     return Round({view: edits[view] for view in starts01}, evaluations)
 

@@ -18,10 +18,10 @@ def cells(layers: PromptMap) -> list[float]:
     return layers.editable[0].tolist()
 
 
-def lay(*texts: str, prompt: str = "", size=SIZE, grid=GRID, **inputs):
+def lay(*texts: str, prompt: str = "", size=SIZE, grid=GRID, wrap=False, **inputs):
     mask_of = masks_of(torch.zeros(*size, 3, dtype=torch.uint8), **inputs)
     regions = [parse_region(text) for text in texts]
-    return map_prompts(regions, prompt, mask_of, size=size, grid=grid)
+    return map_prompts(regions, prompt, mask_of, size=size, grid=grid, wrap=wrap)
 
 
 def test_overlapping_regions_share_alike_and_the_prompt_takes_the_rest():
@@ -37,16 +37,15 @@ def test_overlapping_regions_share_alike_and_the_prompt_takes_the_rest():
     )
     torch.testing.assert_close(layers.masks[:, 2], shares)
     assert layers.editable is None
-    assert layers.fade(width=3.0, wrap=False) is None
+    assert layers.inside is None
 
 
 def test_without_a_prompt_the_rest_is_left_alone():
     layers = lay("snow@0,0,25,60", "fog@0,0,10,60")
-    assert cells(layers) == pytest.approx([1, 1, 0.5, 0, 0, 0, 0, 0, 0, 0])
-    weight = layers.fade(width=4.0, wrap=False)
-    assert weight is not None
-    assert not weight[:, 25:].any()
-    assert (weight[:, :21] == 1).all()
+    # The cell beside the border fades, since the border's own is edited in full.
+    assert cells(layers) == pytest.approx([1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0])
+    assert layers.inside is not None
+    assert layers.inside[0].tolist() == [1] * 25 + [0] * 75
     whole = lay(prompt="sepia")
     assert whole.masks.shape == (1, *GRID)
     assert (whole.masks == 1).all()
@@ -56,7 +55,7 @@ def test_without_a_prompt_the_rest_is_left_alone():
 def test_a_region_without_an_instruction_takes_the_prompt_and_leaves_the_rest_alone():
     layers = lay("0,0,25,60", "fog@50,0,60,60", prompt="sepia")
     assert layers.prompts == ["sepia", "fog"]
-    assert cells(layers) == pytest.approx([1, 1, 0.5, 0, 0, 1, 0, 0, 0, 0])
+    assert cells(layers) == pytest.approx([1, 1, 1, 0.5, 1, 1, 1, 0, 0, 0])
     assert lay("0,0,100%,100%", prompt="sepia").editable is None
 
 
@@ -71,7 +70,7 @@ def test_a_folder_has_the_mask_of_each_picture(tmp_path):
     mask.paste(255, (0, 0, 50, 60))
     mask.save(tmp_path / "b.png")
     layers = lay(str(tmp_path), prompt="sepia", name="b.jpg")
-    assert cells(layers) == [1] * 5 + [0] * 5
+    assert cells(layers) == [1] * 6 + [0] * 4
     with pytest.raises(ValueError, match=r"white somewhere, got .*a\.png"):
         lay(str(tmp_path), prompt="sepia", name="a.jpg")
 
@@ -83,3 +82,20 @@ def test_a_word_is_looked_for_in_the_picture():
     assert lay("the car", prompt="sepia", segmenter=found).editable is None
     with pytest.raises(ValueError, match="half a pixel or more, got the moon, which covers none"):
         lay("the moon", prompt="sepia", segmenter=found)
+
+
+def test_instructions_have_their_whole_weight_in_windows_across_the_border():
+    layers = lay("snow@0,0,20,60", "fog@10,0,20,60")
+    positions = torch.tensor([[0, 0], [0, 1], [0, 6]])
+    shares = layers.shares(positions, (6, 4))
+    torch.testing.assert_close(shares[:2].sum(1), torch.ones(2))
+    assert shares[0, 0] > shares[0, 1] > 0
+    assert not shares[2].any()
+    # With an instruction for the rest, the mean over the window is what each has.
+    whole = lay("snow@0,0,20,60", prompt="sepia")
+    torch.testing.assert_close(whole.shares(positions[:1], (6, 4)), torch.tensor([[0.5, 0.5]]))
+
+
+def test_a_region_at_the_seam_reaches_across_it():
+    layers = lay("snow@0,0,20,60", wrap=True)
+    assert cells(layers) == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]
