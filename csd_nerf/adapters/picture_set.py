@@ -29,7 +29,9 @@ from csd_nerf.media.frames import FrameSource
 from csd_nerf.media.pixels import add_change, resize
 from csd_nerf.media.regions import (
     Segmenter,
+    editable_cells,
     find_masks,
+    keep_outside,
     parse_region,
 )
 from csd_nerf.priors.base import Prior
