@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/csd-nerf demo --overwrite
 
 test: $(STAMP) lint types
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
