@@ -273,7 +273,7 @@ def _edit_truly(pipeline: Any, given: EditedScene, prior: Prior) -> None:
     edited01 = torch.cat([prior.decode(prior.encode(part)) for part in truth01.split(ROUND_VIEWS)])
     images = to_bytes(edited01)
     pipeline.datamanager.set_edited(dict(enumerate(images)))
-    pipeline.controls.pause.value = True
+    pipeline.controls.paused = True
 
 
 @torch.no_grad()

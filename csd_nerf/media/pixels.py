@@ -18,6 +18,10 @@ from torch.nn import functional
 
 Filter = Literal["lanczos", "bilinear", "box"]
 
+_GAIN_REACH = 8
+"""Half the width in pixels of the square over which contrasts are compared."""
+_FLAT = 1e-3
+"""Variance of colours in [0, 1] below which a place counts as without contrast."""
 _ROWS = 256
 """Rows of pixels to which a change is added at a time."""
 
@@ -75,10 +79,13 @@ def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[
 def add_change(
     original: UInt8[Tensor, "H W 3"], change: Float[Tensor, "3 h w"], *, wrap: bool = False
 ) -> UInt8[Tensor, "H W 3"]:
-    """Add a change, resized to the original's size, to the original, which keeps its fine detail.
+    """Apply a change, made at another size, to the original, which keeps its fine detail.
 
-    The filter is bicubic with antialiasing. Some rows are done at a time, so that large pictures
-    need little memory.
+    With the original s at the change's size, the result is up(s + change) + up(g) (original -
+    up(s)). The gain g says how the change treats contrasts, so that detail is darkened with what it
+    lies on: where the contrasts of s + change are those of s, g is 1, and the change is simply
+    added. See `_gain`. The filter is bicubic with antialiasing. Some rows are done at a time, so
+    that large pictures need little memory.
 
     Args:
         original: The picture, on the CPU.
@@ -97,22 +104,50 @@ def add_change(
     )
     beyond = across if wrap else 0
     at = torch.arange(-beyond, columns + beyond) % columns
+    small01 = resize(original, (rows, columns), wrap=wrap, by="box").movedim(2, 0) / 255
+    maps = torch.cat([change.float().cpu(), small01, _gain(small01, change.float().cpu(), wrap)])
     result = torch.empty_like(original)
     for top in range(0, height, _ROWS):
         bottom = min(top + _ROWS, height)
         low, high = top * rows / height, bottom * rows / height
         first = max(0, math.floor(low) - reach)
-        strip = change[:, first : math.ceil(high) + reach, at].float().cpu()
+        strip = maps[:, first : math.ceil(high) + reach, at]
         box = (beyond, low - first, beyond + columns, high - first)
         size = (width, bottom - top)
         parts = [
             np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC, box=box))
             for channel in strip.numpy()
         ]
-        added = 255 * torch.from_numpy(np.stack(parts, axis=-1))
-        whole = original[top:bottom].float() + added
+        added, coarse, gain = torch.from_numpy(np.stack(parts, axis=-1)).split(3, dim=-1)
+        fine = original[top:bottom].float()
+        whole = fine + 255 * added + (gain - 1) * (fine - 255 * coarse)
         result[top:bottom] = whole.round().clamp(0, 255).byte()
     return result
+
+
+def _gain(
+    small01: Float[Tensor, "3 h w"], change: Float[Tensor, "3 h w"], wrap: bool
+) -> Float[Tensor, "3 h w"]:
+    """By what the contrasts of a picture are multiplied by a change, around each pixel.
+
+    It is the slope of the regression of the changed picture on the picture, as in a guided filter
+    (He et al. 2013). Where there is no contrast, it tends to the ratio of the means, at most 1.
+    """
+    reach = min(_GAIN_REACH, (min(small01.shape[1:]) - 1) // 2)
+    around = (reach, reach, 0, 0), (0, 0, reach, reach)
+
+    def mean(values: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+        wide = functional.pad(values[None], around[0], mode="circular" if wrap else "replicate")
+        padded = functional.pad(wide, around[1], mode="replicate")
+        return functional.avg_pool2d(padded, 2 * reach + 1, stride=1)[0]
+
+    changed = small01 + change
+    before, after = mean(small01), mean(changed)
+    ratio = (after / before.clamp(min=0.02)).clamp(0, 1)
+    ratio = torch.where(after == before, 1.0, ratio)
+    variance = mean(small01 * small01) - before * before
+    covariance = mean(small01 * changed) - before * after
+    return ((covariance + _FLAT * ratio) / (variance + _FLAT)).clamp(-2, 2)
 
 
 def _check_finite(values: Tensor) -> None:

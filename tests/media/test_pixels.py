@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from csd_nerf.media.pixels import add_change, resize, resize01, to_01, to_bytes
 
@@ -97,15 +96,34 @@ def test_images_in_0_1_are_resized_as_pillow_does_it(size):
 
 
 @pytest.mark.parametrize("size", [(601, 50), (300, 31), (20, 23), (9, 7)])
-def test_a_change_is_resized_as_a_whole_and_added(size):
-    """The strips of rows fit together: torch resizes all at once."""
-    generator = torch.Generator().manual_seed(0)
-    original = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
-    change = torch.randn(3, 20, 23, generator=generator).double() / 4
-    whole = functional.interpolate(change[None], size, mode="bicubic", antialias=True)[0]
-    wanted = (original.double() + 255 * whole.movedim(0, 2)).clamp(0, 255)
-    result = add_change(original, change.float())
-    assert (result.double() - wanted).abs().max() < 0.51
+def test_a_constant_change_is_added_and_the_strips_of_rows_fit_together(size):
+    original = noise(*size)
+    change = torch.tensor([0.1, 0.0, 0.2])[:, None, None].expand(3, 20, 23)
+    result = add_change(original // 2, change).double()
+    wanted = (original // 2).double() + 255 * torch.tensor([0.1, 0, 0.2]).double()
+    assert (result - wanted).abs().max() < 0.52
+
+
+@pytest.mark.parametrize("factor", [0.25, -1.0])
+def test_detail_is_scaled_as_contrasts_are(factor):
+    """A picture that is darkened, or inverted, at a quarter of its size."""
+    smooth = resize(noise(9, 9), (160, 160), by="bilinear")
+    original = (smooth.float() * 0.7 + 30 * torch.rand(160, 160, 1)).byte()
+    offset = 0.0 if factor > 0 else 1.0
+    small01 = resize(original, (40, 40), by="box").movedim(2, 0) / 255
+    result = add_change(original, factor * small01 + offset - small01)
+    wanted = factor * original.double() + 255 * offset
+    plain = resize(to_bytes(factor * small01 + offset), (160, 160), by="bilinear")
+
+    def off(made):
+        return float((made.double() - wanted).abs().mean())
+
+    assert off(result) < 0.25 * off(plain)
+    # Simply added, the detail would be too strong.
+    change = factor * small01 + offset - small01
+    grown = functional.interpolate(change[None], (160, 160), mode="bicubic")[0]
+    added = original.float() + 255 * grown.movedim(0, 2)
+    assert off(result) < 0.25 * off(added.clamp(0, 255))
 
 
 def test_a_change_goes_on_across_the_edges_that_meet():

@@ -336,7 +336,7 @@ def test_the_scene_can_be_shown_before_and_after(opened):
     opened.page.until(lambda: not opened.page.part("Show")["disabled"])
     for choice in ("before the edit", "both, side by side", "after the edit"):
         opened.page.set("Show", choice)
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         count = len(opened.desk.shown)
         while len(opened.desk.shown) == count:
             assert time.monotonic() < end

@@ -137,14 +137,20 @@ def test_rounds_ask_what_the_options_and_the_viewer_say(make_config, recorded):
     )
     trainer = start(config)
     controls, stage = trainer.pipeline.controls, trainer.pipeline.stage
-    before = stage.before_step
+    before, read, steps = stage.before_step, controls.read, []
 
-    def change_at_step_5(step):
-        if step == 5:
-            controls.prompt.value, controls.text_scale.value = "make it snow", 1.0
+    def count(step):
+        steps.append(step)
         return before(step)
 
-    stage.before_step = change_at_step_5
+    def changed_at_step_5(*, editing):
+        request = read(editing=editing)
+        if steps[-1] < 5:
+            return request
+        settings = replace(request.settings, text_scale=1.0)
+        return replace(request, prompt="make it snow", settings=settings)
+
+    stage.before_step, controls.read = count, changed_at_step_5
     trainer.train()
     assert stage.state.rounds == 3
     assert len(prior.asked) == 6

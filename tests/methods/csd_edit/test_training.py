@@ -382,32 +382,22 @@ def test_steps_and_time_left_count_from_where_editing_began(make_config, train, 
     assert any(line.startswith("16 (94.12%)") for line in lines)
 
 
-def test_a_button_pressed_in_the_source_stage_is_answered_when_editing_begins(
-    make_config, tint_prior
-):
-    trainer = start(make_config())
-    controls = trainer.pipeline.controls
-    controls.pause.value = True
-    controls.edit_button.cb_hook(controls.edit_button)
-    trainer.train()
-    (record,) = records_of(trainer)
-    assert record["step"] == 4
-
-
 def test_editing_waits_while_it_is_paused_and_comes_at_once_when_asked(
     make_config, train, tint_prior
 ):
     trainer = start(make_config())
     controls = trainer.pipeline.controls
-    controls.pause.value = True
-    before = trainer.pipeline._before_step
+    controls.paused = True
+    before, read, steps = trainer.pipeline._before_step, controls.read, []
 
-    def press_at_step_6(trainer, step):
-        if step == 6:
-            controls.edit_button.cb_hook(controls.edit_button)
+    def count(trainer, step):
+        steps.append(step)
         before(trainer, step)
 
-    trainer.callbacks[-1].func = press_at_step_6
+    def pressed_at_step_6(*, editing):
+        return dataclasses.replace(read(editing=editing), edit_now=steps[-1] == 6)
+
+    trainer.callbacks[-1].func, controls.read = count, pressed_at_step_6
     trainer.train()
     (record,) = (trainer.base_dir / "rounds").glob("*.json")
     assert json.loads(record.read_text())["step"] == 6
