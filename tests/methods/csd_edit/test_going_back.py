@@ -93,6 +93,14 @@ def test_a_preview_leaves_the_run_as_it_is_to_the_last_bit(make_config):
     assert before01.shape == after01.shape
     assert not torch.equal(before01, after01)
     assert differences(checkpoint_of(plain), checkpoint_of(trainer)) == []
+    # nerfstudio counts a render as a step of training, once the first few are over.
+    model = trainer.pipeline.model
+    model.set_counters({"step": 5000, "since": 9})
+    before = model.counters()
+    trainer.pipeline.scene.render_at(camera, size=SIZE)
+    assert model.counters() == before
+    trainer.pipeline.scene.render(2, size=SIZE)
+    assert model.counters() != before
 
 
 def test_the_unedited_scene_is_an_output_only_when_asked_for(make_config):

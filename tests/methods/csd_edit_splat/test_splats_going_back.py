@@ -40,11 +40,14 @@ def test_splats_go_back_with_their_number_and_the_run_can_be_resumed(make_splats
     at_reset = {}
 
     def after(step):
-        if step == 30:
+        if step in (30, 34):
             at_reset[step] = seen(resumed)
 
-    train_with(resumed, {30: {"return_to": -1, "paused": True}}, after=after)
+    # Twice, since training must not change what is kept.
+    changes = {step: {"return_to": -1, "paused": True} for step in (30, 34)}
+    train_with(resumed, changes, after=after)
     assert_same(at_reset[30], found[20])
+    assert_same(at_reset[34], found[20])
     assert resumed.step == 35
 
 
