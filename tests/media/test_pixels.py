@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from csd_nerf.media.pixels import add_change, resize, resize01, to_01, to_bytes
 
