@@ -176,18 +176,18 @@ def test_hands_edit_a_scene(run, tmp_path):
 
         tab.choose("Show", "before the edit")
         before = tab.scene_when(
-            "5_before", lambda colour: abs(colour - sunset).max() > 0.03, seconds=30
+            "5_before", lambda colour: abs(colour - sunset).max() > 0.03, seconds=120
         )
         tab.choose("Show", "both")
         time.sleep(3)
         tab.shot("6_both")
         tab.choose("Show", "after the edit")
-        tab.scene_when("7_after", lambda colour: abs(colour - before).max() > 0.03, seconds=30)
+        tab.scene_when("7_after", lambda colour: abs(colour - before).max() > 0.03, seconds=120)
 
         tab.open("History")
         tab.press("Undo to this")
         tab.says("Back at the end of round 0")
-        tab.scene_when("8_undone", lambda colour: colour.mean() < 0.4, seconds=30)
+        tab.scene_when("8_undone", lambda colour: colour.mean() < 0.4, seconds=120)
         tab.press("Reset")
         tab.says("Back at the unedited scene")
         tab.scene_when("9_reset", lambda colour: abs(colour - before).max() < 0.05, seconds=60)
