@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
 from csd_nerf.adapters.reporter import Reporter
@@ -22,6 +20,7 @@ from csd_nerf.media.frames import FrameSource, is_picture
 from csd_nerf.media.motion import carry_masks, grey_frame
 from csd_nerf.media.pixels import to_01
 from csd_nerf.media.regions import (
+    PackedMask,
     Region,
     Segmenter,
     Word,
@@ -35,27 +34,23 @@ from csd_nerf.media.regions import (
 
 @dataclass(frozen=True)
 class FrameMasks:
-    """The masks of all frames; pixels are inside or outside."""
+    """The masks of all frames."""
 
     editable: Float[Tensor, "n h w"]
     """Factor of each latent cell's step, from `editable_cells`."""
-    size: tuple[int, int]
-    """Height and width of a frame in pixels."""
-    packed: list[NDArray[np.uint8]]
-    """Whether each pixel is inside, eight of them in a byte, so that long films fit in memory."""
+    masks: list[PackedMask]
+    """The mask of each frame; packed, so that long films fit in memory."""
 
     @property
     def edited(self) -> Int[Tensor, "k"]:
         """Numbers of the frames that have anything inside."""
-        return torch.tensor([number for number, bits in enumerate(self.packed) if bits.any()])
+        return torch.tensor([n for n, mask in enumerate(self.masks) if not mask.is_empty])
 
     def keep_outside(
         self, number: int, original: UInt8[Tensor, "H W 3"], edited: UInt8[Tensor, "H W 3"]
     ) -> UInt8[Tensor, "H W 3"]:
         """The edit of a frame, with the original outside of the mask."""
-        count = self.size[0] * self.size[1]
-        inside = np.unpackbits(self.packed[number], count=count).reshape(self.size)
-        return keep_outside(original, edited, torch.from_numpy(inside).float())
+        return keep_outside(original, edited, self.masks[number].inside)
 
 
 def make_frame_masks(
@@ -79,24 +74,23 @@ def make_frame_masks(
         ValueError: If nothing is inside in any frame, or as `picture_mask` and `find_masks` do.
         FileNotFoundError: As `picture_mask` and `find_masks` do.
     """
-    editable, packed = [], []
+    masks, editable = [], []
     if _is_one(region):
-        inside = picture_mask(region, size=source.size) >= 0.5
-        packed = [np.packbits(inside.numpy())] * source.count
-        editable = [editable_cells(inside.float(), grid)] * source.count
+        mask = PackedMask.of(picture_mask(region, size=source.size))
+        masks = [mask] * source.count
+        editable = [editable_cells(mask.inside, grid)] * source.count
     else:
         reporter.begin("masks", source.count)
-        for number, mask in enumerate(_masks(region, source, segmenter), start=1):
-            inside = mask >= 0.5
-            packed.append(np.packbits(inside.numpy()))
-            editable.append(editable_cells(inside.float(), grid))
+        for number, shares in enumerate(_masks(region, source, segmenter), start=1):
+            masks.append(PackedMask.of(shares))
+            editable.append(editable_cells(masks[-1].inside, grid))
             reporter.tick(number)
-    if not any(bits.any() for bits in packed):
+    if all(mask.is_empty for mask in masks):
         raise ValueError(
             f"A region needs to cover half a pixel or more of a frame, got {region.where}, which "
             "covers none; name another."
         )
-    return FrameMasks(torch.stack(editable), source.size, packed)
+    return FrameMasks(torch.stack(editable), masks)
 
 
 def check_frame_masks(region: Region, source: FrameSource) -> None:

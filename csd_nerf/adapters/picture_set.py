@@ -13,26 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.frame_latents import PriorDecoder, decoded_frames, encode_frames
 from csd_nerf.adapters.options import ImageOptions
-from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.stacks import Stack, optimise_stacks, sample_stacks, work_size
 from csd_nerf.media.frames import FrameSource
-from csd_nerf.media.pixels import add_change, resize
+from csd_nerf.media.pixels import add_change, resize, to_01
 from csd_nerf.media.regions import (
+    PackedMask,
     Segmenter,
+    Word,
     editable_cells,
     find_masks,
     keep_outside,
     parse_region,
+    picture_mask,
 )
 from csd_nerf.priors.base import Prior
 
@@ -119,25 +119,9 @@ def edit_pictures(
     }
 
 
-@dataclass(frozen=True)
-class SetMask:
-    """Where a picture may change; a pixel is inside or outside."""
-
-    size: tuple[int, int]
-    """Height and width in pixels."""
-    packed: NDArray[np.uint8]
-    """Whether each pixel is inside, eight of them in a byte."""
-
-    @property
-    def inside(self) -> Float[Tensor, "H W"]:
-        """1 for each pixel that is inside, else 0."""
-        bits = np.unpackbits(self.packed, count=self.size[0] * self.size[1])
-        return torch.from_numpy(bits.reshape(self.size)).float()
-
-
 def set_masks(
     text: str, pictures: Sequence[Picture], *, segmenter: Segmenter | None = None
-) -> list[SetMask]:
+) -> list[PackedMask]:
     """The mask of each picture of a set.
 
     Args:
@@ -158,13 +142,14 @@ def set_masks(
     found = []
     for picture in pictures:
         if files is not None and picture.name not in files:
-            mask = torch.zeros(picture.size)
-        else:
-            where = region.where if files is None else files[picture.name]
-            mask_of = masks_of(picture.read(), name=picture.name, segmenter=segmenter)
-            mask = mask_of(dataclasses.replace(region, where=where))
-        found.append(SetMask(picture.size, np.packbits((mask >= 0.5).numpy())))
-    if not any(mask.packed.any() for mask in found):
+            found.append(PackedMask.of(torch.zeros(picture.size)))
+            continue
+        where = region.where if files is None else files[picture.name]
+        image01 = to_01(picture.read()) if isinstance(where, Word) else None
+        one = dataclasses.replace(region, where=where)
+        shown = {"image01": image01, "segmenter": segmenter}
+        found.append(PackedMask.of(picture_mask(one, size=picture.size, **shown)))
+    if all(mask.is_empty for mask in found):
         raise ValueError(
             f"A region needs to cover half a pixel or more of a picture, got {text}, which covers "
             "none; name another."
@@ -210,7 +195,7 @@ class _Work:
 
     session: EditSession
     pictures: Sequence[Picture]
-    masks: Sequence[SetMask] | None
+    masks: Sequence[PackedMask] | None
     keeps_detail: bool
     """Whether the change alone is added to the pictures."""
 

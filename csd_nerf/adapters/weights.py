@@ -30,15 +30,15 @@ class WeightsSettings:
 
     def run(self) -> None:
         """Download, and print where the files are."""
-        from csd_nerf.priors.control_weights import HUB_CONTROLS, fetch_control_to
-        from csd_nerf.priors.segmenters import HUB_SEGMENTERS, fetch_segmenter_to
+        from csd_nerf.priors.control_weights import CONTROLNETS
+        from csd_nerf.priors.segmenters import SEGMENTERS
         from csd_nerf.priors.weights import fetch_to
 
         def tell(text: str) -> None:
             print(f"weights: {text}.", flush=True)
 
-        beside = dict.fromkeys(HUB_CONTROLS, fetch_control_to)
-        beside |= dict.fromkeys(HUB_SEGMENTERS, fetch_segmenter_to)
+        beside = dict.fromkeys(CONTROLNETS.names, CONTROLNETS.fetch_to)
+        beside |= dict.fromkeys(SEGMENTERS.names, SEGMENTERS.fetch_to)
         if self.prior in beside:
             if self.variant is not None:
                 raise ValueError(

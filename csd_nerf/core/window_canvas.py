@@ -88,6 +88,7 @@ class WindowCanvas:
             AxisCover(grid[:, axis].unique(), c, w, self.taper, self.wrap and axis == 1)
             for axis, (c, w) in enumerate(zip(size, self.window, strict=True))
         ]
+        self._windows_per_sweep = self._count_sweep()
         self._deck = Deck(self._draw_sweep)
         self._cover = torch.ones(size)
 
@@ -114,8 +115,7 @@ class WindowCanvas:
             return float(min(self.batch_size, self.size))
         return self._windows_per_sweep / self.batches_per_sweep
 
-    @property
-    def _windows_per_sweep(self) -> int:
+    def _count_sweep(self) -> int:
         """Number of windows of a sweep; the most that it may be if some are left out."""
         rows, columns = self._axes
         reached = (self._numbers >= 0).view(len(rows.starts), len(columns.starts)).sum(1)

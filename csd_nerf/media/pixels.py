@@ -104,14 +104,13 @@ def add_change(
     )
     beyond = across if wrap else 0
     at = torch.arange(-beyond, columns + beyond) % columns
-    small01 = resize(original, (rows, columns), wrap=wrap, by="box").movedim(2, 0) / 255
-    maps = torch.cat([change.float().cpu(), small01, _gain(small01, change.float().cpu(), wrap)])
+    small = resize(original, (rows, columns), wrap=wrap, by="box")
     result = torch.empty_like(original)
     for top in range(0, height, _ROWS):
         bottom = min(top + _ROWS, height)
         low, high = top * rows / height, bottom * rows / height
         first = max(0, math.floor(low) - reach)
-        strip = maps[:, first : math.ceil(high) + reach, at]
+        strip = _maps(small, change, (first, math.ceil(high) + reach), wrap=wrap)[:, :, at]
         box = (beyond, low - first, beyond + columns, high - first)
         size = (width, bottom - top)
         parts = [
@@ -125,15 +124,32 @@ def add_change(
     return result
 
 
+def _maps(
+    small: UInt8[Tensor, "h w 3"],
+    change: Float[Tensor, "3 h w"],
+    rows: tuple[int, int],
+    *,
+    wrap: bool,
+) -> Float[Tensor, "9 _ w"]:
+    """Of some rows the change, the picture in [0, 1], and the gain."""
+    height, width = small.shape[:2]
+    reach = min(_GAIN_REACH, (min(height, width) - 1) // 2)
+    first, last = rows[0], min(rows[1], height)
+    low, high = max(0, first - reach), min(height, last + reach)
+    small01 = small[low:high].movedim(2, 0) / 255
+    part = change[:, low:high].float().cpu()
+    maps = torch.cat([part, small01, _gain(small01, part, reach, wrap=wrap)])
+    return maps[:, first - low : last - low]
+
+
 def _gain(
-    small01: Float[Tensor, "3 h w"], change: Float[Tensor, "3 h w"], wrap: bool
+    small01: Float[Tensor, "3 h w"], change: Float[Tensor, "3 h w"], reach: int, *, wrap: bool
 ) -> Float[Tensor, "3 h w"]:
     """By what the contrasts of a picture are multiplied by a change, around each pixel.
 
     It is the slope of the regression of the changed picture on the picture, as in a guided filter
     (He et al. 2013). Where there is no contrast, it tends to the ratio of the means, at most 1.
     """
-    reach = min(_GAIN_REACH, (min(small01.shape[1:]) - 1) // 2)
     around = (reach, reach, 0, 0), (0, 0, reach, reach)
 
     def mean(values: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:

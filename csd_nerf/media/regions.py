@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,6 +34,7 @@ from csd_nerf.media.places import (
 
 __all__ = [
     "Labels",
+    "PackedMask",
     "PictureBox",
     "Place",
     "Region",
@@ -56,6 +59,32 @@ _ROWS = 64
 
 Segmenter = Callable[[Float[Tensor, "3 h w"], str], Float[Tensor, "h w"]]
 """Finds what a word names: image in [0, 1] and word -> share of each pixel, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask that is kept in little memory: a pixel is inside, or outside."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    bits: NDArray[np.uint8]
+    """Whether each pixel is inside, eight of them in a byte."""
+
+    @classmethod
+    def of(cls, mask: Float[Tensor, "H W"]) -> PackedMask:
+        """Take the shares of pixels, of which a half and more are inside."""
+        return cls((mask.shape[0], mask.shape[1]), np.packbits((mask >= 0.5).numpy()))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pixel is inside."""
+        return not self.bits.any()
+
+    @property
+    def inside(self) -> Float[Tensor, "H W"]:
+        """1 for each pixel that is inside, else 0."""
+        bits = np.unpackbits(self.bits, count=self.size[0] * self.size[1])
+        return torch.from_numpy(bits.reshape(self.size)).float()
 
 
 def picture_mask(

@@ -6,14 +6,14 @@ without a `model_index.json`. It works beside the U-Net of the model from which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 from csd_nerf.priors.control_fitness import check_control, text_width
 from csd_nerf.priors.families import CONTROLNET, Family, missing_files, needed_files
-from csd_nerf.priors.hub import HubError, cached_file, download, list_files
-from csd_nerf.priors.names import hub_id, known_family
+from csd_nerf.priors.flat_models import FlatModels, files_in
+from csd_nerf.priors.names import known_family
 from csd_nerf.priors.weights import Weights, WeightsNotFoundError, find_weights
 
 Control = Literal["canny", "depth"]
@@ -74,37 +74,14 @@ def find_controlled(
                 f"got {width} from {str(name_or_path)!r}; name a ControlNet for it."
             )
         model = _USUAL[width].format(control)
-    repo = _repo(model)
+    repo = CONTROLNETS.repository(model)
     if repo is None:
         beside = Path(model).expanduser()
         _require_whole(beside, model)
     else:
-        beside = _cached_folder(repo) or _download(repo)
+        beside = CONTROLNETS.fetched(repo)
     check_control(beside, found.folder, model)
     return found, beside
-
-
-def fetch_control_to(name: str, folder: Path | None, *, tell: Callable[[str], None]) -> Path:
-    """Download exactly the files that a ControlNet needs, as `weights.fetch_to` does of a prior.
-
-    Args:
-        name: A short name of `HUB_CONTROLS`.
-        folder: Where to write them; None means the hub's cache.
-        tell: Called with the size, before anything is downloaded.
-
-    Raises:
-        ControlNotFoundError: If the weights can't be fetched.
-    """
-    repo = HUB_CONTROLS[name]
-    if folder is None and (cached := _cached_folder(repo)) is not None:
-        tell(f"{repo} is at hand already, in {cached}")
-        return cached
-    return _download(repo, folder=folder, tell=tell)
-
-
-def _repo(model: str) -> str | None:
-    """The hub repository of a name; None for local folders."""
-    return HUB_CONTROLS.get(model) or hub_id(model)
 
 
 def _require_controlled(family: Family, name: str | Path) -> None:
@@ -124,47 +101,16 @@ def _needed(files: Collection[str]) -> tuple[list[str], str]:
     return [name.removeprefix(f"{_PLACE}/") for name in needed if name.startswith(_PLACE)], ""
 
 
-def _names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_file()]
-
-
 def _require_whole(folder: Path, name: str) -> None:
     if folder.is_file():
         what = f"{folder} is a single file, and a ControlNet is a folder with {CONTROLNET.config}"
     elif not folder.is_dir():
         what = f"the folder {folder} does not exist"
-    elif missing := _needed(_names_in(folder))[1]:
+    elif missing := _needed(files_in(folder))[1]:
         what = f"the folder {folder} lacks {missing}"
     else:
         return
     raise _not_found(name, what)
-
-
-def _cached_folder(repo: str) -> Path | None:
-    """The snapshot in the hub's cache if it is complete; doesn't use the network."""
-    config = cached_file(repo, CONTROLNET.config)
-    if config is None or _needed(_names_in(config.parent))[1]:
-        return None
-    return config.parent
-
-
-def _download(
-    repo: str,
-    *,
-    folder: Path | None = None,
-    tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005
-) -> Path:
-    try:
-        files = list_files(repo)
-        needed, missing = _needed(files)
-        if needed:
-            total = sum(files[name] for name in needed)
-            where = "the hub's cache" if folder is None else str(folder)
-            tell(f"{repo}: {len(needed)} files of {total / 1e9:.1f} GB go to {where}")
-            return download(repo, needed, folder=folder)
-    except HubError as error:
-        raise _not_found(repo, str(error), repo) from None
-    raise _not_found(repo, f"the hub's repository lacks {missing}")
 
 
 def _not_found(name: str, what: str, repo: str | None = None) -> ControlNotFoundError:
@@ -175,3 +121,7 @@ def _not_found(name: str, what: str, repo: str | None = None) -> ControlNotFound
         f"No weights for the ControlNet {name!r}: {what}; fetch them with `hf download {repo} "
         f"{CONTROLNET.config} {weights}`, or name a folder that has both."
     )
+
+
+CONTROLNETS = FlatModels(HUB_CONTROLS, CONTROLNET.config, _needed, _not_found)
+"""How ControlNets are found; their errors are `ControlNotFoundError`."""

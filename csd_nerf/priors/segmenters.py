@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from csd_nerf.json_files import read_json
-from csd_nerf.priors.hub import HubError, cached_file, download, list_files
-from csd_nerf.priors.names import hub_id
+from csd_nerf.priors.flat_models import FlatModels, files_in
 from csd_nerf.priors.weights import WeightsNotFoundError
 
 HUB_SEGMENTERS = {"clipseg": "CIDAS/clipseg-rd64-refined"}
@@ -94,35 +93,17 @@ def find_segmenter(name_or_folder: str | Path = "clipseg") -> Path:
         SegmenterNotFoundError: If the weights are not there and can't be fetched.
         ValueError: If the model is of another class.
     """
-    repo = HUB_SEGMENTERS.get(str(name_or_folder)) or hub_id(name_or_folder)
+    repo = SEGMENTERS.repository(name_or_folder)
     if repo is not None:
-        folder = _cached_folder(repo) or _download(repo)
+        folder = SEGMENTERS.fetched(repo)
     else:
         folder = Path(name_or_folder).expanduser()
         if not folder.is_dir():
             raise _not_found(str(name_or_folder), f"the folder {folder} does not exist")
-        if missing := _choose(_names_in(folder))[1]:
+        if missing := _choose(files_in(folder))[1]:
             raise _not_found(str(name_or_folder), f"the folder {folder} lacks {missing}")
     _require_clipseg(folder, name_or_folder)
     return folder
-
-
-def fetch_segmenter_to(name: str, folder: Path | None, *, tell: Callable[[str], None]) -> Path:
-    """Download exactly the files that a segmenter needs, as `weights.fetch_to` does of a prior.
-
-    Args:
-        name: A short name of `HUB_SEGMENTERS`.
-        folder: Where to write them; None means the hub's cache.
-        tell: Called with the size, before anything is downloaded.
-
-    Raises:
-        SegmenterNotFoundError: If the weights can't be fetched.
-    """
-    repo = HUB_SEGMENTERS[name]
-    if folder is None and (cached := _cached_folder(repo)) is not None:
-        tell(f"{repo} is at hand already, in {cached}")
-        return cached
-    return _download(repo, folder=folder, tell=tell)
 
 
 def _choose(files: Collection[str]) -> tuple[list[str], str]:
@@ -137,37 +118,6 @@ def _choose(files: Collection[str]) -> tuple[list[str], str]:
     further = [name for groups in _GROUPS for group in groups for name in group]
     further = [name for name in (*further, "special_tokens_map.json") if name in files]
     return [*_NEEDED, *further, *weights], ""
-
-
-def _names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_file()]
-
-
-def _cached_folder(repo: str) -> Path | None:
-    """The snapshot in the hub's cache if it is complete; doesn't use the network."""
-    config = cached_file(repo, _CONFIG)
-    if config is None or _choose(_names_in(config.parent))[1]:
-        return None
-    return config.parent
-
-
-def _download(
-    repo: str,
-    *,
-    folder: Path | None = None,
-    tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005
-) -> Path:
-    try:
-        files = list_files(repo)
-        needed, missing = _choose(files)
-        if needed:
-            total = sum(files[name] for name in needed)
-            where = "the hub's cache" if folder is None else str(folder)
-            tell(f"{repo}: {len(needed)} files of {total / 1e9:.1f} GB go to {where}")
-            return download(repo, needed, folder=folder)
-    except HubError as error:
-        raise _not_found(repo, str(error), repo) from None
-    raise _not_found(repo, f"the hub's repository lacks {missing}")
 
 
 class _Configuration(BaseModel):
@@ -191,3 +141,7 @@ def _not_found(name: str, what: str, repo: str | None = None) -> SegmenterNotFou
         f"clipseg`, or name a folder that has all of {repo}, or give masks or a box instead of a "
         "word."
     )
+
+
+SEGMENTERS = FlatModels(HUB_SEGMENTERS, _CONFIG, _choose, _not_found)
+"""How segmenters are found; their errors are `SegmenterNotFoundError`."""

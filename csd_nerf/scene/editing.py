@@ -93,7 +93,7 @@ class ViewEditor:
         assert isinstance(self._scene, LiveScene)
         options, prior = self._options, self._prior()
         given = camera_input(self._scene, camera, ground=ground, options=options, prior=prior)
-        part = None if masks is None else seen_part(self._scene, camera, given, masks, ground)
+        part = None if masks is None else seen_part(given, masks)
         done = self._edit(
             {0: given},
             request,
@@ -134,7 +134,7 @@ class ViewEditor:
         reference: ReferenceView | None = None,
         label: str = "editing round",
     ) -> Round:
-        options = self._options
+        options, keeps = self._options, self._keeps_detail(request.prompt)
         if options.repeat_noise:
             seed = options.seed if request.seed is None else request.seed
             generator.manual_seed(1_000_003 * seed - 1)
@@ -153,7 +153,7 @@ class ViewEditor:
             update=options.update,
             denoising_steps=options.denoising_steps,
             noise_range=options.noise_range,
-            keep_detail=self._keeps_detail(request.prompt),
+            keep_detail=keeps,
             generator=generator,
             task=task,
             progress=f"{label} {state.rounds}",

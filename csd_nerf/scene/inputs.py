@@ -5,6 +5,7 @@ Sizes are (height, width) in pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,12 +34,14 @@ class ViewInput:
         source01: The source at the size at which it is edited.
         start01: What the edit starts from, at that size.
         control01: The rendered structure at that size, if that is followed.
+        points: What the source shows, in the scene's coordinates; None if that isn't known.
     """
 
     original01: Float[Tensor, "3 H W"]
     source01: Float[Tensor, "3 h w"]
     start01: Float[Tensor, "3 h w"]
     control01: Float[Tensor, "1 h w"] | None
+    points: Float[Tensor, "h w 3"] | None = None
 
 
 def view_input(
@@ -71,19 +74,17 @@ def camera_input(
     source = render
     if ground != "present":
         source = scene.render_at(camera, size=size, unedited=True)
-    return _input(source.image01, source.image01, render, options)
+    given = _input(source.image01, source.image01, render, options)
+    return dataclasses.replace(given, points=source.points)
 
 
-def seen_part(
-    scene: LiveScene, camera: Any, given: ViewInput, masks: SceneMasks, ground: Ground
-) -> Float[Tensor, "h w"]:
+def seen_part(given: ViewInput, masks: SceneMasks) -> Float[Tensor, "h w"]:
     """The share of each pixel that lies in a region, of what a camera sees.
 
     Raises:
         ValueError: If that is none of them.
     """
-    size = (given.source01.shape[1], given.source01.shape[2])
-    points = scene.render_at(camera, size=size, unedited=ground != "present").points
+    size, points = (given.source01.shape[1], given.source01.shape[2]), given.points
     if points is None:
         raise ValueError("A preview of a region needs a scene with depth; take the region out.")
     inside = masks.inside(points.reshape(-1, 3)).view(size)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from csd_nerf.media.vertices import write_vertices
 from csd_nerf.synthetic.cameras import Cameras
 from csd_nerf.synthetic.dataset import (
     POINTS,
@@ -24,7 +25,6 @@ from csd_nerf.synthetic.dataset import (
     surface_points,
     view_cameras,
     write_images,
-    write_vertices,
 )
 from csd_nerf.synthetic.render import Rendering
 from csd_nerf.synthetic.scenes import draw_scenes

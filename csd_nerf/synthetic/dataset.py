@@ -14,7 +14,6 @@ Layout of the folder:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch import Tensor
 from csd_nerf.media.files import check_replaceable, folder_written_whole, write_json
 from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import to_bytes
+from csd_nerf.media.vertices import write_vertices
 from csd_nerf.synthetic.cameras import Cameras, orbit_cameras, pixel_rays
 from csd_nerf.synthetic.edits import Edit, find_edit
 from csd_nerf.synthetic.options import HELD_OUT_EVERY, SceneSettings
@@ -194,14 +194,3 @@ def _write_points(path: Path, cameras: Cameras, rendering: Rendering) -> None:
     columns = dict(zip("xyz", points.numpy().T, strict=True))
     columns |= dict(zip(("red", "green", "blue"), colours.numpy().T, strict=True))
     write_vertices(path, columns)
-
-
-def write_vertices(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Write a .ply file of vertices, whose properties are these columns."""
-    from plyfile import PlyData, PlyElement
-
-    count = len(next(iter(columns.values())))
-    table = np.empty(count, [(name, values.dtype) for name, values in columns.items()])
-    for name, values in columns.items():
-        table[name] = values
-    PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(path))

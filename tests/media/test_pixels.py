@@ -127,6 +127,43 @@ def test_detail_is_scaled_as_contrasts_are(factor):
     assert off(result) < 0.25 * off(added.clamp(0, 255))
 
 
+def slope(small, changed, reach):
+    """The gain as `add_change` has it, in float64, pixel by pixel."""
+    height, width = small.shape[1:]
+    wide = [functional.pad(x[None], (reach,) * 4, mode="replicate")[0] for x in (small, changed)]
+    found = torch.zeros_like(small)
+    for y in range(height):
+        for x in range(width):
+            before, after = (
+                part[:, y : y + 2 * reach + 1, x : x + 2 * reach + 1].flatten(1) for part in wide
+            )
+            ratio = (after.mean(1) / before.mean(1).clamp(min=0.02)).clamp(0, 1)
+            variance = before.var(1, correction=0)
+            covariance = ((before - before.mean(1, True)) * (after - after.mean(1, True))).mean(1)
+            found[:, y, x] = (covariance + 1e-3 * ratio) / (variance + 1e-3)
+    return found.clamp(-2, 2)
+
+
+@pytest.mark.parametrize(("size", "reach"), [((300, 60), 8), ((70, 66), 8), ((90, 40), 3)])
+def test_detail_takes_the_gain_around_it_in_all_strips_of_rows(size, reach):
+    """The definition: up(s + change) + up(g) (original - up(s)), all rows at once."""
+    original = noise(*size)
+    grid = (20, 23) if reach == 8 else (30, 8)
+    small = resize(original, grid, by="box").movedim(2, 0).double() / 255
+    change = torch.randn(3, *grid, generator=torch.Generator().manual_seed(1)).double() / 10
+    gain = slope(small, small + change, reach)
+
+    def grown(values):
+        up = functional.interpolate(values[None], size, mode="bicubic", antialias=True)[0]
+        return up.movedim(0, 2)
+
+    detail = original.double() - 255 * grown(small)
+    wanted = original.double() + 255 * grown(change) + (grown(gain) - 1) * detail
+    result = add_change(original, change.float())
+    # Half a level of rounding, and what float32 loses.
+    assert (result.double() - wanted.clamp(0, 255)).abs().max() < 0.6
+
+
 def test_a_change_goes_on_across_the_edges_that_meet():
     original = torch.full((30, 60, 3), 100, dtype=torch.uint8)
     change = torch.randn(3, 10, 20, generator=torch.Generator().manual_seed(0)) / 4

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from csd_nerf.adapters.weights import WeightsSettings
-from csd_nerf.priors import segmenters
+from csd_nerf.priors import flat_models
 from csd_nerf.priors.hub import HubError
 from csd_nerf.priors.segmenters import SegmenterNotFoundError, find_segmenter, load_segmenter
 
@@ -74,8 +74,8 @@ def test_missing_weights_are_one_line_with_the_command_that_fetches_them(tmp_pat
     def refuse(repo):
         raise HubError(f"{repo} is out of reach")
 
-    monkeypatch.setattr(segmenters, "list_files", refuse)
-    monkeypatch.setattr(segmenters, "cached_file", lambda *_: None)
+    monkeypatch.setattr(flat_models, "list_files", refuse)
+    monkeypatch.setattr(flat_models, "cached_file", lambda *_: None)
     with pytest.raises(SegmenterNotFoundError, match="csd-nerf weights clipseg") as told:
         find_segmenter("clipseg")
     assert "CIDAS/clipseg-rd64-refined is out of reach" in str(told.value)
@@ -112,8 +112,8 @@ def test_weights_are_fetched_by_their_short_name(monkeypatch, tmp_path, capsys):
         asked.append((repo, sorted(needed), folder))
         return folder
 
-    monkeypatch.setattr(segmenters, "list_files", lambda _: files)
-    monkeypatch.setattr(segmenters, "download", download)
+    monkeypatch.setattr(flat_models, "list_files", lambda _: files)
+    monkeypatch.setattr(flat_models, "download", download)
     WeightsSettings("clipseg", output=tmp_path).run()
     expected = {*files} - {"README.md", "pytorch_model.bin"}
     assert asked == [("CIDAS/clipseg-rd64-refined", sorted(expected), tmp_path)]

@@ -10,10 +10,9 @@ from viser import ClientHandle, GuiTabHandle, Icon
 from viser._gui_handles import GuiTabGroupHandle
 
 from csd_nerf.methods.common.controls import ViewerControls
+from csd_nerf.methods.common.unedited import UNEDITED
 from csd_nerf.methods.common.viewer import EditViewerConfig
 
-UNEDITED = "unedited"
-"""Name of the output that shows the unedited scene."""
 PREVIEW_EDGE = 512
 """Height in pixels of a preview's camera; the stage renders at the prior's size."""
 

@@ -10,10 +10,10 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from csd_nerf.media.vertices import write_vertices
 from csd_nerf.methods.common.edit_trainer import EditTrainer, EditTrainerConfig
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.csd_edit.pipeline import CSDEditPipeline, CSDEditPipelineConfig
-from csd_nerf.methods.csd_edit.points import write_points
 
 POINTS = 200_000
 """Rays whose ends are written as points."""
@@ -59,7 +59,9 @@ class CSDEditTrainer(EditTrainer):
         """
         points, colours = self.pipeline.scene.surface(rays=POINTS)
         path = self.base_dir / "points" / "edited.ply"
-        write_points(path, points, colours)
+        columns = dict(zip("xyz", points.numpy().T, strict=True))
+        columns |= dict(zip(("red", "green", "blue"), colours.numpy().T, strict=True))
+        write_vertices(path, columns)
         return [path]
 
     def check(self, config: EditTrainerConfig, world_size: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from csd_nerf.media.files import written_whole
+from csd_nerf.media.vertices import write_vertices
 from csd_nerf.methods.csd_edit_splat.model import CSDEditSplatModel
 
 _FAINT = -5.5373
@@ -188,9 +188,6 @@ def read_ply(path: Path) -> tuple[Gaussians, list[str]]:
 
 def write_ply(path: Path, gaussians: Gaussians) -> None:
     """Write a file, whole or not at all."""
-    # Late, as it is used once a run.
-    from plyfile import PlyData, PlyElement
-
     g = gaussians
     # By channel, and within it by coefficient.
     rest = g.features_rest.transpose(1, 2).flatten(1)
@@ -203,12 +200,7 @@ def write_ply(path: Path, gaussians: Gaussians) -> None:
         **_named("scales", g),
         **_named("quats", g),
     }
-    table = np.empty(len(g.means), dtype=[(name, "<f4") for name in columns])
-    for name, values in columns.items():
-        table[name] = values.numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(temporary))
+    write_vertices(path, {name: values.float().numpy() for name, values in columns.items()})
 
 
 def _named(parameter: str, gaussians: Gaussians) -> dict[str, Tensor]:

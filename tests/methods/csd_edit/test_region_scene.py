@@ -143,14 +143,14 @@ def test_a_resumed_run_adopts_the_region_and_goes_on_the_same(tmp_path, make_con
     ],
 )
 def test_mistakes_end_a_run_before_it_trains(make_config, tint_prior, region, message, monkeypatch):
-    from csd_nerf.priors import segmenters
+    from csd_nerf.priors import flat_models
     from csd_nerf.priors.hub import HubError
 
     def refuse(repo):
         raise HubError("it is out of reach")
 
-    monkeypatch.setattr(segmenters, "list_files", refuse)
-    monkeypatch.setattr(segmenters, "cached_file", lambda *_: None)
+    monkeypatch.setattr(flat_models, "list_files", refuse)
+    monkeypatch.setattr(flat_models, "cached_file", lambda *_: None)
     config = make_config()
     config.pipeline.region = region
     with pytest.raises(SystemExit, match=message):
