@@ -172,8 +172,8 @@ def test_what_the_autoencoder_can_not_do_is_not_seen_if_detail_is_kept():
     assert (video(frames, tiny, **{**few, "size": 64})[0].short() - frames).abs().max() <= 1
 
 
-def test_the_edges_of_a_look_are_as_good_as_its_middle():
-    """The round trip leaves a stripe at the edges; the look's change alone doesn't."""
+def test_the_stripe_at_the_edges_is_weaker_in_the_change_alone():
+    """Convolutions see zeros beyond the edges, in the round trip as in the edit."""
     tiny, image = priors.load("tiny"), colours(1, 64, 128)[0]
     latent, _ = encode_tiled(tiny, image)
     trip = decode_tiled(tiny, latent)
@@ -185,7 +185,9 @@ def test_the_edges_of_a_look_are_as_good_as_its_middle():
         for keep in (False, True)
     ]
     stripe = [float(one[-2:].mean() - one[20:-20].mean()) for one in (wrong, *off)]
-    assert stripe[2] < max(2.0, stripe[1])
+    # 7.8 levels of the round trip; of the edit 8.7, and 5.3 of its change alone.
+    assert stripe[0] > 5
+    assert stripe[2] < 0.75 * stripe[1]
 
 
 def write_frames(folder, frames: Tensor):
