@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from csd_nerf.media.files import written_whole
 
 
-def write_vertices(path: Path, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def write_vertices(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Write a file, whole or not at all; makes its folder.
 
     Args:
