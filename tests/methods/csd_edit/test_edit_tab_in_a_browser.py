@@ -89,13 +89,14 @@ class Tab:
         self.page.until(f"{self.field(label)}.value === {json.dumps(text)}")
 
     def choose(self, label, option):
-        self.page.click_element(self.field(label))
         found = (
             "[...document.querySelectorAll('[role=option]')]"
             f".find(o => o.textContent.startsWith({json.dumps(option)}) && o.offsetParent)"
         )
+        self.page.click_element(self.field(label))
         self.page.until(f"!!{found}")
         self.page.click_element(found)
+        self.page.until(f"{self.field(label)}.value.startsWith({json.dumps(option)})")
 
     def open(self, folder):
         self.page.click_element(
@@ -173,6 +174,7 @@ def test_hands_edit_a_scene(run, tmp_path):
         time.sleep(1)
         tab.shot("4_sheet")
         tab.press("Close")
+        page.until("!document.querySelector('.mantine-Modal-overlay')")
 
         tab.choose("Show", "before the edit")
         before = tab.scene_when(
