@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from image_scene import image_scene_class, live_scene_class
+from PIL import Image
 from test_stage import WELL_EDITED, Wishes, options, photographs, run
 from tint_prior import RecordingPrior, TintPrior
 
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.media.pixels import resize01
+from csd_nerf.media.pixels import resize01, to_01, to_bytes
 from csd_nerf.scene import progress
 from csd_nerf.scene.history import History
 from csd_nerf.scene.stage import EditingStage, RequestError, RoundError
@@ -248,6 +249,29 @@ def test_edits_on_top_of_edits_take_what_the_scene_showed(tmp_path, keep_detail)
     assert torch.equal(prior.sources01[-1], photographs01[LAST[-1]])
     assert stage.state.base is None
     assert torch.equal(scene.unedited01, stage.keeper.source()["images01"])
+
+
+def test_a_region_of_edits_on_top_of_edits_leaves_the_first_edit_beside_it(tmp_path):
+    left = torch.zeros(48, 64)
+    left[:, :24] = 1
+    (tmp_path / "masks").mkdir()
+    scene = LiveImageScene(photographs())
+    for view in range(7):
+        path = tmp_path / "masks" / scene.name(view)
+        Image.fromarray((255 * left).byte().numpy()).save(path.with_suffix(".png"))
+    asked = options(edit=WELL_EDITED, edit_views=7, start="original")
+    on_top = {5: {"prompt": "again", "chain": True, "region": str(tmp_path / "masks")}}
+    found = live(tmp_path, asked, on_top, scene=scene, end=5)
+    before = scene.images01.clone()
+    found.stage.before_step(5)
+    edited01 = torch.stack([scene.edited[v] for v in range(7)]).permute(0, 3, 1, 2) / 255
+    swapped = scene.photographs01.flip(1)
+    # The scene is rendered at the size at which it is edited.
+    source01 = to_01(to_bytes(resize01(resize01(before, SIZE), (48, 64))))
+    assert torch.equal(edited01[..., 24:], source01[..., 24:])
+    assert (edited01 - swapped)[..., 24:].abs().mean() < 0.03
+    # Swapped twice, red and blue are where they were.
+    assert (edited01 - before.flip(1))[..., :20].abs().mean() < 0.02
 
 
 def test_on_the_command_line_chain_edits_the_scene_of_the_run_that_is_loaded(tmp_path):
