@@ -55,28 +55,37 @@ class Browser:
         self.click_element(f"document.querySelector({json.dumps(selector)})")
 
     def click_element(self, element):
-        """Click the middle of what a JavaScript expression finds."""
-        place = self.js(
+        """Click the middle of what a JavaScript expression finds, once it lies still."""
+        find = (
             f"(() => {{ const e = {element};"
             "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
             "return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()"
         )
+        place, before = self.js(find), None
+        while place != before:
+            time.sleep(0.15)
+            place, before = self.js(find), place
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
     def drag(self, begin, end, *, moves=8):
-        """Drag with the left button from one point of the page to another, each (x, y)."""
+        """Drag with the left button from one point of the page to another, each (x, y).
+
+        It is as slow as a hand: what is under the mouse is drawn as such before it is pressed.
+        """
         path = [
             {axis: a + (b - a) * n / moves for axis, a, b in zip("xy", begin, end, strict=True)}
             for n in range(moves + 1)
         ]
-        self.send("Input.dispatchMouseEvent", type="mouseMoved", **path[0])
-        time.sleep(0.2)
+        beside = {axis: place + 3 for axis, place in path[0].items()}
+        for point in (beside, path[0]):
+            self.send("Input.dispatchMouseEvent", type="mouseMoved", **point)
+            time.sleep(1)
         held = {"button": "left", "buttons": 1, "clickCount": 1}
         self.send("Input.dispatchMouseEvent", type="mousePressed", **held, **path[0])
         for point in path:
+            time.sleep(0.5)
             self.send("Input.dispatchMouseEvent", type="mouseMoved", **held, **point)
-            time.sleep(0.05)
         self.send("Input.dispatchMouseEvent", type="mouseReleased", **held, **path[-1])
 
     def press(self, key, code, text="", **more):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO as SCALE
 from viser import SceneApi
 
@@ -47,7 +47,7 @@ def box_of_text(text: str) -> Corners | None:
 
 
 class RegionBox:
-    """The box and its two handles: one at its centre, which moves it, one at its highest corner.
+    """The box and its two handles: one at its centre, which moves it, one at a corner.
 
     Its methods can be called from any thread.
     """
@@ -64,15 +64,24 @@ class RegionBox:
         self._corners: Corners | None = None
         self._bars: Any = None
         self._handles: tuple[Any, Any] | None = None
+        self._is_high = np.ones(3, dtype=bool)
 
-    def show(self, corners: Corners) -> None:
-        """Show a box, in place of the one before."""
+    def show(self, corners: Corners, *, seen_from: Float[np.ndarray, "3"] | None = None) -> None:
+        """Show a box, in place of the one before.
+
+        Args:
+            corners: The box.
+            seen_from: Where the user is who wants handles: that of a corner is then put where it
+                isn't in front of or behind that of the centre.
+        """
         with self._lock:
             if corners == self._corners:
                 return
+            if seen_from is not None:
+                self._is_high = clear_corner(corners, seen_from)
             self._set(corners)
             centre, corner = self._handles or self._add_handles()
-            centre.position, corner.position = _centre(corners), _scaled(corners[1])
+            centre.position, corner.position = _centre(corners), self._corner_position(corners)
 
     def hide(self) -> None:
         """Show no box."""
@@ -117,7 +126,7 @@ class RegionBox:
             shift = np.array(centre.position) / SCALE - (low + high) / 2
             corners = _tuples(low + shift, high + shift)
             self._set(corners)
-            corner.position = _scaled(corners[1])
+            corner.position = self._corner_position(corners)
         self._on_drag(corners)
 
     def _drag_corner(self) -> None:
@@ -125,12 +134,36 @@ class RegionBox:
             if self._handles is None or self._corners is None:
                 return
             centre, corner = self._handles
-            low = np.array(self._corners[0])
-            high = np.maximum(np.array(corner.position) / SCALE, low + _SMALLEST)
-            corners = _tuples(low, high)
+            low, high = (np.array(corner) for corner in self._corners)
+            place = np.array(corner.position) / SCALE
+            corners = _tuples(
+                np.where(self._is_high, low, np.minimum(place, high - _SMALLEST)),
+                np.where(self._is_high, np.maximum(place, low + _SMALLEST), high),
+            )
             self._set(corners)
             centre.position = _centre(corners)
         self._on_drag(corners)
+
+    def _corner_position(self, corners: Corners) -> tuple[float, float, float]:
+        x, y, z = (
+            (low, high)[int(is_high)]
+            for low, high, is_high in zip(*corners, self._is_high, strict=True)
+        )
+        return _scaled((x, y, z))
+
+
+def clear_corner(corners: Corners, seen_from: Float[np.ndarray, "3"]) -> Bool[np.ndarray, "3"]:
+    """Whether it is high, by axis: the corner that is seen farthest from the box's centre.
+
+    Of corners that are seen equally far it is the highest.
+    """
+    half = (np.array(corners[1]) - np.array(corners[0])) / 2
+    sight = np.array(corners[0]) + half - seen_from
+    sight = sight / max(float(np.linalg.norm(sight)), 1e-9)
+    sides = [np.array([x, y, z], dtype=bool) for z in (1, 0) for y in (1, 0) for x in (1, 0)]
+    offsets = [np.where(side, half, -half) for side in sides]
+    beside = [np.linalg.norm(offset - (offset @ sight) * sight) for offset in offsets]
+    return sides[int(np.argmax(np.round(beside, 6)))]
 
 
 def box_around(centre: Float[np.ndarray, "3"], *, edge: float) -> Corners:

@@ -49,11 +49,12 @@ class RegionField:
         if not self._is_shown.value:
             self._box.hide()
             return
-        corners = box_of_text(self._text.value)
+        client, corners = event.client, box_of_text(self._text.value)
         if corners is None:
-            corners = _box_in_sight(event.client)
+            corners = _box_in_sight(client)
             self._take(corners)
-        self._box.show(corners)
+        seen_from = None if client is None else np.asarray(client.camera.position) / SCALE
+        self._box.show(corners, seen_from=seen_from)
 
     def _follow_text(self) -> None:
         corners = box_of_text(self._text.value)

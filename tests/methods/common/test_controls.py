@@ -11,7 +11,7 @@ import pytest
 import torch
 import viser
 from PIL import Image
-from viser_client import ViserClient, browser_at
+from viser_client import VIEW, ViserClient, browser_at
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.controls import ViewerControls
@@ -331,13 +331,28 @@ def test_the_box_and_the_region_follow_each_other(opened):
     assert page.part("Region")["value"] == "0.1,0,0,0.6,0.01,0.3"
 
 
+def test_the_handle_of_a_corner_is_beside_that_of_the_centre(opened):
+    page = opened.page
+    opened_id(opened)
+    page.send(**{**VIEW, "position": (30.0, 30.0, 20.0), "look_at": (0.0, 0.0, 0.0)})
+    page.set("Region", "0,0,0,0.2,0.2,0.2")
+    page.set("Region box", True)
+    corner = ("SetPositionMessage", "/edit_region/corner")
+    page.until(lambda: page.nodes.get(corner, {}).get("position") == [0.0, 2.0, 2.0])
+    still = {"wxyz": (1.0, 0.0, 0.0, 0.0), "type": "TransformControlsUpdateMessage"}
+    page.send(**still, name="/edit_region/corner", position=(-1.0, 3.0, 4.0))
+    page.until(lambda: page.part("Region")["value"] == "-0.1,0,0,0.2,0.3,0.4")
+    # Beyond the opposite corner it can't get.
+    page.send(**still, name="/edit_region/corner", position=(5.0, -1.0, 4.0))
+    page.until(lambda: page.part("Region")["value"] == "0.19,0,0,0.2,0.01,0.4")
+
+
 def test_the_scene_can_be_shown_before_and_after(opened):
     opened.read()
     opened.page.until(lambda: not opened.page.part("Show")["disabled"])
     for choice in ("before the edit", "both, side by side", "after the edit"):
+        count, end = len(opened.desk.shown), time.monotonic() + 30
         opened.page.set("Show", choice)
-        end = time.monotonic() + 30
-        count = len(opened.desk.shown)
         while len(opened.desk.shown) == count:
             assert time.monotonic() < end
             time.sleep(0.01)

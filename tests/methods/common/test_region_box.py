@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from csd_nerf.media.places import parse_region
-from csd_nerf.methods.common.region_box import bars, box_of_text, box_text
+from csd_nerf.methods.common.region_box import bars, box_of_text, box_text, clear_corner
 
 BOX = ((-0.125, 0.0, -1.0), (0.5, 0.2504, 0.0))
 
@@ -47,3 +47,22 @@ def test_the_bars_lie_along_the_twelve_edges_in_the_viewers_scale():
         free = [values if other != axis else {sum(values) / 2} for other, values in enumerate(ends)]
         expected |= set(itertools.product(*free))
     assert middles == expected
+
+
+@pytest.mark.parametrize(
+    ("seen_from", "corner"),
+    [
+        ((3, 3, 2), (False, True, True)),
+        ((3, 3, -2), (False, True, True)),
+        ((-3, 3, 2), (True, True, True)),
+        ((0, 0, 5), (True, True, True)),
+        ((5, 0.5, 0), (False, True, True)),
+    ],
+)
+def test_the_corner_with_the_handle_is_seen_far_from_the_centre(seen_from, corner):
+    cube = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    found = clear_corner(cube, np.array(seen_from, dtype=float))
+    assert tuple(found) == corner
+    place, sight = np.where(found, 1.0, -1.0), -np.array(seen_from, dtype=float)
+    angle = np.arccos(abs(place @ sight) / np.linalg.norm(place) / np.linalg.norm(sight))
+    assert np.degrees(angle) > 50

@@ -184,7 +184,7 @@ def test_hands_edit_a_scene(run, tmp_path):
         time.sleep(3)
         tab.shot("6_both")
         tab.choose("Show", "after the edit")
-        tab.scene_when("7_after", lambda colour: abs(colour - before).max() > 0.03, seconds=120)
+        tab.scene_when("7_after", lambda colour: abs(colour - sunset).max() < 0.06, seconds=120)
 
         tab.open("History")
         tab.press("Undo to this")
@@ -192,7 +192,9 @@ def test_hands_edit_a_scene(run, tmp_path):
         tab.scene_when("8_undone", lambda colour: colour.mean() < 0.4, seconds=120)
         tab.press("Reset")
         tab.says("Back at the unedited scene")
-        tab.scene_when("9_reset", lambda colour: abs(colour - before).max() < 0.05, seconds=60)
+        # It trains on, and pictures are coarse as long as it does.
+        tab.scene_when("9_reset", lambda colour: abs(colour - before).max() < 0.15, seconds=120)
+        assert abs(night - before).max() > 0.25 < abs(sunset - before).max()
 
         page.size(1920, 1080)
         tab.press("Save")
@@ -206,16 +208,12 @@ def test_hands_edit_a_scene(run, tmp_path):
         begin = page.js(region)
         time.sleep(2)
         tab.shot("11_box")
-        # The box is around what the camera looks at, in the middle, and the handle's arrow up.
-        width, height = (
-            page.js(f"document.querySelector('canvas').getBoundingClientRect().{edge}")
-            for edge in ("width", "height")
-        )
-        page.drag((width / 2, height / 2 - 60), (width / 2, height / 2 - 120))
+        # The box is around what the camera looks at, in the middle; an arrow points up from there.
+        scene = "[...document.querySelectorAll('canvas')].pop().getBoundingClientRect()"
+        width, height = page.js(f"{scene}.width"), page.js(f"{scene}.height")
+        page.drag((width / 2, height / 2 - 69), (width / 2, height / 2 - 129))
         page.until(f"{region} !== {json.dumps(begin)}")
-        moved = [
-            b - a for a, b in zip(*(_numbers(t) for t in (begin, page.js(region))), strict=True)
-        ]
+        moved = _numbers(page.js(region)) - _numbers(begin)
         assert moved[2] == pytest.approx(moved[5], abs=2e-3)
         assert moved[2] > 0.02
         assert abs(moved[[0, 1, 3, 4]]).max() < 2e-3
@@ -223,4 +221,4 @@ def test_hands_edit_a_scene(run, tmp_path):
 
 
 def _numbers(text):
-    return [float(part) for part in text.split(",")]
+    return np.array([float(part) for part in text.split(",")])
