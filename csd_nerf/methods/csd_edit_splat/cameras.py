@@ -128,7 +128,32 @@ def _from_colmap(folder: Path, suffix: str) -> CameraFile:
         ) from None
 
 
+def _check_counts(path: Path, *, head: int, is_named: bool, item: int) -> None:
+    """Refuse counts that lead beyond a file's end: nerfstudio's reader would take all memory.
+
+    Args:
+        path: A binary file of COLMAP: the number of records, and then each record's head, perhaps
+            a name that ends in 0, the number of items, and the items.
+        head: Bytes of a head.
+        is_named: Whether names follow the heads.
+        item: Bytes of an item.
+    """
+    data, at = path.read_bytes(), 8
+    (records,) = struct.unpack_from("<Q", data)
+    for _ in range(records):
+        at += head
+        if is_named:
+            at = data.index(b"\0", at) + 1
+        (items,) = struct.unpack_from("<Q", data, at)
+        at += 8 + item * items
+        if at > len(data):
+            raise ValueError(f"{path.name} of {len(data)} bytes with a count that needs {at}")
+
+
 def _colmap_cameras(folder: Path, suffix: str) -> CameraFile:
+    if suffix == ".bin":
+        _check_counts(folder / "images.bin", head=64, is_named=True, item=24)
+        _check_counts(folder / "points3D.bin", head=43, is_named=False, item=8)
     model: Any = colmap.read_model(str(folder), suffix)
     models, images, _ = model
     lenses = {key: parse_colmap_camera_params(camera) for key, camera in models.items()}

@@ -106,6 +106,25 @@ def test_a_damaged_model_is_read_or_refused_in_one_line(trained, splat_data, tmp
     assert not any("\n" in line for line in refused)
 
 
+@pytest.mark.parametrize("file", ["images", "points3D"])
+def test_a_count_beyond_the_end_of_a_file_takes_no_memory(
+    trained, splat_data, tmp_path, file, monkeypatch
+):
+    folder = write_colmap(tmp_path, splat_data, trained[1], ".bin") / "sparse/0"
+    none = np.zeros(2, dtype=int)
+    point = colmap.Point3D(7, np.zeros(3), np.zeros(3, dtype=int), 0.5, none, none)
+    colmap.write_points3D_binary({7: point}, str(folder / "points3D.bin"))
+    assert len(read_cameras(folder).names) > 1
+    data = bytearray((folder / f"{file}.bin").read_bytes())
+    at = {"images": data.index(0, 8 + 64) + 1, "points3D": 8 + 43}[file]
+    assert int.from_bytes(data[at : at + 8], "little") == {"images": 0, "points3D": 2}[file]
+    data[at + 4] = 1
+    (folder / f"{file}.bin").write_bytes(data)
+    monkeypatch.setattr(colmap, "read_model", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=f"{file}.bin of .* bytes with a count that needs"):
+        read_cameras(folder)
+
+
 def placed(splat, cameras, images, **options):
     settings = SplatSettings(
         splat=splat, cameras=cameras, images=images, prompt="x", output=Path("x.ply"), **options
