@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.method_runs import NEVER, method_config, place, quiet_trainer
 from benchmarks.regions.settings import RegionsSettings
@@ -27,6 +28,8 @@ MASKED = (0, 21, 38)
 """Numbers of the images whose masks are given for `masks`."""
 TRIM = 0.02
 """Share of an object's points on each side that its box leaves out: those of blurred edges."""
+OUTLINE = 3
+"""Pixels around an object whose colour is partly its own, and partly that of what is behind."""
 _SHEET = 4
 """Held-out views in the picture."""
 
@@ -38,7 +41,8 @@ def measure_region(settings: RegionsSettings) -> dict[str, float]:
         `iou`, the mean over the training views without a given mask, and `iou_least`; `iou_held`,
         over views that are held out. After training, of views that are held out, in dB over all of
         their pixels together: `outside_kept`, outside of the object between renders after and
-        before the edit; `inside_before` and `inside`, inside of it to the true edit.
+        before the edit, and `outside_beyond` of those `OUTLINE` pixels and more away from it;
+        `inside_before` and `inside`, inside of it to the true edit.
     """
     data = settings.output / "data"
     if not data.exists():
@@ -137,6 +141,7 @@ def _measure(settings: RegionsSettings, data: Path, trainer: Any) -> dict[str, f
     return {
         **found,
         "outside_kept": _psnr(after, first, outside),
+        "outside_beyond": _psnr(after, first, [~_widened(truth, OUTLINE) for truth in truths]),
         "inside_before": _psnr(first, wanted, truths),
         "inside": _psnr(after, wanted, truths),
     }
@@ -160,6 +165,12 @@ def _truth(settings: RegionsSettings, data: Path, name: str) -> Bool[Tensor, "h 
 def _overlap(first: Bool[Tensor, "h w"], second: Bool[Tensor, "h w"]) -> float:
     """Intersection over union."""
     return float((first & second).sum() / (first | second).sum().clamp(min=1))
+
+
+def _widened(mask: Bool[Tensor, "h w"], pixels: int) -> Bool[Tensor, "h w"]:
+    edge = 2 * pixels - 1
+    wide = functional.max_pool2d(mask[None].float(), edge, stride=1, padding=pixels - 1)
+    return wide[0].bool()
 
 
 def _psnr(

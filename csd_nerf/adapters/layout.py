@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.priors.base import Prior
+
+MARGIN = 2
+"""Least width in cells of a margin: those that the bundled prior edits wrongly at a right edge."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,29 @@ class Layout:
     """Whether the left and right edges meet, so that windows cross them."""
     notices: list[str]
     """Notices for the user."""
+    margins: tuple[int, int] = (0, 0)
+    """Rows and columns of cells beyond each edge of the picture, which is mirrored there."""
+
+    def with_margins(self, prior: Prior) -> Layout:
+        """Let the canvas go beyond the picture's edges, where several windows lie side by side.
+
+        Convolutions see zeros beyond a canvas, and cells at its edges are edited wrongly. There is
+        no margin across edges that meet, nor where a window reaches from edge to edge.
+        """
+        multiple = prior.size_multiple // prior.cell_size
+        # On both sides together a multiple of what the prior can encode.
+        cells = math.ceil(2 * MARGIN / multiple) * multiple // 2
+        down, across = (edge > part for edge, part in zip(self.grid, self.window, strict=True))
+        rows, columns = cells * down, cells * (across and not self.wrap)
+        grid = (self.grid[0] + 2 * rows, self.grid[1] + 2 * columns)
+        return replace(self, grid=grid, margins=(rows, columns))
 
     def facts(self) -> dict[str, Any]:
         """The sizes for a JSON file, as (width, height), and whether the edges meet."""
         return {
             "work_size": [*reversed(self.size)],
             "canvas_cells": [*reversed(self.grid)],
+            "margin_cells": [*reversed(self.margins)],
             "window_cells": [*reversed(self.window)],
             "stride_cells": self.stride,
             "wrap": self.wrap,

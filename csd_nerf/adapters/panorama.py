@@ -1,7 +1,8 @@
 """Edits a picture of any size through overlapping windows of the prior's size.
 
 The picture is resized to a multiple of the prior's grid and encoded in tiles. Its latent is edited,
-decoded in tiles, and resized back. The paper's method and its baselines differ only in how the
+decoded in tiles, and resized back; where only the change is enlarged, the picture is edited with
+mirrored margins, which are cut off. The paper's method and its baselines differ only in how the
 latent is edited.
 """
 
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from csd_nerf.adapters.costs import update_statistics
@@ -80,6 +82,9 @@ def edit_panorama(
         regions, options.prompt, mask_of, size=size, grid=layout.grid, wrap=layout.wrap
     )
     session = EditSession(prior, options, reporter)
+    if session.keeps_detail(prompts.prompts):
+        layout = layout.with_margins(prior)
+        prompts = prompts.with_margins(layout.margins)
     for notice in layout.notices:
         session.note(notice)
     session.note_cut_prompts([*prompts.prompts, options.negative_prompt])
@@ -124,9 +129,23 @@ class _Plan:
         max_batch = self.session.values.max_batch
         return {"wrap": self.layout.wrap, "tile": self.layout.window, "max_batch": max_batch}
 
+    def widened(self, picture: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "rows columns 3"]:
+        """Mirror a picture into the margins."""
+        rows, columns = (self.prior.cell_size * margin for margin in self.layout.margins)
+        beyond = ((rows, rows), (columns, columns), (0, 0))
+        return torch.from_numpy(np.pad(picture.numpy(), beyond, mode="symmetric"))
+
+    def cropped(
+        self, whole: Shaped[Tensor, "*c rows columns"], *, cell: int = 1
+    ) -> Shaped[Tensor, "*c h w"]:
+        """Take the margins away; `cell` is the edge of a cell in what is given."""
+        rows, columns = (cell * margin for margin in self.layout.margins)
+        height, width = whole.shape[-2:]
+        return whole[..., rows : height - rows, columns : width - columns]
+
 
 def _encode(plan: _Plan, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "c h w"], Rows]:
-    picture = resize(image, plan.layout.size, wrap=plan.layout.wrap)
+    picture = plan.widened(resize(image, plan.layout.size, wrap=plan.layout.wrap))
     told = _row_reporter(plan.session.reporter, "encode")
     latent, image_rows = encode_tiled(plan.prior, picture, after_row=told, **plan.tiling)
 
@@ -152,8 +171,9 @@ def _decode(
     if plan.keeps_detail:
         # In the same tiles, so that their errors cancel, such as those at the picture's edges,
         # beyond which convolutions see zeros.
-        change = result.short() - decoded(source, "decode the source")
-        result = add_change(original, change.movedim(2, 0).half() / 255, wrap=wrap)
+        change = (result.short() - decoded(source, "decode the source")).movedim(2, 0)
+        change = plan.cropped(change, cell=plan.prior.cell_size)
+        result = add_change(original, change.half() / 255, wrap=wrap)
     else:
         result = resize(result, (original.shape[0], original.shape[1]), wrap=wrap)
     inside = plan.prompts.inside
@@ -162,6 +182,7 @@ def _decode(
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:
     """Decode a shrunken latent; a large one would take longer than the iterations themselves."""
+    latent = plan.cropped(latent)
     shrink = max(latent.shape[1:]) * plan.prior.cell_size / PREVIEW_SIZE
     if shrink > 1:
         size = tuple(max(1, round(edge / shrink)) for edge in latent.shape[1:])

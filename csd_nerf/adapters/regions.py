@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
 from csd_nerf.core.windows import window_means
 from csd_nerf.media.pixels import to_01
@@ -48,6 +49,18 @@ class PromptMap:
 
     editable: Float[Tensor, "h w"] | None
     """Factor of each cell's step, from `editable_cells`; None for 1 everywhere."""
+
+    def with_margins(self, margins: tuple[int, int]) -> PromptMap:
+        """Let rows and columns of cells beyond the picture's edges be as those at the edges."""
+        if margins == (0, 0):
+            return self
+        rows, columns = margins
+        around = (columns, columns, rows, rows)
+        masks = pad(self.masks, around, mode="replicate")
+        editable = self.editable
+        if editable is not None:
+            editable = pad(editable[None], around, mode="replicate")[0]
+        return replace(self, masks=masks, editable=editable)
 
     def shares(
         self, positions: Int[Tensor, "m 2"], window: tuple[int, int]

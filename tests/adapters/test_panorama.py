@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,3 +237,24 @@ def test_work_sizes_keep_the_aspect_in_steps_of_the_grid(tiny, size, changes, wo
     layout = plan_layout(tiny, size, options(**changes))
     assert layout.size == work
     assert layout.grid == (work[0] // 4, work[1] // 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "margins"),
+    [
+        ((653, 1920), {"size": 960}, (2, 2)),
+        ((653, 1920), {"size": 960, "wrap": True}, (2, 0)),
+        ((64, 192), {}, (0, 2)),
+        ((64, 192), {"wrap": True}, (0, 0)),
+        ((653, 1920), {"method": "ip2p-downsize"}, (0, 0)),
+    ],
+)
+def test_margins_are_where_windows_lie_side_by_side(tiny, size, changes, margins):
+    plain = plan_layout(tiny, size, options(**changes))
+    layout = plain.with_margins(tiny)
+    assert layout.margins == margins
+    assert layout.grid == tuple(g + 2 * m for g, m in zip(plain.grid, margins, strict=True))
+    assert (layout.size, layout.window) == (plain.size, plain.window)
+    # Both margins together can be encoded, also by priors of coarse steps.
+    coarse = SimpleNamespace(cell_size=8, size_multiple=64)
+    assert plain.with_margins(coarse).margins == tuple(4 * (m > 0) for m in margins)

@@ -129,7 +129,7 @@ csd_dreamfusion_tiny = MethodSpecification(
             # The best of a few settings tried with the bundled prior: more guidance makes colours
             # garish, less makes all shapes round.
             distill=DistillSettings(kernel="l2", text_scale=2.0, normalize="rowsum"),
-            entropy_weight=3e-3,
+            entropy_weight=3e-2,
             albedo_steps=150,
             ambient=(0.4, 0.4),
             prior="tiny-text",
