@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -102,6 +102,7 @@ def call(
     given = sys.argv[1:] if arguments is None else arguments
     try:
         _check_subcommand(given, commands)
+        _check_repeated(given, commands)
         parsed: Any = tyro.cli(
             any_of_them,
             prog=program,
@@ -152,6 +153,24 @@ def _check_subcommand(arguments: Sequence[str], commands: Mapping[str, type]) ->
             f"The subcommand must be one of {', '.join(commands)}, got {first}"
             f"{did_you_mean(first, commands)}"
         )
+
+
+def _check_repeated(arguments: Sequence[str], commands: Mapping[str, type]) -> None:
+    """Refuse options of several values that are given more than once: only the last would count."""
+    kind = commands.get(arguments[0]) if arguments else None
+    hints = {} if kind is None else get_type_hints(kind, include_extras=True)
+    words = [word.partition("=")[0].replace("_", "-") for word in arguments]
+    for name, hint in hints.items():
+        option = f"--{name.replace('_', '-')}"
+        kinds = (
+            (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+        )
+        takes_several = Ellipsis in get_args(kinds[0]) and tyro.conf.UseAppendAction not in kinds[1]
+        if takes_several and words.count(option) > 1:
+            raise ValueError(
+                f"{option} takes all its values at once, got it {words.count(option)} times; write "
+                f"{option} A B."
+            )
 
 
 def _unchecked(kind: type) -> type:

@@ -133,6 +133,23 @@ def test_every_command_says_what_it_does_in_one_short_line():
         assert len(line) <= 90
 
 
+@pytest.mark.parametrize("second", ["--edited", "--edited=b.png"])
+def test_values_of_an_option_that_is_given_twice_are_not_dropped_in_silence(capsys, second):
+    given = ["evaluate", "--source", "a.png", "--edited", "a.png", "--output", "o.json", second]
+    with pytest.raises(SystemExit):
+        cli.main([*given, *([] if "=" in second else ["b.png"])])
+    assert capsys.readouterr().err == (
+        "csd-nerf: --edited takes all its values at once, got it 2 times; write --edited A B.\n"
+    )
+
+
+def test_regions_and_prompts_may_be_given_several_times(capsys):
+    regions = ["--region", "fog@0,0,9,9", "--region", "snow@9,0,20,9"]
+    with pytest.raises(SystemExit):
+        cli.main(["panorama", "absent.png", "--output", "o.png", *regions])
+    assert "absent.png, which does not exist" in capsys.readouterr().err
+
+
 def test_a_similar_subcommand_is_named(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["panoramma", "x"])

@@ -135,7 +135,8 @@ def _measure(settings: RegionsSettings, data: Path, trainer: Any) -> dict[str, f
     first = [render.image01.cpu() for render in before]
     wanted = [to_01(read_image(data / "edited" / name)[0]) for name in held]
     outside = [~truth for truth in truths]
-    columns = {"before": first[:_SHEET], "after": after[:_SHEET], "true edit": wanted[:_SHEET]}
+    truly = [torch.where(t, w, b) for t, w, b in zip(truths, wanted, first, strict=True)]
+    columns = {"before": first[:_SHEET], "after": after[:_SHEET], "truth": truly[:_SHEET]}
     sheet = contact_sheet({n: enlarge(torch.stack(images)) for n, images in columns.items()})
     write_image(settings.output / f"{settings.method}_{settings.region}.png", sheet)
     return {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tint_prior import TintPrior
 from torch import Tensor
 
 from csd_nerf import priors
@@ -88,12 +88,14 @@ def test_every_method_gives_a_picture_of_the_input_s_size_and_its_facts(tiny, me
     whole = method == "ip2p-downsize"
     assert facts["input_size"] == [101, 70]
     assert facts["work_size"] == ([80, 48] if whole else [96, 64])
-    assert facts["canvas_cells"] == ([20, 12] if whole else [24, 16])
+    # Two cells beyond each edge at which a row of windows ends.
+    assert facts["canvas_cells"] == ([20, 12] if whole else [28, 16])
+    assert facts["margin_cells"] == ([0, 0] if whole else [2, 0])
     assert set(facts["seconds"]) == {"encode", "edit", "decode"}
     assert facts["peak_memory_mib"]["process"] > 100
     assert facts["notices"] == []
     if method.startswith("ip2p"):
-        windows = 1 if whole else 3
+        windows = 1 if whole else 4
         assert (facts["windows"], facts["steps"]) == (windows, 3)
         assert facts["evaluations"] == 3 * 3 * windows
     else:
@@ -102,7 +104,7 @@ def test_every_method_gives_a_picture_of_the_input_s_size_and_its_facts(tiny, me
         updates = facts["updates_per_cell"]
         assert facts["iterations"] == 3
         assert 0 <= updates["min"] <= updates["mean"] <= updates["max"]
-        assert sum(updates["histogram"]["counts"]) == 16 * 24
+        assert sum(updates["histogram"]["counts"]) == 16 * 28
         assert len(updates["histogram"]["edges"]) == 11
 
 
@@ -256,5 +258,6 @@ def test_margins_are_where_windows_lie_side_by_side(tiny, size, changes, margins
     assert layout.grid == tuple(g + 2 * m for g, m in zip(plain.grid, margins, strict=True))
     assert (layout.size, layout.window) == (plain.size, plain.window)
     # Both margins together can be encoded, also by priors of coarse steps.
-    coarse = SimpleNamespace(cell_size=8, size_multiple=64)
+    coarse = TintPrior()
+    coarse.cell_size, coarse.size_multiple = 8, 64
     assert plain.with_margins(coarse).margins == tuple(4 * (m > 0) for m in margins)
