@@ -94,6 +94,11 @@ def test_results_go_where_the_instruction_says(tiny):
         assert after.float().mean() < 0.8 * before.float().mean()
 
 
+def test_what_is_cut_from_an_overlong_prompt_to_avoid_is_told(tiny):
+    _, facts = edited(tiny, [image(0)], options(negative_prompt="make it foggy " * 40))
+    assert any("foggy' is cut off" in notice for notice in facts["notices"])
+
+
 @pytest.mark.parametrize("method", ["csd", "ip2p"])
 def test_a_seed_gives_the_same_pictures_and_another_seed_others(tiny, method):
     pictures = [image(0), image(1, (60, 40))]
@@ -207,6 +212,16 @@ def test_one_picture_becomes_one_file_with_its_record_and_its_metadata(run, tmp_
     assert record["facts"]["groups"][0]["pictures"] == ["a.jpg"]
     assert record["settings"]["prompt"] == "make it night"
     assert {path.name for path in tmp_path.iterdir()} == {"a.jpg", "out.jpg", "out.jpg.json"}
+
+
+def test_each_of_several_results_has_the_metadata_of_its_own_picture(run, tmp_path):
+    for name in ("a", "b"):
+        exif = Image.Exif()
+        exif[0x010E] = f"vase {name}"
+        save(tmp_path / f"in/{name}.jpg", exif=exif)
+    assert run("in", "--output", "out")[0] == 0
+    told = [Image.open(f"out/{name}.jpg").getexif()[0x010E] for name in ("a", "b")]
+    assert told == ["vase a", "vase b"]
 
 
 def test_several_inputs_become_a_folder_of_results_named_like_them(run, tmp_path):

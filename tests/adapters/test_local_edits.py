@@ -240,7 +240,9 @@ def test_a_video_changes_in_its_region_alone(tmp_path, method, keep_detail):
     assert error(edited[:, :, 22:42], frames[:, :, 22:42].flip(-1)) < 13
 
 
-@pytest.mark.parametrize("names", [("{:05}.png", (0, 4)), ("mask_{}.png", (0, 4))])
+@pytest.mark.parametrize(
+    "names", [("{:05}.png", (0, 4)), ("mask_{}.png", (0, 4)), ("shot2_{:04}.png", (0, 4))]
+)
 def test_masks_of_some_frames_are_carried_to_the_others(tmp_path, names):
     frames, masks = moving_square()
     source = write_frames(tmp_path / "in", frames)
@@ -280,6 +282,15 @@ def test_frames_without_anything_inside_are_not_edited_at_all():
     alone = CountingPrior()
     video(frames[1:3], alone, region="0,0,20,32")
     assert prior.evaluations == alone.evaluations == facts["evaluations"] > 0
+
+
+def test_the_updates_are_those_of_the_frames_that_are_edited():
+    masks = torch.zeros(4, 32, 64)
+    masks[1:3, :, :20] = 1
+    order = iter(masks)
+    facts = video(colours(4, 32, 64), region="the car", finds=lambda *_: next(order))[1]
+    spread = facts["updates_per_frame"]
+    assert [spread[name] for name in ("mean", "min", "max", "sd")] == [10, 10, 10, 0]
 
 
 def test_a_region_that_no_frame_has_is_told(tmp_path):

@@ -99,3 +99,11 @@ def test_instructions_have_their_whole_weight_in_windows_across_the_border():
 def test_a_region_at_the_seam_reaches_across_it():
     layers = lay("snow@0,0,20,60", wrap=True)
     assert cells(layers) == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_an_instruction_at_the_seam_has_its_weight_across_it():
+    layers = lay("snow@0,0,20,60", "fog@50,0,60,60", wrap=True)
+    assert layers.masks[:, 0].tolist() == [
+        [1, 1, 1, 0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1, 1, 1, 0, 0, 0],
+    ]

@@ -584,6 +584,16 @@ def test_an_input_named_like_a_file_of_the_run_stays(tmp_path, run, never_loaded
     assert source.read_bytes() == before
 
 
+def test_a_mask_named_like_a_file_of_the_run_stays(tmp_path, run, never_loaded):
+    source, mask = picture(tmp_path / "x.png"), picture(tmp_path / "y.png.preview.png")
+    before = mask.read_bytes()
+    given = ["panorama", source, "--output", tmp_path / "y.png", "--region", mask, *QUICK]
+    code, told = run(*given, "--overwrite")
+    assert code == 1
+    assert "An input must not be a file that the run writes" in told
+    assert mask.read_bytes() == before
+
+
 def test_an_output_named_like_a_file_of_another_is_refused(tmp_path, run, loads):
     inputs = [picture(tmp_path / name) for name in ("y.png.preview.png", "y.png")]
     code, told = run("panorama", *inputs, "--output", tmp_path / "out", *QUICK)

@@ -209,6 +209,13 @@ def test_what_the_user_should_know_is_told_and_recorded(tiny):
     assert facts["notices"] == reporter.notes
 
 
+def test_what_the_frames_say_of_themselves_is_told_and_recorded(tiny, tmp_path):
+    reporter = StoppingReporter()
+    source = source_of(film(2, (32, 48)), notices=("3 frames are left out",))
+    facts = edit_video(tiny, source, tmp_path / "out", options(), reporter=reporter)
+    assert reporter.notes == facts["notices"] == ["3 frames are left out"]
+
+
 class Counted:
     """Frames of which it is known how many are alive."""
 

@@ -110,6 +110,27 @@ def test_the_prior_is_asked_with_both_prompts_and_no_more_at_a_time_than_max_bat
         assert max_batch == 3
 
 
+class CodingPrior(TintPrior):
+    """Remembers how many pictures it was asked to encode or decode at a time."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def encode(self, image01):
+        self.counts.append(len(image01))
+        return super().encode(image01)
+
+    def decode(self, latent):
+        self.counts.append(len(latent))
+        return super().decode(latent)
+
+
+def test_no_more_tiles_of_a_panorama_are_encoded_or_decoded_at_a_time_than_max_batch():
+    prior = CodingPrior()
+    edit(PanoramaOptions, prior, batch=4, max_batch=1)
+    assert {*prior.counts} == {1}
+
+
 GIVEN = {
     "learning_rate": 0.3,
     "decay": 0.5,

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from plyfile import PlyData
 
 from csd_nerf.media.files import (
     check_results,
@@ -18,6 +20,7 @@ from csd_nerf.media.files import (
     write_text,
     written_whole,
 )
+from csd_nerf.media.vertices import write_vertices
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path):
@@ -191,3 +194,13 @@ def test_an_input_is_never_written(tmp_path, name):
     result(tmp_path, "r.json", "r.png")
     with pytest.raises(ValueError, match=f"must not be a file that is written, got .*{name}"):
         check(tmp_path, overwrite=True, inputs=(tmp_path / "." / name,))
+
+
+def test_vertices_are_written_in_the_types_that_their_values_have(tmp_path):
+    columns = {"x": np.array([0.5, -2], np.float32), "red": np.array([7, 255], np.uint8)}
+    write_vertices(tmp_path / "new" / "points.ply", columns)
+    found = PlyData.read(str(tmp_path / "new" / "points.ply"))["vertex"]
+    assert found.data.dtype.names == ("x", "red")
+    for name, values in columns.items():
+        assert found[name].dtype == values.dtype
+        assert found[name].tolist() == values.tolist()

@@ -173,8 +173,17 @@ def test_a_change_goes_on_across_the_edges_that_meet():
     assert not torch.equal(add_change(original, change.roll(6, 2)), result.roll(18, 1))
 
 
-def test_no_change_leaves_the_very_bytes():
-    original = torch.randint(0, 256, (40, 30, 3), dtype=torch.uint8)
+def test_detail_takes_the_gain_of_what_lies_across_the_edges_that_meet():
+    original = noise(30, 60)
+    change = torch.randn(3, 10, 20, generator=torch.Generator().manual_seed(0)) / 4
+    result = add_change(original, change, wrap=True)
+    turned = add_change(original.roll(18, 1), change.roll(6, 2), wrap=True)
+    assert (turned.short() - result.roll(18, 1)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("levels", [256, 6])
+def test_no_change_leaves_the_very_bytes(levels):
+    original = torch.randint(0, levels, (40, 30, 3), dtype=torch.uint8)
     assert torch.equal(add_change(original, torch.zeros(3, 10, 8)), original)
 
 

@@ -20,6 +20,7 @@ from csd_nerf.media.regions import (
     blended,
     find_masks,
     inner_fade,
+    keep_outside,
     parse_region,
     picture_mask,
     read_mask,
@@ -121,6 +122,7 @@ def test_mistakes_in_texts_are_told_in_one_line(text, of, message):
         ("0,40,50,30", "x0 < x1 and y0 < y1"),
         ("0,0,101,60", "within the picture of 100 x 60 pixels, got 0,0,101,60"),
         ("-1,0,50,60", "within the picture"),
+        ("0,-1,50,60", "within the picture"),
         ("0,0,50%,101%", "within the picture"),
         ("the car", "The word 'the car' needs a segmenter"),
     ],
@@ -276,3 +278,15 @@ def test_blended_keeps_the_very_bytes_where_the_weight_is_zero():
     assert torch.equal(result[:70, -1], edited[:70, -1])
     wanted = original.double() + weight[..., None].double() * (edited.double() - original.double())
     assert (result.double() - wanted).abs().max() <= 0.5 + 1e-3
+
+
+def test_an_edit_fades_in_at_a_border_where_the_edges_meet():
+    original = torch.zeros(200, 600, 3, dtype=torch.uint8)
+    edited, mask = torch.full_like(original, 200), torch.zeros(200, 600)
+    mask[:, :50] = 1
+    kept = keep_outside(original, edited, mask, wrap=True)
+    # Over a hundredth of the shorter edge.
+    assert kept[100, :4, 0].tolist() == [50, 150, 200, 200]
+    turned = keep_outside(original, edited, mask.roll(300, 1))
+    assert torch.equal(kept.roll(300, 1), turned)
+    assert (keep_outside(original, edited, mask)[:, 0] == 200).all()

@@ -97,7 +97,7 @@ def _waiting(now: Now) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in words, such as "40 s", "3 min" or "1 h 20 min"."""
+    """A time in words, such as "40 s", "80 min" or "1 h 40 min"."""
     whole = max(0, round(seconds))
     if whole < 90:
         return f"{whole} s"

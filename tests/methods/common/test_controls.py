@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from viser_client import VIEW, ViserClient, browser_at
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.controls import ViewerControls
 from csd_nerf.methods.common.edit_tab import Numbers
+from csd_nerf.methods.common.tab_status import duration
 from csd_nerf.scene.controls import Controls, EditRequest, PastRound, Progress
 
 REQUEST = EditRequest("make it snow", "", "a valley", EditSettings(text_scale=5.0))
@@ -129,6 +132,13 @@ def test_half_a_prompt_begins_no_round_but_a_press_takes_it_as_it_is(opened):
     assert not opened.read().edit_now
 
 
+def test_a_preview_takes_a_prompt_as_it_is(opened):
+    opened_id(opened)
+    opened.page.set("Prompt", "make it ni")
+    opened.page.press("Preview this view")
+    assert opened.read_when(lambda request: request.preview).prompt == "make it ni"
+
+
 @pytest.mark.parametrize(
     ("label", "typed", "field", "expected"),
     [
@@ -145,6 +155,16 @@ def test_no_number_that_is_typed_leaves_its_bounds(opened, label, typed, field, 
     opened.page.set("Views", 99)
     found = opened.read_when(lambda request: request.views == 12)
     assert getattr(found.settings, field) == expected
+
+
+def test_an_option_beyond_the_bounds_is_its_own_bound(server):
+    settings = EditSettings(text_scale=45.0, image_scale=-1.0, iterations=3000)
+    tabs = server.gui.add_tab_group()
+    controls = ViewerControls(EditRequest("make it snow", "", "", settings))
+    controls.open(server, FakeDesk(), container=tabs.add_tab("Edit"))
+    found = controls.read(editing=True)
+    tabs.remove()
+    assert found.settings == settings
 
 
 def test_what_is_no_number_is_not_heeded(opened, capfd):
@@ -243,6 +263,14 @@ def test_buttons_rest_while_they_can_do_nothing_and_the_status_says_why(opened):
     assert page.shows("Training is paused.")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-3, "0 s"), (89.4, "89 s"), (100, "2 min"), (5000, "83 min"), (7330, "2 h 2 min")],
+)
+def test_a_time_is_told_in_few_words(seconds, told):
+    assert duration(float(seconds)) == told
+
+
 def test_undoing_names_the_round_that_is_chosen(opened):
     opened.controls.show_history(ROUNDS)
     opened.read()
@@ -296,6 +324,19 @@ def test_the_last_round_is_shown_and_its_sheet_opens_in_the_browser_that_asks(op
     page.until(lambda: not any(p["type"] == "GuiModalMessage" for p in page.parts.values()))
 
 
+def test_the_sheet_is_sent_large_enough_to_tell_its_views_apart(opened, tmp_path):
+    page, sheet = opened.page, tmp_path / "round_000.png"
+    Image.fromarray(np.zeros((40, 2000, 3), np.uint8)).save(sheet)
+    opened.controls.show_round(0, [], sheet, title="Round 0: make it snow")
+    page.until(lambda: page.shows("Round 0: make it snow"))
+    opened_id(opened)
+    page.press("Show all views")
+    page.until(lambda: page.shows("Modal-content"))
+    (shown,) = (p["markdown"] for p in page.parts.values() if "Modal-" in p.get("markdown", ""))
+    data = base64.b64decode(shown.partition("base64,")[2].partition('"')[0])
+    assert Image.open(io.BytesIO(data)).size == (1060, 21)
+
+
 def test_the_pictures_are_those_of_the_last_round_that_was_not_undone(opened, tmp_path):
     page, controls = opened.page, opened.controls
     for past in ROUNDS:
@@ -345,6 +386,30 @@ def test_the_handle_of_a_corner_is_beside_that_of_the_centre(opened):
     # Beyond the opposite corner it can't get.
     page.send(**still, name="/edit_region/corner", position=(5.0, -1.0, 4.0))
     page.until(lambda: page.part("Region")["value"] == "0.19,0,0,0.2,0.01,0.4")
+
+
+def test_the_handle_of_a_corner_goes_with_a_box_that_is_moved(opened):
+    page = opened.page
+    opened_id(opened)
+    page.send(**{**VIEW, "position": (30.0, 30.0, 20.0), "look_at": (0.0, 0.0, 0.0)})
+    page.set("Region", "0,0,0,0.3,0.3,0.3")
+    page.set("Region box", True)
+    corner = ("SetPositionMessage", "/edit_region/corner")
+    page.until(lambda: page.nodes.get(corner, {}).get("position") == [0.0, 3.0, 3.0])
+    still = {"wxyz": (1.0, 0.0, 0.0, 0.0), "type": "TransformControlsUpdateMessage"}
+    page.send(**still, name="/edit_region/centre", position=(3.5, 1.5, 1.5))
+    page.until(lambda: page.nodes[corner]["position"] == pytest.approx([2.0, 3.0, 3.0]))
+
+
+def test_the_corner_of_the_handle_is_chosen_from_where_the_camera_is_in_the_scene(opened):
+    page = opened.page
+    opened_id(opened)
+    # Straight before a face: all corners are seen equally far from the centre.
+    page.send(**{**VIEW, "position": (5.0, 1.0, 1.0), "look_at": (2.0, 1.0, 1.0)})
+    page.set("Region", "0,0,0,0.4,0.2,0.2")
+    page.set("Region box", True)
+    corner = ("SetPositionMessage", "/edit_region/corner")
+    page.until(lambda: page.nodes.get(corner, {}).get("position") == [4.0, 2.0, 2.0])
 
 
 def test_the_scene_can_be_shown_before_and_after(opened):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from live_runs import SIZE, assert_same, check_going_back, seen, train_with, without_viewer
+from nerfstudio.data.scene_box import OrientedBox
 from plyfile import PlyData
 from splat_runs import start_splats
 from tint_prior import TintPrior
@@ -75,6 +76,22 @@ def test_a_preview_and_the_unedited_output_leave_splats_as_they_are(make_splats)
     assert torch.equal(shown[27][UNEDITED], shown[22]["rgb"])
     assert not torch.equal(shown[27]["rgb"], shown[22]["rgb"])
     assert_same(*finals)
+
+
+def test_the_unedited_scene_is_before_the_background_that_the_viewer_sets(make_splats):
+    trainer = start_splats(make_splats())
+    model = trainer.pipeline.model
+    model.keep_unedited(model.state_dict())
+    model.shows_unedited = True
+    model.eval()
+    colour = torch.tensor([0.25, 0.5, 0.75])
+    model.set_background(colour)
+    # A crop without any splat: the background is all there is to see.
+    nowhere = OrientedBox(R=torch.eye(3), T=torch.full((3,), 1e6), S=torch.ones(3))
+    camera = trainer.pipeline.datamanager.train_dataset.cameras[2:3]
+    outputs = model.get_outputs_for_camera(camera, nowhere)
+    for name in ("rgb", UNEDITED):
+        assert (outputs[name] == colour).all()
 
 
 def test_saving_writes_a_checkpoint_and_splats(make_splats):
