@@ -81,11 +81,11 @@ def add_change(
 ) -> UInt8[Tensor, "H W 3"]:
     """Apply a change, made at another size, to the original, which keeps its fine detail.
 
-    With the original s at the change's size, the result is up(s + change) + up(g) (original -
-    up(s)). The gain g says how the change treats contrasts, so that detail is darkened with what it
-    lies on: where the contrasts of s + change are those of s, g is 1, and the change is simply
-    added. See `_gain`. The filter is bicubic with antialiasing. Some rows are done at a time, so
-    that large pictures need little memory.
+    With the original s at the change's size, the result is up(s + change) + up(G) (original -
+    up(s)). The matrix G says how the change treats contrasts, so that detail is darkened with what
+    it lies on, and loses its colour where that does: where the contrasts of s + change are those of
+    s, G is the identity, and the change is simply added. See `_gain`. The filter is bicubic with
+    antialiasing. Some rows are done at a time, so that large pictures need little memory.
 
     Args:
         original: The picture, on the CPU.
@@ -117,9 +117,11 @@ def add_change(
             np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC, box=box))
             for channel in strip.numpy()
         ]
-        added, coarse, gain = torch.from_numpy(np.stack(parts, axis=-1)).split(3, dim=-1)
+        added, coarse, gain = torch.from_numpy(np.stack(parts, axis=-1)).split((3, 3, 9), dim=-1)
         fine = original[top:bottom].float()
-        whole = fine + 255 * added + (gain - 1) * (fine - 255 * coarse)
+        more = gain.unflatten(-1, (3, 3)) - torch.eye(3)
+        detail = torch.einsum("hwij,hwj->hwi", more, fine - 255 * coarse)
+        whole = fine + 255 * added + detail
         result[top:bottom] = whole.round().clamp(0, 255).byte()
     return result
 
@@ -130,8 +132,8 @@ def _maps(
     rows: tuple[int, int],
     *,
     wrap: bool,
-) -> Float[Tensor, "9 _ w"]:
-    """Of some rows the change, the picture in [0, 1], and the gain."""
+) -> Float[Tensor, "15 _ w"]:
+    """Of some rows the change, the picture in [0, 1], and the rows of the gain."""
     height, width = small.shape[:2]
     reach = min(_GAIN_REACH, (min(height, width) - 1) // 2)
     first, last = rows[0], min(rows[1], height)
@@ -144,26 +146,36 @@ def _maps(
 
 def _gain(
     small01: Float[Tensor, "3 h w"], change: Float[Tensor, "3 h w"], reach: int, *, wrap: bool
-) -> Float[Tensor, "3 h w"]:
-    """By what the contrasts of a picture are multiplied by a change, around each pixel.
+) -> Float[Tensor, "9 h w"]:
+    """The matrix that a change multiplies the contrasts of a picture with, around each pixel.
 
-    It is the slope of the regression of the changed picture on the picture, as in a guided filter
-    (He et al. 2013). Where there is no contrast, it tends to the ratio of the means, at most 1.
+    It is the slope of the regression of the changed picture on the picture, all colours on all, as
+    in a guided filter (He et al. 2013). Where there is no contrast, it tends to the ratio of the
+    means, at most 1, of each colour by itself.
     """
     around = (reach, reach, 0, 0), (0, 0, reach, reach)
 
-    def mean(values: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    def mean(values: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
         wide = functional.pad(values[None], around[0], mode="circular" if wrap else "replicate")
         padded = functional.pad(wide, around[1], mode="replicate")
         return functional.avg_pool2d(padded, 2 * reach + 1, stride=1)[0]
 
+    def covariance(first: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w 3 3"]:
+        """Of each of these with each colour of the picture."""
+        products = (first[:, None] * small01).flatten(0, 1)
+        found = mean(products) - (mean(first)[:, None] * before).flatten(0, 1)
+        return found.unflatten(0, (3, 3)).movedim((0, 1), (2, 3))
+
+    before = mean(small01)
     changed = small01 + change
-    before, after = mean(small01), mean(changed)
+    after = mean(changed)
     ratio = (after / before.clamp(min=0.02)).clamp(0, 1)
     ratio = torch.where(after == before, 1.0, ratio)
-    variance = mean(small01 * small01) - before * before
-    covariance = mean(small01 * changed) - before * after
-    return ((covariance + _FLAT * ratio) / (variance + _FLAT)).clamp(-2, 2)
+    wanted = covariance(changed) + _FLAT * torch.diag_embed(ratio.movedim(0, 2))
+    known = covariance(small01) + _FLAT * torch.eye(3)
+    # wanted known^-1, and known is symmetric.
+    gain = torch.linalg.solve(known, wanted.mT).mT
+    return gain.clamp(-2, 2).flatten(2).movedim(2, 0)
 
 
 def _check_finite(values: Tensor) -> None:

@@ -127,21 +127,37 @@ def test_detail_is_scaled_as_contrasts_are(factor):
     assert off(result) < 0.25 * off(added.clamp(0, 255))
 
 
+def test_detail_loses_its_colour_where_the_picture_does():
+    """A picture that is made grey at a quarter of its size, with detail of many colours."""
+    smooth = resize(noise(9, 9), (160, 160), by="bilinear")
+    original = (smooth.float() * 0.7).byte() + noise(160, 160) // 4
+    mixed = torch.tensor([0.3, 0.6, 0.1])
+    small01 = resize(original, (40, 40), by="box").movedim(2, 0) / 255
+    grey01 = torch.einsum("c,chw->hw", mixed, small01).expand(3, -1, -1)
+    result = add_change(original, grey01 - small01).double()
+    wanted = (original.float() @ mixed)[..., None].double()
+    detail = original - resize(resize(original, (40, 40)), (160, 160), by="bilinear").double()
+    # The original's detail is 15 levels strong.
+    assert detail.abs().mean() > 12
+    assert (result - result.mean(2, keepdim=True)).abs().mean() < 1.5
+    assert (result - wanted).abs().mean() < 2
+
+
 def slope(small, changed, reach):
     """The gain as `add_change` has it, in float64, pixel by pixel."""
     height, width = small.shape[1:]
     wide = [functional.pad(x[None], (reach,) * 4, mode="replicate")[0] for x in (small, changed)]
-    found = torch.zeros_like(small)
+    found = torch.zeros(height, width, 3, 3).double()
     for y in range(height):
         for x in range(width):
             before, after = (
                 part[:, y : y + 2 * reach + 1, x : x + 2 * reach + 1].flatten(1) for part in wide
             )
             ratio = (after.mean(1) / before.mean(1).clamp(min=0.02)).clamp(0, 1)
-            variance = before.var(1, correction=0)
-            covariance = ((before - before.mean(1, True)) * (after - after.mean(1, True))).mean(1)
-            found[:, y, x] = (covariance + 1e-3 * ratio) / (variance + 1e-3)
-    return found.clamp(-2, 2)
+            both = torch.cat([before, after]).cov(correction=0)
+            wanted, known = both[3:, :3] + 1e-3 * ratio.diag(), both[:3, :3] + 1e-3 * torch.eye(3)
+            found[y, x] = wanted @ known.inverse()
+    return found.clamp(-2, 2).flatten(2).movedim(2, 0)
 
 
 @pytest.mark.parametrize(("size", "reach"), [((300, 60), 8), ((70, 66), 8), ((90, 40), 3)])
@@ -158,7 +174,8 @@ def test_detail_takes_the_gain_around_it_in_all_strips_of_rows(size, reach):
         return up.movedim(0, 2)
 
     detail = original.double() - 255 * grown(small)
-    wanted = original.double() + 255 * grown(change) + (grown(gain) - 1) * detail
+    more = grown(gain).unflatten(-1, (3, 3)) - torch.eye(3)
+    wanted = original.double() + 255 * grown(change) + (more @ detail[..., None])[..., 0]
     result = add_change(original, change.float())
     # Half a level of rounding, and what float32 loses.
     assert (result.double() - wanted.clamp(0, 255)).abs().max() < 0.6
