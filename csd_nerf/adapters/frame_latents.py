@@ -60,23 +60,25 @@ def decoded_frames(
     decoder: Decoder,
     latent: Float[Tensor, "n c h w"],
     source: Float[Tensor, "n c h w"] | None = None,
-) -> Iterator[tuple[UInt8[Tensor, "h w 3"], Float[Tensor, "3 h w"] | None]]:
+) -> Iterator[tuple[UInt8[Tensor, "h w 3"], Float[Tensor, "2 3 h w"] | None]]:
     """Decode frames in order, some at a time.
 
     Args:
         decoder: The decoder.
         latent: Latents of the edited frames.
-        source: Latents of their sources, if their changes are wanted.
+        source: Latents of their sources, if those are wanted too.
 
     Yields:
-        Each frame, and the difference of the frame and its decoded source, both in [0, 1].
+        Each frame, and a pair of images in [0, 1]: its decoded source and the frame.
     """
     trips = itertools.repeat(None) if source is None else decoder.stream(source)
     # Both streams yield as many frames at a time. `trips` may have no end.
     for image01, trip01 in zip(decoder.stream(latent), trips, strict=False):
         frames = to_bytes(image01).cpu()
-        changes = [None] * len(frames) if trip01 is None else (image01 - trip01).cpu()
-        yield from zip(frames, changes, strict=True)
+        pairs = [None] * len(frames)
+        if trip01 is not None:
+            pairs = torch.stack([trip01, image01], dim=1).cpu()
+        yield from zip(frames, pairs, strict=True)
 
 
 @dataclass(frozen=True)

@@ -171,9 +171,11 @@ def _decode(
     if plan.keeps_detail:
         # In the same tiles, so that their errors cancel, such as those at the picture's edges,
         # beyond which convolutions see zeros.
-        change = (result.short() - decoded(source, "decode the source")).movedim(2, 0)
-        change = plan.cropped(change, cell=plan.prior.cell_size)
-        result = add_change(original, change.half() / 255, wrap=wrap)
+        before01, after01 = (
+            plan.cropped(pixels.movedim(2, 0), cell=plan.prior.cell_size).half() / 255
+            for pixels in (decoded(source, "decode the source"), result)
+        )
+        result = add_change(original, before01, after01, wrap=wrap)
     else:
         result = resize(result, (original.shape[0], original.shape[1]), wrap=wrap)
     inside = plan.prompts.inside

@@ -234,8 +234,8 @@ class _Work:
             if place not in changed:
                 yield number, picture.read()
                 continue
-            (frame, change), original = next(frames), picture.read()
-            result = resize(frame, picture.size) if change is None else add_change(original, change)
+            (frame, pair), original = next(frames), picture.read()
+            result = resize(frame, picture.size) if pair is None else add_change(original, *pair)
             if self.masks is not None:
                 result = keep_outside(original, result, self.masks[number].inside)
             yield number, result

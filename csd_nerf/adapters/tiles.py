@@ -24,8 +24,9 @@ from csd_nerf.priors.base import Prior
 ENCODE_MARGIN = 3
 """Width in cells of the margin that is discarded when encoding. With it, the bundled prior's
 latents of a photograph jump by 0.01 between tiles, without it by 0.15."""
-DECODE_MARGIN = 1
-"""The same when decoding, where padding has less effect and overlap costs more time."""
+DECODE_MARGIN = 3
+"""The same when decoding. With it, the flat sky of a panorama at night has columns of 24 to 29
+levels; with a margin of 1, which saves a fifth of the decoding's time, of 23 to 34."""
 TILES_PER_CALL = 4
 """Largest number of tiles per call; an autoencoder needs far more memory per image than a U-Net."""
 SAMPLE_PIXELS = 2**20

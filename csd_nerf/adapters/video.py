@@ -215,8 +215,8 @@ def _finished(
         if number not in edited:
             yield original
             continue
-        frame, change = next(decoded)
-        result = resize(frame, size) if change is None else add_change(original, change)
+        frame, pair = next(decoded)
+        result = resize(frame, size) if pair is None else add_change(original, *pair)
         if masks is not None:
             result = masks.keep_outside(number, original, result)
         yield result

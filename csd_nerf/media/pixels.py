@@ -77,81 +77,85 @@ def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[
 
 
 def add_change(
-    original: UInt8[Tensor, "H W 3"], change: Float[Tensor, "3 h w"], *, wrap: bool = False
+    original: UInt8[Tensor, "H W 3"],
+    before01: Float[Tensor, "3 h w"],
+    after01: Float[Tensor, "3 h w"],
+    *,
+    wrap: bool = False,
 ) -> UInt8[Tensor, "H W 3"]:
     """Apply a change, made at another size, to the original, which keeps its fine detail.
 
-    With the original s at the change's size, the result is up(s + change) + up(G) (original -
-    up(s)). The matrix G says how the change treats contrasts, so that detail is darkened with what
-    it lies on, and loses its colour where that does: where the contrasts of s + change are those of
-    s, G is the identity, and the change is simply added. See `_gain`. The filter is bicubic with
-    antialiasing. Some rows are done at a time, so that large pictures need little memory.
+    The result is up(after) + up(G) (original - up(before)). The matrix G says how the change treats
+    contrasts, so that detail is darkened with what it lies on, and loses its colour where that
+    does: where the contrasts of both are the same, G is the identity, and their difference is
+    simply added. See `_gain`. The filter is bicubic with antialiasing. Some rows are done at a
+    time, so that large pictures need little memory.
 
     Args:
         original: The picture, on the CPU.
-        change: Difference of two images in [0, 1], of any size: the edit less the original as the
-            prior's encoder and decoder return it, so that their errors cancel.
+        before01: The original as the prior's encoder and decoder return it, of any size. What they
+            lose of it is detail, and their errors cancel.
+        after01: The edit, decoded likewise.
         wrap: Whether the left and right edges meet.
 
     Raises:
-        FloatingPointError: If a value of the change is NaN or infinite.
+        FloatingPointError: If a value is NaN or infinite.
     """
-    _check_finite(change)
-    (height, width), (rows, columns) = original.shape[:2], change.shape[1:]
+    for image01 in (before01, after01):
+        _check_finite(image01)
+    (height, width), (rows, columns) = original.shape[:2], after01.shape[1:]
     # The filter reaches 2 pixels of the smaller picture.
     reach, across = (
         math.ceil(2 * max(1, have / want)) + 1 for have, want in ((rows, height), (columns, width))
     )
     beyond = across if wrap else 0
     at = torch.arange(-beyond, columns + beyond) % columns
-    small = resize(original, (rows, columns), wrap=wrap, by="box")
     result = torch.empty_like(original)
     for top in range(0, height, _ROWS):
         bottom = min(top + _ROWS, height)
         low, high = top * rows / height, bottom * rows / height
         first = max(0, math.floor(low) - reach)
-        strip = _maps(small, change, (first, math.ceil(high) + reach), wrap=wrap)[:, :, at]
+        strip = _maps(before01, after01, (first, math.ceil(high) + reach), wrap=wrap)[:, :, at]
         box = (beyond, low - first, beyond + columns, high - first)
         size = (width, bottom - top)
         parts = [
             np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC, box=box))
             for channel in strip.numpy()
         ]
-        added, coarse, gain = torch.from_numpy(np.stack(parts, axis=-1)).split((3, 3, 9), dim=-1)
-        fine = original[top:bottom].float()
+        before, after, gain = torch.from_numpy(np.stack(parts, axis=-1)).split((3, 3, 9), dim=-1)
+        detail = original[top:bottom].float() - 255 * before
+        # With the identity apart, nothing is rounded where there is no change.
         more = gain.unflatten(-1, (3, 3)) - torch.eye(3)
-        detail = torch.einsum("hwij,hwj->hwi", more, fine - 255 * coarse)
-        whole = fine + 255 * added + detail
-        result[top:bottom] = whole.round().clamp(0, 255).byte()
+        scaled = detail + torch.einsum("hwij,hwj->hwi", more, detail)
+        result[top:bottom] = (255 * after + scaled).round().clamp(0, 255).byte()
     return result
 
 
 def _maps(
-    small: UInt8[Tensor, "h w 3"],
-    change: Float[Tensor, "3 h w"],
+    before01: Float[Tensor, "3 h w"],
+    after01: Float[Tensor, "3 h w"],
     rows: tuple[int, int],
     *,
     wrap: bool,
 ) -> Float[Tensor, "15 _ w"]:
-    """Of some rows the change, the picture in [0, 1], and the rows of the gain."""
-    height, width = small.shape[:2]
+    """Of some rows both images and the rows of the gain, on the CPU."""
+    height, width = before01.shape[1:]
     reach = min(_GAIN_REACH, (min(height, width) - 1) // 2)
     first, last = rows[0], min(rows[1], height)
     low, high = max(0, first - reach), min(height, last + reach)
-    small01 = small[low:high].movedim(2, 0) / 255
-    part = change[:, low:high].float().cpu()
-    maps = torch.cat([part, small01, _gain(small01, part, reach, wrap=wrap)])
+    before, after = (image01[:, low:high].float().cpu() for image01 in (before01, after01))
+    maps = torch.cat([before, after, _gain(before, after, reach, wrap=wrap)])
     return maps[:, first - low : last - low]
 
 
 def _gain(
-    small01: Float[Tensor, "3 h w"], change: Float[Tensor, "3 h w"], reach: int, *, wrap: bool
+    before01: Float[Tensor, "3 h w"], after01: Float[Tensor, "3 h w"], reach: int, *, wrap: bool
 ) -> Float[Tensor, "9 h w"]:
-    """The matrix that a change multiplies the contrasts of a picture with, around each pixel.
+    """The matrix that a change multiplies the contrasts of an image with, around each pixel.
 
-    It is the slope of the regression of the changed picture on the picture, all colours on all, as
-    in a guided filter (He et al. 2013). Where there is no contrast, it tends to the ratio of the
-    means, at most 1, of each colour by itself.
+    It is the slope of the regression of the image after on that before, all colours on all, as in a
+    guided filter (He et al. 2013). Where there is no contrast, it tends to the ratio of the means,
+    at most 1, of each colour by itself.
     """
     around = (reach, reach, 0, 0), (0, 0, reach, reach)
 
@@ -160,19 +164,17 @@ def _gain(
         padded = functional.pad(wide, around[1], mode="replicate")
         return functional.avg_pool2d(padded, 2 * reach + 1, stride=1)[0]
 
-    def covariance(first: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w 3 3"]:
-        """Of each of these with each colour of the picture."""
-        products = (first[:, None] * small01).flatten(0, 1)
-        found = mean(products) - (mean(first)[:, None] * before).flatten(0, 1)
+    def covariance(image01: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w 3 3"]:
+        """Of each of its colours with each colour of the image before."""
+        products = (image01[:, None] * before01).flatten(0, 1)
+        found = mean(products) - (mean(image01)[:, None] * before).flatten(0, 1)
         return found.unflatten(0, (3, 3)).movedim((0, 1), (2, 3))
 
-    before = mean(small01)
-    changed = small01 + change
-    after = mean(changed)
+    before, after = mean(before01), mean(after01)
     ratio = (after / before.clamp(min=0.02)).clamp(0, 1)
     ratio = torch.where(after == before, 1.0, ratio)
-    wanted = covariance(changed) + _FLAT * torch.diag_embed(ratio.movedim(0, 2))
-    known = covariance(small01) + _FLAT * torch.eye(3)
+    wanted = covariance(after01) + _FLAT * torch.diag_embed(ratio.movedim(0, 2))
+    known = covariance(before01) + _FLAT * torch.eye(3)
     # wanted known^-1, and known is symmetric.
     gain = torch.linalg.solve(known, wanted.mT).mT
     return gain.clamp(-2, 2).flatten(2).movedim(2, 0)

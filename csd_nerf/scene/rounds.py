@@ -91,14 +91,14 @@ def finish_image(
         edited01: The edit at the prior's size.
         photograph01: The photograph in full size.
         round_trip01: The photograph after the prior's encoder and decoder, at the edit's size. If
-            given, the difference edited01 - round_trip01 is resized and added to the photograph,
-            which keeps its fine detail. If None, the edit itself is resized.
+            given, what changed is applied to the photograph, which keeps its fine detail; see
+            `add_change`. If None, the edit itself is resized.
     """
     if round_trip01 is None:
         size = (photograph01.shape[1], photograph01.shape[2])
         return to_bytes(resize01(edited01[None], size)[0])
     original = to_bytes(photograph01)
-    return add_change(original.cpu(), edited01 - round_trip01).to(original.device)
+    return add_change(original.cpu(), round_trip01, edited01).to(original.device)
 
 
 def _kept_outside(

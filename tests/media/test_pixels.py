@@ -98,11 +98,11 @@ def test_images_in_0_1_are_resized_as_pillow_does_it(size):
 
 @pytest.mark.parametrize("size", [(601, 50), (300, 31), (20, 23), (9, 7)])
 def test_a_constant_change_is_added_and_the_strips_of_rows_fit_together(size):
-    original = noise(*size)
-    change = torch.tensor([0.1, 0.0, 0.2])[:, None, None].expand(3, 20, 23)
-    result = add_change(original // 2, change).double()
-    wanted = (original // 2).double() + 255 * torch.tensor([0.1, 0, 0.2]).double()
-    assert (result - wanted).abs().max() < 0.52
+    original = noise(*size) // 2
+    before01 = torch.rand(3, 20, 23, generator=torch.Generator().manual_seed(0)) / 2
+    offset = torch.tensor([0.1, 0.0, 0.2])
+    result = add_change(original, before01, before01 + offset[:, None, None]).double()
+    assert (result - (original.double() + 255 * offset.double())).abs().max() < 0.52
 
 
 @pytest.mark.parametrize("factor", [0.25, -1.0])
@@ -112,7 +112,7 @@ def test_detail_is_scaled_as_contrasts_are(factor):
     original = (smooth.float() * 0.7 + 30 * torch.rand(160, 160, 1)).byte()
     offset = 0.0 if factor > 0 else 1.0
     small01 = resize(original, (40, 40), by="box").movedim(2, 0) / 255
-    result = add_change(original, factor * small01 + offset - small01)
+    result = add_change(original, small01, factor * small01 + offset)
     wanted = factor * original.double() + 255 * offset
     plain = resize(to_bytes(factor * small01 + offset), (160, 160), by="bilinear")
 
@@ -134,7 +134,7 @@ def test_detail_loses_its_colour_where_the_picture_does():
     mixed = torch.tensor([0.3, 0.6, 0.1])
     small01 = resize(original, (40, 40), by="box").movedim(2, 0) / 255
     grey01 = torch.einsum("c,chw->hw", mixed, small01).expand(3, -1, -1)
-    result = add_change(original, grey01 - small01).double()
+    result = add_change(original, small01, grey01).double()
     wanted = (original.float() @ mixed)[..., None].double()
     detail = original - resize(resize(original, (40, 40)), (160, 160), by="bilinear").double()
     # The original's detail is 15 levels strong.
@@ -162,48 +162,56 @@ def slope(small, changed, reach):
 
 @pytest.mark.parametrize(("size", "reach"), [((300, 60), 8), ((70, 66), 8), ((90, 40), 3)])
 def test_detail_takes_the_gain_around_it_in_all_strips_of_rows(size, reach):
-    """The definition: up(s + change) + up(g) (original - up(s)), all rows at once."""
+    """The definition: up(after) + up(G) (original - up(before)), all rows at once."""
     original = noise(*size)
     grid = (20, 23) if reach == 8 else (30, 8)
+    # Not quite the original: an autoencoder loses some of it.
     small = resize(original, grid, by="box").movedim(2, 0).double() / 255
-    change = torch.randn(3, *grid, generator=torch.Generator().manual_seed(1)).double() / 10
-    gain = slope(small, small + change, reach)
+    generator = torch.Generator().manual_seed(1)
+    before, after = (
+        small + torch.randn(3, *grid, generator=generator).double() / 10 for _ in range(2)
+    )
+    gain = slope(before, after, reach)
 
     def grown(values):
         up = functional.interpolate(values[None], size, mode="bicubic", antialias=True)[0]
         return up.movedim(0, 2)
 
-    detail = original.double() - 255 * grown(small)
-    more = grown(gain).unflatten(-1, (3, 3)) - torch.eye(3)
-    wanted = original.double() + 255 * grown(change) + (more @ detail[..., None])[..., 0]
-    result = add_change(original, change.float())
+    detail = original.double() - 255 * grown(before)
+    wanted = 255 * grown(after) + (grown(gain).unflatten(-1, (3, 3)) @ detail[..., None])[..., 0]
+    result = add_change(original, before.float(), after.float())
     # Half a level of rounding, and what float32 loses.
     assert (result.double() - wanted.clamp(0, 255)).abs().max() < 0.6
 
 
 def test_a_change_goes_on_across_the_edges_that_meet():
     original = torch.full((30, 60, 3), 100, dtype=torch.uint8)
-    change = torch.randn(3, 10, 20, generator=torch.Generator().manual_seed(0)) / 4
-    result = add_change(original, change, wrap=True)
-    turned = add_change(original, change.roll(6, 2), wrap=True)
+    before = torch.full((3, 10, 20), 100 / 255)
+    after = before + torch.randn(3, 10, 20, generator=torch.Generator().manual_seed(0)) / 4
+    result = add_change(original, before, after, wrap=True)
+    turned = add_change(original, before, after.roll(6, 2), wrap=True)
     assert torch.equal(turned, result.roll(18, 1))
-    assert not torch.equal(add_change(original, change.roll(6, 2)), result.roll(18, 1))
+    assert not torch.equal(add_change(original, before, after.roll(6, 2)), result.roll(18, 1))
 
 
 def test_detail_takes_the_gain_of_what_lies_across_the_edges_that_meet():
-    original = noise(30, 60)
-    change = torch.randn(3, 10, 20, generator=torch.Generator().manual_seed(0)) / 4
-    result = add_change(original, change, wrap=True)
-    turned = add_change(original.roll(18, 1), change.roll(6, 2), wrap=True)
+    original, generator = noise(30, 60), torch.Generator().manual_seed(0)
+    before, after = torch.rand(2, 3, 10, 20, generator=generator)
+    result = add_change(original, before, after, wrap=True)
+    turned = add_change(original.roll(18, 1), before.roll(6, 2), after.roll(6, 2), wrap=True)
     assert (turned.short() - result.roll(18, 1)).abs().max() <= 1
 
 
 @pytest.mark.parametrize("levels", [256, 6])
 def test_no_change_leaves_the_very_bytes(levels):
     original = torch.randint(0, levels, (40, 30, 3), dtype=torch.uint8)
-    assert torch.equal(add_change(original, torch.zeros(3, 10, 8)), original)
+    for before in (torch.rand(3, 10, 8), torch.rand(3, 10, 8) / 100):
+        assert torch.equal(add_change(original, before, before), original)
 
 
 def test_a_change_that_is_not_finite_is_refused():
+    black = torch.zeros(4, 4, 3, dtype=torch.uint8)
     with pytest.raises(FloatingPointError, match="Images need to be finite"):
-        add_change(torch.zeros(4, 4, 3, dtype=torch.uint8), torch.full((3, 2, 2), torch.nan))
+        add_change(black, torch.zeros(3, 2, 2), torch.full((3, 2, 2), torch.nan))
+    with pytest.raises(FloatingPointError, match="Images need to be finite"):
+        add_change(black, torch.full((3, 2, 2), torch.inf), torch.zeros(3, 2, 2))
