@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 _TIMEOUT_SECONDS = 10.0
+_NO_NETWORK = (
+    *("ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout"),
+    *("OfflineModeIsEnabled", "ProxyError", "SSLError", "Timeout"),
+)
+"""Names of the errors of the hub's clients that say nothing of the repository."""
 
 
 class HubError(OSError):
@@ -51,9 +56,10 @@ def list_files(repo: str) -> dict[str, int]:
     # can't be had.
     except Exception as error:
         kind = type(error).__name__
-        failure = HubError(
-            f"it is no folder, it is not in the hub's cache, and the hub does not give it ({kind})"
-        )
+        hub = f"does not give it ({kind})"
+        if kind in _NO_NETWORK:
+            hub = f"can't be reached ({kind}; check the network and its proxy)"
+        failure = HubError(f"it is no folder, it is not in the hub's cache, and the hub {hub}")
         failure.needs_licence = kind == "GatedRepoError"
         raise failure from None
     return {file.rfilename: file.size or 0 for file in info.siblings or []}

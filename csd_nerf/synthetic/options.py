@@ -73,12 +73,12 @@ _SIZES: dict[SampleKind, int] = {"scene": 128, "panorama": 2048, "video": 256, "
 _SEEDS: dict[SampleKind, int] = {"scene": 21, "panorama": 6, "video": 21, "capture": 14}
 _NEXT: dict[SampleKind, str] = {
     "scene": (
-        'ns-train csd-edit-splat-tiny --data {folder} --pipeline.prompt "make it sunset"\n'
+        'ns-train csd-edit-splat-tiny --data {folder} --prompt "make it sunset"\n'
         "  (with a GPU and the weights of InstructPix2Pix: ns-train csd-edit --data {folder} ...)"
     ),
     "panorama": (
-        "csd-nerf panorama {folder}/panorama.png --wrap --preset tiny --size 1024 "
-        '--prompt "make it night" --output {folder}/night.png'
+        "csd-nerf panorama {folder}/panorama.png --wrap --preset tiny --size 512 "
+        '--prompt "make it sunset" --output {folder}/sunset.png'
     ),
     "video": (
         'csd-nerf video {folder}/video.mp4 --preset tiny --prompt "turn it into a blueprint" '

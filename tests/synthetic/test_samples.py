@@ -47,7 +47,7 @@ def test_a_seed_decides_a_sample_and_its_next_command_parses(kind, tmp_path, cap
     program, command, *words = shlex.split(told.splitlines()[1])
     assert any(Path(word.split("=")[-1]).is_relative_to(first) for word in words)
     existing = [word for word in words if word.startswith(str(first)) and "sunset" not in word]
-    outputs = {"night.png", "blueprint.mp4"}
+    outputs = {"sunset.png", "blueprint.mp4"}
     assert all(Path(word).exists() or Path(word).name in outputs for word in existing)
     if program == "csd-nerf":
         assert command in cli.COMMANDS

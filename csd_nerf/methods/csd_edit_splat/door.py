@@ -102,7 +102,10 @@ def edit_splat(settings: SplatSettings) -> None:
     splats = following / PLY_FOLDER
     with written_whole(settings.output) as temporary:
         shutil.copy(splats / "edited.ply", temporary)
-    print(f"Wrote {settings.output}; {splats} has before_after.ply too.")
+    print(
+        f"Wrote {settings.output}; {splats} has before_after.ply too. Look at the views of each "
+        f"round in {following / 'rounds'}, and at the splats in any viewer of .ply."
+    )
 
 
 def _check_results(settings: SplatSettings) -> None:
