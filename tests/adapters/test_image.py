@@ -369,7 +369,7 @@ def test_looks_with_the_bundled_prior_keep_the_pictures_detail_unless_told_other
     def fine(one: Tensor) -> Tensor:
         return one[:-1].float() - one[1:].float()
 
-    assert np.corrcoef(fine(kept[0]).ravel(), fine(pictures[0]).ravel())[0, 1] > 0.9
+    assert np.corrcoef(fine(kept[0]).ravel(), fine(pictures[0]).ravel())[0, 1] > 0.8
     assert np.corrcoef(fine(plain[0]).ravel(), fine(pictures[0]).ravel())[0, 1] < 0.5
     assert kept[0].float().mean() == pytest.approx(float(plain[0].float().mean()), abs=12)
     _, facts = edited(tiny, pictures, options(prompt="a thing nobody knows"))
