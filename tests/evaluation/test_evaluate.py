@@ -318,7 +318,8 @@ def test_mistakes_are_told_in_a_line(tmp_path, capsys, offline, options, message
     save(tmp_path / "source.png", np.full((16, 32, 3), 100))
     save(tmp_path / "edited.png", np.full((16, 32, 3), 150))
     save_frames(tmp_path / "three", [1, 2, 3])
-    base = "--source TMP/source.png --edited TMP/edited.png --output TMP/r.json"
+    edited = "" if "--edited " in options else "--edited TMP/edited.png"
+    base = f"--source TMP/source.png {edited} --output TMP/r.json"
     given = f"evaluate {base} {options}".replace("TMP", str(tmp_path)).split()
     with pytest.raises(SystemExit) as stop:
         cli.main(given)

@@ -33,7 +33,8 @@ def run(data, tmp_path, capsys):
     def run(*words: object, output: str = "out") -> tuple[int, str]:
         """Exit code and what went to stderr."""
         code = 0
-        given = ["preview", "--data", data, "--output", tmp_path / output, *QUICK, *words]
+        usual = [] if "--data" in words else ["--data", data]
+        given = ["preview", *usual, "--output", tmp_path / output, *QUICK, *words]
         try:
             cli.main([str(word) for word in given])
         except SystemExit as stop:
