@@ -1,9 +1,9 @@
 """Edits a picture of any size through overlapping windows of the prior's size.
 
 The picture is resized to a multiple of the prior's grid and encoded in tiles. Its latent is edited,
-decoded in tiles, and resized back; where only the change is enlarged, the picture is edited with
-mirrored margins, which are cut off. The paper's method and its baselines differ only in how the
-latent is edited.
+decoded in tiles, and resized back; where fine detail is kept, the picture is edited with mirrored
+margins, which are cut off, and what changed is applied to the original. The paper's method and its
+baselines differ only in how the latent is edited.
 """
 
 from __future__ import annotations

@@ -164,17 +164,19 @@ def _gain(
         padded = functional.pad(wide, around[1], mode="replicate")
         return functional.avg_pool2d(padded, 2 * reach + 1, stride=1)[0]
 
-    def covariance(image01: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w 3 3"]:
-        """Of each of its colours with each colour of the image before."""
-        products = (image01[:, None] * before01).flatten(0, 1)
-        found = mean(products) - (mean(image01)[:, None] * before).flatten(0, 1)
-        return found.unflatten(0, (3, 3)).movedim((0, 1), (2, 3))
-
     before, after = mean(before01), mean(after01)
+
+    def covariance(
+        image01: Float[Tensor, "3 h w"], mean01: Float[Tensor, "3 h w"]
+    ) -> Float[Tensor, "h w 3 3"]:
+        """Of each colour of an image, with its mean, with each colour of the image before."""
+        products = mean((image01[:, None] * before01).flatten(0, 1)).unflatten(0, (3, 3))
+        return (products - mean01[:, None] * before).movedim((0, 1), (2, 3))
+
     ratio = (after / before.clamp(min=0.02)).clamp(0, 1)
     ratio = torch.where(after == before, 1.0, ratio)
-    wanted = covariance(after01) + _FLAT * torch.diag_embed(ratio.movedim(0, 2))
-    known = covariance(before01) + _FLAT * torch.eye(3)
+    wanted = covariance(after01, after) + _FLAT * torch.diag_embed(ratio.movedim(0, 2))
+    known = covariance(before01, before) + _FLAT * torch.eye(3)
     # wanted known^-1, and known is symmetric.
     gain = torch.linalg.solve(known, wanted.mT).mT
     return gain.clamp(-2, 2).flatten(2).movedim(2, 0)

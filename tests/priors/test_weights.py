@@ -42,6 +42,7 @@ def test_an_unreachable_hub_ends_in_one_line_after_one_request(attempt, empty_ca
     assert "--pipeline" not in message
     assert "--prior" not in message
     assert isinstance(error.value, OSError)
+    assert "the hub can't be reached (ConnectionError; check the network and its proxy)" in message
     assert len(no_hub) == 1
     assert no_hub[0]["timeout"] <= 10
 

@@ -372,33 +372,34 @@ def test_the_box_and_the_region_follow_each_other(opened):
     assert page.part("Region")["value"] == "0.1,0,0,0.6,0.01,0.3"
 
 
-def test_the_handle_of_a_corner_is_beside_that_of_the_centre(opened):
+STILL = {"wxyz": (1.0, 0.0, 0.0, 0.0), "type": "TransformControlsUpdateMessage"}
+CORNER = ("SetPositionMessage", "/edit_region/corner")
+
+
+def show_cube(opened, edge):
+    """Show a cube from the origin to a user who sees it along its diagonal, roughly."""
     page = opened.page
     opened_id(opened)
     page.send(**{**VIEW, "position": (30.0, 30.0, 20.0), "look_at": (0.0, 0.0, 0.0)})
-    page.set("Region", "0,0,0,0.2,0.2,0.2")
+    page.set("Region", f"0,0,0,{edge},{edge},{edge}")
     page.set("Region box", True)
-    corner = ("SetPositionMessage", "/edit_region/corner")
-    page.until(lambda: page.nodes.get(corner, {}).get("position") == [0.0, 2.0, 2.0])
-    still = {"wxyz": (1.0, 0.0, 0.0, 0.0), "type": "TransformControlsUpdateMessage"}
-    page.send(**still, name="/edit_region/corner", position=(-1.0, 3.0, 4.0))
+    page.until(lambda: page.nodes.get(CORNER, {}).get("position") == [0.0, 10 * edge, 10 * edge])
+    return page
+
+
+def test_the_handle_of_a_corner_is_beside_that_of_the_centre(opened):
+    page = show_cube(opened, 0.2)
+    page.send(**STILL, name="/edit_region/corner", position=(-1.0, 3.0, 4.0))
     page.until(lambda: page.part("Region")["value"] == "-0.1,0,0,0.2,0.3,0.4")
     # Beyond the opposite corner it can't get.
-    page.send(**still, name="/edit_region/corner", position=(5.0, -1.0, 4.0))
+    page.send(**STILL, name="/edit_region/corner", position=(5.0, -1.0, 4.0))
     page.until(lambda: page.part("Region")["value"] == "0.19,0,0,0.2,0.01,0.4")
 
 
 def test_the_handle_of_a_corner_goes_with_a_box_that_is_moved(opened):
-    page = opened.page
-    opened_id(opened)
-    page.send(**{**VIEW, "position": (30.0, 30.0, 20.0), "look_at": (0.0, 0.0, 0.0)})
-    page.set("Region", "0,0,0,0.3,0.3,0.3")
-    page.set("Region box", True)
-    corner = ("SetPositionMessage", "/edit_region/corner")
-    page.until(lambda: page.nodes.get(corner, {}).get("position") == [0.0, 3.0, 3.0])
-    still = {"wxyz": (1.0, 0.0, 0.0, 0.0), "type": "TransformControlsUpdateMessage"}
-    page.send(**still, name="/edit_region/centre", position=(3.5, 1.5, 1.5))
-    page.until(lambda: page.nodes[corner]["position"] == pytest.approx([2.0, 3.0, 3.0]))
+    page = show_cube(opened, 0.3)
+    page.send(**STILL, name="/edit_region/centre", position=(3.5, 1.5, 1.5))
+    page.until(lambda: page.nodes[CORNER]["position"] == pytest.approx([2.0, 3.0, 3.0]))
 
 
 def test_the_corner_of_the_handle_is_chosen_from_where_the_camera_is_in_the_scene(opened):

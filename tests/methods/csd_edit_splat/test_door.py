@@ -258,6 +258,8 @@ def test_a_file_becomes_an_edited_file(trained, splat_data, tmp_path, capsys, wi
     assert float((change * swapped).sum()) > 0
     edit = run / "edit/csd-edit-splat-tiny/001"
     assert (edit / "splats/edited.ply").read_bytes() == output.read_bytes()
+    assert f"Look at the views of each round in {edit / 'rounds'}," in told.out
+    assert list((edit / "rounds").glob("*.png"))
     model = read_run_config(edit / "config.yml").pipeline.model
     wanted = ("white", "antialiased", 1) if with_images else ("black", "classic", 1)
     assert (model.background_color, model.rasterize_mode, model.sh_degree) == wanted
