@@ -14,15 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from csd_nerf.core.bank import SourceBank
 from csd_nerf.core.canvas import Canvas, ImageStack
 from csd_nerf.core.finite import FiniteWatch, require_finite
 from csd_nerf.core.mixing import Mixer, SettingsMixer
+from csd_nerf.core.movement import Movement
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
 from csd_nerf.core.rows import Rows
@@ -46,7 +49,8 @@ Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 __all__ = ["EditResult", "EditSettings", "edit", "edit_images"]
 
 CHECK_EVERY = 10
-"""Iterations between two checks that all gradients were finite; a check waits for the device."""
+"""Iterations between two checks that all gradients were finite, and that the edit still moves; a
+check waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,16 @@ class EditResult:
     """Number of model evaluations: one per particle, guidance branch and iteration."""
     seconds: float
     """Wall-clock seconds of the optimisation, without encoding and decoding."""
+
+
+class Done(NamedTuple):
+    """What a call of `edit` did."""
+
+    evaluations: int
+    """Number of model evaluations."""
+    iterations: int
+    """Number of iterations, with those that were done before the call. It is less than that of the
+    settings if the edit ended by `EditSettings.stop_below`."""
 
 
 @torch.no_grad()
@@ -142,7 +156,7 @@ def edit_images(
         )
     stack = ImageStack(start, source, image_rows, settings.batch_size, editable=editable)
     began = perf_counter()
-    evaluations = edit(
+    done = edit(
         prior,
         stack,
         prompts=[prompt] if isinstance(prompt, str) else prompt,
@@ -159,7 +173,7 @@ def edit_images(
     seconds = perf_counter() - began
     image01 = decode()
     require_finite(image01, "Decoded images")
-    return EditResult(image01, stack.latent, source, evaluations, seconds)
+    return EditResult(image01, stack.latent, source, done.evaluations, seconds)
 
 
 @torch.no_grad()
@@ -175,10 +189,11 @@ def edit(
     settings: EditSettings,
     randomness: Randomness,
     mixer: Mixer | None = None,
+    bank_seed: int | None = None,
     done: int = 0,
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
-) -> int:
+) -> Done:
     """Optimise the latents of a canvas in place.
 
     Args:
@@ -194,12 +209,15 @@ def edit(
         settings: Options of the optimisation. `batch_size` is ignored: the canvas draws batches.
         randomness: Source of each iteration's batch, timestep and noise, in this order.
         mixer: How particles share their residuals; None takes the `mixing` of the settings.
+        bank_seed: Decides the pairs of `EditSettings.source_bank`; an edit that resumes needs that
+            of its beginning. None draws one.
         done: Number of iterations that an interrupted edit has done already.
         progress: Label of a progress bar on stderr; None means no bar.
-        after_step: Called after each iteration with the number done and their total.
+        after_step: Called after each iteration with the number done and their total. If the edit
+            ends early, it is told of the total at last.
 
     Returns:
-        Number of model evaluations of this call.
+        What was done.
 
     Raises:
         ValueError: If the weights don't fit, or the prior can't serve the residual.
@@ -232,21 +250,25 @@ def edit(
     bounds = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
     mixer = SettingsMixer(settings, prior.schedule) if mixer is None else mixer
+    bank = _bank(settings, canvas, randomness, bounds=bounds, seed=bank_seed)
+    moves = Movement(canvas.latent, done) if settings.stop_below else None
     evaluations = 0
     total = settings.iterations
     bar = {"desc": progress, "disable": progress is None, "initial": done, "total": total}
 
     def advance(iteration: int, index: Int[Tensor, "n"]) -> int:
         """Move these particles; returns the number of model evaluations."""
-        low, high = _bounds_now(settings, bounds, iteration)
-        timestep = torch.full((len(index),), canvas.draw_timestep(randomness, low, high))
-        noise = canvas.draw_noise(index, randomness, shared=settings.noise == "shared")
+        now = _bounds_now(settings, bounds, iteration)
+        drawn = _draw(canvas, index, randomness, bank, now, shared=settings.noise == "shared")
+        timestep = torch.full((len(index),), drawn.timestep)
         particles = canvas.read(index)
-        own_noise = noise if velocities is None else velocities.own_noise(noise, particles)
+        own_noise = drawn.noise
+        if velocities is not None:
+            own_noise = velocities.own_noise(drawn.noise, particles)
         noisy = add_noise(prior.schedule, particles.latent, own_noise, timestep)
         latents = {"target": noisy}
         if terms.needs_source_latent:
-            latents["source"] = add_noise(prior.schedule, particles.source, noise, timestep)
+            latents["source"] = add_noise(prior.schedule, particles.source, drawn.noise, timestep)
         inputs = ModelInputs(
             latents,
             particles.image_rows,
@@ -254,12 +276,15 @@ def edit(
             shares[index],
             reference_rows,
         )
-        residual, count = weighted_sum(
+        residual, count = _residual(
             prior,
             terms,
             inputs,
             timestep.to(prior.device, non_blocking=True),
-            drawn=own_noise,
+            index=index,
+            drawn=drawn,
+            own_noise=own_noise,
+            bank=bank,
             max_batch=settings.max_batch,
         )
         t = timestep[0]
@@ -278,11 +303,89 @@ def edit(
         index = canvas.draw_batch(randomness)
         if len(index):
             evaluations += advance(iteration, index)
-        if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == total:
+        done, ends = iteration + 1, False
+        if done % CHECK_EVERY == 0 or done == total:
             watch.check(total)
+            ends = moves is not None and moves.step(canvas.latent, done) < settings.stop_below
         if after_step is not None:
-            after_step(iteration + 1, total)
-    return evaluations
+            after_step(total if ends else done, total)
+        if ends:
+            break
+    return Done(evaluations, done)
+
+
+class _Drawn(NamedTuple):
+    """What an iteration draws."""
+
+    timestep: int
+    noise: Float[Tensor, "n c h w"]
+    pair: int | None
+    """Of the bank; None without one."""
+
+
+def _draw(
+    canvas: Canvas,
+    index: Int[Tensor, "n"],
+    randomness: Randomness,
+    bank: SourceBank | None,
+    bounds: tuple[int, int],
+    *,
+    shared: bool,
+) -> _Drawn:
+    """Draw the timestep and the noise of a batch, from the bank if there is one."""
+    if bank is None:
+        timestep = canvas.draw_timestep(randomness, *bounds)
+        return _Drawn(timestep, canvas.draw_noise(index, randomness, shared=shared), None)
+    pair = canvas.draw_timestep(randomness, *bank.within(*bounds))
+    noise = canvas.draw_noise(index, bank.randomness(pair), shared=shared, whole=True)
+    return _Drawn(int(bank.timesteps[pair]), noise, pair)
+
+
+def _bank(
+    settings: EditSettings,
+    canvas: Canvas,
+    randomness: Randomness,
+    *,
+    bounds: tuple[int, int],
+    seed: int | None,
+) -> SourceBank | None:
+    if not settings.source_bank:
+        return None
+    seed = randomness.timestep(0, 2**31 - 1) if seed is None else seed
+    return SourceBank.drawn(settings.source_bank, seed=seed, bounds=bounds, size=canvas.size)
+
+
+def _residual(
+    prior: Prior,
+    terms: Terms,
+    inputs: ModelInputs,
+    timestep: Int[Tensor, "n"],
+    *,
+    index: Int[Tensor, "n"],
+    drawn: _Drawn,
+    own_noise: Float[Tensor, "n c h w"],
+    bank: SourceBank | None,
+    max_batch: int | None,
+) -> tuple[Float[Tensor, "n c h w"], int]:
+    """The residuals of a batch, and the number of model evaluations that they took."""
+    if bank is None:
+        return weighted_sum(prior, terms, inputs, timestep, drawn=own_noise, max_batch=max_batch)
+    assert drawn.pair is not None
+    count, of_noise = 0, terms.sum_of("source")
+    if len(new := bank.missing(drawn.pair, index)):
+        found, count = weighted_sum(
+            prior,
+            terms,
+            inputs.of_particles(new),
+            timestep[: len(new)],
+            max_batch=max_batch,
+            only="source",
+        )
+        bank.keep(drawn.pair, index[new], found - of_noise * drawn.noise[new])
+    residual, more = weighted_sum(
+        prior, terms, inputs, timestep, drawn=own_noise, max_batch=max_batch, only="target"
+    )
+    return residual + (bank.read(drawn.pair, index) + of_noise * drawn.noise), count + more
 
 
 def _pictures(canvas: Canvas, reference_rows: Rows) -> Iterator[Rows]:

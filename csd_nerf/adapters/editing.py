@@ -104,7 +104,7 @@ class EditSession:
         prompt_weights: Float[Tensor, "size k"] | None = None,
         preview: Callable[[], UInt8[Tensor, "h w 3"]],
     ) -> int:
-        """Edit a canvas in place by CSD-Edit or an ablation; returns the number of iterations.
+        """Edit a canvas in place by CSD-Edit or an ablation; returns the iterations that it took.
 
         Args:
             canvas: The canvas to edit.
@@ -124,7 +124,7 @@ class EditSession:
         prompt_weights: Float[Tensor, "size k"] | None = None,
         preview: Callable[[int], UInt8[Tensor, "h w 3"]],
     ) -> list[int]:
-        """Edit canvases in place, one after the other; returns each one's number of iterations.
+        """Edit canvases in place, one after the other; returns the iterations that each took.
 
         Args:
             canvases: The canvases to edit.
@@ -134,10 +134,14 @@ class EditSession:
         """
         settings = [self._settings(canvas) for canvas in canvases]
         counts = [one.iterations for one in settings]
-        done = 0
+        taken, done, bank_seed = list(counts), 0, None
+        if self.values.source_bank:
+            bank_seed = int(torch.randint(2**31, (), generator=self.generator))
         if (saved := self.restored()) is not None:
             for canvas, state in zip(canvases, saved["canvases"], strict=True):
                 canvas.restore(state)
+            # States of earlier versions have neither.
+            bank_seed, taken = saved.get("bank_seed"), saved.get("taken", taken)
             done = saved["done"]
         self.reporter.begin("edit", sum(counts), done=done)
         before = 0
@@ -146,12 +150,16 @@ class EditSession:
             def after_step(now: int, _: int, before: int = before, number: int = number) -> None:
                 self.reporter.tick(
                     before + now,
-                    state=lambda: self.state(canvases=[canvas.state() for canvas in canvases]),
+                    state=lambda: self.state(
+                        canvases=[canvas.state() for canvas in canvases],
+                        bank_seed=bank_seed,
+                        taken=taken,
+                    ),
                     preview=lambda: preview(number),
                 )
 
             if done < before + counts[number]:
-                edit(
+                did = edit(
                     self.prior,
                     canvas,
                     prompts=prompts,
@@ -160,11 +168,13 @@ class EditSession:
                     source_prompt=self.options.source_prompt,
                     settings=settings[number],
                     randomness=SeededRandomness(self.generator),
+                    bank_seed=bank_seed,
                     done=max(0, done - before),
                     after_step=after_step,
                 )
+                taken[number] = did.iterations
             before += counts[number]
-        return counts
+        return taken
 
     def _settings(self, canvas: ImageStack | WindowCanvas) -> EditSettings:
         """The editor's settings.
@@ -189,6 +199,8 @@ class EditSession:
             source_share=values.source_share,
             quantity=values.quantity,
             shift=values.shift,
+            source_bank=values.source_bank,
+            stop_below=values.stop_below,
             mixing=values.mixing,
             residual="sds" if method == "sds" else options.residual,
             noise=values.noise,

@@ -45,6 +45,8 @@ def _unset(metavar: str, default: str = "the preset's") -> Any:
 _TAKEN_BY = {
     "--residual dds": ("csd", "csd-no-stein"),
     "--source-share": ("csd", "csd-no-stein"),
+    "--source-bank": ("csd", "csd-no-stein"),
+    "--stop-below": ("csd", "csd-no-stein", "sds"),
     "--quantity velocity": ("csd", "csd-no-stein"),
     "--mixing": ("csd", "sds"),
     "--t-order": ("csd", "csd-no-stein", "sds"),
@@ -156,6 +158,12 @@ class EditOptions:
     shift: Annotated[float | None, _unset("FLOAT")] = None
     """With --quantity velocity, from 0 to 1: how far the noise of the result follows the edit.
     0: it is the input's. 1: as in FlowEdit."""
+    source_bank: Annotated[int | None, _unset("INT")] = None
+    """Edit with this many pairs of timestep and noise only, and compute the source's estimates once
+    for each, which saves up to two of five evaluations. 0: draw new ones at every iteration."""
+    stop_below: Annotated[float | None, _unset("FLOAT")] = None
+    """End once the mean step over 10 iterations has a rms below this, in latent units.
+    0: do all iterations."""
     noise: Annotated[
         Literal["shared", "independent"] | None,
         _unset("{shared,independent}", "the preset's for the method"),
@@ -256,6 +264,10 @@ class EditOptions:
                 f'{self.source_prompt!r}; give --source-prompt "a photo of ...", and a --prompt '
                 "that describes the result."
             )
+        for name in ("source_bank", "stop_below"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"--{name.replace('_', '-')} can't be negative, got {value}.")
         low, high = self.t_range or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(f"--t-range needs 0 <= low < high <= 1, got {low} {high}.")
@@ -272,6 +284,8 @@ class EditOptions:
         given = {
             "--residual dds": self.residual == "dds",
             "--source-share": self.source_share is not None,
+            "--source-bank": bool(self.source_bank),
+            "--stop-below": bool(self.stop_below),
             "--quantity velocity": self.quantity == "velocity",
             "--mixing": self.mixing is not None,
             "--t-order": self.t_order is not None,

@@ -49,6 +49,8 @@ class Values:
     source_share: float
     quantity: Literal["noise", "velocity"]
     shift: float
+    source_bank: int
+    stop_below: float
     bandwidth: Literal["off-diagonal", "with-diagonal"]
     repulsion: float
     repulsion_scale: Literal["sigma", "one"]
@@ -79,6 +81,8 @@ _FULL = {
     "source_share": 1.0,
     "quantity": "noise",
     "shift": 1.0,
+    "source_bank": 0,
+    "stop_below": 0.0,
     "bandwidth": "off-diagonal",
     "repulsion": 1.0,
     "repulsion_scale": "sigma",

@@ -42,6 +42,9 @@ class Canvas(Protocol):
     in this order.
     """
 
+    latent: Tensor
+    """Clean latents being edited: a stack (n, c, h, w) or one large latent (c, H, W)."""
+
     @property
     def size(self) -> int:
         """Number of particles."""
@@ -75,12 +78,17 @@ class Canvas(Protocol):
         ...
 
     def draw_noise(
-        self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
+        self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool, whole: bool = False
     ) -> Float[Tensor, "n c h w"]:
         """Draw unit Gaussian noise for the current batch.
 
-        If the noise is shared, all images of a stack have the same noise, and windows take their
-        parts of one large field. Otherwise each particle has noise of its own.
+        Args:
+            index: The batch.
+            randomness: Source of the noise.
+            shared: Whether all images of a stack have the same noise, and windows take their parts
+                of one large field. Otherwise each particle has noise of its own.
+            whole: Whether to draw for the whole canvas and to take the batch's part, so that a
+                seed gives a particle the same noise in every batch.
         """
         ...
 
@@ -190,12 +198,13 @@ class ImageStack:
         return {PICTURE: whole[index.to(whole.device)].to(self.device)}
 
     def draw_noise(
-        self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
+        self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool, whole: bool = False
     ) -> Float[Tensor, "n c h w"]:
         """One noise for all (CSD Eq. 8), or one for each image (the authors' release)."""
         shape = self.latent.shape[1:]
         if not shared:
-            return randomness.normal((len(index), *shape)).to(self.device, non_blocking=True)
+            noise = randomness.normal((self.size if whole else len(index), *shape))
+            return (noise[index] if whole else noise).to(self.device, non_blocking=True)
         noise = self._deck.draw_noise(randomness, (1, *shape))
         return noise.to(self.device, non_blocking=True).expand(len(index), *shape)
 

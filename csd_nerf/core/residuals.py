@@ -71,6 +71,10 @@ class Terms:
         own = [estimate for estimate in self.weights if estimate.latent == latent]
         return max(own, key=lambda estimate: (texts.index(estimate.text), estimate.image))
 
+    def sum_of(self, latent: Latent) -> float:
+        """The sum of the weights of all estimates for a latent."""
+        return sum(weight for name, weight in self.weights.items() if name.latent == latent)
+
     @property
     def needs_image(self) -> bool:
         """Whether any estimate is conditioned on the source image."""

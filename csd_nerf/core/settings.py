@@ -87,6 +87,13 @@ class EditSettings:
     repulsion_scale: RepulsionScale = "sigma"
     """Further factor of the repulsion: sigma, which is sigma_t and follows from the scale of the
     score, or one, as Eq. 8 prints it."""
+    source_bank: int = 0
+    """K: the edit has only K pairs of timestep and noise, and the source's estimates are computed
+    once for each and kept, which saves up to two of five evaluations; see `csd_nerf.core.bank`.
+    0 draws timestep and noise anew at every iteration, as in the paper."""
+    stop_below: float = 0.0
+    """The edit ends when its mean step over 10 iterations has a rms below this, in latent units; 0
+    does all iterations, as in the paper."""
     max_batch: int | None = None
     """Largest number of model evaluations, or of images to encode or decode, in one call; None
     means no limit."""
@@ -95,6 +102,9 @@ class EditSettings:
         _check_finite(self)
         check_t_range(self.t_range)
         _check_counts(self, "iterations", "decay_every", "batch_size", "max_batch", "patch_cells")
+        for name in ("source_bank", "stop_below"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} can't be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "decay", "patch_bandwidth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} needs to be positive, got {getattr(self, name)}.")
@@ -102,6 +112,12 @@ class EditSettings:
             raise ValueError(
                 "source_share needs 0 <= source_share <= 1 (0 is SDS, 1 is CSD-Edit), got "
                 f"{self.source_share}."
+            )
+        if self.source_bank and (self.residual == "sds" or self.source_share == 0):
+            raise ValueError(
+                f"source_bank keeps estimates for the source, got {self.source_bank} with the "
+                f"residual {self.residual} and a source_share of {self.source_share:g}, which take "
+                "none; leave it out."
             )
         if not 0 <= self.shift <= 1:
             raise ValueError(f"shift needs 0 <= shift <= 1, got {self.shift}.")

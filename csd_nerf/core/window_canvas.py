@@ -184,15 +184,15 @@ class WindowCanvas:
         return windows.to(self.device, non_blocking=True)
 
     def draw_noise(
-        self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool
+        self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool, whole: bool = False
     ) -> Float[Tensor, "n c h w"]:
         """Crops of one noise field, so that overlapping windows agree, or independent noise."""
         channels = len(self.latent)
         if not shared:
-            noise = randomness.normal((len(index), channels, *self.window))
-            return noise.to(self.device, non_blocking=True)
+            noise = randomness.normal((self.size if whole else len(index), channels, *self.window))
+            return (noise[index] if whole else noise).to(self.device, non_blocking=True)
         cells, place = self._cells(index)
-        if self.drawing == "uniform":
+        if self.drawing == "uniform" and not whole:
             # The field is new for every batch, so only the cells under the windows need noise.
             noise = randomness.normal((channels, len(cells)))
         else:

@@ -84,6 +84,16 @@ class ModelInputs:
     reference_rows: Rows = field(default_factory=dict)
     """A second image, shown to the target's estimates with the image; see `second_reference`."""
 
+    def of_particles(self, index: Int[Tensor, "m"]) -> ModelInputs:
+        """The inputs for some of the particles, by their places."""
+        return ModelInputs(
+            take_rows(self.noisy, index),
+            take_rows(self.image_rows, index),
+            self.texts.of_particles(index),
+            self.shares[index],
+            self.reference_rows,
+        )
+
 
 def weighted_sum(
     prior: Prior,
@@ -94,6 +104,7 @@ def weighted_sum(
     drawn: Float[Tensor, "n c h w"] | None = None,
     max_batch: int | None = None,
     velocity: bool = False,
+    only: Latent | None = None,
 ) -> tuple[Float[Tensor, "n c h w"], int]:
     """Evaluate the noise estimates of terms for n particles in one batch, and sum them up.
 
@@ -109,22 +120,26 @@ def weighted_sum(
         max_batch: Largest number of evaluations in one call of the model; None means no limit.
         velocity: Sum a flow's velocities in place of noises. If the weights sum to one, that is the
             velocity of the same sum of noises.
+        only: Sum up the estimates for this latent alone, with the drawn noise for the target. The
+            sums for both latents add up to the whole.
 
     Returns:
         The sum, and the number of model evaluations that it took.
     """
     flow: Any = prior
     weights = _weights(terms.weights, inputs, without_prompt=terms.text_without_prompt)
+    latents = [only] if only else terms.latents
+    weights = {key: weight for key, weight in weights.items() if key.estimate.latent in latents}
     branches = [_branch(key, inputs, weight) for key, weight in weights.items()]
     evaluate = flow.predict_velocity if velocity else prior.predict
     estimates = evaluate(branches, timestep, max_batch=max_batch)
     found = dict(zip(weights, estimates, strict=True))
     total = torch.zeros_like(estimates[0])
-    if terms.noise:
+    if terms.noise and only != "source":
         assert drawn is not None, "terms with the drawn noise need it"
         total = terms.noise * drawn
     if getattr(prior, "bounds_guidance", False):
-        for latent in terms.latents:
+        for latent in latents:
             total = total + _bounded(prior, terms, inputs, timestep, found, latent, velocity)
     else:
         total = _add_weighted(total, weights, found)

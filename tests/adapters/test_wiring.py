@@ -18,6 +18,7 @@ from csd_nerf.adapters.panorama import edit_panorama
 from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.core.settings import EditSettings
+from csd_nerf.editor import Done
 
 PLAIN: dict[str, Any] = {"preset": "tiny", "prompt": "swap", "text_scale": 1.0, "image_scale": 1.0}
 """With these scales `TintPrior` has the swapped source as the result of every method."""
@@ -141,6 +142,8 @@ GIVEN = {
     "noise": "independent",
     "max_batch": 3,
 }
+REACHING = ("quantity", "shift", "source_bank", "stop_below")
+DONE = Done(evaluations=0, iterations=7)
 KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
 
 
@@ -155,13 +158,14 @@ KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
         ("csd-no-stein", {"source_share": 0.0}, ("none", "csd")),
         ("csd-no-stein", {}, ("none", "csd")),
         ("csd", {"quantity": "velocity", "shift": 0.25}, ("patch", "csd")),
+        ("csd", {"source_bank": 8, "stop_below": 0.125}, ("patch", "csd")),
         ("sds", {}, ("none", "sds")),
         ("sds", {"mixing": "patch"}, ("patch", "sds")),
     ],
 )
 def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given) or DONE)
     prompts = {"negative_prompt": "fog", "source_prompt": "a plain"}
     options = {"iterations": 12, "decays": 2, "drawing": "uniform", **given}
     mixing, residual = meant
@@ -172,7 +176,7 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
         kernel = {"normalize": "rowsum", "repulsion": 0.0}
     usual = 0.25 if method == "csd" and residual == "csd" else 1.0
     share = {"source_share": given.get("source_share", usual)}
-    share |= {name: given[name] for name in ("quantity", "shift") if name in given}
+    share |= {name: given[name] for name in REACHING if name in given}
     assert asked["settings"] == EditSettings(
         iterations=12, decay_every=6, mixing=mixing, residual=residual, **share, **GIVEN, **kernel
     )
@@ -194,6 +198,8 @@ def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
             {"quantity": "velocity"},
             "--quantity velocity needs --method csd or csd-no-stein",
         ),
+        ("sds", {"source_bank": 8}, "--source-bank needs --method csd or csd-no-stein"),
+        ("ip2p", {"stop_below": 0.1}, "--stop-below needs --method csd or csd-no-stein or sds"),
         ("ip2p", {"t_order": "falling"}, "--t-order needs --method csd or csd-no-stein or sds"),
     ],
 )
@@ -226,6 +232,7 @@ def test_options_reach_the_windows_of_a_panorama(monkeypatch):
     def recorded(prior, canvas, **given):
         canvases.append(canvas)
         asked.update(given)
+        return DONE
 
     monkeypatch.setattr(editing, "edit", recorded)
     given = {"stride": 10, "taper": 5, "wrap": True, "drawing": "uniform", "batch": 3}
@@ -246,14 +253,14 @@ def test_options_reach_the_windows_of_a_panorama(monkeypatch):
 @pytest.mark.parametrize("drawing", ["uniform", "balanced"])
 def test_options_reach_the_frames_of_a_video(monkeypatch, drawing):
     canvases = []
-    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas))
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas) or DONE)
     edit(VideoOptions, TintPrior(), drawing=drawing, batch=3)
     assert (canvases[0].drawing, canvases[0].batch_size) == (drawing, 3)
 
 
 def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given) or DONE)
     # Five frames in batches of two: a sweep has three iterations.
     edit(VideoOptions, TintPrior(), iterations=16, decays=4, drawing="balanced")
     assert asked["settings"].decay_every == 6
