@@ -136,13 +136,13 @@ class EditSession:
         counts = [one.iterations for one in settings]
         taken, done, bank_seed = list(counts), 0, None
         if self.values.source_bank:
+            # Before `restored`, so that a run that goes on draws the same.
             bank_seed = int(torch.randint(2**31, (), generator=self.generator))
         if (saved := self.restored()) is not None:
             for canvas, state in zip(canvases, saved["canvases"], strict=True):
                 canvas.restore(state)
-            # States of earlier versions have neither.
-            bank_seed, taken = saved.get("bank_seed"), saved.get("taken", taken)
-            done = saved["done"]
+            # States of earlier versions have no `taken`.
+            done, taken = saved["done"], saved.get("taken", taken)
         self.reporter.begin("edit", sum(counts), done=done)
         before = 0
         for number, canvas in enumerate(canvases):
@@ -152,7 +152,6 @@ class EditSession:
                     before + now,
                     state=lambda: self.state(
                         canvases=[canvas.state() for canvas in canvases],
-                        bank_seed=bank_seed,
                         taken=taken,
                     ),
                     preview=lambda: preview(number),

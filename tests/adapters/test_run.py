@@ -540,6 +540,35 @@ def test_after_ctrl_c_resume_makes_the_same(tmp_path, run, loads, tiny, monkeypa
     assert not state.exists()
 
 
+def test_a_run_with_a_bank_goes_on_to_the_same_up_to_rounding(
+    tmp_path, run, loads, tiny, monkeypatch
+):
+    """What was kept for the source is computed anew, in other batches."""
+    for number in range(3):
+        picture(tmp_path / "in" / f"{number}.png", seed=number)
+    given = ["video", tmp_path / "in", *QUICK, "--batch", 2, "--source-bank", 2]
+    run(*given, "--output", tmp_path / "whole")
+    run(*given, "--output", tmp_path / "other", "--seed", 9)
+    predict, calls = type(tiny).predict, []
+
+    def interrupting(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return predict(tiny, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "predict", interrupting)
+        assert run(*given, "--output", tmp_path / "y")[0] == 130
+    assert run(*given, "--output", tmp_path / "y", "--resume")[0] == 0
+    resumed, whole, other = (
+        np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / n).glob("*.png"))])
+        for n in ("y", "whole", "other")
+    )
+    assert np.abs(resumed.astype(int) - whole).max() <= 1
+    assert np.abs(other.astype(int) - whole).max() > 5
+
+
 def test_a_run_does_not_go_on_with_other_weights(tmp_path, run, loads, tiny, monkeypatch):
     prior = tmp_path / "prior"
     prior.mkdir()
