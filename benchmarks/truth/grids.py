@@ -137,6 +137,12 @@ _OF_SCENES = DomainGrids(
     },
 )
 
+# The order of the timesteps decides which range and rate are best.
+_COST = Grid(
+    {**_OPTIMISED, "learning_rate": 2.0},
+    ({"t_range": ((0.02, 0.5), (0.02, 0.8), (0.02, 0.95))}, {"learning_rate": _RATES}),
+)
+
 # Levels of a flow; the bundled prior knows those up to 0.936. Of other options its edits of videos
 # want the same with any residual.
 _FLOW_NOISE = Grid(
@@ -171,6 +177,7 @@ GRIDS: dict[str, DomainGrids] = {
             **_ablations(TUNED),
         },
     ),
+    "cost-video": DomainGrids({"csd": _COST}),
     "flow-video": DomainGrids(
         {"csd": _FLOW_NOISE, "sds": _FLOW_NOISE},
         {

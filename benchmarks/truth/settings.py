@@ -18,6 +18,7 @@ DOMAINS = {
     "splat-scene": "benchmarks.truth.scenes:SplatSceneDomain",
     "panorama": "benchmarks.truth.panoramas:PanoramaDomain",
     "video": "benchmarks.truth.videos:VideoDomain",
+    "cost-video": "benchmarks.truth.cost_videos:CostVideoDomain",
     "flow-video": "benchmarks.truth.flow_videos:FlowVideoDomain",
     "choice": "benchmarks.truth.choice:ChoiceDomain",
     "choice-scene": "benchmarks.truth.choice_scenes:ChoiceSceneDomain",
@@ -41,6 +42,7 @@ COUNTS = {
     "splat-scene": Counts(8, 2),
     "panorama": Counts(12, 3),
     "video": Counts(12, 3),
+    "cost-video": Counts(12, 1),
     "flow-video": Counts(12, 1),
     "choice": Counts(30, 5),
     "choice-scene": Counts(4, 2),
@@ -50,6 +52,7 @@ TUNING_COUNTS = {
     "scene": Counts(4, 1),
     "panorama": Counts(8, 1),
     "video": Counts(8, 1),
+    "cost-video": Counts(4, 1),
     "flow-video": Counts(4, 1),
     "choice": Counts(12, 1),
 }

@@ -16,7 +16,12 @@ from csd_nerf.json_files import read_json
 from csd_nerf.media.files import check_writable, write_json
 
 FOLDER = Path(__file__).with_name("tuned")
-SHARED = {"scene": "video", "splat-scene": "video", "choice-scene": "choice"}
+SHARED = {
+    "scene": "video",
+    "splat-scene": "video",
+    "cost-video": "video",
+    "choice-scene": "choice",
+}
 """Domains that take the tuned options of another one, for the arms that they don't tune themselves:
 views of a scene are edited together as frames are, with as many updates, in seconds instead of
 minutes."""

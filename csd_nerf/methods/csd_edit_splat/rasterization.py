@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from csd_nerf.methods.csd_edit_splat.compositing import composite
-
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 
 
@@ -76,8 +74,10 @@ def rasterization(
             "Without CUDA Gaussians are rendered unpacked, with dense gradients, got packed "
             f"{packed} and sparse_grad {sparse_grad}; leave both out."
         )
-    # Late, as all of gsplat.
+    # Late, as all of gsplat, and numba.
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
+
+    from csd_nerf.methods.csd_edit_splat.compositing import composite
 
     cameras = torch.linalg.inv(viewmats)
     projected = []

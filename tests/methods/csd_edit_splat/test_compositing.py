@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from csd_nerf.methods.csd_edit_splat import compositing
 from csd_nerf.methods.csd_edit_splat.compositing import composite
 from csd_nerf.methods.csd_edit_splat.rasterization import rasterization
 
@@ -118,15 +117,21 @@ def test_absolute_gradients_are_summed_pixel_by_pixel():
     assert not torch.allclose(wanted, means2d.grad.abs(), rtol=0.05)
 
 
-@pytest.mark.parametrize("tile", [3, 5, 16])
-@pytest.mark.parametrize("elements", [1, 2**18])
-def test_the_picture_does_not_depend_on_tiles_and_batches(monkeypatch, tile, elements):
+def test_threads_change_nothing():
     given = random_means(60, size=33.0, elongated=5.0)
-    usual = drawn(*given, width=35, height=30)
-    monkeypatch.setattr(compositing, "TILE", tile)
-    monkeypatch.setattr(compositing, "_ELEMENTS", elements)
-    for one, other in zip(drawn(*given, width=35, height=30), usual, strict=True):
-        assert torch.allclose(one, other, atol=1e-12)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            parts = [value.clone().requires_grad_() for value in given[:4]]
+            image, alpha = drawn(*parts, given[4], width=35, height=30)
+            (image.square().sum() + alpha.sum()).backward()
+            found.append([image, alpha, *(part.grad for part in parts)])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_order_of_the_gaussians_is_that_of_their_depth():
