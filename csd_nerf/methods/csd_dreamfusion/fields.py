@@ -63,6 +63,9 @@ def build_hash_grid(
     implementation: Literal["tcnn", "torch"],
 ) -> nn.Module:
     """A hash grid with a small MLP, faster than `build_mlp`: points to 4 values."""
+    # Late: it imports numba.
+    from csd_nerf.methods.common.hash_grids import compile_hash_grids
+
     encoding = HashEncoding(
         num_levels=levels,
         min_res=8,
@@ -78,7 +81,9 @@ def build_hash_grid(
         activation=nn.ReLU(),
         implementation=implementation,
     )
-    return nn.Sequential(encoding, head)
+    grid = nn.Sequential(encoding, head)
+    compile_hash_grids(grid)
+    return grid
 
 
 class ObjectField(nn.Module):
