@@ -376,7 +376,8 @@ class _Call:
         files = task.files
         with self._telling(files.sources[0], files.state):
             try:
-                with task.reporter as reporter:
+                reporter = task.reporter
+                with reporter:
                     facts = task.edit(prior, reporter)
                     told = [*notices, *reporter.notices]
                     files.finish(facts, notices=told, seconds=reporter.seconds)
@@ -384,6 +385,9 @@ class _Call:
                 if not is_out_of_memory(error):
                     raise
                 raise out_of_memory("the run", prior.device) from error
+            # Again, since bars have hidden them.
+            for notice in reporter.notices:
+                print(f"note: {notice}")
             print(f"Wrote {files.output}.")
 
     @contextmanager

@@ -275,13 +275,9 @@ def _not_found(
 ) -> WeightsNotFoundError:
     """The error for missing weights; without `repo` it suggests a model on the hub."""
     repo = repo or HUB_MODELS[_SUGGESTED[kind]][0]
-    fetch_it = f'hf download {repo} --include "*/*" --include {INDEX}'
-    if kind == "text":
-        # Repositories of text-to-image models hold their weights twice, as .bin and as
-        # .safetensors.
-        fetch_it += ' --exclude "*.bin"'
     accept = f"accept its licence at https://huggingface.co/{repo}, run `hf auth login`, "
     return WeightsNotFoundError(
         f"No weights for the prior {name!r}: {what}; {accept if licence else ''}fetch them with "
-        f"`{fetch_it}`, or name a folder that has all of them."
+        f"`csd-nerf weights {repo}`, or on another machine with --output FOLDER, or name a folder "
+        "that has all of them."
     )

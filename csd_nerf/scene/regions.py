@@ -132,7 +132,7 @@ def find_region(
         if points is None:
             raise ValueError(
                 "A region by a box, or by masks of some views only, needs a scene with depth, got "
-                f"{type(scene).__name__} without; give masks of all views, or a word."
+                "photographs alone; give masks of all views, or a word."
             )
         return points
 
@@ -209,8 +209,8 @@ def _renders(scene: Scene, *, present: bool) -> Callable[..., SceneRender]:
 def _read_labels(scene: Scene, labels: Labels) -> dict[int, Float[Tensor, "_ _"]]:
     if not isinstance(scene, PhotographFiles):
         raise ValueError(
-            f"{labels} needs a scene whose photographs are files, got {type(scene).__name__}; give "
-            "a folder of masks."
+            f"{labels} needs photographs that are files of a data set, got others; give a folder "
+            "of masks."
         )
     folder = scene.photograph_file(0).parent.parent / LABELS_FOLDER
     if not folder.is_dir():

@@ -75,9 +75,9 @@ class RoundReport:
 
 
 def sheet_columns(edits: Mapping[int, ViewEdit]) -> dict[str, Float[Tensor, "n 3 h w"]]:
-    """The columns of a contact sheet: source, start and edit of every view.
+    """The columns of a contact sheet: source, start and result of every view.
 
-    A region is outlined in the source.
+    A region is outlined in the source. The result is what the scene is trained on.
 
     Views of other shapes keep theirs: a cell is as high and as wide as the largest, and white
     beside the others.
@@ -88,7 +88,7 @@ def sheet_columns(edits: Mapping[int, ViewEdit]) -> dict[str, Float[Tensor, "n 3
     def column(name: str) -> Float[Tensor, "n 3 h w"]:
         return torch.stack([_padded(getattr(edit, name).cpu(), cell) for edit in edits.values()])
 
-    return {"source": column("outlined01"), "start": column("start01"), "edit": column("edited01")}
+    return {"source": column("outlined01"), "start": column("start01"), "edit": column("trained01")}
 
 
 def _padded(image01: Float[Tensor, "3 _ _"], cell: tuple[int, int]) -> Float[Tensor, "3 h w"]:

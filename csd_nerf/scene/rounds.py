@@ -43,6 +43,12 @@ class ViewEdit:
     mask: Float[Tensor, "_ _"] | None = None
 
     @property
+    def trained01(self) -> Float[Tensor, "3 h w"]:
+        """The result on which the scene is trained, at the size of the edit."""
+        size = (self.source01.shape[1], self.source01.shape[2])
+        return resize01(to_01(self.image)[None], size)[0]
+
+    @property
     def outlined01(self) -> Float[Tensor, "3 h w"]:
         """The photograph at the size of the edit, with an outline of the region."""
         if self.mask is None:

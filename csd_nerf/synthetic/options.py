@@ -143,7 +143,7 @@ _HEADINGS = {
     "weather": "Weather",
     "floor": "Floors",
     "sky": "Skies",
-    "recolour": "Colours of objects",
+    "recolour": "Colours of objects; where a scene holds several, often another one is painted",
     "choice": "Instructions with several right results, which --edit doesn't take",
     "object": "Objects that csd-dreamfusion-tiny knows",
 }

@@ -15,10 +15,7 @@ from csd_nerf.priors import WeightsNotFoundError, names
 from csd_nerf.priors.families import FAMILIES, Family, missing_files, needed_files
 
 REPO = "someone/some-model"
-FETCH = (
-    r"`hf download {repo} --include \"\*/\*\" --include model_index\.json "
-    r"--exclude \"\*\.bin\"`"
-)
+FETCH = r"`csd-nerf weights {repo}`"
 PIXELS, LATENTS = FAMILIES["IFPipeline"], FAMILIES["StableDiffusionPipeline"]
 
 IF_FILES = {

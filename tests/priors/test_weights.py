@@ -20,8 +20,7 @@ from csd_nerf.priors.families import FAMILIES, missing_files
 
 REPO = "someone/some-model"
 EDITING = FAMILIES["StableDiffusionInstructPix2PixPipeline"]
-ASK_FOR = r'--include "\*/\*" --include model_index\.json`'
-FETCH = f"`hf download timbrooks/instruct-pix2pix {ASK_FOR}"
+FETCH = "`csd-nerf weights timbrooks/instruct-pix2pix`, or on another machine with --output"
 
 
 def put_into_cache(folder: Path, cache: Path, repo: str) -> Path:
@@ -162,7 +161,7 @@ def test_weights_that_can_not_be_downloaded_are_one_line(
 ):
     for name, what in (
         ("tiny", "Only models on the hub can be fetched, got tiny"),
-        (REPO, "hf dow"),
+        (REPO, f"fetch them with `csd-nerf weights {REPO}`, or on another machine"),
     ):
         with pytest.raises(SystemExit):
             cli.main(["weights", name])
@@ -183,7 +182,7 @@ def test_cached_weights_need_no_hub(folder, empty_cache, no_hub):
 def test_an_incomplete_cache_is_not_enough(folder, empty_cache, no_hub, file):
     snapshot = put_into_cache(folder, empty_cache, REPO)
     (snapshot / file).unlink()
-    with pytest.raises(WeightsNotFoundError, match=f"hf download {REPO} {ASK_FOR}"):
+    with pytest.raises(WeightsNotFoundError, match=f"`csd-nerf weights {REPO}`"):
         priors.fetch(REPO)
 
 

@@ -77,7 +77,10 @@ def test_views_of_mixed_aspects_keep_theirs():
     assert list(columns) == ["source", "start", "edit"]
     # Views as they are, in cells of 40 x 40, white beside.
     assert all(column.shape == (3, 3, 40, 40) for column in columns.values())
-    assert torch.equal(columns["edit"][0, :, :, 8:32], edits[0].edited01)
+    # What the scene is trained on, at the size of the edit.
+    trained01 = resize01(edits[0].image.permute(2, 0, 1)[None] / 255, (40, 24))[0]
+    assert torch.equal(columns["edit"][0, :, :, 8:32], trained01)
+    assert torch.allclose(trained01, edits[0].edited01, atol=0.1)
     assert torch.equal(columns["source"][1, :, 8:32], edits[1].source01)
     assert columns["start"][0, :, :, :8].eq(1).all()
     assert columns["start"][1, :, 32:].eq(1).all()

@@ -233,7 +233,7 @@ def test_masks_that_fit_no_view_or_show_nothing(scene, tmp_path):
         found(scene, folder)
     with pytest.raises(ValueError, match="finite shares, got NaN"):
         found(scene, "the cube", segmenter=lambda image01, _: image01[0] / 0 * 0)
-    with pytest.raises(ValueError, match="photographs are files"):
+    with pytest.raises(ValueError, match="photographs that are files"):
         found(scene, "labels:1")
 
 
@@ -243,9 +243,9 @@ def test_a_scene_without_depth_takes_masks_of_all_its_views(tmp_path):
             return ImageScene.render(self, view, size=size)
 
     scene = Flat()
-    with pytest.raises(ValueError, match="needs a scene with depth, got Flat"):
+    with pytest.raises(ValueError, match="needs a scene with depth, got photographs alone"):
         found(scene, box_of(scene, CUBE))
-    with pytest.raises(ValueError, match="needs a scene with depth, got Flat"):
+    with pytest.raises(ValueError, match="needs a scene with depth, got photographs alone"):
         found(scene, write_masks(scene, tmp_path / "masks", (0, 3)))
     found(scene, write_masks(scene, tmp_path / "masks", range(VIEWS)))
 

@@ -47,7 +47,7 @@ def some_pairs(done: RoundReport) -> list[Pair]:
     named = list(zip(done.names, done.edits.values(), strict=True))
     count = min(SHOWN_VIEWS, len(named))
     chosen = [named[index * len(named) // count] for index in range(count)]
-    return [(Path(name).stem, edit.source01, edit.edited01) for name, edit in chosen]
+    return [(Path(name).stem, edit.source01, edit.trained01) for name, edit in chosen]
 
 
 class FailedRounds:

@@ -204,6 +204,7 @@ class CSDDreamFusionTrainer(Trainer):
         notices = [*self._notices, *self.pipeline.notices]
         settings = dataclasses.asdict(_pipeline_config(self.config)) | {"notices": notices}
         folder = self.base_dir / RESULT_FOLDER
+        CONSOLE.print("csd-dreamfusion: rendering the result's pictures and turntable ...")
         files = save_result(
             folder, self.pipeline.model, settings, size=self.config.result_size, failed=failed
         )

@@ -104,7 +104,8 @@ def edit_splat(settings: SplatSettings) -> None:
         shutil.copy(splats / "edited.ply", temporary)
     print(
         f"Wrote {settings.output}; {splats} has before_after.ply too. Look at the views of each "
-        f"round in {following / 'rounds'}, and at the splats in any viewer of .ply."
+        f"round in {following / 'rounds'}, at the splats in any viewer of .ply, and at pictures of "
+        f"before and after with: csd-nerf compare --load-config {following / 'config.yml'}"
     )
 
 

@@ -15,6 +15,7 @@ from csd_nerf.bundled import notices_of_unknown
 from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.frames import find_pictures
 from csd_nerf.media.pixels import to_bytes
+from csd_nerf.media.regions import SceneBox, parse_region
 from csd_nerf.methods.common.edit_pipeline import lazy_prior
 from csd_nerf.methods.common.errors import INTERRUPTED
 from csd_nerf.methods.common.lazy_prior import LazyPrior
@@ -63,6 +64,7 @@ def run_preview(settings: PreviewSettings) -> int:
     capture = settings.data[0] if is_capture(settings.data, settings.train_options) else None
     cells = plan_cells(settings, capture)
     config = cells[0].config
+    _check_region(cells[0])
     images: Images = (
         open_capture(config) if capture else Pictures(find_pictures(settings.data), config)
     )
@@ -77,6 +79,16 @@ def run_preview(settings: PreviewSettings) -> int:
         facts["cameras"] = capture is not None
         record = open_record(settings.output, facts, cells, resume=settings.resume)
         return _Sweep(cells, PhotographsAlone(photographs), prior, record).run()
+
+
+def _check_region(cell: Cell) -> None:
+    """Refuse at once what would fail in every cell."""
+    region = cell.options.region
+    if region.strip() and isinstance(parse_region(region, of="scene").where, SceneBox):
+        raise ValueError(
+            f"--pipeline.region can't be a box in a preview, which has photographs alone, got "
+            f"{region}; give masks of all views or a word, or press Preview in the viewer's tab."
+        )
 
 
 def _weights(prior: LazyPrior) -> str:
@@ -148,6 +160,9 @@ class _Sweep:
             print("preview: interrupted; the same command with --resume goes on.", file=sys.stderr)
             return INTERRUPTED
         self._finish("finished")
+        if self._failures:
+            total = len(self._cells)
+            print(f"preview: {self._failures} of {total} cells failed.", file=sys.stderr)
         print(f"Wrote {self._record.folder / SHEET}, {PAGE} and {RECORD}.")
         return 1 if self._failures else 0
 
