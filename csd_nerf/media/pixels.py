@@ -22,6 +22,11 @@ _GAIN_REACH = 8
 """Half the width in pixels of the square over which contrasts are compared."""
 _FLAT = 1e-3
 """Variance of colours in [0, 1] below which a place counts as without contrast."""
+_NOISE = 0.02
+"""Standard deviation in [0, 1] below which what an edit adds to the colours around counts as the
+decoder's noise. That of the bundled prior has stripes of 0.01 in a flat sky."""
+_STILL_FLAT = 1e-5
+"""As `_FLAT`, where it is asked how much of an edit is explained by the colours before."""
 _ROWS = 256
 """Rows of pixels to which a change is added at a time."""
 
@@ -88,8 +93,8 @@ def add_change(
     The result is up(after) + up(G) (original - up(before)). The matrix G says how the change treats
     contrasts, so that detail is darkened with what it lies on, and loses its colour where that
     does: where the contrasts of both are the same, G is the identity, and their difference is
-    simply added. See `_gain`. The filter is bicubic with antialiasing. Some rows are done at a
-    time, so that large pictures need little memory.
+    simply added. See `_regressed`, which also takes noise out of `after`. The filter is bicubic
+    with antialiasing. Some rows are done at a time, so that large pictures need little memory.
 
     Args:
         original: The picture, on the CPU.
@@ -138,24 +143,27 @@ def _maps(
     *,
     wrap: bool,
 ) -> Float[Tensor, "15 _ w"]:
-    """Of some rows both images and the rows of the gain, on the CPU."""
+    """Of some rows both images, that after without noise, and the rows of the gain, on the CPU."""
     height, width = before01.shape[1:]
     reach = min(_GAIN_REACH, (min(height, width) - 1) // 2)
     first, last = rows[0], min(rows[1], height)
     low, high = max(0, first - reach), min(height, last + reach)
     before, after = (image01[:, low:high].float().cpu() for image01 in (before01, after01))
-    maps = torch.cat([before, after, _gain(before, after, reach, wrap=wrap)])
+    maps = torch.cat([before, *_regressed(before, after, reach, wrap=wrap)])
     return maps[:, first - low : last - low]
 
 
-def _gain(
+def _regressed(
     before01: Float[Tensor, "3 h w"], after01: Float[Tensor, "3 h w"], reach: int, *, wrap: bool
-) -> Float[Tensor, "9 h w"]:
-    """The matrix that a change multiplies the contrasts of an image with, around each pixel.
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "9 h w"]]:
+    """An image without noise, and the matrix that a change multiplies contrasts with.
 
-    It is the slope of the regression of the image after on that before, all colours on all, as in a
-    guided filter (He et al. 2013). Where there is no contrast, it tends to the ratio of the means,
-    at most 1, of each colour by itself.
+    The matrix is the slope of the regression around each pixel of the image after on that before,
+    all colours on all, as in a guided filter (He et al. 2013). Where there is no contrast, it tends
+    to the ratio of the means, at most 1, of each colour by itself.
+
+    What the regression doesn't explain, with the variance v around, is new structure, or noise
+    where there is little of it: (v - `_NOISE`^2) / v of it is left, or nothing.
     """
     around = (reach, reach, 0, 0), (0, 0, reach, reach)
 
@@ -175,11 +183,20 @@ def _gain(
 
     ratio = (after / before.clamp(min=0.02)).clamp(0, 1)
     ratio = torch.where(after == before, 1.0, ratio)
-    wanted = covariance(after01, after) + _FLAT * torch.diag_embed(ratio.movedim(0, 2))
-    known = covariance(before01, before) + _FLAT * torch.eye(3)
-    # wanted known^-1, and known is symmetric.
-    gain = torch.linalg.solve(known, wanted.mT).mT
-    return gain.clamp(-2, 2).flatten(2).movedim(2, 0)
+    both, own = covariance(after01, after), covariance(before01, before)
+
+    def slope(flat: float) -> Float[Tensor, "h w 3 3"]:
+        """Of contrasts with a variance well above `flat`; (both + ...) (own + ...)^-1."""
+        wanted = both + flat * torch.diag_embed(ratio.movedim(0, 2))
+        # The second is symmetric.
+        return torch.linalg.solve(own + flat * torch.eye(3), wanted.mT).mT
+
+    gain = slope(_FLAT).clamp(-2, 2)
+    explained = torch.einsum("hwij,jhw->ihw", slope(_STILL_FLAT), before01 - before)
+    rest = after01 - after - explained
+    variance = mean(rest.square())
+    noise = (_NOISE**2 / variance.clamp(min=1e-12)).clamp(max=1) * rest
+    return after01 - noise, gain.flatten(2).movedim(2, 0)
 
 
 def _check_finite(values: Tensor) -> None:

@@ -143,8 +143,8 @@ def test_detail_loses_its_colour_where_the_picture_does():
     assert (result - wanted).abs().mean() < 2
 
 
-def slope(small, changed, reach):
-    """The gain as `add_change` has it, in float64, pixel by pixel."""
+def slope(small, changed, reach, flat):
+    """The regression's slope in float64, pixel by pixel."""
     height, width = small.shape[1:]
     wide = [functional.pad(x[None], (reach,) * 4, mode="replicate")[0] for x in (small, changed)]
     found = torch.zeros(height, width, 3, 3).double()
@@ -155,14 +155,27 @@ def slope(small, changed, reach):
             )
             ratio = (after.mean(1) / before.mean(1).clamp(min=0.02)).clamp(0, 1)
             both = torch.cat([before, after]).cov(correction=0)
-            wanted, known = both[3:, :3] + 1e-3 * ratio.diag(), both[:3, :3] + 1e-3 * torch.eye(3)
+            wanted, known = both[3:, :3] + flat * ratio.diag(), both[:3, :3] + flat * torch.eye(3)
             found[y, x] = wanted @ known.inverse()
-    return found.clamp(-2, 2).flatten(2).movedim(2, 0)
+    return found
+
+
+def without_noise(small, changed, reach):
+    """What of a change is left, in float64, pixel by pixel."""
+
+    def patches(values):
+        wide = functional.pad(values[None], (reach,) * 4, mode="replicate")[0]
+        return wide.unfold(1, 2 * reach + 1, 1).unfold(2, 2 * reach + 1, 1).flatten(3)
+
+    fitted = slope(small, changed, reach, 1e-5)
+    around = (small - patches(small).mean(3)).movedim(0, 2)
+    rest = changed - patches(changed).mean(3) - (fitted @ around[..., None])[..., 0].movedim(2, 0)
+    return changed - (0.02**2 / patches(rest**2).mean(3)).clamp(max=1) * rest
 
 
 @pytest.mark.parametrize(("size", "reach"), [((300, 60), 8), ((70, 66), 8), ((90, 40), 3)])
 def test_detail_takes_the_gain_around_it_in_all_strips_of_rows(size, reach):
-    """The definition: up(after) + up(G) (original - up(before)), all rows at once."""
+    """The definition: up(quiet after) + up(G) (original - up(before)), all rows at once."""
     original = noise(*size)
     grid = (20, 23) if reach == 8 else (30, 8)
     # Not quite the original: an autoencoder loses some of it.
@@ -171,17 +184,42 @@ def test_detail_takes_the_gain_around_it_in_all_strips_of_rows(size, reach):
     before, after = (
         small + torch.randn(3, *grid, generator=generator).double() / 10 for _ in range(2)
     )
-    gain = slope(before, after, reach)
+    gain = slope(before, after, reach, 1e-3).clamp(-2, 2).flatten(2).movedim(2, 0)
+    quiet = without_noise(before, after, reach)
 
     def grown(values):
         up = functional.interpolate(values[None], size, mode="bicubic", antialias=True)[0]
         return up.movedim(0, 2)
 
     detail = original.double() - 255 * grown(before)
-    wanted = 255 * grown(after) + (grown(gain).unflatten(-1, (3, 3)) @ detail[..., None])[..., 0]
+    wanted = 255 * grown(quiet) + (grown(gain).unflatten(-1, (3, 3)) @ detail[..., None])[..., 0]
     result = add_change(original, before.float(), after.float())
     # Half a level of rounding, and what float32 loses.
     assert (result.double() - wanted.clamp(0, 255)).abs().max() < 0.6
+
+
+def test_what_an_edit_adds_to_flat_colours_stays_unless_it_is_as_weak_as_the_decoders_noise():
+    original = torch.full((120, 120, 3), 100, dtype=torch.uint8)
+    before = torch.full((3, 40, 40), 100 / 255)
+    stripes = torch.where(torch.arange(40) % 4 < 2, 1.0, -1.0)
+
+    def left(strength):
+        result = add_change(original, before, before + strength * stripes)[20:-20, 20:-20]
+        return float(result.double().std()) / 255
+
+    assert left(0.01) < 0.001
+    assert left(0.1) > 0.08
+
+
+def test_contrasts_that_are_changed_are_no_noise():
+    """A faint texture of 2 % that is inverted is explained by what was there."""
+    smooth = resize(noise(9, 9), (40, 40), by="bilinear").movedim(2, 0) / 255
+    before = 0.5 + 0.04 * (smooth - 0.5)
+    original = resize(to_bytes(before), (80, 80), by="bilinear")
+    result = add_change(original, before, 1 - before).double()
+    wanted = 255 * functional.interpolate(1 - before[None], (80, 80), mode="bicubic")[0]
+    contrast = (wanted - wanted.mean()).movedim(0, 2)
+    assert ((result - result.mean()) * contrast).sum() > 0.7 * contrast.square().sum()
 
 
 def test_a_change_goes_on_across_the_edges_that_meet():
