@@ -139,7 +139,8 @@ class Flux2Klein(FlowPrior):
         words = torch.zeros(text.shape[1], 4, dtype=torch.long)
         words[:, 3] = torch.arange(text.shape[1])
 
-        output = self._transformer(
+        output = self.call(
+            self._transformer,
             hidden_states=self.shown(tokens_of(maps)),
             timestep=self.shown(level),
             guidance=None,
