@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.rows import Rows, check_rows, take_rows
 from csd_nerf.core.schedules import Schedule
 from csd_nerf.priors.base import Branch
@@ -244,7 +245,7 @@ class _Part:
         check_rows(shown, n)
         at = slice(0, n)
         if branch.particles is not None:
-            at = branch.particles.to(branch.noisy.device)
+            at = sent(branch.particles, branch.noisy.device)
         noisy = branch.noisy[at]
         rows = {
             name: tensor.expand(len(noisy), *tensor.shape[1:])
