@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.gpu.settings import GpuSettings
 from benchmarks.paper.settings import PaperSettings
 from benchmarks.profile.settings import ProfileSettings
 from benchmarks.regions.settings import RegionsSettings
@@ -15,6 +16,7 @@ COMMANDS: dict[str, type] = {
     "truth": TruthSettings,
     "paper": PaperSettings,
     "profile": ProfileSettings,
+    "gpu": GpuSettings,
     "regions": RegionsSettings,
     "user-study": UserStudySettings,
     "text-to-3d": TextTo3dSettings,

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from csd_nerf.core.bank import SourceBank
 from csd_nerf.core.canvas import Canvas, ImageStack
+from csd_nerf.core.copies import sent
 from csd_nerf.core.finite import FiniteWatch, require_finite
 from csd_nerf.core.mixing import Mixer, SettingsMixer
 from csd_nerf.core.movement import Movement
@@ -133,7 +134,7 @@ def edit_images(
 
     def encode(image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         parts = image01.split(settings.max_batch or len(image01))
-        return torch.cat([prior.encode(part) for part in parts]).to(prior.device)
+        return torch.cat([prior.encode(part) for part in parts])
 
     def decode() -> Float[Tensor, "n 3 H W"]:
         parts = stack.latent.split(settings.max_batch or stack.size)
@@ -143,12 +144,13 @@ def edit_images(
         if callback is not None and done % callback_every == 0:
             callback(done, total, decode)
 
-    source, image_rows = encode_sources(prior, source01, max_batch=settings.max_batch)
-    source = source.to(prior.device)
+    # Pixels cross to a device of the prior's own once; nothing comes back before the result.
+    shown01 = source01.to(prior.device)
+    source, image_rows = encode_sources(prior, shown01, max_batch=settings.max_batch)
     if control01 is not None:
         image_rows[CONTROL] = pack_structure(control01, cell_size=prior.cell_size)
     image_rows = {name: rows.to(prior.device) for name, rows in image_rows.items()}
-    start = source.clone() if start01 is None else encode(start01)
+    start = source.clone() if start01 is None else encode(start01.to(prior.device))
     if editable is not None and editable.shape != (len(start), *start.shape[2:]):
         raise ValueError(
             f"editable needs a factor for each latent cell, {(len(start), *start.shape[2:])}, got "
@@ -163,7 +165,9 @@ def edit_images(
         prompt_weights=prompt_weights,
         negative_prompt=negative_prompt,
         source_prompt=source_prompt,
-        reference_rows={} if reference01 is None else second_reference(prior, reference01),
+        reference_rows={}
+        if reference01 is None
+        else second_reference(prior, reference01.to(prior.device)),
         settings=settings,
         randomness=SeededRandomness(generator),
         mixer=mixer,
@@ -280,7 +284,7 @@ def edit(
             prior,
             terms,
             inputs,
-            timestep.to(prior.device, non_blocking=True),
+            sent(timestep, prior.device),
             index=index,
             drawn=drawn,
             own_noise=own_noise,
@@ -373,6 +377,7 @@ def _residual(
     assert drawn.pair is not None
     count, of_noise = 0, terms.sum_of("source")
     if len(new := bank.missing(drawn.pair, index)):
+        place = sent(new, drawn.noise.device)
         found, count = weighted_sum(
             prior,
             terms,
@@ -381,7 +386,7 @@ def _residual(
             max_batch=max_batch,
             only="source",
         )
-        bank.keep(drawn.pair, index[new], found - of_noise * drawn.noise[new])
+        bank.keep(drawn.pair, index[new], found - of_noise * drawn.noise[place])
     residual, more = weighted_sum(
         prior, terms, inputs, timestep, drawn=own_noise, max_batch=max_batch, only="target"
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any, cast
 
@@ -115,6 +116,19 @@ class SectionClock:
         if self._device.type != "cuda":
             return ended - began
         return began.elapsed_time(ended) / 1e3
+
+
+def median_seconds(
+    function: Callable[[], object], device: torch.device, *, repetitions: int
+) -> float:
+    """The median time of a function, without its first call, which chooses and loads kernels."""
+    seconds = []
+    for _ in range(repetitions + 1):
+        clock = SectionClock(device)
+        clock.enter("rest")
+        function()
+        seconds.append(clock.stop()["rest"])
+    return median(seconds[1:])
 
 
 class _ClockedPrior(CountedPrior):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.profile.clock import SectionClock
+from benchmarks.profile.clock import median_seconds
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.instruct_pix2pix import InstructPix2Pix
 
@@ -35,16 +34,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, repetitions: int = 
     edge = 8192 if device.type == "cuda" else 1024
     a = torch.randn(edge, edge, device=device).to(dtype)
     b = torch.randn(edge, edge, device=device).to(dtype)
-    seconds = []
-    for repetition in range(repetitions + 1):
-        clock = SectionClock(device)
-        clock.enter("rest")
-        torch.mm(a, b)
-        elapsed = clock.stop()["rest"]
-        # The first product includes the choice and loading of the kernel.
-        if repetition:
-            seconds.append(elapsed)
-    return 2 * edge**3 / median(seconds)
+    return 2 * edge**3 / median_seconds(lambda: torch.mm(a, b), device, repetitions=repetitions)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

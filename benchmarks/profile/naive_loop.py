@@ -112,6 +112,29 @@ def naive_direction(
 
 
 @contextmanager
+def as_released(unet: UNet2DConditionModel, *, channels_last: bool) -> Iterator[None]:
+    """A context with sliced attention, without compilation and channels-last layout.
+
+    Args:
+        unet: The U-Net.
+        channels_last: Whether its weights are channels-last, and are to be so again afterwards.
+    """
+    if channels_last:
+        lay_out(unet, torch.contiguous_format)
+    try:
+        with torch.compiler.set_stance("force_eager"), sliced_attention(unet):
+            yield
+    finally:
+        if channels_last:
+            lay_out(unet, torch.channels_last)
+
+
+def lay_out(unet: torch.nn.Module, memory_format: torch.memory_format) -> None:
+    """Change the memory format of the weights."""
+    unet.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+
+
+@contextmanager
 def sliced_attention(unet: UNet2DConditionModel) -> Iterator[None]:
     """A context with diffusers' sliced attention, which computes half of the heads at a time."""
     processors = dict(unet.attn_processors)

@@ -6,8 +6,8 @@ The two loops run in turns, so that other load on the machine affects both alike
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.profile.clock import SECTIONS, Loop, TimedEdit, timed_run
 from benchmarks.profile.hardware import machine, matmul_rate, unet_flop
-from benchmarks.profile.naive_loop import naive_edit, sliced_attention
+from benchmarks.profile.naive_loop import as_released, lay_out, naive_edit
 from benchmarks.profile.random_weights import random_prior
 from benchmarks.profile.settings import ProfileSettings
 from csd_nerf import priors
@@ -65,7 +65,7 @@ def run_profile(settings: ProfileSettings) -> str:
     flop = unet_flop(prior, size)
     rate = matmul_rate(prior.device, prior.unet.dtype)
     if settings.channels_last:
-        _lay_out(prior.unet, torch.channels_last)
+        lay_out(prior.unet, torch.channels_last)
     if settings.compile:
         # One graph per batch size; a dynamic graph for all sizes would be slower.
         prior.unet.compile(dynamic=False)
@@ -99,8 +99,8 @@ def measure(
     image01 = torch.rand(particles, 3, size, size, generator=torch.Generator().manual_seed(0))
     image01 = image01.to(prior.device)
     arms: tuple[tuple[Loop, Callable[[], AbstractContextManager[None]]], ...] = (
-        (_our_loop, nullcontext),
-        (_naive_loop, lambda: _as_released(prior, channels_last=settings.channels_last)),
+        (our_loop, nullcontext),
+        (naive_loop, lambda: as_released(prior.unet, channels_last=settings.channels_last)),
     )
     runs: tuple[list[TimedEdit], list[TimedEdit]] = ([], [])
     for repetition in range(settings.repetitions + 1):
@@ -116,33 +116,18 @@ def measure(
     return runs
 
 
-def _our_loop(prior: Prior, stack: ImageStack, settings: EditSettings) -> None:
+def our_loop(prior: Prior, stack: ImageStack, settings: EditSettings) -> None:
+    """The editor's loop."""
     edit(prior, stack, prompts=[PROMPT], settings=settings, randomness=_randomness())
 
 
-def _naive_loop(prior: Prior, stack: ImageStack, settings: EditSettings) -> None:
+def naive_loop(prior: Prior, stack: ImageStack, settings: EditSettings) -> None:
+    """The naive loop."""
     naive_edit(prior, stack, prompt=PROMPT, settings=settings, randomness=_randomness())
 
 
 def _randomness() -> SeededRandomness:
     return SeededRandomness(torch.Generator().manual_seed(0))
-
-
-@contextmanager
-def _as_released(prior: InstructPix2Pix, *, channels_last: bool) -> Iterator[None]:
-    """A context with sliced attention, without compilation and channels-last layout."""
-    if channels_last:
-        _lay_out(prior.unet, torch.contiguous_format)
-    try:
-        with torch.compiler.set_stance("force_eager"), sliced_attention(prior.unet):
-            yield
-    finally:
-        if channels_last:
-            _lay_out(prior.unet, torch.channels_last)
-
-
-def _lay_out(unet: torch.nn.Module, memory_format: torch.memory_format) -> None:
-    unet.to(memory_format=memory_format)
 
 
 def _load(settings: ProfileSettings) -> InstructPix2Pix:

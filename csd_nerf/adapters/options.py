@@ -97,6 +97,13 @@ class EditOptions:
     prior_quantize: Literal["none", "8bit", "4bit"] = "none"
     """Precision of the weights of linear layers; saves memory and changes the result.
     8bit and 4bit need a GPU and pip install bitsandbytes accelerate."""
+    prior_compile: Annotated[
+        Literal["auto", "on", "graphs", "off"] | None, _unset("{auto,on,graphs,off}")
+    ] = None
+    """Whether the denoiser is compiled as its first call begins; takes about a minute, and then
+    less time an evaluation, with the same result up to rounding.
+    auto: on a GPU, if nothing is offloaded or quantised. graphs: with CUDA graphs, which take more
+    memory."""
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None
     """Where the prior runs, such as cuda:0 or cpu."""
     dtype: Annotated[

@@ -28,6 +28,7 @@ class Values:
 
     prior: str
     dtype: str
+    prior_compile: Literal["auto", "on", "graphs", "off"]
     condition: Literal["raw", "scaled"]
     max_batch: int | None
     batch: int | None
@@ -64,6 +65,7 @@ class Values:
 _FULL = {
     "prior": "instruct-pix2pix",
     "dtype": "auto",
+    "prior_compile": "auto",
     "condition": "raw",
     "max_batch": 40,
     # The paper takes 4 windows a batch; its batch of frames is not given.
@@ -102,6 +104,7 @@ _SMALL = {**_FULL, "max_batch": 10}
 _RELEASE = {
     **_FULL,
     "dtype": "float32",
+    "prior_compile": "off",
     "bandwidth": "with-diagonal",
     "repulsion_scale": "one",
     "noise": "independent",
@@ -120,6 +123,7 @@ _TINY = {
     **_FULL,
     **TUNED,
     "prior": "tiny",
+    "prior_compile": "off",
     "max_batch": None,
     # Only windows or frames of a batch are mixed, so that a larger one agrees better.
     "batch": 16,

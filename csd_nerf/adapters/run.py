@@ -339,13 +339,14 @@ class _Call:
         place: dict[str, Any] = {
             "offload": options.prior_offload,
             "quantize": options.prior_quantize,
+            "compile": values.prior_compile,
         }
         files: dict[str, Any] = {
             "device": device,
             "dtype": values.dtype,
             "variant": options.prior_variant,
         }
-        with _naming("--prior-offload", "--prior-quantize"):
+        with _naming("--prior-offload", "--prior-quantize", "--prior-compile"):
             priors.check_placement(device=device, **place)
         with _naming("--prior", *([] if options.control is None else ["--control-model"])):
             prior = priors.load(
@@ -355,6 +356,7 @@ class _Call:
                 control=options.control,
                 control_model=options.control_model,
                 control_scale=scale,
+                tell=lambda text: print(f"note: {text}", file=sys.stderr),
                 **files,
                 **place,
             )

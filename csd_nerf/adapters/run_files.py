@@ -38,6 +38,7 @@ NEUTRAL_SETTINGS = (
     "device",
     "max_batch",
     "prior_offload",
+    "prior_compile",
 )
 """Settings that don't change the result, so that a resumed run may change them."""
 

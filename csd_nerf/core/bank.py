@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.randomness import SeededRandomness
 
 
@@ -80,10 +81,10 @@ class SourceBank:
             shape = (self.size, *errors.shape[1:])
             self._kept[pair] = errors.new_zeros(shape, dtype=torch.float16)
         kept = self._kept[pair]
-        kept[index.to(kept.device, non_blocking=True)] = errors.to(kept)
+        kept[sent(index, kept.device)] = errors.to(kept)
         self._known[pair, index] = True
 
     def read(self, pair: int, index: Int[Tensor, "n"]) -> Float[Tensor, "n c h w"]:
         """The errors that were kept, in float32."""
         kept = self._kept[pair]
-        return kept[index.to(kept.device, non_blocking=True)].float()
+        return kept[sent(index, kept.device)].float()

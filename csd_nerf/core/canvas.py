@@ -3,20 +3,22 @@
 A canvas is a stack of images (views of a scene, frames of a video), each of which is a particle, or
 one large latent whose windows are the particles. Particles are numbered from 0.
 
-Copies between the CPU and a device are `non_blocking`: a plain copy would make the CPU wait for all
-work that is queued on the device.
+Copies from the CPU to a device are by `sent`: a plain copy would make the CPU wait for all work
+that is queued on the device.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.randomness import Randomness
 from csd_nerf.core.rows import PICTURE, Rows, take_rows, without_picture
 from csd_nerf.core.sweeps import Deck, Drawing, check_drawing
@@ -131,6 +133,7 @@ class ImageStack:
         self.drawn = torch.arange(self.size)
         if self.editable is not None:
             self.drawn = self.drawn[self.editable.flatten(1).any(1).cpu()]
+            self.editable = self.editable.to(self.latent)
         self._deck = Deck(lambda randomness: self._choice(len(self.drawn), randomness))
 
     def _choice(self, count: int, randomness: Randomness) -> Int[Tensor, "{count}"]:
@@ -178,10 +181,8 @@ class ImageStack:
 
     def read(self, index: Int[Tensor, "n"]) -> Particles:
         """The latents, sources and conditions of these images."""
-        index = index.to(self.latent.device, non_blocking=True)
-
-        def handed_out(rows: Tensor) -> Tensor:
-            return rows.to(self.device, non_blocking=True)
+        assert self.device is not None
+        index, handed_out = sent(index, self.latent.device), partial(sent, device=self.device)
 
         image_rows = take_rows(without_picture(self.image_rows), index)
         return Particles(
@@ -194,27 +195,29 @@ class ImageStack:
         """See `Canvas.pictures`."""
         if PICTURE not in self.image_rows:
             return {}
+        assert self.device is not None
         whole = self.image_rows[PICTURE]
-        return {PICTURE: whole[index.to(whole.device)].to(self.device)}
+        return {PICTURE: sent(whole[sent(index, whole.device)], self.device)}
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool, whole: bool = False
     ) -> Float[Tensor, "n c h w"]:
         """One noise for all (CSD Eq. 8), or one for each image (the authors' release)."""
+        assert self.device is not None
         shape = self.latent.shape[1:]
         if not shared:
             noise = randomness.normal((self.size if whole else len(index), *shape))
-            return (noise[index] if whole else noise).to(self.device, non_blocking=True)
+            return sent(noise[index] if whole else noise, self.device)
         noise = self._deck.draw_noise(randomness, (1, *shape))
-        return noise.to(self.device, non_blocking=True).expand(len(index), *shape)
+        return sent(noise, self.device).expand(len(index), *shape)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
         """Subtract a step from these images' latents, times `editable`."""
         self.updates[index] += 1
         at = self.latent.device
-        index, step = index.to(at, non_blocking=True), step.to(at)
+        index, step = sent(index, at), step.to(at)
         if self.editable is not None:
-            step = step * self.editable.to(step)[index, None]
+            step = step * self.editable[index, None]
         self.latent.index_add_(0, index, step, alpha=-1)
 
     def state(self) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
+
 _NEVER = torch.iinfo(torch.long).max
 
 
@@ -69,7 +71,7 @@ class FiniteWatch:
         Mixing spreads one non-finite residual to the directions of other particles. So
         directions are checked only if all residuals of the step are finite.
         """
-        index = index.to(self._first_bad.device, non_blocking=True)
+        index = sent(index, self._first_bad.device)
         bad_residual = ~residual.isfinite().all(1)
         bad_direction = ~direction.isfinite().all(1) & ~bad_residual.any()
         bad = bad_residual | bad_direction

@@ -34,6 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.kernels import median_bandwidth, squared_distances
 
 PATCH = 3
@@ -119,7 +120,7 @@ def _sample(squared: Float[Tensor, "n l n l"]) -> Float[Tensor, "m m"]:
     """Distances of some cells, the same ones of each image, so that images can change places."""
     n, cells = squared.shape[:2]
     drawn = torch.randperm(cells, generator=torch.Generator().manual_seed(0))
-    some = drawn[: max(_SAMPLE // n, 1)].to(squared.device)
+    some = sent(drawn[: max(_SAMPLE // n, 1)], squared.device)
     return squared[:, some][:, :, :, some].flatten(2).flatten(0, 1)
 
 

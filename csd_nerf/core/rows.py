@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from jaxtyping import Int
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
+
 Rows = Mapping[str, Tensor]
 """Tensors by name. Each has one row (index along its first axis) per particle, or a single row
 that all particles share.
@@ -50,4 +52,4 @@ def check_rows(rows: Rows, n: int) -> None:
 
 
 def _on(tensor: Tensor, index: Int[Tensor, "m"] | slice) -> Int[Tensor, "m"] | slice:
-    return index if isinstance(index, slice) else index.to(tensor.device, non_blocking=True)
+    return index if isinstance(index, slice) else sent(index, tensor.device)

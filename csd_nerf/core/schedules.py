@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
+
 BAND = 0.25
 """Width of the band of `falling_band`, as a fraction of the range of timesteps."""
 
@@ -61,7 +63,7 @@ def add_noise(
     timestep: Int[Tensor, "n"],
 ) -> Float[Tensor, "n *shape"]:
     """z_t = alpha_t x + sigma_t e, with one timestep per particle."""
-    timestep = timestep.to(clean.device, non_blocking=True)
+    timestep = sent(timestep, clean.device)
     per_particle = (-1, *[1] * (clean.ndim - 1))
     alpha = schedule.alpha(timestep).to(clean.dtype).view(per_particle)
     sigma = schedule.sigma(timestep).to(clean.dtype).view(per_particle)
@@ -143,24 +145,28 @@ class DiscreteSchedule:
         return len(self.alphas_cumprod)
 
     @cached_property
-    def _alphas(self) -> Float[Tensor, "T"]:
-        return self.alphas_cumprod.sqrt().float()
+    def _tables(self) -> dict[torch.device, tuple[Float[Tensor, "T"], Float[Tensor, "T"]]]:
+        """Tables of alpha_t and sigma_t by device, where they stay."""
+        alphas, sigmas = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
+        return {torch.device("cpu"): (alphas.float(), sigmas.float())}
 
-    @cached_property
-    def _sigmas(self) -> Float[Tensor, "T"]:
-        return (1 - self.alphas_cumprod).sqrt().float()
+    def _on(self, device: torch.device) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
+        if device not in self._tables:
+            alphas, sigmas = self._tables[torch.device("cpu")]
+            self._tables[device] = (sent(alphas, device), sent(sigmas, device))
+        return self._tables[device]
 
     def alpha(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """alpha_t, on the device of `timestep`."""
         if timestep.is_floating_point():
             return (1 + self._ratio(timestep).square()).rsqrt()
-        return self._alphas.to(timestep.device, non_blocking=True)[timestep.long()]
+        return self._on(timestep.device)[0][timestep.long()]
 
     def sigma(self, timestep: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """sigma_t, on the device of `timestep`."""
         if timestep.is_floating_point():
             return self._ratio(timestep) * self.alpha(timestep)
-        return self._sigmas.to(timestep.device, non_blocking=True)[timestep.long()]
+        return self._on(timestep.device)[1][timestep.long()]
 
     def timestep_bounds(self, t_range: tuple[float, float]) -> tuple[int, int]:
         """First and last timestep, both included, of a range given as fractions of T.

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from csd_nerf.core.canvas import Particles
+from csd_nerf.core.copies import sent
 from csd_nerf.core.randomness import Randomness
 from csd_nerf.core.rows import PICTURE, Rows, without_picture
 from csd_nerf.core.sweeps import AxisCover, Deck, Drawing, check_drawing, fade
@@ -181,23 +182,25 @@ class WindowCanvas:
         self, whole: Float[Tensor, "k H W"], index: Int[Tensor, "n"]
     ) -> Float[Tensor, "n k h w"]:
         windows = cut_windows(whole, self.positions[index], self.window)
-        return windows.to(self.device, non_blocking=True)
+        assert self.device is not None
+        return sent(windows, self.device)
 
     def draw_noise(
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool, whole: bool = False
     ) -> Float[Tensor, "n c h w"]:
         """Crops of one noise field, so that overlapping windows agree, or independent noise."""
+        assert self.device is not None
         channels = len(self.latent)
         if not shared:
             noise = randomness.normal((self.size if whole else len(index), channels, *self.window))
-            return (noise[index] if whole else noise).to(self.device, non_blocking=True)
+            return sent(noise[index] if whole else noise, self.device)
         cells, place = self._cells(index)
         if self.drawing == "uniform" and not whole:
             # The field is new for every batch, so only the cells under the windows need noise.
             noise = randomness.normal((channels, len(cells)))
         else:
             noise = self._deck.draw_noise(randomness, (channels, self.updates.numel()))[:, cells]
-        return noise[:, place].transpose(0, 1).to(self.device, non_blocking=True)
+        return sent(noise[:, place].transpose(0, 1), self.device)
 
     def descend(self, index: Int[Tensor, "n"], step: Float[Tensor, "n c h w"]) -> None:
         """Subtract the windows' steps, averaged where windows overlap.
@@ -215,9 +218,7 @@ class WindowCanvas:
         if self.editable is not None:
             factor = factor * self.editable.flatten()[cells]
         at = self.latent.device
-        cells, place, weights, factor = (
-            t.to(at, non_blocking=True) for t in (cells, place, weights, factor)
-        )
+        cells, place, weights, factor = (sent(t, at) for t in (cells, place, weights, factor))
         faded = (step.to(at) * weights[:, None]).transpose(0, 1).flatten(1)
         move = faded.new_zeros(len(self.latent), len(cells))
         move.index_add_(1, place.flatten(), faded)

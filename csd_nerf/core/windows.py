@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
+
 
 def window_positions(
     canvas: tuple[int, int], window: tuple[int, int], *, stride: int, wrap: bool = False
@@ -60,7 +62,7 @@ def cut_windows(
     canvas: Float[Tensor, "c H W"], positions: Int[Tensor, "b 2"], window: tuple[int, int]
 ) -> Float[Tensor, "b c h w"]:
     """Cut out the windows at these positions."""
-    cells = window_cells(positions.to(canvas.device, non_blocking=True), window, canvas.shape[-1])
+    cells = window_cells(sent(positions, canvas.device), window, canvas.shape[-1])
     return canvas.flatten(1)[:, cells].transpose(0, 1)
 
 

@@ -5,12 +5,14 @@ Importing this package loads neither diffusers nor transformers; `load` does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.compilation import Compile, compile_choice
 from csd_nerf.priors.control_weights import Control, ControlNotFoundError, find_controlled
 from csd_nerf.priors.families import Condition, Kind
 from csd_nerf.priors.names import check_quantity, is_bundled, known_family, usual_numbers
@@ -21,6 +23,7 @@ from csd_nerf.priors.weights import WeightsNotFoundError, fetch, find_weights
 __all__ = [
     "DTYPES",
     "Branch",
+    "Compile",
     "Condition",
     "Control",
     "ControlNotFoundError",
@@ -55,6 +58,8 @@ def load(
     control_scale: float = 1.0,
     offload: Offload = "none",
     quantize: Quantize = "none",
+    compile: Compile = "off",
+    tell: Callable[[str], None] = print,
 ) -> Prior:
     """Load a prior of any family in `csd_nerf.priors.families`.
 
@@ -84,18 +89,22 @@ def load(
         quantize: Precision of the weights of the denoiser's linear layers, and, unless they are
             offloaded, of those of T5 and Qwen. none: dtype. 8bit, 4bit: by bitsandbytes, on a
             CUDA device.
+        compile: Whether networks are compiled, by torch.compile, at their first call. auto: on a
+            CUDA device, if nothing is offloaded or quantised. graphs: with CUDA graphs.
+        tell: Called with a line for the user that says how long that took, or why it failed.
 
     Raises:
         WeightsNotFoundError: If the weights are not there and can't be fetched, or the model is
             of the other kind.
         ValueError: If dtype is not one of `DTYPES`, the condition is scaled for a model that takes
             none, the family is unknown or takes no ControlNet, the parts don't fit together, or it
-            can't be placed so (`check_placement`).
+            can't be placed or compiled so (`check_placement`).
         ImportError: If the tokenizer or quantising needs a package that is not installed.
     """
     where = torch.device(device)
     # Before anything is fetched.
-    check_placement(device=where, offload=offload, quantize=quantize)
+    place: dict[str, Any] = {"offload": offload, "quantize": quantize}
+    check_placement(device=where, compile=compile, **place)
     if condition != "raw" and kind != "edit":
         raise ValueError(
             f"condition needs an editing model, which sees a source, got {condition} for a "
@@ -120,7 +129,7 @@ def load(
             f"condition {condition} needs a model whose U-Net takes the source's latent as "
             f"channels, got {name_or_path}; leave it at raw."
         )
-    return family.load(
+    prior: Any = family.load(
         found.folder,
         controlled=control is not None,
         name=str(name_or_path),
@@ -128,7 +137,10 @@ def load(
         dtype=precision(dtype, device=where, half=family.half),
         variant=found.variant,
         vae_tiling=vae_tiling,
-        offload=offload,
-        quantize=quantize,
+        **place,
         **options,
     )
+    chosen = compile_choice(compile, device=where, **place)
+    if chosen != "off":
+        prior.compile(graphs=chosen == "graphs", tell=tell)
+    return prior

@@ -103,7 +103,8 @@ class ControlledStableDiffusion(StableDiffusion):
     ) -> dict[str, Any]:
         """What the ControlNet adds to the U-Net's levels."""
         control01 = unpack_structure(rows[CONTROL].to(image), cell_size=self.cell_size)
-        down, mid = self._control_net(
+        down, mid = self.call(
+            self._control_net,
             image,
             step,
             encoder_hidden_states=text,

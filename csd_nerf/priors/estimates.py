@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.residuals import Estimate, Latent, Terms, Text
 from csd_nerf.core.rows import PICTURES, SECOND, Rows, take_rows
 from csd_nerf.core.structure import STRUCTURE_ROWS
@@ -184,7 +185,7 @@ def _add_weighted(
     total: Float[Tensor, "n c h w"], weights: _Weights, found: Mapping[_Key, Tensor]
 ) -> Float[Tensor, "n c h w"]:
     for key, weight in weights.items():
-        total = total + weight.to(total.device, non_blocking=True)[:, None, None, None] * found[key]
+        total = total + sent(weight, total.device)[:, None, None, None] * found[key]
     return total
 
 

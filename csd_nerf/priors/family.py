@@ -3,7 +3,7 @@
 A family is a subclass of `DiffusersPrior`. It defines its encoders, the inputs of its model
 (`model_rows`), the call of the model (`run`), and the conversion of the output to noise
 (`noise_of`). `predict` is common to all: it gathers branches into batches, and returns the
-estimates by branch.
+estimates by branch. `run` calls its networks by `call`, so that they can be compiled.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Real
-from torch import Tensor
+from torch import Tensor, nn
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.rows import Rows, check_rows, take_rows
 from csd_nerf.core.schedules import Schedule
 from csd_nerf.priors.base import Branch
+from csd_nerf.priors.compilation import Compilation, padded
 from csd_nerf.priors.precisions import tf32_allowed
 
 
@@ -51,6 +55,16 @@ class DiffusersPrior(ABC):
         self.device = device
         self.dtype = dtype
         self.schedule = schedule
+        self._compilation: Compilation | None = None
+
+    def compile(self, *, graphs: bool = False, tell: Callable[[str], None] = print) -> None:
+        """Compile the networks that evaluate noise, at their first call; see `Compilation`."""
+        self._compilation = Compilation(device=self.device, graphs=graphs, tell=tell)
+
+    def call(self, network: nn.Module, /, *inputs: Any, **named: Any) -> Any:
+        """Call a network, for `run`; compiled, if `compile` was called."""
+        called = network if self._compilation is None else partial(self._compilation.call, network)
+        return called(*inputs, **named)
 
     @abstractmethod
     def encode(self, image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
@@ -180,18 +194,35 @@ class DiffusersPrior(ABC):
         noisy = torch.cat([part.noisy for part in group])
         steps = torch.cat([part.timestep for part in group])
         rows = {name: torch.cat([part.rows[name] for part in group]) for name in group[0].rows}
-        size = max_batch or len(noisy)
+        size = min(max_batch or len(noisy), len(noisy))
+        least = 0
+        if self._compilation is not None:
+            kind = (group[0].sizes, noisy.shape[1:])
+            least = self._compilation.batch(kind, size, limit=max_batch)
         # Each row has its own timestep, so the batch may be split anywhere.
         with tf32_allowed():
             outputs = [
-                self.run(
+                self._run_padded(
                     noisy[first : first + size],
                     steps[first : first + size],
                     {name: tensor[first : first + size] for name, tensor in rows.items()},
+                    least=least,
                 )
                 for first in range(0, len(noisy), size)
             ]
         return convert(torch.cat(outputs).to(noisy.device), noisy, steps)
+
+    def _run_padded(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        timestep: Real[Tensor, "b"],
+        rows: dict[str, Tensor],
+        *,
+        least: int,
+    ) -> Float[Tensor, "b _ h w"]:
+        """`run` in a batch of `least` evaluations or more."""
+        shown = {name: padded(tensor, least) for name, tensor in rows.items()}
+        return self.run(padded(noisy, least), padded(timestep, least), shown)[: len(noisy)]
 
 
 @dataclass(frozen=True)
@@ -214,7 +245,7 @@ class _Part:
         check_rows(shown, n)
         at = slice(0, n)
         if branch.particles is not None:
-            at = branch.particles.to(branch.noisy.device)
+            at = sent(branch.particles, branch.noisy.device)
         noisy = branch.noisy[at]
         rows = {
             name: tensor.expand(len(noisy), *tensor.shape[1:])

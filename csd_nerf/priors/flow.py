@@ -177,11 +177,10 @@ def map_of(
 
 
 def places_of(one: Float[Tensor, "b c h w"], *, plane: int, axes: int) -> Int[Tensor, "h*w {axes}"]:
-    """Positions (plane, row, column, 0, ...) of the tokens of a map, on the CPU."""
-    rows, columns = torch.meshgrid(
-        torch.arange(one.shape[2]), torch.arange(one.shape[3]), indexing="ij"
-    )
-    places = torch.zeros(*rows.shape, axes, dtype=torch.long)
+    """Positions (plane, row, column, 0, ...) of the tokens of a map, on its device."""
+    edges = (torch.arange(edge, device=one.device) for edge in one.shape[2:])
+    rows, columns = torch.meshgrid(*edges, indexing="ij")
+    places = torch.zeros(*rows.shape, axes, dtype=torch.long, device=one.device)
     places[..., 0], places[..., 1], places[..., 2] = plane, rows, columns
     return places.flatten(0, 1)
 

@@ -136,15 +136,16 @@ class Flux2Klein(FlowPrior):
         """Call the transformer on the tokens of noisy latents and of their references."""
         maps, text = self.maps(noisy, rows), rows["text"]
         places = [places_of(one, plane=_PLANE * k, axes=4) for k, one in enumerate(maps)]
-        words = torch.zeros(text.shape[1], 4, dtype=torch.long)
-        words[:, 3] = torch.arange(text.shape[1])
+        words = torch.zeros(text.shape[1], 4, dtype=torch.long, device=self.device)
+        words[:, 3] = torch.arange(text.shape[1], device=self.device)
 
-        output = self._transformer(
+        output = self.call(
+            self._transformer,
             hidden_states=self.shown(tokens_of(maps)),
             timestep=self.shown(level),
             guidance=None,
             encoder_hidden_states=self.shown(text),
-            txt_ids=words.to(self.device)[None].expand(len(noisy), -1, -1),
+            txt_ids=words[None].expand(len(noisy), -1, -1),
             img_ids=torch.cat(places).to(self.device)[None].expand(len(noisy), -1, -1),
             return_dict=False,
         )[0]

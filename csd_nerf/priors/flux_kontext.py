@@ -130,7 +130,8 @@ class FluxKontext(FlowPrior):
         places = [places_of(one, plane=k, axes=3) for k, one in enumerate(maps)]
 
         guided = self._transformer.config["guidance_embeds"]
-        output = self._transformer(
+        output = self.call(
+            self._transformer,
             hidden_states=self.shown(tokens_of(maps)),
             timestep=self.shown(level),
             guidance=torch.full((len(noisy),), GUIDANCE, device=self.device) if guided else None,

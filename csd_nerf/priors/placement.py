@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from csd_nerf.priors.compilation import compile_choice
 from csd_nerf.priors.offload import offload_layers
 from csd_nerf.priors.parts import load_part
 
@@ -26,18 +27,25 @@ _QUANTIZERS = ("bitsandbytes", "accelerate")
 
 
 def check_placement(
-    *, device: torch.device | str, offload: str = "none", quantize: str = "none"
+    *,
+    device: torch.device | str,
+    offload: str = "none",
+    quantize: str = "none",
+    compile: str = "off",
 ) -> None:
-    """Check that a prior can be placed so, before anything is fetched; see `Placement`.
+    """Check that a prior can be placed and compiled so, before anything is fetched.
+
+    See `Placement` and `compile_choice`.
 
     Raises:
-        ValueError: If an option has no such value, or weights can't be quantised on the device or
-            together with the offloading.
+        ValueError: If an option has no such value, weights can't be quantised on the device or
+            together with the offloading, or what is to be compiled is offloaded or quantised.
         ImportError: If quantising needs a package that is not installed.
     """
     for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantize)):
         if value not in get_args(known):
             raise ValueError(f"{name} needs one of {', '.join(get_args(known))}, got {value}.")
+    compile_choice(compile, device=torch.device(device), offload=offload, quantize=quantize)
     if quantize == "none":
         return
     if torch.device(device).type != "cuda":

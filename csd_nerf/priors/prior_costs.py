@@ -136,6 +136,12 @@ class PriorCosts:
                 self._sources[size] = self._prior.encode_source(image)[1]
         return self._sources[size]
 
+    @property
+    def text_rows(self) -> dict[str, torch.Size]:
+        """Shapes of the rows of one text that has seen no picture."""
+        with torch.no_grad(), LikeAGPU():
+            return {name: row.shape for name, row in self._prior.encode_text(["text"]).items()}
+
     def text(self) -> Cost:
         """Encoding one text, by all text encoders."""
         return self._count(("text",), lambda: self._prior.encode_text(["text"]))

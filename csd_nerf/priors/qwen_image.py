@@ -183,7 +183,8 @@ class QwenImageEdit(FlowPrior):
         maps = [pixel_unshuffle(latent, 2) for latent in self.maps(noisy, rows)]
         mask = rows.get("text" + _MASK)
 
-        output = self._transformer(
+        output = self.call(
+            self._transformer,
             hidden_states=self.shown(tokens_of(maps)),
             timestep=self.shown(level),
             encoder_hidden_states=self.shown(rows["text"]),

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from csd_nerf.core.copies import sent
 from csd_nerf.core.rows import Rows
 from csd_nerf.json_files import read_json
 from csd_nerf.priors.families import INDEX
@@ -104,9 +105,10 @@ class InstructPix2PixXL(InstructPix2Pix):
     ) -> dict[str, Tensor]:
         """The texts' summaries, and the picture's size, which is neither cropped nor scaled."""
         height, width = (edge * self.cell_size for edge in noisy.shape[2:])
-        ids = torch.tensor([height, width, 0, 0, height, width])
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype)
         pooled = rows["pooled"].to(self.device, self.dtype)
-        return {"text_embeds": pooled, "time_ids": ids.to(pooled).expand(len(noisy), -1)}
+        shown = sent(ids, self.device).expand(len(noisy), -1)
+        return {"text_embeds": pooled, "time_ids": shown}
 
 
 class _Index(BaseModel):

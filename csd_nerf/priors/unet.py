@@ -94,7 +94,8 @@ class UNetPrior(DiffusersPrior):
         shown = (torch.cat(channels, dim=1), rows["text"])
         image, text = (tensor.to(self.device, self.dtype) for tensor in shown)
         step = timestep.to(self.device)
-        output = self._unet(
+        output = self.call(
+            self._unet,
             image,
             step,
             encoder_hidden_states=text,

@@ -174,7 +174,7 @@ def edit_views(
             editable = torch.stack([editable_cells(masks[view], cells) for view in views])
         if task is not None:
             task.begin_part(len(views))
-        edited01, count = edit_by(
+        updated = edit_by(
             update,
             prior,
             source01,
@@ -189,19 +189,32 @@ def edit_views(
             tell=None if task is None else task.count,
             progress=progress,
         )
-        evaluations += count
+        evaluations += updated.evaluations
         trips01 = [None] * len(views)
         if keep_detail:
-            parts = source01.split(request.settings.max_batch or len(views))
-            trips01 = torch.cat([prior.decode(prior.encode(p)) for p in parts]).to(source01)
+            most = request.settings.max_batch or len(views)
+            trips01 = _round_trips(prior, source01, updated.source_latent, max_batch=most)
         for row, view in enumerate(views):
-            result01, mask = edited01[row], None if masks is None else masks[view]
+            result01, mask = updated.edited01[row], None if masks is None else masks[view]
             image = finish_image(result01, photographs01[view], round_trip01=trips01[row])
             if mask is not None:
                 image = _kept_outside(photographs01[view], image, mask)
                 result01 = to_01(_kept_outside(source01[row], to_bytes(result01), mask))
             edits[view] = ViewEdit(source01[row], start01[row], result01, image, mask)
     return Round({view: edits[view] for view in starts01}, evaluations)
+
+
+def _round_trips(
+    prior: Prior,
+    source01: Float[Tensor, "n 3 h w"],
+    latent: Float[Tensor, "n c _ _"] | None,
+    *,
+    max_batch: int,
+) -> Float[Tensor, "n 3 h w"]:
+    """Images after the prior's encoder and decoder; None if their latents are yet to be encoded."""
+    if latent is None:
+        latent = torch.cat([prior.encode(part) for part in source01.split(max_batch)])
+    return torch.cat([prior.decode(part) for part in latent.split(max_batch)]).to(source01)
 
 
 def _same_size(images: Mapping[int, Tensor]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,18 @@ IN2N_NOISE_RANGE = (0.02, 0.98)
 `lower_bound` and `upper_bound` of github.com/ayaanzhaque/instruct-nerf2nerf at 2c0d385."""
 
 
+@dataclass(frozen=True)
+class UpdatedViews:
+    """Views of one size, edited."""
+
+    edited01: Float[Tensor, "n 3 h w"]
+    """The edited images, on the device of their sources."""
+    evaluations: int
+    """Number of model evaluations."""
+    source_latent: Float[Tensor, "n c _ _"] | None
+    """The encoded sources on the prior's device, if the method has kept them; else None."""
+
+
 def edit_by(
     update: Update,
     prior: Prior,
@@ -37,7 +50,7 @@ def edit_by(
     generator: torch.Generator,
     tell: Callable[[str, int, int], None] | None = None,
     progress: str | None,
-) -> tuple[Float[Tensor, "n 3 h w"], int]:
+) -> UpdatedViews:
     """Edit views of one size.
 
     Args:
@@ -61,9 +74,6 @@ def edit_by(
             done, and their total; it must not wait for the device.
         progress: Label of a progress bar for csd; None means no bar.
 
-    Returns:
-        The edited images, and the number of model evaluations.
-
     Raises:
         FloatingPointError: If the result isn't finite.
         ValueError: If there are more sampling steps than timesteps up to the highest level.
@@ -86,7 +96,8 @@ def edit_by(
             callback=lambda done, total, _: counted("iteration", done, total),
             callback_every=1,
         )
-        return result.image01.to(source01), result.evaluations
+        edited01 = result.image01.to(source01)
+        return UpdatedViews(edited01, result.evaluations, result.source_latent)
     if update == "ip2p":
         edited01 = _sample(
             prior,
@@ -112,7 +123,8 @@ def edit_by(
     settings = request.settings
     scales = {"image_scale": settings.image_scale, "text_scale": settings.text_scale}
     branches = len(edit_guidance("target", **scales).weights)
-    return edited01.to(source01), branches * denoising_steps * len(source01)
+    count = branches * denoising_steps * len(source01)
+    return UpdatedViews(edited01.to(source01), count, None)
 
 
 def _sample(

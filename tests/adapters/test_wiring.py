@@ -267,9 +267,12 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preset", "residual"), [("small", "csd"), ("full", "dds"), ("release", "csd")]
+    ("preset", "residual", "compile"),
+    [("small", "csd", "auto"), ("full", "dds", "auto"), ("release", "csd", "off")],
 )
-def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, preset, residual):
+def test_the_command_loads_the_prior_as_its_options_say(
+    tmp_path, monkeypatch, capsys, preset, residual, compile
+):
     calls, fetched = [], []
     monkeypatch.setattr(priors, "fetch", lambda *a, **k: fetched.append((a, k)) or (tmp_path, None))
     monkeypatch.setattr(priors, "load", lambda *a, **k: calls.append((a, k)) or TintPrior())
@@ -282,6 +285,8 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
     cli.main(given)
     (((name,), options),) = calls
     assert name == "some/model"
+    options.pop("tell")("compiled.")
+    assert "note: compiled." in capsys.readouterr().err
     files = {
         "device": torch.device("cpu"),
         "dtype": "bfloat16",
@@ -293,6 +298,7 @@ def test_the_command_loads_the_prior_as_its_options_say(tmp_path, monkeypatch, p
         "condition": "scaled" if preset == "release" else "raw",
         "offload": "model",
         "quantize": "none",
+        "compile": compile,
         "control": None,
         "control_model": None,
         "control_scale": 1.0,

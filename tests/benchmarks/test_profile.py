@@ -52,7 +52,7 @@ def test_both_loops_make_the_same_edit_in_turns_and_every_section_is_entered(pri
 
 def test_channels_last_is_for_our_loop_alone(prior, monkeypatch):
     layouts = {}
-    for name, loop in (("ours", profile._our_loop), ("naive", profile._naive_loop)):
+    for name, loop in (("ours", profile.our_loop), ("naive", profile.naive_loop)):
 
         def noted(counted, stack, settings, *, name=name, loop=loop):
             weight = counted.unet.conv_in.weight

@@ -364,6 +364,7 @@ def test_tf32_ends_with_an_error(load, exact, part):
     assert flags() == exact
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("offload", ["text", "model"])
@@ -385,6 +386,7 @@ def test_offloading_from_a_gpu_frees_its_memory_with_the_same_result(load, famil
         torch.testing.assert_close(found.cpu(), one)
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 @pytest.mark.parametrize("family", FAMILIES)

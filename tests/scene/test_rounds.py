@@ -169,6 +169,34 @@ def test_fine_detail_stays_when_asked():
     assert (lost - truth).abs().mean() > 0.02
 
 
+@pytest.mark.parametrize("update", ["csd", "ip2p"])
+def test_detail_is_kept_by_the_round_trip_of_the_encoded_source(monkeypatch, update):
+    """csd has the sources' latents already, and encodes its starts only; ip2p has no starts."""
+    shown, decoded = [], []
+    decode = TintPrior.decode
+    monkeypatch.setattr(
+        TintPrior, "encode", lambda self, image01: shown.extend(image01) or 2 * image01 - 1
+    )
+    monkeypatch.setattr(
+        TintPrior,
+        "encode_source",
+        lambda self, image01: (1.5 * image01 - 1, {"condition": 2 * image01 - 1}),
+    )
+    monkeypatch.setattr(
+        TintPrior, "decode", lambda self, latent: decoded.append(latent) or decode(self, latent)
+    )
+    photographs = {view: photograph(view, 32, 32) for view in range(4)}
+    grey = {view: torch.full((3, 32, 32), 0.5) for view in (1, 3)}
+    few = replace(SETTINGS, iterations=1, max_batch=1)
+    options = {"update": update, "denoising_steps": 2, "settings": few}
+    edit(photographs, grey, keep_detail=True, **options)
+    scale = 1.5 if update == "csd" else 2.0
+    encoded = [grey[view] if update == "csd" else photographs[view] for view in (1, 3)]
+    assert torch.equal(torch.stack(shown), torch.stack(encoded))
+    for view, trip in zip((1, 3), decoded[-2:], strict=True):
+        assert torch.allclose(trip[0], scale * photographs[view] - 1, atol=1e-6)
+
+
 def test_images_are_rounded_to_8_bits_once():
     image = torch.tensor([0.0, 0.4999 / 255, 0.5001 / 255, 1.0]).view(1, 2, 2).repeat(3, 1, 1)
     finished = finish_image(image, torch.zeros(3, 2, 2), round_trip01=None)

@@ -133,6 +133,7 @@ csd_dreamfusion_tiny = MethodSpecification(
             albedo_steps=150,
             ambient=(0.4, 0.4),
             prior="tiny-text",
+            prior_compile="off",
             prior_dtype="float32",
         ),
         optimizers=_optimizers(lr=1e-2, warmup=30, steps=450),

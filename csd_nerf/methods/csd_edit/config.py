@@ -163,6 +163,7 @@ csd_edit_tiny = MethodSpecification(
             edit_steps=480,
             default_rounds=Rounds(every=120, views=16),
             prior="tiny",
+            prior_compile="off",
             # After a few hundred steps renders are blurred; photographs are better to start from.
             start="original",
             edit=EditSettings(**TUNED_RUN),

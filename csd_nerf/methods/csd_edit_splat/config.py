@@ -147,6 +147,7 @@ csd_edit_splat_tiny = MethodSpecification(
             # Four rounds, which edit every view of a capture of up to 64.
             default_rounds=Rounds(every=120, views=16),
             prior="tiny",
+            prior_compile="off",
             # After a few hundred steps renders are blurred; photographs are better to start from.
             start="original",
             edit=EditSettings(**TUNED_RUN),

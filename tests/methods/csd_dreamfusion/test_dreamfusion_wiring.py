@@ -94,16 +94,19 @@ def test_the_prior_is_loaded_and_asked_as_the_options_say(tmp_path, recorded):
         prior_dtype="bfloat16",
         prior_variant="fp16",
         prior_offload="text",
+        prior_compile="on",
         prompt="a cat",
         negative_prompt="fog",
         view_template=TEMPLATE,
     )
     config.pipeline.distill = replace(config.pipeline.distill, max_batch=3, text_scale=2.0)
-    started(config).train()
+    trainer = started(config)
+    trainer.train()
     files = {"kind": "text", "device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}
+    place = {"offload": "text", "quantize": "none", "compile": "on"}
     assert calls == [
         ("fetch", ("some/model",), files),
-        ("load", ("some/model",), {**files, "offload": "text", "quantize": "none"}),
+        ("load", ("some/model",), {**files, **place, "tell": trainer.pipeline._prior._tell}),
     ]
     views = [TEMPLATE.format(prompt="a cat", view=view) for view in VALUES]
     assert prior.encoded == [*views, "fog"]

@@ -41,7 +41,7 @@ def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, tiling):
     pipeline.prior, pipeline.prior_device = "some/model", "cuda:7"
     pipeline.prior_dtype, pipeline.prior_variant = "float16", "fp16"
     pipeline.prior_vae_tiling = tiling
-    pipeline.prior_offload = "model"
+    pipeline.prior_offload, pipeline.prior_compile = "model", "auto"
     pipeline.edit_steps = 1
     trainer = start(config)
     files = {"kind": "edit", "device": "cuda:7", "dtype": "float16", "variant": "fp16"}
@@ -49,6 +49,7 @@ def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, tiling):
     assert calls == [fetched]
     trainer.train()
     options = {**files, "vae_tiling": tiling, "offload": "model", "quantize": "none"}
+    options |= {"compile": "auto", "tell": trainer.pipeline._prior._tell}
     options |= {"control": None, "control_model": None, "control_scale": 1.0}
     assert calls == [fetched, ("load", ("some/model",), options)]
 
