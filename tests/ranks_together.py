@@ -1,85 +1,100 @@
-"""Several processes on this machine that run functions of the tests together, over gloo.
+"""Several processes on this machine that run a function of a test together, over gloo.
 
-A process takes seconds to import torch. So a pool is started once for a file of tests, and runs one
-function after the other.
+They are forks of the test's process, since importing torch and diffusers anew takes half a minute.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import socket
+import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 120
-"""Seconds after which ranks that don't answer are taken for hanging."""
+"""Seconds after which ranks that don't end are taken for hanging."""
 
 
-class Pool:
-    """Processes that wait for functions to run."""
+def run_together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function returns in each rank, of a process group that has begun.
 
-    def __init__(self, count: int, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes, self._processes = [], []
-        for rank in range(count):
-            here, there = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(rank, count, str(folder / "store"), there), daemon=True
-            )
-            process.start()
-            self._pipes.append(here)
-            self._processes.append(process)
+    Raises:
+        AssertionError: If it raises in one, with the traceback, or doesn't return.
+    """
 
-    def run(self, function: Callable[..., Any], *arguments: Any, count: int | None = None) -> list:
-        """What the function returns in each rank; it is called with the arguments.
+    def begun() -> Any:
+        import torch.distributed as dist
 
-        Raises:
-            AssertionError: If it raises in one; with the traceback.
-        """
-        for pipe in self._pipes:
-            pipe.send((function, arguments))
-        results = []
-        for rank, pipe in enumerate(self._pipes):
-            assert pipe.poll(PATIENCE), f"Rank {rank} hangs."
-            failed, result = pipe.recv()
-            results.append((failed, result))
-        for rank, (failed, result) in enumerate(results):
-            assert not failed, f"Rank {rank}: {result}"
-        return [result for _, result in results]
-
-    def close(self) -> None:
-        """End all processes."""
-        for pipe in self._pipes:
-            pipe.send(None)
-        for process in self._processes:
-            process.join(20)
-            process.kill()
-
-
-@contextmanager
-def pool_of(count: int, folder: Path) -> Iterator[Pool]:
-    """A pool of so many ranks, with files in a folder."""
-    pool = Pool(count, folder)
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def _serve(rank: int, count: int, store: str, pipe: Any) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
-    while (task := pipe.recv()) is not None:
-        function, arguments = task
+        dist.init_process_group("gloo")
         try:
-            pipe.send((False, function(*arguments)))
-        except BaseException:
-            pipe.send((True, traceback.format_exc()))
-    dist.destroy_process_group()
+            return function(*arguments)
+        finally:
+            dist.destroy_process_group()
+
+    found = launch(count, begun)
+    for rank, (kind, result) in enumerate(found):
+        assert kind == "returned", f"Rank {rank} {kind}: {result}"
+    return [result for _, result in found]
+
+
+def launch(count: int, function: Callable[[], Any]) -> list[tuple[str, Any]]:
+    """Call a function in each rank, with the environment that torchrun makes.
+
+    Returns:
+        For each rank what became of it: "returned" with the result, "exited" with the code,
+        "raised" with the traceback, or "died" with the process's exit code.
+    """
+    context: Any = multiprocessing.get_context("fork")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(count):
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(rank, count, port, function, there))
+        process.start()
+        there.close()
+        ranks.append((process, here))
+    deadline = time.monotonic() + PATIENCE
+    try:
+        return [_outcome(process, pipe, deadline) for process, pipe in ranks]
+    finally:
+        for process, _ in ranks:
+            process.kill()
+            process.join()
+
+
+def _outcome(process: Any, pipe: Any, deadline: float) -> tuple[str, Any]:
+    assert pipe.poll(max(0.0, deadline - time.monotonic())), "A rank hangs."
+    try:
+        return pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        process.join()
+        return "died", process.exitcode
+
+
+def _serve(rank: int, count: int, port: int, function: Callable[[], Any], pipe: Any) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    try:
+        outcome: tuple[str, Any] = ("returned", function())
+    except SystemExit as stop:
+        outcome = ("exited", stop.code)
+    except BaseException:
+        outcome = ("raised", traceback.format_exc())
+    # A pipe would pass on the memory of tensors, which ends with this process.
+    pipe.send_bytes(pickle.dumps(outcome))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pipe.close()
+    # Not the parent's handlers at exit.
+    os._exit(0)

@@ -13,11 +13,13 @@ noticed at the next call, a `LostRankError`.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -223,7 +225,7 @@ def current() -> Ranks:
 def joined(program: str) -> Iterator[Ranks]:
     """Take part in what torchrun began, as the environment says, until the block ends.
 
-    Only rank 0 prints. A rank waits at the end for the others, since torchrun ends all ranks as
+    Only rank 0 prints. SIGTERM is taken for Ctrl-C. A rank waits at the end for the others, since torchrun ends all ranks as
     soon as one has failed. If a rank is lost, one of those that are left says so in one line.
 
     Args:
@@ -239,6 +241,8 @@ def joined(program: str) -> Iterator[Ranks]:
     store, rank, count = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     ranks = current()
+    # What torchrun sends to the others when a rank has died, and to all when it is ended itself.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _silent(not ranks.is_first):
             try:
@@ -251,6 +255,7 @@ def joined(program: str) -> Iterator[Ranks]:
             print(f"{program}: {line}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
+        signal.signal(signal.SIGTERM, before)
         _here = ALONE
         dist.destroy_process_group()
 
@@ -261,7 +266,7 @@ def _silent(is_silent: bool) -> Iterator[None]:
     if not is_silent:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from ranks_together import pool_of
+from ranks_together import run_together
 
 from csd_nerf.core import ranks
 from csd_nerf.core.ranks import ALONE, RankError, Ranks, current
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory):
-    with pool_of(3, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
+@pytest.fixture
+def three():
+    return partial(run_together, 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -50,7 +51,7 @@ def gathered(total: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
 def test_all_ranks_get_exactly_the_rows_of_all(three, total, dtype):
     expected = (torch.arange(total * 3).view(total, 3) / 7).to(dtype)
-    for found in three.run(gathered, total, dtype):
+    for found in three(gathered, total, dtype):
         assert found.dtype == dtype
         assert torch.equal(found, expected)
 
@@ -69,7 +70,7 @@ def told() -> dict:
 
 
 def test_ranks_tell_each_other(three):
-    found = three.run(told)
+    found = three(told)
     assert [one["rank"] for one in found] == [(r, 3, r, r == 0) for r in range(3)]
     assert [one["alone"] for one in found] == [0, None, None]
     for one in found:
@@ -94,7 +95,7 @@ def shared(total: int) -> tuple[torch.Tensor, int]:
 
 
 def test_each_rank_works_for_its_share_alone(three):
-    found = three.run(shared, 5)
+    found = three(shared, 5)
     assert [worked for _, worked in found] == [2, 2, 1]
     assert all(rows.tolist() == [0, 1, 2, 3, 4] for rows, _ in found)
 
@@ -133,23 +134,25 @@ def failing(which: int) -> list[str]:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_an_error_of_one_rank_is_everyones(three, which):
-    found = three.run(failing, which)
+    found = three(failing, which)
     for rank, raised in enumerate(found):
         own = rank == which
-        expected = "ValueError: the\nmistake" if own else f"RankError: Rank {which} of 3: the mistake"
+        expected = (
+            "ValueError: the\nmistake" if own else f"RankError: Rank {which} of 3: the mistake"
+        )
         assert raised == [expected] * (6 if which == 0 else 4)
 
 
 def failing_alike() -> str:
     here = current()
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="invalid") as caught:
         here.together(lambda: int("x"))
     assert here.all_of(here.rank) == [0, 1, 2]
     return str(caught.value)
 
 
 def test_an_error_of_all_is_raised_as_it_is(three):
-    assert {*three.run(failing_alike)} == {"invalid literal for int() with base 10: 'x'"}
+    assert {*three(failing_alike)} == {"invalid literal for int() with base 10: 'x'"}
 
 
 def test_ranks_wait_longer_than_a_run_takes():
