@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -225,8 +225,9 @@ def current() -> Ranks:
 def joined(program: str) -> Iterator[Ranks]:
     """Take part in what torchrun began, as the environment says, until the block ends.
 
-    Only rank 0 prints. SIGTERM is taken for Ctrl-C. A rank waits at the end for the others, since torchrun ends all ranks as
-    soon as one has failed. If a rank is lost, one of those that are left says so in one line.
+    Only rank 0 prints. SIGTERM is taken for Ctrl-C. A rank waits at the end for the others, since
+    torchrun ends all ranks as soon as one has failed. If a rank is lost, one of those that are left
+    says so in one line.
 
     Args:
         program: Name of the command, which begins the line.
@@ -244,7 +245,7 @@ def joined(program: str) -> Iterator[Ranks]:
     # What torchrun sends to the others when a rank has died, and to all when it is ended itself.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _silent(not ranks.is_first):
+        with nullcontext() if ranks.is_first else silent():
             try:
                 yield ranks
             finally:
@@ -261,11 +262,29 @@ def joined(program: str) -> Iterator[Ranks]:
 
 
 @contextmanager
-def _silent(is_silent: bool) -> Iterator[None]:
+def begin(store: Path, rank: int, count: int) -> Iterator[Ranks]:
+    """Take part in what processes of this machine do together, until the block ends.
+
+    Args:
+        store: A file that isn't there yet, in a folder that all can write to.
+        rank: Number of this process.
+        count: Number of all.
+    """
+    global _here
+    import torch.distributed as dist
+
+    where = f"file://{store}"
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=count, timeout=TIMEOUT)
+    try:
+        yield current()
+    finally:
+        _here = ALONE
+        dist.destroy_process_group()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
     """Print nothing; a traceback of what leaves the block is printed."""
-    if not is_silent:
-        yield
-        return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
