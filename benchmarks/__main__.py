@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.paper.settings import PaperSettings
 from benchmarks.profile.settings import ProfileSettings
 from benchmarks.regions.settings import RegionsSettings
+from benchmarks.scaling.settings import ScalingSettings
 from benchmarks.tables import TablesSettings
 from benchmarks.text_to_3d.settings import TextTo3dSettings
 from benchmarks.truth.settings import TruthSettings
@@ -15,6 +16,7 @@ COMMANDS: dict[str, type] = {
     "truth": TruthSettings,
     "paper": PaperSettings,
     "profile": ProfileSettings,
+    "scaling": ScalingSettings,
     "regions": RegionsSettings,
     "user-study": UserStudySettings,
     "text-to-3d": TextTo3dSettings,

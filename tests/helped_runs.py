@@ -106,6 +106,6 @@ def check_helped(train: Callable[[str], Any], folder: Path, *, count: int, image
     for view, image in alone.edited.items():
         assert torch.equal(found.edited[view], image)
     for name, tensor in alone.parameters.items():
-        assert (found.parameters[name] - tensor).abs().max() < 1e-5, name
+        assert torch.allclose(found.parameters[name], tensor, rtol=0, atol=1e-5), name
     assert found.told == alone.told == alone.own == found.own + sum(helpers)
     assert all(0 < evaluated <= found.own for evaluated in helpers)

@@ -32,7 +32,7 @@ def test_a_run_goes_on_with_other_helpers(make_config, tint_prior, tmp_path):
     again.load_dir = first.get_checkpoint_dir()
     found, _ = helped_run(3, tmp_path, lambda: start(again))
     for name, tensor in whole.parameters.items():
-        assert (found.parameters[name] - tensor).abs().max() < 1e-5, name
+        assert torch.allclose(found.parameters[name], tensor, rtol=0, atol=1e-5), name
 
 
 class FailingPrior(TintPrior):
