@@ -100,6 +100,8 @@ class SharedPrior:
             size = part.stop - part.start
             # A rank without images needs to know the results' shapes; the others aren't faster.
             found = work(images[part] if size else images[:1])
-            return {name: rows[:size] for name, rows in found.items()}
+            # Where all ranks have it: an input may lie on the CPU in some of them.
+            return {name: rows[:size].to(self.device) for name, rows in found.items()}
 
-        return self.ranks.shared(len(images), of_share)
+        whole = self.ranks.shared(len(images), of_share)
+        return {name: rows.to(images.device) for name, rows in whole.items()}

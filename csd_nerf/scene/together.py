@@ -129,6 +129,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     helping: Helping = pickle.load(sys.stdin.buffer)
     print("ready", flush=True)
+    device = torch.device(helping.prior["device"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     kept: list[Prior] = []
 
     def prior() -> Prior:

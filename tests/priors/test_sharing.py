@@ -103,7 +103,8 @@ def sampled(prior: Any, count: int, method: str) -> torch.Tensor:
 
     generator = torch.Generator().manual_seed(0)
     if method == "images":
-        return sample_edit(prior, images(count), "make it night", steps=3, generator=generator)
+        prompts = ["make it night", "turn it over", "a red cube", "make it night", ""][:count]
+        return sample_edit(prior, images(count), prompts, steps=3, generator=generator)
     latent, rows = prior.encode_source(images(1))
     return sample_windows(
         prior,
@@ -208,3 +209,20 @@ def test_a_graph_passes_through_the_encoder(together):
     expected = with_gradient()
     for found in together(with_gradient):
         assert (found - expected).abs().max() < 1e-4
+
+
+class Devices(OneAfterAnother):
+    """Notes the devices of what would be gathered."""
+
+    def shared(self, total, work):
+        self.__dict__["found"] = {rows.device.type for rows in work(slice(0, total)).values()}
+        return {"result": torch.ones(total, 3, 8, 8)}
+
+
+def test_results_are_gathered_on_the_prior_s_device():
+    prior = Counting(priors.load("tiny"))
+    prior.device = torch.device("meta")
+    ranks = Devices(0, 2)
+    image01 = SharedPrior(prior, ranks).decode(torch.zeros(2, prior.latent_channels, 4, 4))
+    assert ranks.__dict__["found"] == {"meta"}
+    assert image01.device.type == "cpu"
