@@ -125,8 +125,8 @@ CASES = [
     (1, {}),
     (2, {"max_batch": 1}),
     (5, {"batch_size": 2, "noise": "independent"}),
-    (4, {"mixing": "patch", "residual": "sds"}),
-    (3, {"quantity": "noise", "source_share": 0.5}),
+    (4, {"mixing": "patch", "residual": "sds", "noise": "independent"}),
+    (3, {"noise": "independent", "source_share": 0.5}),
 ]
 
 
