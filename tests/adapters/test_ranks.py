@@ -20,7 +20,7 @@ from PIL import Image
 from ranks_together import launch
 
 from csd_nerf import cli, priors
-from csd_nerf.adapters import run
+from csd_nerf.adapters import run, video
 from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.core.ranks import Ranks
@@ -247,6 +247,26 @@ def test_an_error_in_one_rank_ends_all_with_one_line(tmp_path, pictures, where, 
     assert line.startswith(f"csd-nerf: {told}")
     assert (second.out, second.err) == ("", "")
     assert not output.exists()
+
+
+def full_disk() -> None:
+    @contextlib.contextmanager
+    def writer(*_, **__):
+        def write(_):
+            raise OSError("no space is left")
+
+        yield write
+
+    video.frame_writer = writer
+
+
+def test_a_frame_that_rank_0_can_not_write_ends_all(tmp_path, film):
+    output = tmp_path / "output.mp4"
+    first, second = in_ranks(2, "video", film, "--output", output, *QUICK, spoil=full_disk)
+    assert (first.code, second.code) == (1, 1)
+    (line,) = first.lines
+    assert line.startswith("csd-nerf: no space is left")
+    assert (second.out, second.err) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ class LazyPrior:
         """
         if self._prior is None:
             try:
-                self.lend(priors.load(**self.recipe()))
+                recipe = self.recipe()
+                self.lend(priors.load(recipe.pop("name_or_path"), **recipe))
             except (ValueError, ImportError) as error:
                 raise MethodError(" ".join(str(error).split())) from None
         assert self._prior is not None
