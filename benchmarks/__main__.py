@@ -6,6 +6,7 @@ from benchmarks.gpu.settings import GpuSettings
 from benchmarks.paper.settings import PaperSettings
 from benchmarks.profile.settings import ProfileSettings
 from benchmarks.regions.settings import RegionsSettings
+from benchmarks.scaling.settings import ScalingSettings
 from benchmarks.tables import TablesSettings
 from benchmarks.text_to_3d.settings import TextTo3dSettings
 from benchmarks.truth.settings import TruthSettings
@@ -17,6 +18,7 @@ COMMANDS: dict[str, type] = {
     "paper": PaperSettings,
     "profile": ProfileSettings,
     "gpu": GpuSettings,
+    "scaling": ScalingSettings,
     "regions": RegionsSettings,
     "user-study": UserStudySettings,
     "text-to-3d": TextTo3dSettings,

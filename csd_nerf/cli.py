@@ -10,6 +10,7 @@ import operator
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
@@ -68,12 +69,31 @@ def main(arguments: list[str] | None = None) -> None:
         print(overview())
         raise SystemExit(0 if given else 1)
 
+    count = _launched()
+
     def run(command: Any) -> int | None:
         if isinstance(command, PanoramaCommand | VideoCommand | ImageCommand):
             return command.run(["csd-nerf", *given])
+        if count > 1:
+            raise ValueError(f"{given[0]} runs in one process, got {count}; leave torchrun out.")
         return command.run()
 
-    call("csd-nerf", COMMANDS, given, run=run)
+    with _among_ranks() if count > 1 else nullcontext():
+        call("csd-nerf", COMMANDS, given, run=run)
+
+
+def _launched() -> int:
+    """The number of processes that torchrun, or a launcher like it, started for this command."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
+
+
+def _among_ranks() -> AbstractContextManager[Any]:
+    """The block in which this process takes part in what several do."""
+    # Before torch is loaded, as in `call`.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from csd_nerf.core.ranks import joined
+
+    return joined("csd-nerf")
 
 
 def call(

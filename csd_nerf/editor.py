@@ -34,7 +34,7 @@ from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import CONTROL, pack_structure
 from csd_nerf.core.velocities import Velocities
-from csd_nerf.priors.base import Prior
+from csd_nerf.priors.base import Prior, at_once
 from csd_nerf.priors.estimates import (
     PICTURES_AT_ONCE,
     ModelInputs,
@@ -133,11 +133,11 @@ def edit_images(
     _check_sizes(prior, source01, start01)
 
     def encode(image01: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
-        parts = image01.split(settings.max_batch or len(image01))
+        parts = image01.split(at_once(prior, settings.max_batch, total=len(image01)))
         return torch.cat([prior.encode(part) for part in parts])
 
     def decode() -> Float[Tensor, "n 3 H W"]:
-        parts = stack.latent.split(settings.max_batch or stack.size)
+        parts = stack.latent.split(at_once(prior, settings.max_batch, total=stack.size))
         return torch.cat([prior.decode(part) for part in parts])
 
     def after_step(done: int, total: int) -> None:

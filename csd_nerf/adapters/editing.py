@@ -22,7 +22,7 @@ from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.editor import edit
-from csd_nerf.priors.base import Prior
+from csd_nerf.priors.base import Prior, ranks_of
 
 
 class EditSession:
@@ -88,12 +88,19 @@ class EditSession:
         saved = self.reporter.restored()
         if saved is not None:
             self.generator.set_state(saved["generator"])
-            self._counted.evaluations = saved["evaluations"]
+            # The sum over all ranks is what counts.
+            first = ranks_of(self.prior).is_first
+            self._counted.evaluations = saved["evaluations"] if first else 0
         return saved
+
+    @property
+    def _evaluations(self) -> int:
+        """Those of all ranks, which have to ask for it together."""
+        return sum(ranks_of(self.prior).all_of(self._counted.evaluations))
 
     def state(self, **parts: Any) -> State:
         """A state for the reporter: these parts, the generator's state and the counts."""
-        kept = {"generator": self.generator.get_state(), "evaluations": self._counted.evaluations}
+        kept = {"generator": self.generator.get_state(), "evaluations": self._evaluations}
         return {**parts, **kept}
 
     def optimise(
@@ -227,7 +234,8 @@ class EditSession:
     def facts(self) -> dict[str, Any]:
         """Costs and notices of the edit, for a JSON file."""
         return {
-            "evaluations": self._counted.evaluations,
+            "evaluations": self._evaluations,
+            "ranks": ranks_of(self.prior).count,
             "seconds": {name: round(seconds, 2) for name, seconds in self._seconds.items()},
             "peak_memory_mib": peak_memory(self.prior.device),
             "notices": self._notices,

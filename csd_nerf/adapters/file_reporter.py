@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from csd_nerf.adapters.reporter import State
 from csd_nerf.adapters.run_files import RunFiles
+from csd_nerf.core.ranks import ALONE, Ranks
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,6 +27,10 @@ class FileReporter:
     Use it as a context manager. Within it, the first Ctrl-C stops the run at the end of the current
     unit of work, after its state is saved; a second Ctrl-C stops at once. In a stage that saves no
     state the first stops at once. SIGTERM is taken for Ctrl-C.
+
+    If ranks share the work, all of them report. Rank 0 reads and writes the files; a signal to one
+    rank stops all at the same place. torchrun repeats a signal at once, so that a second one is
+    ignored.
     """
 
     def __init__(
@@ -35,6 +41,8 @@ class FileReporter:
         save_every: int,
         preview_every: int,
         label: str = "",
+        ranks: Ranks = ALONE,
+        launched: bool = False,
     ) -> None:
         """Prepare; writes nothing yet.
 
@@ -44,6 +52,8 @@ class FileReporter:
             save_every: Units of work between saved states; 0 saves none.
             preview_every: Units of work between previews; 0 makes none.
             label: Prefix of all output, to tell several inputs apart.
+            ranks: The ranks that share the work on this input.
+            launched: Whether torchrun started this process, maybe for an input of its own.
         """
         self.resuming = resuming
         self.notices: list[str] = []
@@ -52,6 +62,8 @@ class FileReporter:
         self._save_every = save_every
         self._preview_every = preview_every
         self._label = label
+        self._ranks = ranks
+        self._launched = launched
         self._bar: tqdm | None = None
         self._earlier_seconds = 0.0
         self._began = monotonic()
@@ -62,7 +74,7 @@ class FileReporter:
     def __enter__(self) -> FileReporter:
         """Start the clock and take over Ctrl-C."""
         self._began = monotonic()
-        if not self.resuming:
+        if not self.resuming and self._ranks.is_first:
             self._files.state.unlink(missing_ok=True)
         for number in _STOPPING:
             self._handlers_before[number] = signal.signal(number, self._interrupted)
@@ -89,7 +101,7 @@ class FileReporter:
         """The state that the interrupted run saved last."""
         if not self.resuming:
             return None
-        state, self._earlier_seconds = self._files.load_state()
+        state, self._earlier_seconds = self._ranks.from_first(self._files.load_state)
         return state
 
     def begin(self, label: str, total: int, *, done: int = 0) -> None:
@@ -120,15 +132,18 @@ class FileReporter:
         bar = self._bar
         assert bar is not None, "begin comes before tick"
         bar.update(done - bar.n)
+        self._stop = self._ranks.any(self._stop)
         last = done == bar.total
         if state is not None and self._save_every:
             self._stoppable = not last
             if self._stop or last or done % self._save_every == 0:
-                self._files.save_state(state(), done=done, seconds=self.seconds)
+                found, seconds = state(), self.seconds
+                save = partial(self._files.save_state, found, done=done, seconds=seconds)
+                self._ranks.first_does(save)
         if self._stop:
             raise KeyboardInterrupt
         if preview is not None and self._preview_every and done % self._preview_every == 0:
-            self._files.save_preview(preview())
+            self._ranks.first_does(partial(self._files.save_preview, preview()))
 
     def note(self, text: str) -> None:
         """Print a notice once, as a line that starts with `note:`, and keep it for the record."""
@@ -138,7 +153,9 @@ class FileReporter:
 
     def _interrupted(self, *_: object) -> None:
         """Handle a signal; a run can't be resumed from the middle of an iteration."""
-        if not self._stoppable or self._stop:
+        if not self._stoppable or (self._stop and not self._launched):
             raise KeyboardInterrupt
         self._stop = True
+        if self._launched:
+            return
         tqdm.write("Stopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr)

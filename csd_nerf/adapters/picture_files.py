@@ -15,7 +15,7 @@ from csd_nerf.adapters.picture_set import Picture, edit_pictures, set_masks
 from csd_nerf.adapters.reporter import Reporter
 from csd_nerf.media.images import check_picture_path, picture_metadata, read_image, write_image
 from csd_nerf.media.regions import Segmenter
-from csd_nerf.priors.base import Prior
+from csd_nerf.priors.base import Prior, ranks_of
 
 
 def prepare_set(
@@ -60,8 +60,11 @@ def prepare_set(
             metadata = picture_metadata(sources[number], note=reporter.note)
             write_image(target, image, metadata=metadata, note=reporter.note)
 
+        def write_once(number: int, image: UInt8[Tensor, "H W 3"]) -> None:
+            ranks_of(prior).first_does(lambda: write(number, image))
+
         return edit_pictures(
-            prior, pictures, options, write, segmenter=segmenter, reporter=reporter
+            prior, pictures, options, write_once, segmenter=segmenter, reporter=reporter
         )
 
     return edit

@@ -41,9 +41,10 @@ class Reporter(Protocol):
 
         Args:
             done: Number of units of the stage that are done.
-            state: Returns the state to resume from; called only when it is saved. Only one stage of
-                a run may pass it.
-            preview: Returns a picture of the current result; called only when it is shown.
+            state: Returns the state to resume from; called only when it is saved, in all ranks that
+                share the work. Only one stage of a run may pass it.
+            preview: Returns a picture of the current result; called only when it is shown, in all
+                ranks.
         """
         ...
 

@@ -2,6 +2,9 @@
 
 All inputs, outputs and options are checked before the prior is loaded. The prior is loaded once for
 all inputs. If one input fails, a line is printed, and the others are edited.
+
+Several ranks (`csd_nerf.core.ranks`) take an input each, as long as there is one for every rank,
+which needs no communication; what is left over they edit together.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -32,6 +35,7 @@ from csd_nerf.adapters.options import (
 )
 from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.run_files import RunFiles
+from csd_nerf.core.ranks import Ranks, current
 from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.images import (
     PICTURE_SUFFIXES,
@@ -41,9 +45,11 @@ from csd_nerf.media.images import (
     write_image,
 )
 from csd_nerf.media.regions import Region, Segmenter, Word, parse_region
-from csd_nerf.priors.devices import find_device
+from csd_nerf.priors.base import ranks_of
+from csd_nerf.priors.devices import find_device, own_device
 from csd_nerf.priors.halving import HalvingPrior, is_out_of_memory, out_of_memory
 from csd_nerf.priors.identity import weights_identity
+from csd_nerf.priors.sharing import SharedPrior
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, by the convention of shells."""
@@ -219,8 +225,12 @@ def _edit_picture(
     result = edit_panorama(
         prior, image, options, name=source.name, segmenter=segmenter, reporter=reporter
     )
-    metadata = picture_metadata(source, note=reporter.note)
-    write_image(target, result.image, metadata=metadata, note=reporter.note)
+
+    def write() -> None:
+        metadata = picture_metadata(source, note=reporter.note)
+        write_image(target, result.image, metadata=metadata, note=reporter.note)
+
+    ranks_of(prior).first_does(write)
     return result.facts
 
 
@@ -238,8 +248,10 @@ class _Task:
     """An input to edit."""
 
     files: RunFiles
-    reporter: FileReporter
     edit: _Edit
+    resuming: bool
+    label: str
+    """Prefix of what is printed."""
 
 
 @dataclass
@@ -254,6 +266,9 @@ class _Call:
     """Files and folders of regions' masks, which are part of every input's fingerprint."""
     segmenter: _Segmenter
     failures: int = 0
+    ranks: Ranks = field(default_factory=current)
+    unheard: list[tuple[str, bool]] = field(default_factory=list)
+    """Lines that rank 0 is to print for this one, and whether they are errors."""
 
     def run(self, inputs: Sequence[tuple[Path, ...]], outputs: Sequence[Path]) -> int:
         """Check all, load the prior, edit all; returns the exit code.
@@ -265,59 +280,108 @@ class _Call:
         values = self.options.values()
         priors.check_quantity(values.prior, values.quantity, name="--quantity")
         bundled = priors.is_bundled(values.prior)
+
+        def device_of() -> torch.device:
+            return own_device(find_device(self.options.device, bundled=bundled), self.ranks)
+
         with _naming("--device"):
-            device = find_device(self.options.device, bundled=bundled)
+            device = self.ranks.together(device_of)
         try:
             with ExitStack() as locks:
-                tasks = self._checked(inputs, outputs, device, locks)
-                if tasks:
-                    notices: list[str] = []
-                    self.segmenter.load(device)
-                    prior, weights = self._load(device, notices)
-                    for task in tasks:
-                        task.files.weights = weights
-                        self._do(task, prior, notices)
+                if tasks := self._tasks(inputs, outputs, device, locks):
+                    self._edit(tasks, device)
         except KeyboardInterrupt:
             again = [*self.command, *(["--resume"] if "--resume" not in self.command else [])]
             print(f"csd-nerf: interrupted; go on with: {shlex.join(again)}", file=sys.stderr)
             return _INTERRUPTED
-        return 1 if self.failures else 0
+        return self.ranks.from_first(lambda: 1 if self.failures else 0)
 
-    def _checked(
+    def _edit(self, tasks: Sequence[_Task], device: torch.device) -> None:
+        """Load the prior, and edit."""
+        ranks, notices = self.ranks, list[str]()
+        ranks.together(lambda: self.segmenter.load(device))
+        prior, weights = ranks.together(lambda: self._load(device, notices))
+        for task in tasks:
+            task.files.weights = weights
+        whole = len(tasks) // ranks.count * ranks.count if ranks.count > 1 else 0
+        for task in tasks[ranks.rank : whole : ranks.count]:
+            self._do(task, prior, notices)
+        if whole:
+            self._hear_others()
+        shared = prior if ranks.count == 1 else cast(priors.Prior, SharedPrior(prior, ranks))
+        for task in tasks[whole:]:
+            self._do(task, shared, notices)
+
+    def _tasks(
         self,
         inputs: Sequence[tuple[Path, ...]],
         outputs: Sequence[Path],
         device: torch.device,
         locks: ExitStack,
     ) -> list[_Task]:
-        """The outputs that are left to make; they are locked until `locks` is closed."""
-        tasks = []
-        given = [path for sources in inputs for path in sources]
-        for number, (sources, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
-            label = f"[{number}/{len(inputs)}] {sources[0].name}: " if len(inputs) > 1 else ""
-            with self._telling(sources[0]):
-                edit = self.prepare(sources, output)
-                files = self._files(sources, output, device)
-                others = [path for path in outputs if path != output]
-                files.check_apart_from([*given, *self.region_masks, *others])
-                # The state has the longest name.
-                check_writable(files.state)
-                locks.enter_context(one_writer(output))
-                found = files.look(resume=self.options.resume, overwrite=self.options.overwrite)
-                if found == "result":
-                    print(f"{output} is finished: nothing is left to do.")
-                    continue
-                reporter = FileReporter(
-                    files,
-                    resuming=found == "state",
-                    save_every=self.options.save_every,
-                    preview_every=self.options.preview_every,
-                    label=label,
-                )
-                if self.options.resume and not reporter.resuming:
-                    reporter.note("no run was interrupted here: it starts anew")
-                tasks.append(_Task(files, reporter, edit))
-        return tasks
+        """The outputs that are left to make; rank 0 locks them until `locks` is closed."""
+        checked: dict[int, _Task] = {}
+        both = list(zip(inputs, outputs, strict=True))
+        several = len(both) > 1
+
+        def check() -> dict[int, bool]:
+            for number, (sources, output) in enumerate(both):
+                if task := self._checked(sources, output, [*inputs], outputs, device, locks):
+                    label = f"[{number + 1}/{len(both)}] {sources[0].name}: " if several else ""
+                    checked[number] = replace(task, label=label)
+            return {number: task.resuming for number, task in checked.items()}
+
+        def prepared(number: int, *, resuming: bool) -> _Task:
+            sources, output = both[number]
+            edit = self.prepare(sources, output)
+            return _Task(self._files(sources, output, device), edit, resuming, "")
+
+        left = self.ranks.from_first(check)
+        return self.ranks.together(
+            lambda: [checked.get(n) or prepared(n, resuming=found) for n, found in left.items()]
+        )
+
+    def _checked(
+        self,
+        sources: tuple[Path, ...],
+        output: Path,
+        inputs: Sequence[tuple[Path, ...]],
+        outputs: Sequence[Path],
+        device: torch.device,
+        locks: ExitStack,
+    ) -> _Task | None:
+        """An output to make, which is locked; None if there is nothing to do, or it can't be."""
+        with self._telling(sources[0]):
+            edit = self.prepare(sources, output)
+            files = self._files(sources, output, device)
+            given = [path for paths in inputs for path in paths]
+            others = [path for path in outputs if path != output]
+            files.check_apart_from([*given, *self.region_masks, *others])
+            # The state has the longest name.
+            check_writable(files.state)
+            locks.enter_context(one_writer(output))
+            found = files.look(resume=self.options.resume, overwrite=self.options.overwrite)
+            if found == "result":
+                print(f"{output} is finished: nothing is left to do.")
+                return None
+            return _Task(files, edit, found == "state", "")
+        return None
+
+    def _hear_others(self) -> None:
+        """Wait until all ranks have edited inputs of their own, and let rank 0 tell how it went."""
+        given = self.ranks.all_of((self.unheard, self.failures if self.ranks.rank else 0))
+        if self.ranks.is_first:
+            for lines, failures in given:
+                self.failures += failures
+                for line, is_error in lines:
+                    print(line, file=sys.stderr if is_error else sys.stdout)
+
+    def _say(self, line: str, *, error: bool = False) -> None:
+        """Print a line, in rank 0; from others, it hears it after their own inputs."""
+        if self.ranks.is_first:
+            print(line, file=sys.stderr if error else sys.stdout)
+        else:
+            self.unheard.append((line, error))
 
     def _files(self, sources: tuple[Path, ...], output: Path, device: torch.device) -> RunFiles:
         values = dataclasses.asdict(self.options.values())
@@ -375,22 +439,33 @@ class _Call:
         return [found.folder, beside]
 
     def _do(self, task: _Task, prior: priors.Prior, notices: Sequence[str]) -> None:
-        files = task.files
+        files, ranks = task.files, ranks_of(prior)
+        reporter = FileReporter(
+            files,
+            resuming=task.resuming,
+            save_every=self.options.save_every,
+            preview_every=self.options.preview_every,
+            label=task.label,
+            ranks=ranks,
+            launched=self.ranks.count > 1,
+        )
+        if self.options.resume and not task.resuming:
+            reporter.note("no run was interrupted here: it starts anew")
         with self._telling(files.sources[0], files.state):
             try:
-                reporter = task.reporter
                 with reporter:
-                    facts = task.edit(prior, reporter)
+                    facts = ranks.together(lambda: task.edit(prior, reporter))
                     told = [*notices, *reporter.notices]
-                    files.finish(facts, notices=told, seconds=reporter.seconds)
+                    finish = partial(files.finish, facts, notices=told, seconds=reporter.seconds)
+                    ranks.first_does(finish)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 raise out_of_memory("the run", prior.device) from error
             # Again, since bars have hidden them.
             for notice in reporter.notices:
-                print(f"note: {notice}")
-            print(f"Wrote {files.output}.")
+                self._say(f"note: {notice}")
+            self._say(f"Wrote {files.output}.")
 
     @contextmanager
     def _telling(self, source: Path, state: Path | None = None) -> Iterator[None]:
@@ -404,7 +479,7 @@ class _Call:
                 message += f" {_named('--size', '--max-batch', '--preset small')}"
             if state is not None and state.exists():
                 message += " (--resume goes on from what was done)"
-            print(f"csd-nerf: {message}", file=sys.stderr)
+            self._say(f"csd-nerf: {message}", error=True)
 
 
 @contextmanager

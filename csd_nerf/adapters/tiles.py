@@ -19,7 +19,7 @@ from torch import Tensor
 
 from csd_nerf.core.windows import cut_windows, window_positions
 from csd_nerf.media.pixels import to_01, to_bytes
-from csd_nerf.priors.base import Prior
+from csd_nerf.priors.base import Prior, at_once
 
 ENCODE_MARGIN = 3
 """Width in cells of the margin that is discarded when encoding. With it, the bundled prior's
@@ -57,7 +57,8 @@ def encode_tiled(
         wrap: Whether the left and right edges meet; tiles then cross them.
         tile: Height and width of a tile in latent cells; None means the prior's preferred size.
             A picture no larger than a tile, without wrap, is encoded as a whole.
-        max_batch: Largest number of tiles per call; `TILES_PER_CALL` if None or more than that.
+        max_batch: Largest number of tiles per call; `TILES_PER_CALL` if None or more than that. If
+            ranks share the prior, that is the number in each.
         after_row: Called after each row of tiles with the number of rows done and their total.
     """
     scale = prior.cell_size
@@ -70,8 +71,9 @@ def encode_tiled(
         image[top : top + size[0], left : left + size[1]]
         for top, left in (scale * tiles.sample(scale)).tolist()
     ]
+    together = _together(prior, max_batch)
     with prior.encoding_tiles(to_01(torch.stack(sample))) if tiles.several else nullcontext():
-        for row, part in tiles.calls(max_batch):
+        for row, part in tiles.calls(together):
             top = int(tiles.rows[row])
             strip = image[top * scale : top * scale + size[0]]
             columns = _along(tiles.columns[part] * scale, size[1], image.shape[1])
@@ -108,8 +110,9 @@ def decode_tiled(
     # From these rows of pixels on, the next row of tiles still adds to the strip.
     ends = [*(scale * tiles.rows[1:]).tolist(), height]
     sample = cut_windows(latent, tiles.sample(scale), tiles.window)
+    together = _together(prior, max_batch)
     with prior.decoding_tiles(sample) if tiles.several else nullcontext():
-        for row, part in tiles.calls(max_batch):
+        for row, part in tiles.calls(together):
             tops = tiles.rows[row].expand(part.stop - part.start)
             positions = torch.stack([tops, tiles.columns[part]], dim=1)
             pixels = prior.decode(cut_windows(latent, positions, tiles.window)).cpu()
@@ -177,12 +180,21 @@ class _Tiles:
         count = min(max(TILES_PER_CALL, SAMPLE_PIXELS // pixels), len(positions))
         return positions[torch.linspace(0, len(positions) - 1, count).round().long()]
 
-    def calls(self, max_batch: int | None) -> Iterator[tuple[int, slice]]:
-        """The tiles of each call of the prior: the number of a row, and a slice of its columns."""
-        count = min(max_batch or TILES_PER_CALL, TILES_PER_CALL)
+    def calls(self, count: int) -> Iterator[tuple[int, slice]]:
+        """The tiles of each call of the prior: the number of a row, and a slice of its columns.
+
+        Args:
+            count: Largest number of tiles in a call.
+        """
         for row in range(len(self.rows)):
             for first in range(0, len(self.columns), count):
                 yield row, slice(first, min(first + count, len(self.columns)))
+
+
+def _together(prior: Prior, max_batch: int | None) -> int:
+    """The number of tiles in a call."""
+    limit = min(max_batch or TILES_PER_CALL, TILES_PER_CALL)
+    return at_once(prior, limit, total=limit)
 
 
 def _overlap(window: int, margin: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ the batch and the latents, not on the size of the frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from csd_nerf.media.frames import Frame, FrameSource, check_frames_output, frame
 from csd_nerf.media.pixels import add_change, resize
 from csd_nerf.media.regions import Segmenter, parse_region
 from csd_nerf.priors import precision
-from csd_nerf.priors.base import Prior
+from csd_nerf.priors.base import Prior, ranks_of
 from csd_nerf.priors.decoders import Decoder, check_latents, fetch_decoder, load_decoder
 
 
@@ -69,11 +70,12 @@ def edit_video(
         OSError: If the output can't be written, or the decoder's weights can't be had.
         FloatingPointError: If a gradient isn't finite.
     """
+    ranks = ranks_of(prior)
     check_frames_output(output, size=source.size)
-    check_writable(output)
+    ranks.first_does(lambda: check_writable(output))
     plan = _plan(prior, source, options, segmenter, reporter)
     latents, facts = _edited_latents(plan)
-    with frame_writer(
+    writer = frame_writer(
         output,
         size=source.size,
         fps=source.fps,
@@ -81,8 +83,15 @@ def edit_video(
         pixel_aspect=source.pixel_aspect,
         sound_from=source.sound,
         note=plan.session.note,
-    ) as write:
-        _decode(plan, latents, write)
+    )
+    with ExitStack() as opened:
+        write = ranks.first_does(lambda: opened.enter_context(writer))
+
+        def write_once(frame: Frame) -> None:
+            ranks.first_does(lambda: None if write is None else write(frame))
+
+        _decode(plan, latents, write_once)
+        ranks.first_does(opened.close)
     return _facts(plan, facts)
 
 

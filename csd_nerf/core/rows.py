@@ -35,7 +35,7 @@ def without_picture(rows: Rows) -> Rows:
 
 def take_rows(rows: Rows, index: Int[Tensor, "m"] | slice) -> dict[str, Tensor]:
     """Select the rows of some particles; a tensor with a single, shared row stays as it is."""
-    return {name: r if len(r) == 1 else r[_on(r, index)] for name, r in rows.items()}
+    return {name: r if len(r) == 1 else r[on_device(r, index)] for name, r in rows.items()}
 
 
 def check_rows(rows: Rows, n: int) -> None:
@@ -51,5 +51,6 @@ def check_rows(rows: Rows, n: int) -> None:
             )
 
 
-def _on(tensor: Tensor, index: Int[Tensor, "m"] | slice) -> Int[Tensor, "m"] | slice:
+def on_device(tensor: Tensor, index: Int[Tensor, "m"] | slice) -> Int[Tensor, "m"] | slice:
+    """An index, which lies on the CPU, on the device of what it selects from."""
     return index if isinstance(index, slice) else sent(index, tensor.device)

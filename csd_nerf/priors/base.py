@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from csd_nerf.core.ranks import ALONE, Ranks
 from csd_nerf.core.rows import Rows
 from csd_nerf.core.schedules import Schedule
 
@@ -189,3 +190,19 @@ class Prior(Protocol):
                 A limit saves memory, and does not change the result.
         """
         ...
+
+
+def ranks_of(prior: Prior) -> Ranks:
+    """The ranks that share the work of a prior; `ALONE` for any but a `SharedPrior`."""
+    return getattr(prior, "ranks", ALONE)
+
+
+def at_once(prior: Prior, max_batch: int | None, *, total: int) -> int:
+    """The number of images to hand to a prior together, so that no rank gets more than a limit.
+
+    Args:
+        prior: The prior.
+        max_batch: The limit; None means that there is none.
+        total: The number of images.
+    """
+    return max(1, total) if max_batch is None else max_batch * ranks_of(prior).count

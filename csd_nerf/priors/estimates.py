@@ -12,9 +12,9 @@ from torch import Tensor
 
 from csd_nerf.core.copies import sent
 from csd_nerf.core.residuals import Estimate, Latent, Terms, Text
-from csd_nerf.core.rows import PICTURES, SECOND, Rows, take_rows
+from csd_nerf.core.rows import PICTURES, SECOND, Rows, on_device, take_rows
 from csd_nerf.core.structure import STRUCTURE_ROWS
-from csd_nerf.priors.base import Branch, Prior
+from csd_nerf.priors.base import Branch, Prior, at_once, ranks_of
 
 PICTURES_AT_ONCE = 8
 """Source images that are handed to a text encoder together, for `Texts.encode`."""
@@ -62,7 +62,7 @@ class Texts:
         count = len(asked)
         return cls(found[:count], found[count], *found[count + 1 :])
 
-    def of_particles(self, index: Int[Tensor, "m"]) -> Texts:
+    def of_particles(self, index: Int[Tensor, "m"] | slice) -> Texts:
         """Select the rows of some particles; texts shared by all particles stay as they are."""
         source = None if self.source is None else take_rows(self.source, index)
         prompts = [take_rows(prompt, index) for prompt in self.prompts]
@@ -85,10 +85,10 @@ class ModelInputs:
     reference_rows: Rows = field(default_factory=dict)
     """A second image, shown to the target's estimates with the image; see `second_reference`."""
 
-    def of_particles(self, index: Int[Tensor, "m"]) -> ModelInputs:
+    def of_particles(self, index: Int[Tensor, "m"] | slice) -> ModelInputs:
         """The inputs for some of the particles, by their places."""
         return ModelInputs(
-            take_rows(self.noisy, index),
+            {name: rows[on_device(rows, index)] for name, rows in self.noisy.items()},
             take_rows(self.image_rows, index),
             self.texts.of_particles(index),
             self.shares[index],
@@ -110,7 +110,8 @@ def weighted_sum(
     """Evaluate the noise estimates of terms for n particles in one batch, and sum them up.
 
     An estimate is evaluated only for particles in which its weight is not zero. A prior may bound
-    what guidance does to its estimates (`FlowPrior.bound_guidance`).
+    what guidance does to its estimates (`FlowPrior.bound_guidance`). If ranks share the prior, each
+    evaluates its share of the particles, and all get all sums.
 
     Args:
         prior: The diffusion model.
@@ -127,10 +128,36 @@ def weighted_sum(
     Returns:
         The sum, and the number of model evaluations that it took.
     """
+    ranks = ranks_of(prior)
+    if ranks.count == 1:
+        return _sum(prior, terms, inputs, timestep, drawn, max_batch, velocity, only)
+
+    def of_share(part: slice) -> dict[str, Tensor]:
+        own = inputs.of_particles(part)
+        if part.start == part.stop:
+            return {"sum": own.noisy[terms.latents[0]]}
+        noise = None if drawn is None else drawn[part]
+        found, _ = _sum(prior, terms, own, timestep[part], noise, max_batch, velocity, only)
+        return {"sum": found}
+
+    weights = _weights_of(terms, inputs, only)
+    count = sum(int(weight.count_nonzero()) for weight in weights.values())
+    return ranks.shared(len(timestep), of_share)["sum"], count
+
+
+def _sum(
+    prior: Prior,
+    terms: Terms,
+    inputs: ModelInputs,
+    timestep: Real[Tensor, "n"],
+    drawn: Float[Tensor, "n c h w"] | None,
+    max_batch: int | None,
+    velocity: bool,
+    only: Latent | None,
+) -> tuple[Float[Tensor, "n c h w"], int]:
+    """`weighted_sum` in a single process."""
     flow: Any = prior
-    weights = _weights(terms.weights, inputs, without_prompt=terms.text_without_prompt)
-    latents = [only] if only else terms.latents
-    weights = {key: weight for key, weight in weights.items() if key.estimate.latent in latents}
+    weights = _weights_of(terms, inputs, only)
     branches = [_branch(key, inputs, weight) for key, weight in weights.items()]
     evaluate = flow.predict_velocity if velocity else prior.predict
     estimates = evaluate(branches, timestep, max_batch=max_batch)
@@ -140,6 +167,7 @@ def weighted_sum(
         assert drawn is not None, "terms with the drawn noise need it"
         total = terms.noise * drawn
     if getattr(prior, "bounds_guidance", False):
+        latents: list[Latent] = terms.latents if only is None else [only]
         for latent in latents:
             total = total + _bounded(prior, terms, inputs, timestep, found, latent, velocity)
     else:
@@ -156,6 +184,12 @@ class _Key(NamedTuple):
 
 _Weights = dict[_Key, Tensor]
 """The weight of each estimate in every particle."""
+
+
+def _weights_of(terms: Terms, inputs: ModelInputs, only: Latent | None) -> _Weights:
+    """The weight of each estimate in every particle, of all latents or of one."""
+    weights = _weights(terms.weights, inputs, without_prompt=terms.text_without_prompt)
+    return {key: weight for key, weight in weights.items() if only in (None, key.estimate.latent)}
 
 
 def _weights(
@@ -265,6 +299,7 @@ def encode_sources(
     prior: Prior, image01: Float[Tensor, "n 3 H W"], *, max_batch: int | None = None
 ) -> tuple[Float[Tensor, "n c h w"], dict[str, Tensor]]:
     """Call `Prior.encode_source` on many images, at most `max_batch` at a time; None means all."""
-    parts = [prior.encode_source(part) for part in image01.split(max_batch or len(image01))]
+    size = at_once(prior, max_batch, total=len(image01))
+    parts = [prior.encode_source(part) for part in image01.split(size)]
     latents = torch.cat([latent for latent, _ in parts])
     return latents, {name: torch.cat([rows[name] for _, rows in parts]) for name in parts[0][1]}

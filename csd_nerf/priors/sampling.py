@@ -21,7 +21,7 @@ from csd_nerf.core.residuals import Terms, edit_guidance
 from csd_nerf.core.rows import PICTURE, Rows, without_picture
 from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.core.windows import coverage, cut_windows, window_cells
-from csd_nerf.priors.base import Prior
+from csd_nerf.priors.base import Prior, at_once
 from csd_nerf.priors.estimates import (
     PICTURES_AT_ONCE,
     ModelInputs,
@@ -234,7 +234,9 @@ def sample_windows(
     scheduler = make_solver(prior, solver, size=window, steps=steps)
     canvas = (noise.shape[1], noise.shape[2])
     count = coverage(positions, window, canvas).to(noise)
-    parts = torch.arange(len(positions)).split(max_batch or WINDOWS_PER_CALL)
+    parts = torch.arange(len(positions)).split(
+        at_once(prior, max_batch or WINDOWS_PER_CALL, total=len(positions))
+    )
 
     def cut(whole: Float[Tensor, "k H W"], part: Int[Tensor, "n"]) -> Float[Tensor, "n k h w"]:
         return cut_windows(whole, positions[part], window).to(prior.device)

@@ -20,8 +20,9 @@ from csd_nerf.scene.masks import SceneMasks
 from csd_nerf.scene.options import StageOptions
 from csd_nerf.scene.progress import Task
 from csd_nerf.scene.protocol import LiveScene, Scene
-from csd_nerf.scene.rounds import Round, ViewEdit, edit_views
+from csd_nerf.scene.rounds import Round, ViewEdit
 from csd_nerf.scene.state import ReferenceView, StageState
+from csd_nerf.scene.together import edit_together
 
 
 class ViewEditor:
@@ -141,23 +142,22 @@ class ViewEditor:
         if reference is not None:
             prompt = f"{request.prompt.rstrip(' .')}. {options.reference_prompt}"
             request = dataclasses.replace(request, prompt=prompt)
-        return edit_views(
-            self._prior(),
-            {view: given.original01 for view, given in inputs.items()},
-            {view: given.start01 for view, given in inputs.items()},
-            sources01={view: given.source01 for view, given in inputs.items()},
-            controls01={v: i.control01 for v, i in inputs.items() if i.control01 is not None},
-            reference01=None if reference is None else to_01(reference.image),
-            masks=masks or None,
-            request=request,
-            update=options.update,
-            denoising_steps=options.denoising_steps,
-            noise_range=options.noise_range,
-            keep_detail=keeps,
-            generator=generator,
-            task=task,
-            progress=f"{label} {state.rounds}",
-        )
+        controls01 = {v: i.control01 for v, i in inputs.items() if i.control01 is not None}
+        given = {
+            "photographs01": {view: given.original01 for view, given in inputs.items()},
+            "starts01": {view: given.start01 for view, given in inputs.items()},
+            "sources01": {view: given.source01 for view, given in inputs.items()},
+            "controls01": controls01,
+            "reference01": None if reference is None else to_01(reference.image),
+            "masks": masks or None,
+            "request": request,
+            "update": options.update,
+            "denoising_steps": options.denoising_steps,
+            "noise_range": options.noise_range,
+            "keep_detail": keeps,
+        }
+        told = {"task": task, "progress": f"{label} {state.rounds}"}
+        return edit_together(self._prior(), inputs=given, generator=generator, **told)
 
 
 def ground_of(request: EditRequest, state: StageState, *, step: int) -> tuple[Ground, str | None]:

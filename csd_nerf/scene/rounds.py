@@ -18,6 +18,7 @@ from csd_nerf.media.pixels import add_change, resize01, to_01, to_bytes
 from csd_nerf.media.regions import editable_cells, keep_outside
 from csd_nerf.media.sheets import outlined
 from csd_nerf.priors import Prior
+from csd_nerf.priors.base import at_once
 from csd_nerf.scene.controls import EditRequest
 from csd_nerf.scene.masks import enlarged
 from csd_nerf.scene.progress import Task
@@ -192,7 +193,7 @@ def edit_views(
         evaluations += updated.evaluations
         trips01 = [None] * len(views)
         if keep_detail:
-            most = request.settings.max_batch or len(views)
+            most = at_once(prior, request.settings.max_batch, total=len(views))
             trips01 = _round_trips(prior, source01, updated.source_latent, max_batch=most)
         for row, view in enumerate(views):
             result01, mask = updated.edited01[row], None if masks is None else masks[view]

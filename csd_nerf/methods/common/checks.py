@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from csd_nerf.methods.common.errors import MethodError
@@ -18,7 +19,7 @@ def asked_prompt(config: TrainerConfig) -> str:
 
 
 def check_devices(count: int, *, method: str) -> None:
-    """Check the number of devices.
+    """Refuse several devices for a method that trains on one.
 
     Raises:
         MethodError: If there are several.
@@ -27,6 +28,38 @@ def check_devices(count: int, *, method: str) -> None:
         raise MethodError(
             f"{method} trains on one device, got {count}; a second GPU can hold the prior: "
             "--pipeline.prior-device cuda:1."
+        )
+
+
+def check_helpers(machine: MachineConfig, *, prior_device: str | None, method: str) -> None:
+    """Check the devices that share the edits of a run.
+
+    Args:
+        machine: Their number and kind, as the user gave them.
+        prior_device: The device that the user named for the prior.
+        method: Name of the method, which begins messages.
+
+    Raises:
+        MethodError: If they are on several machines, there are too few GPUs, or all would have the
+            prior on the same one.
+    """
+    if machine.num_machines > 1:
+        raise MethodError(
+            f"{method} runs on one machine, got --machine.num-machines {machine.num_machines}; "
+            "leave it out."
+        )
+    if machine.num_devices == 1:
+        return
+    if prior_device is not None:
+        raise MethodError(
+            f"With --machine.num-devices {machine.num_devices} each device has the prior, got "
+            f"--pipeline.prior-device {prior_device}; leave one of them out."
+        )
+    there = torch.cuda.device_count()
+    if machine.device_type == "cuda" and machine.num_devices > there:
+        raise MethodError(
+            f"--machine.num-devices needs as many GPUs, got {machine.num_devices} with {there}; "
+            "take fewer."
         )
 
 

@@ -145,6 +145,11 @@ class EditPipeline(VanillaPipeline):
         """Edit with a prior that is loaded already, instead of the one that the options name."""
         self._prior.lend(prior)
 
+    def recipe_of(self, number: int) -> dict[str, Any]:
+        """How a helper of this number, from 1, loads the prior that the options name."""
+        kind = torch.device(self.device).type
+        return self._prior.recipe(f"cuda:{number}" if kind == "cuda" else kind)
+
     @property
     def notices(self) -> list[str]:
         """What was put right, or could not be honoured, so far; without full stops.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import tyro
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -28,12 +29,13 @@ from csd_nerf.methods.common.checkpoints import (
     save_whole,
     telling_of_faults,
 )
-from csd_nerf.methods.common.checks import asked_prompt, check_devices, check_folder, check_run
+from csd_nerf.methods.common.checks import asked_prompt, check_folder, check_helpers, check_run
 from csd_nerf.methods.common.edit_loading import adopt_settings, read_scene_config
 from csd_nerf.methods.common.edit_pipeline import EditPipeline, EditPipelineConfig
 from csd_nerf.methods.common.edit_viewer import open_edit_tab
 from csd_nerf.methods.common.errors import MethodError, one_line_errors
 from csd_nerf.methods.common.finite_training import FiniteTraining
+from csd_nerf.methods.common.helpers import Helpers
 from csd_nerf.methods.common.interruption import Interruption
 from csd_nerf.methods.common.prior_memory import choose_by_memory
 from csd_nerf.methods.common.terminal import count_steps
@@ -51,16 +53,21 @@ class EditTrainerConfig(TrainerConfig):
 
     command: ClassVar[str]
     """Name of the command, which begins messages."""
+    helpers: tyro.conf.Suppress[int] = 0
+    """Number of processes that share the edits with this one; --machine.num-devices sets it."""
 
     def save_config(self) -> None:
-        """Write config.yml. Several devices, which can't work, and a full disk end in one line.
+        """Write config.yml. Devices that can't work, and a full disk end in one line.
 
-        nerfstudio calls this before it starts a process for each device. A run that goes on from
-        another needs a folder of its own, as the other's settings would be lost.
+        nerfstudio calls this before it would start a process for each device, all of which train.
+        Here one trains, and the others help it to edit; see `csd_nerf.scene.together`. A run that
+        goes on from another needs a folder of its own, as the other's settings would be lost.
         """
-        devices = self.machine.num_devices * self.machine.num_machines
+        device = edit_options(self).prior_device
         with one_line_errors(self.command):
-            check_devices(devices, method=self.command)
+            check_helpers(self.machine, prior_device=device, method=self.command)
+            if self.machine.num_devices > 1:
+                self.helpers, self.machine.num_devices = self.machine.num_devices - 1, 1
             check_folder(self)
             super().save_config()
 
@@ -87,6 +94,7 @@ class EditTrainer(Trainer):
             self.check(config, world_size)
         super().__init__(config, local_rank, world_size)
         self._finite = FiniteTraining()
+        self._helpers = Helpers()
         self._interruption = Interruption(config.command, self.save_checkpoint)
 
     def check(self, config: EditTrainerConfig, world_size: int) -> None:
@@ -114,6 +122,8 @@ class EditTrainer(Trainer):
         """Set everything up; a user's mistake ends in one line."""
         with one_line_errors(self.config.command):
             super().setup(test_mode)
+            if test_mode == "val":
+                self._helpers.start(self.config.helpers, self.pipeline.recipe_of)
         if isinstance(self.viewer_state, Viewer):
             open_edit_tab(self.viewer_state, self.pipeline.controls)
             self.callbacks.insert(0, self.pipeline.controls.end_callback())
@@ -130,7 +140,11 @@ class EditTrainer(Trainer):
 
         Ctrl-C and SIGTERM end the run after its present step, saved; see `Interruption`.
         """
-        with one_line_errors(self.config.command), self._interruption.heeded(self):
+        with (
+            one_line_errors(self.config.command),
+            self._interruption.heeded(self),
+            self._helpers.dismissed(),
+        ):
             super().train()
 
     def begin_editing(self, *, is_resumed: bool) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from csd_nerf.core.ranks import RankError
 from csd_nerf.priors import ControlNotFoundError, WeightsNotFoundError
 from csd_nerf.priors.halving import is_out_of_memory
 from csd_nerf.priors.segmenters import SegmenterNotFoundError
@@ -39,7 +40,7 @@ def one_line_errors(command: str) -> Iterator[None]:
             f"{command}: {error} The option is --pipeline.prior. Without weights, {command}-tiny "
             "runs on a CPU with the bundled prior."
         ) from None
-    except (MethodError, FloatingPointError) as error:
+    except (MethodError, FloatingPointError, RankError) as error:
         raise SystemExit(f"{command}: {error}") from None
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""

@@ -126,12 +126,19 @@ class LazyPrior:
         """
         if self._prior is None:
             try:
-                options = {**self._files, **self._place, **self._options, "tell": self._tell}
-                self.lend(priors.load(self._name, kind=self._kind, **options))
+                recipe = {**self.recipe(), "tell": self._tell}
+                self.lend(priors.load(recipe.pop("name_or_path"), **recipe))
             except (ValueError, ImportError) as error:
                 raise MethodError(" ".join(str(error).split())) from None
         assert self._prior is not None
         return self._prior
+
+    def recipe(self, device: torch.device | str | None = None) -> dict[str, Any]:
+        """The arguments of `priors.load`, for another device if one is given."""
+        found = {**self._files, **self._place, **self._options}
+        if device is not None:
+            found["device"] = device
+        return {"name_or_path": self._name, "kind": self._kind, **found}
 
     def lend(self, prior: Prior) -> None:
         """Use a prior that is loaded already, for example one that several runs share."""

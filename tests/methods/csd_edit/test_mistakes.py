@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from edit_runs import message_of, start
 
@@ -98,9 +99,18 @@ def test_dds_has_all_of_its_baseline_with_the_tiny_preset_too(make_config, tint_
     assert told.pipeline.edit.source_share == 0.5
 
 
-def test_several_devices(make_config, tint_prior):
-    with pytest.raises(SystemExit, match=r"trains on one device, got 2.*--pipeline.prior-device"):
-        make_config().setup(local_rank=0, world_size=2)
+def test_several_devices(make_config, tint_prior, monkeypatch):
+    config = make_config()
+    config.machine.num_machines = 2
+    assert "runs on one machine, got --machine.num-machines 2" in message_of(config)
+    config = make_config()
+    config.machine.num_devices, config.pipeline.prior_device = 2, "cpu"
+    assert "each device has the prior, got --pipeline.prior-device cpu" in message_of(config)
+    config = make_config()
+    config.machine.num_devices, config.machine.device_type = 3, "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "needs as many GPUs, got 3 with 2; take fewer." in message_of(config)
+    assert not config.get_base_dir().exists()
 
 
 def test_patches_too_small_for_lpips(make_config, tint_prior):

@@ -232,14 +232,6 @@ def test_a_folder_that_cannot_be_written_ends_in_one_line(make_config, tmp_path)
     )
 
 
-def test_several_devices_are_refused_before_processes_start(make_config):
-    config = make_config()
-    config.machine.num_devices = 2
-    with pytest.raises(SystemExit, match="csd-edit: csd-edit trains on one device, got 2"):
-        config.save_config()
-    assert not config.get_base_dir().exists()
-
-
 def out_of_memory(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 

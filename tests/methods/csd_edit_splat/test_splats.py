@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helped_runs import check_helped
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models import splatfacto
 from nerfstudio.utils.eval_utils import eval_setup
@@ -18,6 +19,7 @@ from PIL import Image
 from plyfile import PlyData
 from splat_runs import SIZE, gaussians_of, splat_config, start_splats
 
+from csd_nerf import priors
 from csd_nerf.methods.common.edit_scene import resized_camera
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManagerConfig
 from csd_nerf.methods.csd_edit_splat.scene import ray_lengths
@@ -386,3 +388,8 @@ def test_a_run_of_another_kind_is_refused(make_splats, tmp_path):
     config.load_dir = models
     with pytest.raises(SystemExit, match="goes on from runs of splatfacto or its own, got one of"):
         start_splats(config)
+
+
+def test_helpers_share_the_rounds_of_splats(make_splats, monkeypatch, tmp_path):
+    monkeypatch.setattr(priors, "fetch", lambda *_, **__: None)
+    check_helped(lambda name: start_splats(make_splats(name)), tmp_path, count=3, images=4)

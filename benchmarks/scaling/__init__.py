@@ -1,0 +1,1 @@
+"""What several GPUs cost in communication, computed."""
