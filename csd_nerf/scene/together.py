@@ -128,10 +128,11 @@ def main() -> None:
     # Ctrl-C in a terminal reaches all processes; rank 0 finishes its step, and dismisses helpers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     helping: Helping = pickle.load(sys.stdin.buffer)
-    print("ready", flush=True)
     device = torch.device(helping.prior["device"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Nothing may fail from here to `begin`, where rank 0 waits for all.
+    print("ready", flush=True)
     kept: list[Prior] = []
 
     def prior() -> Prior:

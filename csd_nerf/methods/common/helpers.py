@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,9 @@ def _running(helping: Helping) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdin is not None
-            pickle.dump(helping, process.stdin)
-            process.stdin.close()
+            # One that has ended at once is found by what it doesn't say.
+            with suppress(BrokenPipeError), process.stdin as given:
+                pickle.dump(helping, given)
             yield process
             process.wait(_PATIENCE)
         finally:

@@ -15,6 +15,7 @@ from tint_prior import TintPrior
 
 from csd_nerf.core.ranks import ALONE, current
 from csd_nerf.methods.common import helpers
+from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.helpers import Helpers
 
 
@@ -83,7 +84,7 @@ def test_devices_become_helpers(make_config, tint_prior, monkeypatch):
 
 def test_helpers_are_processes_that_end():
     found = Helpers()
-    found.start(1, lambda number: {"name_or_path": "tiny", "device": f"cuda:{number}"})
+    found.start(1, lambda _: {"name_or_path": "tiny", "device": "cpu"})
     ranks = current()
     assert (ranks.rank, ranks.count) == (0, 2)
     began = time.monotonic()
@@ -92,6 +93,13 @@ def test_helpers_are_processes_that_end():
     assert time.monotonic() - began < helpers._PATIENCE
     assert current() is ALONE
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_helper_without_its_gpu_is_told():
+    with pytest.raises(MethodError, match="got one that ended at once, number 1"):
+        Helpers().start(1, lambda number: {"name_or_path": "tiny", "device": f"cuda:{number}"})
+    assert current() is ALONE
 
 
 def test_a_helper_that_ends_at_once_is_told(make_config, tint_prior, monkeypatch):
