@@ -34,7 +34,7 @@ from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import CONTROL, pack_structure
 from csd_nerf.core.velocities import Velocities
-from csd_nerf.priors.base import Prior, at_once
+from csd_nerf.priors.base import Prior, at_once, ranks_of
 from csd_nerf.priors.estimates import (
     PICTURES_AT_ONCE,
     ModelInputs,
@@ -310,7 +310,9 @@ def edit(
         done, ends = iteration + 1, False
         if done % CHECK_EVERY == 0 or done == total:
             watch.check(total)
-            ends = moves is not None and moves.step(canvas.latent, done) < settings.stop_below
+            still = moves is not None and moves.step(canvas.latent, done) < settings.stop_below
+            # On GPUs the latents of ranks may differ in their last bits.
+            ends = moves is not None and ranks_of(prior).any(still)
         if after_step is not None:
             after_step(total if ends else done, total)
         if ends:
