@@ -9,20 +9,17 @@ from __future__ import annotations
 import math
 from typing import Any, no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.field_components.encodings import HashEncoding
-from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from csd_nerf.methods.common.loops import compiled, in_threads
+
 _FACTORS = (1, 2654435761, 805459861)
 """Of the hash of Instant-NGP (Müller et al. 2022, Eq. 4)."""
-
-_compiled: Any = njit(cache=True, nogil=True)
-_parallel: Any = njit(parallel=True, cache=True, nogil=True)
 
 
 def compile_hash_grids(module: torch.nn.Module) -> None:
@@ -57,8 +54,7 @@ class _Features(torch.autograd.Function):
     ) -> Float[Tensor, "n d"]:
         """Interpolate the table's entries at the corners of each point's cells."""
         features = table.new_zeros(len(points), len(table), table.shape[2])
-        _limit_threads()
-        read_entries(*_arrays(points, scales, table, features))
+        in_threads(read_entries, len(points), points, scales, table, features)
         ctx.save_for_backward(points, scales, table)
         return features.flatten(1)
 
@@ -69,26 +65,16 @@ class _Features(torch.autograd.Function):
         points, scales, table = ctx.saved_tensors
         given = gradients[0].reshape(len(points), len(table), table.shape[2])
         to_points = to_table = None
-        _limit_threads()
         if ctx.needs_input_grad[0]:
             to_points = torch.zeros_like(points)
-            add_to_points(*_arrays(points, scales, table, given, to_points))
+            in_threads(add_to_points, len(points), points, scales, table, given, to_points)
         if ctx.needs_input_grad[2]:
             to_table = torch.zeros_like(table)
-            add_to_entries(*_arrays(points, scales, given, to_table))
+            in_threads(add_to_entries, len(table), points, scales, given, to_table)
         return to_points, None, to_table
 
 
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-def _limit_threads() -> None:
-    config: Any = numba.config
-    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
-
-
-@_compiled
+@compiled
 @no_type_check
 def _cell(point, scale, hashes, shares):
     """Fill in, by axis and side of a point's cell, the hash and the share in the weight."""
@@ -103,16 +89,16 @@ def _cell(point, scale, hashes, shares):
         shares[axis, 0] = one - shares[axis, 1]
 
 
-@_parallel
+@compiled
 @no_type_check
-def read_entries(points, scales, table, features):
-    """Fill the features, shape (n, levels, f), from a table of shape (levels, entries, f).
+def read_entries(begin, end, points, scales, table, features):
+    """Fill features, shape (n, levels, f), of some points from a table (levels, entries, f).
 
     The number of entries is a power of two.
     """
     levels, entries, size = table.shape
-    for number in prange(len(points)):
-        hashes, shares = np.empty((3, 2), np.int64), np.empty((3, 2), points.dtype)
+    hashes, shares = np.empty((3, 2), np.int64), np.empty((3, 2), points.dtype)
+    for number in range(begin, end):
         for level in range(levels):
             _cell(points[number], scales[level], hashes, shares)
             for corner in range(8):
@@ -123,13 +109,13 @@ def read_entries(points, scales, table, features):
                     features[number, level, f] += weight * table[level, entry, f]
 
 
-@_parallel
+@compiled
 @no_type_check
-def add_to_points(points, scales, table, gradient, found):
-    """Add the gradients by the features to those by the points."""
+def add_to_points(begin, end, points, scales, table, gradient, found):
+    """Add the gradients by the features to those by some points."""
     levels, entries, size = table.shape
-    for number in prange(len(points)):
-        hashes, shares = np.empty((3, 2), np.int64), np.empty((3, 2), points.dtype)
+    hashes, shares = np.empty((3, 2), np.int64), np.empty((3, 2), points.dtype)
+    for number in range(begin, end):
         for level in range(levels):
             _cell(points[number], scales[level], hashes, shares)
             for corner in range(8):
@@ -144,13 +130,13 @@ def add_to_points(points, scales, table, gradient, found):
                 found[number, 2] += (2 * k - 1) * shares[0, i] * shares[1, j] * worth
 
 
-@_parallel
+@compiled
 @no_type_check
-def add_to_entries(points, scales, gradient, found):
-    """Add the gradients by the features to those by the table; each thread has its own levels."""
-    levels, entries, size = found.shape
-    for level in prange(levels):
-        hashes, shares = np.empty((3, 2), np.int64), np.empty((3, 2), points.dtype)
+def add_to_entries(begin, end, points, scales, gradient, found):
+    """Add the gradients by the features to those by some levels of the table."""
+    entries, size = found.shape[1:]
+    hashes, shares = np.empty((3, 2), np.int64), np.empty((3, 2), points.dtype)
+    for level in range(begin, end):
         for number in range(len(points)):
             _cell(points[number], scales[level], hashes, shares)
             for corner in range(8):

@@ -21,12 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd_nerf.methods.common.loops import as_array, in_threads
 from csd_nerf.methods.csd_edit_splat.tiles import (
     TILE,
     composite_tiles,
@@ -107,12 +106,13 @@ class _Plan:
         order = depths.flatten().argsort(stable=True)
         shapes = means2d.flatten(0, 1), conics.flatten(0, 1), opacities.flatten()
         seen = (radii > 0).flatten()
-        given = (*_arrays(order, *shapes, seen), radii.shape[1], (rows, columns), size)
+        arrays = [as_array(part) for part in (order, *shapes, seen)]
+        given = (*arrays, radii.shape[1], (rows, columns), size)
         count = torch.zeros(len(radii) * rows * columns, dtype=torch.long)
-        place_pairs(*given, *_arrays(count, torch.zeros(0, dtype=torch.long)))
+        place_pairs(*given, as_array(count), as_array(torch.zeros(0, dtype=torch.long)))
         last = count.cumsum(0)
         gaussian = torch.zeros(int(last[-1]), dtype=torch.long)
-        place_pairs(*given, *_arrays(last - count, gaussian))
+        place_pairs(*given, as_array(last - count), as_array(gaussian))
         return cls(size, gaussian, last - count, count)
 
 
@@ -175,12 +175,7 @@ def _run(
     sums: Float[Tensor, "c h w d"],
     *more: Tensor,
 ) -> None:
-    """Call a loop of `tiles`, which fills its last array, with as many threads as torch has."""
-    config: Any = numba.config
-    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
-    given = _arrays(plan.gaussian, plan.first, plan.count, means, conics, values, opacities, sums)
-    loop(*given, plan.grid, *_arrays(*more))
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    """Call a loop of `tiles`, which fills its last array."""
+    pairs = plan.gaussian, plan.first, plan.count
+    shapes = means, conics, values, opacities
+    in_threads(loop, len(plan.count), *pairs, *shapes, sums, plan.grid, *more)

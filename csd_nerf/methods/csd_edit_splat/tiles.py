@@ -9,10 +9,11 @@ the caller adds up. Arrays are all of one float type.
 from __future__ import annotations
 
 import math
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numpy as np
-from numba import njit, prange
+
+from csd_nerf.methods.common.loops import compiled
 
 TILE = 8
 """Edge of a tile in pixels."""
@@ -24,13 +25,8 @@ LEAST_TRANSMITTANCE = 1e-4
 MEAN, CONIC, OPACITY, ABSOLUTE, COLOR = 0, 2, 5, 6, 8
 """First columns in the gradients of pairs."""
 
-_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
-"""The decorator; dividing by zero gives infinity, as in torch."""
-_parallel: Any = njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-"""The same for loops over tiles with `prange`."""
 
-
-@_compiled
+@compiled
 @no_type_check
 def _least_sigma(a, b, c, left, top, right, bottom):
     """The least sigma in a box, whose edges are relative to the mean."""
@@ -46,7 +42,7 @@ def _least_sigma(a, b, c, left, top, right, bottom):
     return least
 
 
-@_compiled
+@compiled
 @no_type_check
 def place_pairs(order, means, conics, opacities, seen, per_camera, grid, size, next_pair, gaussian):
     """Find the tiles that each Gaussian reaches with an alpha of at least `LEAST_ALPHA`.
@@ -97,12 +93,16 @@ def place_pairs(order, means, conics, opacities, seen, per_camera, grid, size, n
                 next_pair[tile] += 1
 
 
-@_parallel
+@compiled
 @no_type_check
-def composite_tiles(gaussian, first, count, means, conics, colors, opacities, sums, grid):
-    """Add up the Gaussians of each tile.
+def composite_tiles(
+    begin, end, gaussian, first, count, means, conics, colors, opacities, sums, grid
+):
+    """Add up the Gaussians of some tiles.
 
     Args:
+        begin: The first tile.
+        end: The tile after the last.
         gaussian: The Gaussian of each pair, by tile and then by depth, shape (pairs,).
         first: The first pair of each tile, shape (tiles,).
         count: The number of its pairs.
@@ -119,9 +119,7 @@ def composite_tiles(gaussian, first, count, means, conics, colors, opacities, su
     real = means.dtype.type
     zero, half, one = real(0), real(0.5), real(1)
     most, least = real(MOST_ALPHA), real(LEAST_TRANSMITTANCE)
-    for number in prange(len(count)):
-        # As an unsigned integer it would be divided as a float.
-        tile = np.int64(number)
+    for tile in range(begin, end):
         camera, place = divmod(tile, rows * columns)
         top, left = place // columns * TILE, place % columns * TILE
         down, across = min(TILE, height - top), min(TILE, width - left)
@@ -154,14 +152,16 @@ def composite_tiles(gaussian, first, count, means, conics, colors, opacities, su
                 break
 
 
-@_parallel
+@compiled
 @no_type_check
 def differentiate_tiles(
-    gaussian, first, count, means, conics, colors, opacities, sums, grid, wanted, found
+    begin, end, gaussian, first, count, means, conics, colors, opacities, sums, grid, wanted, found
 ):
     """The gradients of a loss by what each pair of tile and Gaussian adds.
 
     Args:
+        begin: As for `composite_tiles`.
+        end: As for `composite_tiles`.
         gaussian: As for `composite_tiles`.
         first: As for `composite_tiles`.
         count: As for `composite_tiles`.
@@ -182,9 +182,7 @@ def differentiate_tiles(
     real = means.dtype.type
     zero, half, one = real(0), real(0.5), real(1)
     most, least = real(MOST_ALPHA), real(LEAST_TRANSMITTANCE)
-    for number in prange(len(count)):
-        # As an unsigned integer it would be divided as a float.
-        tile = np.int64(number)
+    for tile in range(begin, end):
         camera, place = divmod(tile, rows * columns)
         top, left = place // columns * TILE, place % columns * TILE
         down, across = min(TILE, height - top), min(TILE, width - left)
