@@ -43,6 +43,8 @@ class Edit:
     """Height and width in pixels; None means the model's preferred size."""
     iterations: int = 200
     """Steps of gradient descent."""
+    source_bank: int = 0
+    """Pairs of timestep and noise for which a latent of each source is kept, in half precision."""
 
     def size_for(self, costs: PriorCosts) -> Size:
         """Height and width, with a model of these costs."""
@@ -160,4 +162,6 @@ def _image_bytes(costs: PriorCosts, edit: Edit) -> int:
     """Pictures, latents and conditions that are held for all views through an edit."""
     height, width = size = edit.size_for(costs)
     pictures = _PICTURES * 3 * 4 * height * width
-    return edit.views * (pictures + _LATENTS * costs.latent(size).nbytes + costs.source_bytes(size))
+    latents = _LATENTS + min(edit.source_bank, edit.iterations) / 2
+    held = pictures + round(latents * costs.latent(size).nbytes) + costs.source_bytes(size)
+    return edit.views * held

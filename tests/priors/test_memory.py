@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,16 @@ def test_operations_of_an_edit_by_hand():
         16 * 5 * 200 * 0.8034e12 + 16 * (1.117e12 + 2.515e12), rel=1e-3
     )
     assert most_evaluations(costs, edit) == 80
+
+
+def test_a_bank_keeps_a_latent_in_half_precision_for_each_source_and_pair():
+    costs, edit = large("instruct-pix2pix")
+    plain = peak_bytes(costs, edit, max_batch=8)
+    # 16 views and 32 pairs of 4 x 64 x 64 numbers of 2 bytes; no more pairs than iterations.
+    kept = peak_bytes(costs, replace(edit, source_bank=32), max_batch=8)
+    assert kept - plain == pytest.approx(16 * 32 * 4 * 64 * 64 * 2, rel=1e-3)
+    few = replace(edit, source_bank=999, iterations=32)
+    assert peak_bytes(costs, few, max_batch=8) == kept
 
 
 def test_evaluations_without_the_source_cost_a_flow_less():

@@ -78,7 +78,9 @@ def _edit(pipeline: EditPipelineConfig, multiple: int) -> Any:
     if pipeline.edit_size is not None:
         edge = max(1, round(pipeline.edit_size / multiple)) * multiple
         size = (edge, edge)
-    return Edit(pipeline.rounds.views, _terms(pipeline), size, pipeline.edit.iterations)
+    edit = pipeline.edit
+    bank = edit.source_bank if pipeline.update == "csd" else 0
+    return Edit(pipeline.rounds.views, _terms(pipeline), size, edit.iterations, bank)
 
 
 def _terms(pipeline: EditPipelineConfig) -> Terms:
