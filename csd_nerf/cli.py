@@ -47,6 +47,9 @@ COMMANDS: dict[str, type] = {
     name: kind for group in GROUPS.values() for name, kind in group.items()
 }
 
+LIGHT = ("edits", "weights")
+"""Those that begin at once; the others import torch first, which takes up to half a minute."""
+
 
 def overview() -> str:
     """What `csd-nerf -h` prints: each command with the first line of its docstring."""
@@ -72,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     count = _launched()
 
     def run(command: Any) -> int | None:
+        if given[0] not in LIGHT and sys.stderr.isatty():
+            print(f"csd-nerf {given[0]}: loading libraries ...", file=sys.stderr, flush=True)
         if isinstance(command, PanoramaCommand | VideoCommand | ImageCommand):
             return command.run(["csd-nerf", *given])
         if count > 1:

@@ -150,6 +150,20 @@ def test_regions_and_prompts_may_be_given_several_times(capsys):
     assert "absent.png, which does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("terminal", "command"), [(True, "doctor"), (False, "doctor"), (True, "edits")]
+)
+def test_who_waits_at_a_terminal_is_told_why(monkeypatch, capsys, terminal, command):
+    monkeypatch.setattr(cli.COMMANDS[command], "run", lambda self: None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    cli.main([command])
+    told = capsys.readouterr().err
+    assert (told == "csd-nerf doctor: loading libraries ...\n") == (
+        terminal and command == "doctor"
+    )
+    assert told == "" or (terminal and command == "doctor")
+
+
 def test_a_similar_subcommand_is_named(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["panoramma", "x"])
