@@ -453,6 +453,17 @@ def test_what_is_cut_from_an_overlong_prompt_is_told_once(tmp_path, run, loads):
     assert len(lines) == 2
 
 
+def test_notes_come_again_before_the_last_line(tmp_path, loads, capsys):
+    prompt = "make it night " * 50 + "and windy"
+    source, output = picture(tmp_path / "x.png"), tmp_path / "y.png"
+    given = ["panorama", source, "--output", output, *QUICK, "--prompt", prompt]
+    cli.main([str(word) for word in given])
+    *notes, last = capsys.readouterr().out.splitlines()
+    assert last == f"Wrote {output}."
+    assert notes == [f"note: {notice}" for notice in record(output)["notices"]]
+    assert len(notes) == 2
+
+
 def test_when_memory_runs_out_half_the_batch_is_tried(tmp_path, run, loads, tiny, monkeypatch):
     evaluate = tiny.run
 

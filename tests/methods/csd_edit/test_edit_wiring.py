@@ -77,19 +77,24 @@ def _predicted(monkeypatch, pipeline, device, *, free, **options):
     monkeypatch.setattr(memory, "free_bytes", lambda found: {device: taken + free}[str(found)])
 
 
-def test_memory_auto_chooses_the_batch_by_what_is_free(make_config, recorded, monkeypatch, capsys):
+@pytest.mark.parametrize(("bank", "batch"), [(0, 4), (30, 2)])
+def test_memory_auto_chooses_the_batch_by_what_is_free(
+    make_config, recorded, monkeypatch, capsys, bank, batch
+):
     config = make_config()
     pipeline = config.pipeline
     pipeline.memory, pipeline.edit_steps, pipeline.edit_size = "auto", 1, None
     pipeline.default_rounds, pipeline.edit_views = PAPER_ROUNDS, None
     pipeline.edit = csd_edit_tiny.config.pipeline.edit
+    # Its latents have to fit, beside those of an edit without it.
+    pipeline.edit = replace(pipeline.edit, source_bank=bank)
     reserve = memory.SCENE_RESERVE["cpu"]
     _predicted(monkeypatch, pipeline, "cpu", free=reserve, max_batch=4)
     start(config)
-    assert pipeline.edit.max_batch == 4
+    assert pipeline.edit.max_batch == batch
     assert (pipeline.prior_offload, pipeline.prior_quantize) == ("none", "none")
     told = " ".join(capsys.readouterr().out.split())
-    assert "csd-edit: memory: 4 evaluations a call, everything on the device" in told
+    assert f"csd-edit: memory: {batch} evaluations a call, everything on the device" in told
     assert f"({reserve / 1e9:.1f} GB are left to the scene)." in told
 
 

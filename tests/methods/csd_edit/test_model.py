@@ -4,7 +4,9 @@ import pytest
 import torch
 import torchvision
 from edit_runs import start
+from nerfstudio.field_components.encodings import HashEncoding
 
+from csd_nerf.methods.common.hash_grids import CompiledHashEncoding
 from csd_nerf.methods.common.perceptual import LazyPerceptualDistance
 
 
@@ -84,3 +86,10 @@ def test_the_distance_is_that_of_the_package(random_alexnet):
     expected = reference(first * 2 - 1, second * 2 - 1).mean()
     assert torch.allclose(distance(first, second), expected, atol=1e-6)
     assert distance(first, first) == 0
+
+
+def test_hash_grids_are_compiled_on_a_cpu(make_config, tint_prior):
+    model = start(make_config()).pipeline.model
+    grids = [part for part in model.modules() if isinstance(part, HashEncoding)]
+    assert len(grids) == 3
+    assert {type(grid) for grid in grids} == {CompiledHashEncoding}

@@ -192,6 +192,7 @@ def test_a_cell_that_fails_is_told_and_tried_again(run, tmp_path, monkeypatch):
         code, told = run(*words)
     assert code == 1
     assert "Images need to be finite" in told
+    assert told.endswith("preview: 1 of 3 cells failed.\n")
     found = record(tmp_path / "out")["cells"]
     assert [cell.get("error") for cell in found] == [
         None,
@@ -244,6 +245,7 @@ MISTAKES = {
     "--prompt a -- --pipeline.seed 4": "--seed of a cell must be what ns-train takes, got 0",
     "--prompt a --text-scale 2 -- --pipeline.edit.text-scale 4": "got 2.0, for which it takes 4.0",
     "--prompt a -- --load-dir x": "A preview edits photographs, not a run",
+    "--prompt a -- --pipeline.region 0,0,0,1,1,1": "--pipeline.region can't be a box in a preview",
     "--prompt a --method csd-edit": "--machine.device-type is cuda",
 }
 
