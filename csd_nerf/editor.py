@@ -14,19 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from csd_nerf.core.bank import SourceBank
+from csd_nerf.core.bank import SourceBank, draw
 from csd_nerf.core.canvas import Canvas, ImageStack
 from csd_nerf.core.copies import sent
 from csd_nerf.core.finite import FiniteWatch, require_finite
 from csd_nerf.core.mixing import Mixer, SettingsMixer
-from csd_nerf.core.movement import Movement
+from csd_nerf.core.movement import STEPS, Movement
 from csd_nerf.core.randomness import Randomness, SeededRandomness
 from csd_nerf.core.residuals import EDIT_RESIDUALS, Terms, prompt_shares
 from csd_nerf.core.rows import Rows
@@ -34,6 +33,7 @@ from csd_nerf.core.schedules import add_noise, falling_band, loss_weight
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.core.structure import CONTROL, pack_structure
 from csd_nerf.core.velocities import Velocities
+from csd_nerf.priors.banked import banked_sum
 from csd_nerf.priors.base import Prior, at_once, ranks_of
 from csd_nerf.priors.estimates import (
     PICTURES_AT_ONCE,
@@ -41,7 +41,6 @@ from csd_nerf.priors.estimates import (
     Texts,
     encode_sources,
     second_reference,
-    weighted_sum,
 )
 
 Preview = Callable[[], Float[Tensor, "n 3 H W"]]
@@ -49,7 +48,7 @@ Preview = Callable[[], Float[Tensor, "n 3 H W"]]
 
 __all__ = ["EditResult", "EditSettings", "edit", "edit_images"]
 
-CHECK_EVERY = 10
+CHECK_EVERY = STEPS
 """Iterations between two checks that all gradients were finite, and that the edit still moves; a
 check waits for the device."""
 
@@ -68,16 +67,6 @@ class EditResult:
     """Number of model evaluations: one per particle, guidance branch and iteration."""
     seconds: float
     """Wall-clock seconds of the optimisation, without encoding and decoding."""
-
-
-class Done(NamedTuple):
-    """What a call of `edit` did."""
-
-    evaluations: int
-    """Number of model evaluations."""
-    iterations: int
-    """Number of iterations, with those that were done before the call. It is less than that of the
-    settings if the edit ended by `EditSettings.stop_below`."""
 
 
 @torch.no_grad()
@@ -158,7 +147,7 @@ def edit_images(
         )
     stack = ImageStack(start, source, image_rows, settings.batch_size, editable=editable)
     began = perf_counter()
-    done = edit(
+    evaluations = edit(
         prior,
         stack,
         prompts=[prompt] if isinstance(prompt, str) else prompt,
@@ -177,7 +166,7 @@ def edit_images(
     seconds = perf_counter() - began
     image01 = decode()
     require_finite(image01, "Decoded images")
-    return EditResult(image01, stack.latent, source, done.evaluations, seconds)
+    return EditResult(image01, stack.latent, source, evaluations, seconds)
 
 
 @torch.no_grad()
@@ -197,7 +186,7 @@ def edit(
     done: int = 0,
     progress: str | None = None,
     after_step: Callable[[int, int], None] | None = None,
-) -> Done:
+) -> int:
     """Optimise the latents of a canvas in place.
 
     Args:
@@ -221,7 +210,7 @@ def edit(
             ends early, it is told of the total at last.
 
     Returns:
-        What was done.
+        Number of model evaluations of this call.
 
     Raises:
         ValueError: If the weights don't fit, or the prior can't serve the residual.
@@ -254,7 +243,10 @@ def edit(
     bounds = prior.schedule.timestep_bounds(settings.t_range)
     watch = FiniteWatch(canvas.size, prior.device)
     mixer = SettingsMixer(settings, prior.schedule) if mixer is None else mixer
-    bank = _bank(settings, canvas, randomness, bounds=bounds, seed=bank_seed)
+    bank = None
+    if settings.source_bank:
+        seed = randomness.timestep(0, 2**31 - 1) if bank_seed is None else bank_seed
+        bank = SourceBank.drawn(settings.source_bank, seed=seed, bounds=bounds, size=canvas.size)
     moves = Movement(canvas.latent, done) if settings.stop_below else None
     evaluations = 0
     total = settings.iterations
@@ -263,9 +255,9 @@ def edit(
     def advance(iteration: int, index: Int[Tensor, "n"]) -> int:
         """Move these particles; returns the number of model evaluations."""
         now = _bounds_now(settings, bounds, iteration)
-        drawn = _draw(canvas, index, randomness, bank, now, shared=settings.noise == "shared")
-        timestep = torch.full((len(index),), drawn.timestep)
         particles = canvas.read(index)
+        drawn = draw(canvas, index, randomness, bank, now, shared=settings.noise == "shared")
+        timestep = torch.full((len(index),), drawn.timestep)
         own_noise = drawn.noise
         if velocities is not None:
             own_noise = velocities.own_noise(drawn.noise, particles)
@@ -280,7 +272,7 @@ def edit(
             shares[index],
             reference_rows,
         )
-        residual, count = _residual(
+        residual, count = banked_sum(
             prior,
             terms,
             inputs,
@@ -310,89 +302,15 @@ def edit(
         done, ends = iteration + 1, False
         if done % CHECK_EVERY == 0 or done == total:
             watch.check(total)
-            still = moves is not None and moves.step(canvas.latent, done) < settings.stop_below
-            # On GPUs the latents of ranks may differ in their last bits.
-            ends = moves is not None and ranks_of(prior).any(still)
+            if moves is not None:
+                rests = moves.is_below(settings.stop_below, canvas.latent, done)
+                # On GPUs the latents of ranks may differ in their last bits.
+                ends = ranks_of(prior).any(rests)
         if after_step is not None:
             after_step(total if ends else done, total)
         if ends:
             break
-    return Done(evaluations, done)
-
-
-class _Drawn(NamedTuple):
-    """What an iteration draws."""
-
-    timestep: int
-    noise: Float[Tensor, "n c h w"]
-    pair: int | None
-    """Of the bank; None without one."""
-
-
-def _draw(
-    canvas: Canvas,
-    index: Int[Tensor, "n"],
-    randomness: Randomness,
-    bank: SourceBank | None,
-    bounds: tuple[int, int],
-    *,
-    shared: bool,
-) -> _Drawn:
-    """Draw the timestep and the noise of a batch, from the bank if there is one."""
-    if bank is None:
-        timestep = canvas.draw_timestep(randomness, *bounds)
-        return _Drawn(timestep, canvas.draw_noise(index, randomness, shared=shared), None)
-    pair = canvas.draw_timestep(randomness, *bank.within(*bounds))
-    noise = canvas.draw_noise(index, bank.randomness(pair), shared=shared, whole=True)
-    return _Drawn(int(bank.timesteps[pair]), noise, pair)
-
-
-def _bank(
-    settings: EditSettings,
-    canvas: Canvas,
-    randomness: Randomness,
-    *,
-    bounds: tuple[int, int],
-    seed: int | None,
-) -> SourceBank | None:
-    if not settings.source_bank:
-        return None
-    seed = randomness.timestep(0, 2**31 - 1) if seed is None else seed
-    return SourceBank.drawn(settings.source_bank, seed=seed, bounds=bounds, size=canvas.size)
-
-
-def _residual(
-    prior: Prior,
-    terms: Terms,
-    inputs: ModelInputs,
-    timestep: Int[Tensor, "n"],
-    *,
-    index: Int[Tensor, "n"],
-    drawn: _Drawn,
-    own_noise: Float[Tensor, "n c h w"],
-    bank: SourceBank | None,
-    max_batch: int | None,
-) -> tuple[Float[Tensor, "n c h w"], int]:
-    """The residuals of a batch, and the number of model evaluations that they took."""
-    if bank is None:
-        return weighted_sum(prior, terms, inputs, timestep, drawn=own_noise, max_batch=max_batch)
-    assert drawn.pair is not None
-    count, of_noise = 0, terms.sum_of("source")
-    if len(new := bank.missing(drawn.pair, index)):
-        place = sent(new, drawn.noise.device)
-        found, count = weighted_sum(
-            prior,
-            terms,
-            inputs.of_particles(new),
-            timestep[: len(new)],
-            max_batch=max_batch,
-            only="source",
-        )
-        bank.keep(drawn.pair, index[new], found - of_noise * drawn.noise[place])
-    residual, more = weighted_sum(
-        prior, terms, inputs, timestep, drawn=own_noise, max_batch=max_batch, only="target"
-    )
-    return residual + (bank.read(drawn.pair, index) + of_noise * drawn.noise), count + more
+    return evaluations
 
 
 def _pictures(canvas: Canvas, reference_rows: Rows) -> Iterator[Rows]:

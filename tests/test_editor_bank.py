@@ -98,15 +98,14 @@ def test_a_bank_gives_what_computing_the_source_anew_gives(monkeypatch, settings
         assert torch.allclose(fast.double(), slow, atol=2e-3)
     assert not torch.allclose(latents[-1], 2 * source01, atol=1e-2)
     assert len(set(draws.timesteps)) <= 4 < 9
-    assert done.evaluations == prior.evaluations
+    assert done == prior.evaluations
 
 
 def test_the_source_is_evaluated_once_for_each_pair_that_an_image_meets():
     prior, settings = AnalyticPrior(), replace(BASE, iterations=40)
     stack = make_stack(prior, images(5), settings)
     done = edit(prior, stack, prompts=["make it night"], settings=settings, randomness=randomness())
-    assert done.evaluations == prior.evaluations == 5 * (3 * 40 + 2 * 4)
-    assert done.iterations == 40
+    assert done == prior.evaluations == 5 * (3 * 40 + 2 * 4)
 
 
 def test_half_precision_rounds_the_error_alone(monkeypatch):
@@ -156,7 +155,7 @@ def test_windows_of_a_bank_are_those_without(monkeypatch, drawing, noise):
             settings=settings,
             randomness=randomness(),
         )
-        return canvas.latent, done.evaluations
+        return canvas.latent, done
 
     kept, fewer = run()
     monkeypatch.setattr(SourceBank, "missing", lambda self, pair, index: torch.arange(len(index)))
@@ -223,16 +222,25 @@ def test_an_edit_ends_when_its_mean_step_over_ten_iterations_is_small():
             randomness=randomness(), after_step=after_step,
         )  # fmt: skip
 
-    assert run().iterations == 100
+    assert run() == 100 * 5 * 3
     points = [2 * images(3), *latents[9::10]]
     means = [float(((b - a) / 10).square().mean().sqrt()) for a, b in pairwise(points)]
     assert means[3] > means[4] > means[5]
     whole = [latent.clone() for latent in latents]
     done = run(stop_below=(means[4] + means[3]) / 2)
-    assert done.iterations == 50
-    assert done.evaluations == 50 * 5 * 3
+    assert done == 50 * 5 * 3
     assert torch.equal(latents[-1], whole[49])
     assert told == [*((n, 100) for n in range(1, 50)), (100, 100)]
+
+
+def test_an_edit_that_resumes_between_checks_waits_for_ten_iterations():
+    settings = EditSettings(iterations=40, learning_rate=1e-6, stop_below=1e-4)
+    stack, told = make_stack(AnalyticPrior(), images(2), settings), []
+    edit(
+        AnalyticPrior(), stack, prompts=["make it night"], settings=settings, done=15,
+        randomness=randomness(), after_step=lambda done, _: told.append(done),
+    )  # fmt: skip
+    assert told == [*range(16, 30), 40]
 
 
 def test_an_early_end_reaches_edits_of_images():

@@ -172,14 +172,14 @@ def _optimise_panorama(
 ) -> Edited:
     source, image_rows = encode_tiled(prior, _strip(given))
     canvas = _canvas(prior, source, image_rows)
-    done = edit(
+    evaluations = edit(
         prior,
         canvas,
         prompts=[given.choice.instructions[0]],
         settings=_edit_settings(options, canvas.iterations_for(_updates(options))),
         randomness=SeededRandomness(generator),
     )
-    return Edited(_tiles(prior, canvas.latent), done.evaluations)
+    return Edited(_tiles(prior, canvas.latent), evaluations)
 
 
 def _sample_panorama(

@@ -141,20 +141,22 @@ class EditSession:
         """
         settings = [self._settings(canvas) for canvas in canvases]
         counts = [one.iterations for one in settings]
-        taken, done, bank_seed = list(counts), 0, None
+        taken, done, bank_seed = [0 for _ in counts], 0, None
         if self.values.source_bank:
             # Before `restored`, so that a run that goes on draws the same.
             bank_seed = int(torch.randint(2**31, (), generator=self.generator))
         if (saved := self.restored()) is not None:
             for canvas, state in zip(canvases, saved["canvases"], strict=True):
                 canvas.restore(state)
-            # States of earlier versions have no `taken`.
+            # States of earlier versions don't count.
             done, taken = saved["done"], saved.get("taken", taken)
         self.reporter.begin("edit", sum(counts), done=done)
         before = 0
         for number, canvas in enumerate(canvases):
 
             def after_step(now: int, _: int, before: int = before, number: int = number) -> None:
+                # An edit that ends early jumps to its last iteration.
+                taken[number] += 1
                 self.reporter.tick(
                     before + now,
                     state=lambda: self.state(
@@ -165,7 +167,7 @@ class EditSession:
                 )
 
             if done < before + counts[number]:
-                did = edit(
+                edit(
                     self.prior,
                     canvas,
                     prompts=prompts,
@@ -178,7 +180,6 @@ class EditSession:
                     done=max(0, done - before),
                     after_step=after_step,
                 )
-                taken[number] = did.iterations
             before += counts[number]
         return taken
 

@@ -15,13 +15,15 @@ rounds the small difference only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from csd_nerf.core.canvas import Canvas
 from csd_nerf.core.copies import sent
-from csd_nerf.core.randomness import SeededRandomness
+from csd_nerf.core.randomness import Randomness, SeededRandomness
 
 
 @dataclass
@@ -67,9 +69,10 @@ class SourceBank:
         nearest = int((2 * self.timesteps - (low + high)).abs().argmin())
         return nearest, nearest
 
-    def randomness(self, pair: int) -> SeededRandomness:
-        """The source of a pair's noise; every call begins it anew."""
-        return SeededRandomness(torch.Generator().manual_seed(int(self.seeds[pair])))
+    def randomness(self, pair: int, particle: int = -1) -> SeededRandomness:
+        """The source of a pair's shared noise, or of one particle's; every call begins it anew."""
+        seed = int(self.seeds[pair]) + 1 + particle
+        return SeededRandomness(torch.Generator().manual_seed(seed))
 
     def missing(self, pair: int, index: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
         """Which of these particles, by their place in `index`, have nothing kept for a pair."""
@@ -88,3 +91,45 @@ class SourceBank:
         """The errors that were kept, in float32."""
         kept = self._kept[pair]
         return kept[sent(index, kept.device)].float()
+
+
+class Drawn(NamedTuple):
+    """What an iteration draws."""
+
+    timestep: int
+    noise: Float[Tensor, "n c h w"]
+    pair: int | None
+    """Of the bank; None without one."""
+
+
+def draw(
+    canvas: Canvas,
+    index: Int[Tensor, "n"],
+    randomness: Randomness,
+    bank: SourceBank | None,
+    bounds: tuple[int, int],
+    *,
+    shared: bool,
+) -> Drawn:
+    """Draw the timestep and the noise of a batch, from a bank if there is one.
+
+    Args:
+        canvas: What is edited.
+        index: The batch.
+        randomness: Source of what isn't in the bank.
+        bank: None draws all anew.
+        bounds: Lowest and highest timestep, both included; see `SourceBank.within`.
+        shared: As for `Canvas.draw_noise`.
+    """
+    if bank is None:
+        timestep = canvas.draw_timestep(randomness, *bounds)
+        return Drawn(timestep, canvas.draw_noise(index, randomness, shared=shared), None)
+    pair = canvas.draw_timestep(randomness, *bank.within(*bounds))
+    # Each particle draws by itself, so that it has the same noise in every batch.
+    own = [bank.randomness(pair)] if shared else [bank.randomness(pair, i) for i in index.tolist()]
+    parts = index.split(len(index) if shared else 1)
+    noise = [
+        canvas.draw_noise(part, source, shared=shared, whole=True)
+        for part, source in zip(parts, own, strict=True)
+    ]
+    return Drawn(int(bank.timesteps[pair]), torch.cat(noise), pair)

@@ -89,8 +89,8 @@ class Canvas(Protocol):
             randomness: Source of the noise.
             shared: Whether all images of a stack have the same noise, and windows take their parts
                 of one large field. Otherwise each particle has noise of its own.
-            whole: Whether to draw for the whole canvas and to take the batch's part, so that a
-                seed gives a particle the same noise in every batch.
+            whole: Whether to draw a shared field for the whole canvas, so that a seed gives a
+                window the same noise in every batch.
         """
         ...
 
@@ -203,11 +203,12 @@ class ImageStack:
         self, index: Int[Tensor, "n"], randomness: Randomness, *, shared: bool, whole: bool = False
     ) -> Float[Tensor, "n c h w"]:
         """One noise for all (CSD Eq. 8), or one for each image (the authors' release)."""
+        # One noise for all is the same in every batch.
+        del whole
         assert self.device is not None
         shape = self.latent.shape[1:]
         if not shared:
-            noise = randomness.normal((self.size if whole else len(index), *shape))
-            return sent(noise[index] if whole else noise, self.device)
+            return sent(randomness.normal((len(index), *shape)), self.device)
         noise = self._deck.draw_noise(randomness, (1, *shape))
         return sent(noise, self.device).expand(len(index), *shape)
 

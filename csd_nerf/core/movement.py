@@ -5,6 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+STEPS = 10
+"""Least number of iterations over which a mean is taken."""
+
 
 class Movement:
     """Remembers the latents of a canvas from one check to the next.
@@ -16,8 +19,16 @@ class Movement:
         """Begin with the latents after an iteration."""
         self._latent, self._iteration = latent.clone(), iteration
 
-    def step(self, latent: Float[Tensor, "*canvas"], iteration: int) -> float:
-        """Rms of the mean step since the last check, in latent units; waits for the device."""
-        mean = (latent - self._latent) / (iteration - self._iteration)
+    def is_below(self, bound: float, latent: Float[Tensor, "*canvas"], iteration: int) -> bool:
+        """Whether the mean step since the last check has a rms below this; waits for the device.
+
+        Args:
+            bound: In latent units.
+            latent: The latents after an iteration.
+            iteration: Its number. A check of fewer than `STEPS` iterations, such as the first one
+                of an edit that resumes, says no.
+        """
+        steps = iteration - self._iteration
+        mean = (latent - self._latent) / steps
         self._latent, self._iteration = latent.clone(), iteration
-        return float(mean.square().mean().sqrt())
+        return steps >= STEPS and float(mean.square().mean().sqrt()) < bound

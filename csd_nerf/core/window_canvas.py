@@ -192,8 +192,8 @@ class WindowCanvas:
         assert self.device is not None
         channels = len(self.latent)
         if not shared:
-            noise = randomness.normal((self.size if whole else len(index), channels, *self.window))
-            return sent(noise[index] if whole else noise, self.device)
+            noise = randomness.normal((len(index), channels, *self.window))
+            return sent(noise, self.device)
         cells, place = self._cells(index)
         if self.drawing == "uniform" and not whole:
             # The field is new for every batch, so only the cells under the windows need noise.

@@ -18,7 +18,6 @@ from csd_nerf.adapters.panorama import edit_panorama
 from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.core.settings import EditSettings
-from csd_nerf.editor import Done
 
 PLAIN: dict[str, Any] = {"preset": "tiny", "prompt": "swap", "text_scale": 1.0, "image_scale": 1.0}
 """With these scales `TintPrior` has the swapped source as the result of every method."""
@@ -143,7 +142,6 @@ GIVEN = {
     "max_batch": 3,
 }
 REACHING = ("quantity", "shift", "source_bank", "stop_below")
-DONE = Done(evaluations=0, iterations=7)
 KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
 
 
@@ -165,7 +163,7 @@ KERNEL = {"kernel_on": "clean", "normalize": "n", "repulsion": 0.7}
 )
 def test_options_reach_the_editor(monkeypatch, kind, method, given, meant):
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given) or DONE)
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
     prompts = {"negative_prompt": "fog", "source_prompt": "a plain"}
     options = {"iterations": 12, "decays": 2, "drawing": "uniform", **given}
     mixing, residual = meant
@@ -232,7 +230,6 @@ def test_options_reach_the_windows_of_a_panorama(monkeypatch):
     def recorded(prior, canvas, **given):
         canvases.append(canvas)
         asked.update(given)
-        return DONE
 
     monkeypatch.setattr(editing, "edit", recorded)
     given = {"stride": 10, "taper": 5, "wrap": True, "drawing": "uniform", "batch": 3}
@@ -250,17 +247,26 @@ def test_options_reach_the_windows_of_a_panorama(monkeypatch):
         assert first + second == pytest.approx(1)
 
 
+def test_facts_have_the_iterations_that_an_edit_took():
+    facts = {}
+    for bound in (0.0, 1e9):
+        options = VideoOptions(**{**PLAIN, **QUICK, "iterations": 30, "stop_below": bound})
+        facts[bound] = edit_frames(TintPrior(), colours(5, 32, 32), options)[1]
+    assert facts[0.0]["iterations"] == 30
+    assert facts[1e9]["iterations"] == 10
+
+
 @pytest.mark.parametrize("drawing", ["uniform", "balanced"])
 def test_options_reach_the_frames_of_a_video(monkeypatch, drawing):
     canvases = []
-    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas) or DONE)
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **_: canvases.append(canvas))
     edit(VideoOptions, TintPrior(), drawing=drawing, batch=3)
     assert (canvases[0].drawing, canvases[0].batch_size) == (drawing, 3)
 
 
 def test_the_learning_rate_decays_between_sweeps(monkeypatch):
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given) or DONE)
+    monkeypatch.setattr(editing, "edit", lambda prior, canvas, **given: asked.update(given))
     # Five frames in batches of two: a sweep has three iterations.
     edit(VideoOptions, TintPrior(), iterations=16, decays=4, drawing="balanced")
     assert asked["settings"].decay_every == 6

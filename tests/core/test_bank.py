@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csd_nerf.core.bank import SourceBank
+from csd_nerf.core.bank import SourceBank, draw
 from csd_nerf.core.canvas import ImageStack
 from csd_nerf.core.randomness import SeededRandomness
 from csd_nerf.core.window_canvas import WindowCanvas
@@ -72,18 +72,33 @@ def canvas(kind, drawing):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("drawing", ["uniform", "balanced"])
 @pytest.mark.parametrize("kind", ["stack", "windows"])
-def test_whole_noise_is_a_particles_own_in_every_batch(kind, drawing, shared):
-    some, pairs = canvas(kind, drawing), bank()
-    everything = torch.arange(some.size)
-    # Without a sweep.
-    noise = canvas(kind, drawing).draw_noise(
-        everything, pairs.randomness(1), shared=shared, whole=True
-    )
-    assert noise.std() == pytest.approx(1, abs=0.2)
-    first = noise[0].expand_as(noise)
-    assert torch.equal(noise, first) == (shared and kind == "stack")
+def test_a_particle_has_the_same_noise_for_a_pair_in_every_batch(kind, drawing, shared):
+    some, pairs = canvas(kind, drawing), bank(2, size=99)
     randomness = SeededRandomness(torch.Generator().manual_seed(0))
-    for _ in range(4):
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+    met = 0
+    for _ in range(40):
         index = some.draw_batch(randomness)
-        own = some.draw_noise(index, pairs.randomness(1), shared=shared, whole=True)
-        assert torch.equal(own, noise[index])
+        drawn = draw(some, index, randomness, pairs, (20, 500), shared=shared)
+        assert drawn.timestep == pairs.timesteps[drawn.pair]
+        assert len(drawn.noise) == len(index)
+        for particle, noise in zip(index.tolist(), drawn.noise, strict=True):
+            key = (drawn.pair, particle)
+            met += key in seen
+            assert torch.equal(seen.setdefault(key, noise), noise)
+    assert met > 20
+    everything = torch.stack([*seen.values()])
+    assert everything.std() == pytest.approx(1, abs=0.1)
+    different = 2 if shared and kind == "stack" else len(seen)
+    assert len(everything.flatten(1).unique(dim=0)) == different
+
+
+def test_without_a_bank_all_is_drawn_anew():
+    some = canvas("stack", "uniform")
+    randomness = SeededRandomness(torch.Generator().manual_seed(0))
+    drawn = [
+        draw(some, torch.arange(3), randomness, None, (20, 500), shared=True) for _ in range(9)
+    ]
+    assert {one.pair for one in drawn} == {None}
+    assert len({one.timestep for one in drawn}) > 5
+    assert not torch.equal(drawn[0].noise, drawn[1].noise)

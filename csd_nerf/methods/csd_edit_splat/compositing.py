@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from csd_nerf.methods.common.loops import as_array, in_threads
 from csd_nerf.methods.csd_edit_splat.tiles import (
@@ -87,7 +88,7 @@ class _Plan:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tiles in an image."""
-        return -(-self.size[0] // TILE), -(-self.size[1] // TILE)
+        return _grid(self.size)
 
     @classmethod
     @torch.no_grad()
@@ -102,7 +103,7 @@ class _Plan:
         size: tuple[int, int],
     ) -> _Plan:
         """Find the tiles that each Gaussian reaches with an alpha of at least `LEAST_ALPHA`."""
-        rows, columns = -(-size[0] // TILE), -(-size[1] // TILE)
+        rows, columns = _grid(size)
         order = depths.flatten().argsort(stable=True)
         shapes = means2d.flatten(0, 1), conics.flatten(0, 1), opacities.flatten()
         seen = (radii > 0).flatten()
@@ -114,6 +115,11 @@ class _Plan:
         gaussian = torch.zeros(int(last[-1]), dtype=torch.long)
         place_pairs(*given, as_array(last - count), as_array(gaussian))
         return cls(size, gaussian, last - count, count)
+
+
+def _grid(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tiles in an image of this height and width."""
+    return -(-size[0] // TILE), -(-size[1] // TILE)
 
 
 class _Composite(torch.autograd.Function):
@@ -141,6 +147,7 @@ class _Composite(torch.autograd.Function):
         return sums[..., :-1].contiguous(), sums[..., -1].contiguous()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of means, conics, colours and opacities."""
         means2d, conics, values, opacities, sums = ctx.saved_tensors
