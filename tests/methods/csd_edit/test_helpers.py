@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -93,6 +94,38 @@ def test_helpers_are_processes_that_end():
     assert time.monotonic() - began < helpers._PATIENCE
     assert current() is ALONE
     assert not torch.distributed.is_initialized()
+
+
+@pytest.fixture
+def waiting(monkeypatch, tmp_path):
+    """In place of helpers: processes that are ready and never end; returns when they were asked to end."""
+    program, dismissals = tmp_path / "helper", []
+    program.write_text("#!/bin/sh\ncat >/dev/null\necho ready\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(helpers, "begin", lambda *_: nullcontext())
+    monkeypatch.setattr(helpers, "dismiss", lambda: dismissals.append("asked"))
+    return dismissals
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MethodError])
+def test_after_an_error_helpers_end_without_being_asked(waiting, error):
+    # They may be amid an edit, where a call of rank 0 would meet another one of theirs.
+    found, began = Helpers(), time.monotonic()
+    found.start(2, lambda _: {})
+    with pytest.raises(error), found.dismissed():
+        raise error
+    assert waiting == []
+    assert time.monotonic() - began < helpers._PATIENCE / 2
+
+
+def test_a_helper_that_does_not_end_when_asked_is_killed(waiting, monkeypatch):
+    monkeypatch.setattr(helpers, "_PATIENCE", 0.1)
+    found = Helpers()
+    found.start(2, lambda _: {})
+    with found.dismissed():
+        pass
+    assert waiting == ["asked"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
