@@ -74,10 +74,11 @@ def test_devices_become_helpers(make_config, tint_prior, monkeypatch):
     monkeypatch.setattr(Helpers, "start", begin)
     config = make_config()
     config.machine.num_devices = 3
+    # It saves the config twice.
     start(config)
     assert (config.machine.num_devices, config.helpers) == (1, 2)
     saved = yaml.load((config.get_base_dir() / "config.yml").read_text(), yaml.Loader)
-    assert saved.helpers == 2
+    assert (saved.machine.num_devices, saved.helpers) == (3, 0)
     (recipes,) = started
     assert [recipe["device"] for recipe in recipes] == ["cpu", "cpu"]
     assert {recipe["name_or_path"] for recipe in recipes} == {config.pipeline.prior}
