@@ -99,7 +99,7 @@ def test_helpers_are_processes_that_end():
 
 @pytest.fixture
 def waiting(monkeypatch, tmp_path):
-    """In place of helpers: processes that are ready and never end; returns when they were asked to end."""
+    """Ready processes that never end, in place of helpers; returns whether these were asked to."""
     program, dismissals = tmp_path / "helper", []
     program.write_text("#!/bin/sh\ncat >/dev/null\necho ready\nexec sleep 600\n")
     program.chmod(0o755)
