@@ -273,6 +273,9 @@ def begin(store: Path, rank: int, count: int) -> Iterator[Ranks]:
     global _here
     import torch.distributed as dist
 
+    # Otherwise the ranks listen where the machine's name leads, maybe to a network, and they take
+    # pickles from whoever connects.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     where = f"file://{store}"
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=count, timeout=TIMEOUT)
     try:
