@@ -303,11 +303,14 @@ def _tells_first(store: Any) -> bool:
 
 @contextmanager
 def _noticing_death() -> Iterator[None]:
-    """Raise a `LostRankError` if the connection breaks."""
+    """Raise a `LostRankError` if the connection breaks, with the first line of what was told."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise _agreed(LostRankError("it died or can't be reached")) from error
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise _agreed(LostRankError(f"it died or can't be reached ({cause})")) from error
 
 
 def _agreed(error: Exception) -> Exception:

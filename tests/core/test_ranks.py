@@ -183,3 +183,25 @@ def test_processes_of_one_machine_listen_to_it_alone(
     with begin(tmp_path / "ranks", 0, 2):
         pass
     assert heard == [expected]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("Tensors need one dtype.\nat a line"),
+            "LostRankError: it died or can't be reached (Tensors need one dtype)",
+        ),
+        (RuntimeError(), "LostRankError: it died or can't be reached (RuntimeError)"),
+        # That is this rank's own trouble.
+        (torch.OutOfMemoryError("No memory."), "OutOfMemoryError: No memory."),
+    ],
+)
+def test_a_call_that_fails_says_why(monkeypatch, error, told):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.distributed, "all_gather", fail)
+    with pytest.raises(RuntimeError) as caught:
+        Ranks(0, 2).gather(torch.zeros(1), 2)
+    assert f"{type(caught.value).__name__}: {caught.value}" == told
