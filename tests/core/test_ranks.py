@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from functools import partial
 
 import pytest
@@ -11,7 +9,8 @@ import torch
 from ranks_together import run_together
 
 from csd_nerf.core import ranks
-from csd_nerf.core.ranks import ALONE, RankError, Ranks, begin, current
+from csd_nerf.core.joining import current
+from csd_nerf.core.ranks import ALONE, RankError, Ranks
 
 
 @pytest.fixture
@@ -159,30 +158,6 @@ def test_an_error_of_all_is_raised_as_it_is(three):
 
 def test_ranks_wait_longer_than_a_run_takes():
     assert ranks.TIMEOUT.total_seconds() >= 24 * 3600
-
-
-@pytest.mark.parametrize(
-    ("platform", "named", "expected"),
-    [("linux", None, "lo"), ("darwin", None, "lo0"), ("linux", "eth1", "eth1")],
-)
-def test_processes_of_one_machine_listen_to_it_alone(
-    monkeypatch, tmp_path, platform, named, expected
-):
-    heard = []
-    monkeypatch.setattr(sys, "platform", platform)
-    # So that what the block leaves is undone.
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", named or "")
-    if named is None:
-        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-
-    def init(*_, **__):
-        heard.append(os.environ["GLOO_SOCKET_IFNAME"])
-
-    monkeypatch.setattr(torch.distributed, "init_process_group", init)
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
-    with begin(tmp_path / "ranks", 0, 2):
-        pass
-    assert heard == [expected]
 
 
 @pytest.mark.parametrize(

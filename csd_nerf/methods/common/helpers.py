@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from csd_nerf.core.ranks import begin
+from csd_nerf.core.joining import begin
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.scene.together import Helping, dismiss
 

@@ -14,7 +14,8 @@ from edit_runs import message_of, start
 from helped_runs import check_helped, helped, helped_run, run_of
 from tint_prior import TintPrior
 
-from csd_nerf.core.ranks import ALONE, current
+from csd_nerf.core.joining import current
+from csd_nerf.core.ranks import ALONE
 from csd_nerf.methods.common import helpers
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.helpers import Helpers
