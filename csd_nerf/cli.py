@@ -96,7 +96,7 @@ def _among_ranks() -> AbstractContextManager[Any]:
     """The block in which this process takes part in what several do."""
     # Before torch is loaded, as in `call`.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from csd_nerf.core.ranks import joined
+    from csd_nerf.core.joining import joined
 
     return joined("csd-nerf")
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from tint_prior import TintPrior
 
-from csd_nerf.core.ranks import begin
+from csd_nerf.core.joining import begin
 from csd_nerf.scene.together import dismiss, help_edits
 
 

@@ -29,8 +29,9 @@ class FileReporter:
     state the first stops at once. SIGTERM is taken for Ctrl-C.
 
     If ranks share the work, all of them report. Rank 0 reads and writes the files; a signal to one
-    rank stops all at the same place. torchrun repeats a signal at once, so that a second one is
-    ignored.
+    rank stops all at the end of the unit, whether or not its state is saved, since elsewhere its
+    calls wouldn't meet those of the others. torchrun repeats a signal at once, so that a second one
+    is ignored.
     """
 
     def __init__(
@@ -153,7 +154,8 @@ class FileReporter:
 
     def _interrupted(self, *_: object) -> None:
         """Handle a signal; a run can't be resumed from the middle of an iteration."""
-        if not self._stoppable or (self._stop and not self._launched):
+        shares = self._ranks.count > 1
+        if not shares and (not self._stoppable or (self._stop and not self._launched)):
             raise KeyboardInterrupt
         self._stop = True
         if self._launched:

@@ -35,7 +35,8 @@ from csd_nerf.adapters.options import (
 )
 from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.run_files import RunFiles
-from csd_nerf.core.ranks import Ranks, current
+from csd_nerf.core.joining import current
+from csd_nerf.core.ranks import Ranks
 from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.images import (
     PICTURE_SUFFIXES,

@@ -1,6 +1,9 @@
-"""Copies from the CPU to a device for which the CPU doesn't wait."""
+"""Copies between the CPU and a device."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,3 +19,12 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def on_cpu(value: Any) -> Any:
+    """A copy in the CPU's memory, which nothing else changes, of tensors in mappings and lists."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: on_cpu(part) for key, part in value.items()}
+    return [on_cpu(part) for part in value] if isinstance(value, list) else value

@@ -1,4 +1,6 @@
-"""Several processes (ranks) that do one job; nothing else in the package calls torch.distributed.
+"""Several processes (ranks) that do one job; `csd_nerf.core.joining` is how they become that.
+
+Nothing else in the package calls torch.distributed.
 
 All ranks run the same program on the same values, draw the same random numbers on their CPUs, and
 so come to the same decisions. Only expensive work is shared: each rank does it for its share of the
@@ -12,14 +14,10 @@ noticed at the next call, a `LostRankError`.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -197,114 +195,18 @@ class Ranks:
 
 ALONE = Ranks()
 """A single process."""
-_here = ALONE
-
-
-def current() -> Ranks:
-    """This process among those of torch.distributed; `ALONE` if that was not begun.
-
-    All processes have to call it at the same place. Whoever began, such as nerfstudio, may have
-    done so for GPUs alone; here there is a connection for the CPU's memory too.
-    """
-    global _here
-    import torch.distributed as dist
-
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        _here = ALONE
-    elif _here is ALONE:
-        words = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        numbers = words
-        if torch.cuda.is_available():
-            numbers = dist.new_group(backend="nccl", timeout=TIMEOUT)
-        rank, local = dist.get_rank(), int(os.environ.get("LOCAL_RANK", dist.get_rank()))
-        _here = Ranks(rank, dist.get_world_size(), local, words, numbers)
-    return _here
-
-
-@contextmanager
-def joined(program: str) -> Iterator[Ranks]:
-    """Take part in what torchrun began, as the environment says, until the block ends.
-
-    Only rank 0 prints. SIGTERM is taken for Ctrl-C. A rank waits at the end for the others, since
-    torchrun ends all ranks as soon as one has failed. If a rank is lost, one of those that are left
-    says so in one line.
-
-    Args:
-        program: Name of the command, which begins the line.
-
-    Raises:
-        SystemExit: If a rank is lost.
-    """
-    global _here
-    import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
-
-    store, rank, count = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
-    ranks = current()
-    # What torchrun sends to the others when a rank has died, and to all when it is ended itself.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with nullcontext() if ranks.is_first else silent():
-            try:
-                yield ranks
-            finally:
-                ranks.leave()
-    except LostRankError as error:
-        if _tells_first(store):
-            line = f"One of {count} ranks was lost, {error}; --resume goes on from what is saved."
-            print(f"{program}: {line}", file=sys.stderr)
-        raise SystemExit(1) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        _here = ALONE
-        dist.destroy_process_group()
-
-
-@contextmanager
-def begin(store: Path, rank: int, count: int) -> Iterator[Ranks]:
-    """Take part in what processes of this machine do together, until the block ends.
-
-    Args:
-        store: A file that isn't there yet, in a folder that all can write to.
-        rank: Number of this process.
-        count: Number of all.
-    """
-    global _here
-    import torch.distributed as dist
-
-    where = f"file://{store}"
-    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=count, timeout=TIMEOUT)
-    try:
-        yield current()
-    finally:
-        _here = ALONE
-        dist.destroy_process_group()
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Print nothing; a traceback of what leaves the block is printed."""
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
-
-
-def _tells_first(store: Any) -> bool:
-    """Whether no other rank has told yet that one is lost."""
-    try:
-        return store.add("csd_nerf/told", 1) == 1
-    # The store was the lost rank's.
-    except RuntimeError:
-        return True
 
 
 @contextmanager
 def _noticing_death() -> Iterator[None]:
-    """Raise a `LostRankError` if the connection breaks."""
+    """Raise a `LostRankError` if the connection breaks, with the first line of what was told."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise _agreed(LostRankError("it died or can't be reached")) from error
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise _agreed(LostRankError(f"it died or can't be reached ({cause})")) from error
 
 
 def _agreed(error: Exception) -> Exception:

@@ -1,8 +1,8 @@
-"""Compiles the networks of a prior by torch.compile, for batches of one size a run.
+"""Compiles the networks of a prior by torch.compile, for batches of few sizes a run.
 
-A graph is made for one shape of the inputs, which takes a minute for a large network. So smaller
-batches are padded, up to the largest that there was. What torch.compile can't do here, such as
-without a C compiler, is told once; from then on networks run as they are.
+A graph is made for one shape of the inputs, which takes a minute for a large network. So a batch
+that is little smaller than one that there was is padded to it. What torch.compile can't do here,
+such as without a C compiler, is told once; from then on networks run as they are.
 
 On a GPU compiled networks have channels-last weights, in which its convolutions are fastest.
 Attention needs nothing: diffusers computes it by torch's fused `scaled_dot_product_attention`.
@@ -67,13 +67,14 @@ class Compilation:
         self._device, self._graphs, self._tell = device, graphs, tell
         self._compiled: dict[nn.Module, Callable[..., Any]] = {}
         self._shapes: dict[nn.Module, set[tuple[Any, ...]]] = {}
-        self._largest: dict[object, int] = {}
+        self._batches: dict[object, set[int]] = {}
         self._failed = False
 
     def batch(self, kind: object, size: int, *, limit: int | None) -> int:
-        """The batch to which one of `size` evaluations is padded: the largest that there was.
+        """The batch to which one of `size` evaluations is padded, so that few shapes are compiled.
 
-        After a failure it is 0, since a network as it is takes any size.
+        It is the smallest that there was already, if that adds a quarter of `size` at most; or else
+        `size`. After a failure it is 0, since a network as it is takes any size.
 
         Args:
             kind: What evaluations need to have in common to be of one shape.
@@ -82,8 +83,14 @@ class Compilation:
         """
         if self._failed:
             return 0
-        largest = self._largest[kind] = max(size, self._largest.get(kind, 0))
-        return largest if limit is None else min(largest, limit)
+        known = self._batches.setdefault(kind, set())
+        most = size + size // 4 if limit is None else min(size + size // 4, limit)
+        if near := [batch for batch in known if size <= batch <= most]:
+            return min(near)
+        # Further shapes aren't compiled, and nothing is won by padding to them.
+        if len(known) < MOST_SHAPES:
+            known.add(size)
+        return size
 
     def call(self, network: nn.Module, /, *inputs: Any, **named: Any) -> Any:
         """Call a network without an autograd graph; the first call of a shape compiles it."""

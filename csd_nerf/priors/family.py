@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Any
 
 import torch
@@ -197,6 +198,8 @@ class DiffusersPrior(ABC):
         size = min(max_batch or len(noisy), len(noisy))
         least = 0
         if self._compilation is not None:
+            # Calls of one size, so that few rows are padded.
+            size = ceil(len(noisy) / ceil(len(noisy) / size))
             kind = (group[0].sizes, noisy.shape[1:])
             least = self._compilation.batch(kind, size, limit=max_batch)
         # Each row has its own timestep, so the batch may be split anywhere.

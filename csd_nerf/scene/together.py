@@ -19,7 +19,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from csd_nerf.core.ranks import LostRankError, RankError, Ranks, begin, current, silent
+from csd_nerf.core.copies import on_cpu
+from csd_nerf.core.joining import begin, current, silent
+from csd_nerf.core.ranks import LostRankError, RankError, Ranks
 from csd_nerf.priors import Prior, load
 from csd_nerf.priors.halving import HalvingPrior
 from csd_nerf.priors.sharing import SharedPrior
@@ -66,7 +68,8 @@ def edit_together(
     if ranks.count == 1:
         return edit_views(prior, **inputs, generator=generator, **told)
     # The size of a photograph matters to the finished image only, which rank 0 makes.
-    small = _on_cpu({**inputs, "photographs01": inputs["sources01"]})
+    small = on_cpu({**inputs, "photographs01": None})
+    small["photographs01"] = small["sources01"]
     order = _Order(small, generator.get_state())
     try:
         ranks.from_first(lambda: order)
@@ -112,15 +115,6 @@ def help_edits(prior: Callable[[], Prior], ranks: Ranks) -> None:
                 ranks.together(edit)
             except LostRankError as error:
                 raise SystemExit(1) from error
-
-
-def _on_cpu(value: Any) -> Any:
-    """The same with all tensors in the CPU's memory."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(part) for key, part in value.items()}
-    return value
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from csd_nerf.adapters.file_reporter import FileReporter
 from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.reporter import Reporter, SilentReporter
 from csd_nerf.adapters.run_files import RunFiles
+from csd_nerf.core.ranks import Ranks
 from csd_nerf.media.files import unfinished, written_whole
 
 SETTINGS = {"seed": 5, "text_scale": 7.5, "region": ("a@0,0,1,1",), "max_batch": 8, "resume": False}
@@ -355,6 +356,36 @@ def test_a_second_ctrl_c_or_one_with_nothing_to_save_does_not_wait(make, steps):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert len(reached) == steps
+
+
+class Agreeing(Ranks):
+    """Rank 0 of two that share an input; the other one has nothing to tell."""
+
+    def any(self, flag):
+        return flag
+
+    def together(self, work):
+        return work()
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_rank_stops_only_where_all_agree(make, steps, saves):
+    # Elsewhere the others would wait for its part in another call.
+    reached = []
+
+    def interrupted() -> None:
+        with make(ranks=Agreeing(0, 2), launched=True) as reporter:
+            work(reporter, steps)
+            # torchrun repeats a signal.
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                reached.append(1)
+            reporter.tick(steps + 1, state=dict if saves else None)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(reached) == 2
 
 
 def test_the_earlier_state_stays_until_the_new_one_is_whole(make, monkeypatch):

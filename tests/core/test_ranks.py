@@ -9,7 +9,8 @@ import torch
 from ranks_together import run_together
 
 from csd_nerf.core import ranks
-from csd_nerf.core.ranks import ALONE, RankError, Ranks, current
+from csd_nerf.core.joining import current
+from csd_nerf.core.ranks import ALONE, RankError, Ranks
 
 
 @pytest.fixture
@@ -157,3 +158,25 @@ def test_an_error_of_all_is_raised_as_it_is(three):
 
 def test_ranks_wait_longer_than_a_run_takes():
     assert ranks.TIMEOUT.total_seconds() >= 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("Tensors need one dtype.\nat a line"),
+            "LostRankError: it died or can't be reached (Tensors need one dtype)",
+        ),
+        (RuntimeError(), "LostRankError: it died or can't be reached (RuntimeError)"),
+        # That is this rank's own trouble.
+        (torch.OutOfMemoryError("No memory."), "OutOfMemoryError: No memory."),
+    ],
+)
+def test_a_call_that_fails_says_why(monkeypatch, error, told):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.distributed, "all_gather", fail)
+    with pytest.raises(RuntimeError) as caught:
+        Ranks(0, 2).gather(torch.zeros(1), 2)
+    assert f"{type(caught.value).__name__}: {caught.value}" == told

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from csd_nerf import priors
+from csd_nerf.core.schedules import FlowSchedule
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 from csd_nerf.methods.csd_dreamfusion.config import csd_dreamfusion, csd_dreamfusion_tiny
@@ -16,10 +17,29 @@ from csd_nerf.methods.csd_edit.config import csd_edit, csd_edit_small, csd_edit_
 from csd_nerf.methods.csd_edit_splat.config import csd_edit_splat, csd_edit_splat_tiny
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.compilation import MOST_SHAPES, Compilation, compile_choice, padded
+from csd_nerf.priors.family import DiffusersPrior
 from csd_nerf.priors.halving import HalvingPrior
 
 FAMILIES = ("pix2pix", "xl", "flux2", "kontext", "qwen", "latents", "pixels")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class RowsPrior(DiffusersPrior):
+    """Estimates what it is given, and notes the rows of each call."""
+
+    def __init__(self, *given) -> None:
+        super().__init__(*given)
+        self.rows: list[int] = []
+
+    def encode(self, image01):
+        return image01
+
+    def run(self, noisy, timestep, rows):
+        self.rows.append(len(noisy))
+        return noisy
+
+    def noise_of(self, output, noisy, timestep):
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +111,37 @@ def test_without_compilation_nothing_is_compiled_or_padded(load, compiled):
     assert (compiled, batches) == ([], [3, 3, 2])
 
 
-def test_smaller_batches_are_padded_to_the_largest_within_the_limit(load, compiled):
+def test_a_batch_is_padded_to_the_smallest_known_that_adds_a_quarter_at_most(load, compiled):
     plain, prior = load("pix2pix"), load("pix2pix", compile="on", tell=lambda text: None)
-    for particles, limit in ((2, None), (3, None), (2, None), (1, 4)):
+    asked = ((5, None), (4, None), (3, None), (2, None), (3, 5), (4, 8), (4, 9))
+    for particles, limit in asked:
         branches, timestep = branches_for(plain, particles)
         found = prior.predict(branches, timestep, max_batch=limit)
         assert torch.allclose(found, plain.predict(branches, timestep), atol=1e-5)
-    assert compiled[0][2] == [4, 6, 6, 4]
+    # Six are far below ten; eight may be ten, unless a limit forbids it. Six at a limit of five
+    # are two calls of three, for which four are too many.
+    assert compiled[0][2] == [10, 10, 6, 4, 3, 3, 8, 8]
+
+
+def test_evaluations_are_spread_evenly_over_calls():
+    """Half of 48 in each of two calls, though 80 came before in calls of 40."""
+    prior = RowsPrior("rows", CPU, FlowSchedule())
+    prior.compile(tell=lambda text: None)
+    for evaluations in (80, 48, 40, 36, 47):
+        noisy = torch.arange(evaluations * 1.0).view(-1, 1, 1, 1)
+        found = prior.predict([Branch(noisy, {})], torch.zeros(evaluations), max_batch=40)
+        assert torch.equal(found[0], noisy)
+    assert prior.rows == [40, 40, 24, 24, 40, 40, 24, 24]
+
+
+def test_padding_ends_where_compiling_does():
+    compilation = Compilation(device=CPU)
+    sizes = [2**number for number in range(MOST_SHAPES)]
+    assert [compilation.batch("kind", size, limit=None) for size in sizes] == sizes
+    assert compilation.batch("kind", 1000, limit=None) == 1000
+    assert compilation.batch("kind", 900, limit=None) == 900
+    assert compilation.batch("kind", 110, limit=None) == 128
+    assert compilation.batch("other", 110, limit=None) == 110
 
 
 def test_padding_repeats_the_last_row():
@@ -132,7 +176,7 @@ def test_where_compiling_fails_the_prior_runs_and_says_why_once(load, monkeypatc
 
     monkeypatch.setattr(torch, "compile", failing)
     plain, prior = load("pix2pix"), load("pix2pix", compile="on", tell=told.append)
-    branches, timestep = branches_for(plain, 2)
+    branches, timestep = branches_for(plain, 4)
     batches = []
     denoiser(prior).register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     for _ in range(2):
@@ -140,7 +184,7 @@ def test_where_compiling_fails_the_prior_runs_and_says_why_once(load, monkeypatc
         found = prior.predict(branches, timestep, max_batch=3)
         assert torch.allclose(found, plain.predict(branches, timestep), atol=1e-5)
     assert len(asked) == 1
-    assert batches == [3, 3, 3, 1]
+    assert batches == [3, 3, 3, 3, 3, 2]
     assert told == [
         "The model runs without compilation, which failed: RuntimeError: Failed to find C "
         "compiler. Please specify."

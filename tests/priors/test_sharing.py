@@ -10,7 +10,8 @@ import torch
 from ranks_together import run_together
 
 from csd_nerf import priors
-from csd_nerf.core.ranks import ALONE, Ranks, current
+from csd_nerf.core.joining import current
+from csd_nerf.core.ranks import ALONE, Ranks
 from csd_nerf.editor import EditSettings, edit_images
 from csd_nerf.priors.base import at_once, ranks_of
 from csd_nerf.priors.sharing import SharedPrior

@@ -12,6 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
+from csd_nerf.core.copies import on_cpu
 from csd_nerf.media.images import image_size
 from csd_nerf.methods.common.checkpoints import OUR_STATE
 from csd_nerf.methods.common.edited_images import EditedImages
@@ -164,7 +165,7 @@ class PhotographScene(LiveScene):
     def snapshot(self) -> dict[str, Any]:
         """The model, and what `state_dict` says; edited images are named, as there."""
         model = self._scene_model
-        return _on_cpu(
+        return on_cpu(
             {
                 **self.state_dict(),
                 "parameters": model.state_dict(),
@@ -316,15 +317,6 @@ def rows_by_name(
     row_of = dict(zip(before, table, strict=True))
     mean = table.mean(0)
     return torch.stack([row_of.get(name, mean) for name in now])
-
-
-def _on_cpu(value: Any) -> Any:
-    """A copy on the CPU, which training doesn't change."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(part) for key, part in value.items()}
-    return [_on_cpu(part) for part in value] if isinstance(value, list) else value
 
 
 def resized_camera(camera: Cameras, size: tuple[int, int]) -> Cameras:

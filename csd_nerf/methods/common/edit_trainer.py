@@ -60,16 +60,20 @@ class EditTrainerConfig(TrainerConfig):
         """Write config.yml. Devices that can't work, and a full disk end in one line.
 
         nerfstudio calls this before it would start a process for each device, all of which train.
-        Here one trains, and the others help it to edit; see `csd_nerf.scene.together`. A run that
+        Here one trains, and the others help it to edit; see `csd_nerf.scene.together`. The file
+        has the devices as the user gave them, since it may be loaded on another machine. A run that
         goes on from another needs a folder of its own, as the other's settings would be lost.
         """
         device = edit_options(self).prior_device
+        # The trainer calls this again.
+        self.machine.num_devices += self.helpers
+        self.helpers = 0
         with one_line_errors(self.command):
             check_helpers(self.machine, prior_device=device, method=self.command)
-            if self.machine.num_devices > 1:
-                self.helpers, self.machine.num_devices = self.machine.num_devices - 1, 1
             check_folder(self)
             super().save_config()
+        if self.machine.num_devices > 1:
+            self.helpers, self.machine.num_devices = self.machine.num_devices - 1, 1
 
 
 class EditTrainer(Trainer):

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from csd_nerf.core.ranks import begin
+from csd_nerf.core.joining import begin
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.scene.together import Helping, dismiss
 
@@ -52,14 +52,24 @@ class Helpers:
                         f"number {rank}; take fewer with --machine.num-devices."
                     )
             opened.enter_context(begin(store, 0, count))
-            opened.callback(dismiss)
+            opened.push(_dismissing)
             self._open = opened.pop_all()
 
     @contextmanager
     def dismissed(self) -> Iterator[None]:
-        """A block after which the helpers end."""
+        """A block after which the helpers end; if an error ends it, they end at once."""
         with self._open:
             yield
+
+
+def _dismissing(kind: type[BaseException] | None, *_: object) -> None:
+    """End the helpers as a block ends that is done.
+
+    After an error, such as a second Ctrl-C, they may be amid an edit, and wait for another call
+    than this. `_running` ends these.
+    """
+    if kind is None:
+        dismiss()
 
 
 @contextmanager
@@ -73,6 +83,7 @@ def _running(helping: Helping) -> Iterator[subprocess.Popen[bytes]]:
             with suppress(BrokenPipeError), process.stdin as given:
                 pickle.dump(helping, given)
             yield process
-            process.wait(_PATIENCE)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
         finally:
             process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from edit_runs import message_of, start
 from helped_runs import check_helped, helped, helped_run, run_of
 from tint_prior import TintPrior
 
-from csd_nerf.core.ranks import ALONE, current
+from csd_nerf.core.joining import current
+from csd_nerf.core.ranks import ALONE
 from csd_nerf.methods.common import helpers
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.helpers import Helpers
@@ -73,10 +75,11 @@ def test_devices_become_helpers(make_config, tint_prior, monkeypatch):
     monkeypatch.setattr(Helpers, "start", begin)
     config = make_config()
     config.machine.num_devices = 3
+    # It saves the config twice.
     start(config)
     assert (config.machine.num_devices, config.helpers) == (1, 2)
     saved = yaml.load((config.get_base_dir() / "config.yml").read_text(), yaml.Loader)
-    assert saved.helpers == 2
+    assert (saved.machine.num_devices, saved.helpers) == (3, 0)
     (recipes,) = started
     assert [recipe["device"] for recipe in recipes] == ["cpu", "cpu"]
     assert {recipe["name_or_path"] for recipe in recipes} == {config.pipeline.prior}
@@ -93,6 +96,38 @@ def test_helpers_are_processes_that_end():
     assert time.monotonic() - began < helpers._PATIENCE
     assert current() is ALONE
     assert not torch.distributed.is_initialized()
+
+
+@pytest.fixture
+def waiting(monkeypatch, tmp_path):
+    """Ready processes that never end, in place of helpers; returns whether these were asked to."""
+    program, dismissals = tmp_path / "helper", []
+    program.write_text("#!/bin/sh\ncat >/dev/null\necho ready\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(helpers, "begin", lambda *_: nullcontext())
+    monkeypatch.setattr(helpers, "dismiss", lambda: dismissals.append("asked"))
+    return dismissals
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MethodError])
+def test_after_an_error_helpers_end_without_being_asked(waiting, error):
+    # They may be amid an edit, where a call of rank 0 would meet another one of theirs.
+    found, began = Helpers(), time.monotonic()
+    found.start(2, lambda _: {})
+    with pytest.raises(error), found.dismissed():
+        raise error
+    assert waiting == []
+    assert time.monotonic() - began < helpers._PATIENCE / 2
+
+
+def test_a_helper_that_does_not_end_when_asked_is_killed(waiting, monkeypatch):
+    monkeypatch.setattr(helpers, "_PATIENCE", 0.1)
+    found = Helpers()
+    found.start(2, lambda _: {})
+    with found.dismissed():
+        pass
+    assert waiting == ["asked"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
