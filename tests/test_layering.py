@@ -23,7 +23,7 @@ MAY_ENTER = {
     "media": {"media", "json_files"},
     "synthetic": {"synthetic", "hints", "media"},
     "priors": {"priors", "json_files", "core"},
-    "editor": {"editor", "core", "priors.base", "priors.estimates"},
+    "editor": {"editor", "core", "priors.base", "priors.banked", "priors.estimates"},
     "distill": {"distill", "core", "priors.base", "priors.estimates"},
     "adapters": {"adapters", *LIGHT, "editor", "priors", "media", "core"},
     "scene": {"scene", "bundled", "numbers", "editor", "priors", "media", "core"},

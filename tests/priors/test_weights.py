@@ -413,7 +413,9 @@ def test_what_is_fetched_before_a_scene_is_what_is_loaded(
     from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 
     downloads = open_hub(monkeypatch, both)
-    options = PriorOptions(prior=REPO, prior_dtype=dtype, prior_device="cuda:0")
+    options = PriorOptions(
+        prior=REPO, prior_dtype=dtype, prior_device="cuda:0", prior_compile="off"
+    )
     prior = LazyPrior(options, kind="edit", device="cpu", command="csd-edit", limit="--n")
     prior.fetch()
     fetched = {"fp16" in name for name in downloads[-1][1] if name.endswith("safetensors")}

@@ -235,7 +235,7 @@ def test_an_unknown_arm_is_refused_before_anything_is_loaded(tmp_path, monkeypat
     [
         (
             {"domain": "statue"},
-            r"must be one of scene, splat-scene, panorama, video, flow-video, .*, got statue",
+            r"must be one of scene, splat-scene, panorama, video, cost-video, .*, got statue",
         ),
         ({"inputs": 0}, "--inputs must be at least 1, got 0"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
