@@ -47,7 +47,7 @@ COMMANDS: dict[str, type] = {
     name: kind for group in GROUPS.values() for name, kind in group.items()
 }
 
-LIGHT = ("edits", "weights")
+LIGHT = ("edits",)
 """Those that begin at once; the others import torch first, which takes up to half a minute."""
 
 

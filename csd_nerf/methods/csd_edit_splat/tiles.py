@@ -241,11 +241,8 @@ def differentiate_tiles(
                     absolute_x += abs(along_x)
                     absolute_y += abs(along_y)
             found[pair, MEAN], found[pair, MEAN + 1] = to_x, to_y
-            found[pair, CONIC], found[pair, CONIC + 1], found[pair, CONIC + 2] = (
-                half * xx,
-                xy,
-                half * yy,
-            )
+            found[pair, CONIC], found[pair, CONIC + 1] = half * xx, xy
+            found[pair, CONIC + 2] = half * yy
             found[pair, OPACITY] = to_opacity
             found[pair, ABSOLUTE], found[pair, ABSOLUTE + 1] = absolute_x, absolute_y
             found[pair, COLOR:] = to_color
