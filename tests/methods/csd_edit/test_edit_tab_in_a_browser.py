@@ -128,6 +128,20 @@ class Tab:
         return colour
 
 
+# Looks, however far the training after a round is: sunset by red minus blue (0.35, day 0.18), day
+# by its blue (0.58, both edits 0.3), night by its mean (0.2; a page without a picture is black).
+def _is_night(colour):
+    return 0.05 < colour.mean() < 0.35
+
+
+def _is_sunset(colour):
+    return colour[0] - colour[2] > 0.26
+
+
+def _is_day(colour):
+    return colour[2] > 0.45
+
+
 def test_hands_edit_a_scene(run, tmp_path):
     folder = run.base_dir
     address = f"http://127.0.0.1:{run.viewer_state.viser_server.get_port()}"
@@ -138,7 +152,7 @@ def test_hands_edit_a_scene(run, tmp_path):
         tab = Tab(page, pictures)
         page.until(f"!!{tab.button('Edit now')}", seconds=60)
         # Black as long as there is no picture.
-        tab.scene_when("0_source", lambda colour: colour.mean() > 0.45, seconds=60)
+        tab.scene_when("0_source", _is_day, seconds=60)
         tab.says("Round 0: make it night", seconds=120)
         for element in (
             tab.field("Prompt"),
@@ -149,7 +163,7 @@ def test_hands_edit_a_scene(run, tmp_path):
         ):
             assert page.until(f"!!({element})")
             assert tab.bottom(element) < 768
-        night = tab.scene_when("1_night", lambda colour: colour.mean() < 0.4, seconds=90)
+        tab.scene_when("1_night", _is_night, seconds=90)
 
         tab.type("Prompt", "make it sunset")
         tab.says("Start from")
@@ -165,9 +179,7 @@ def test_hands_edit_a_scene(run, tmp_path):
         tab.press("Edit now")
         tab.says("Round 1: make it sunset", seconds=60)
         assert (folder / "rounds" / "round_001.png").exists()
-        sunset = tab.scene_when(
-            "3_sunset", lambda colour: colour.mean() > night.mean() + 0.08, seconds=90
-        )
+        tab.scene_when("3_sunset", _is_sunset, seconds=90)
 
         tab.press("Show all views")
         page.until("[...document.querySelectorAll('img')].some(i => i.alt === 'sheet')")
@@ -177,24 +189,20 @@ def test_hands_edit_a_scene(run, tmp_path):
         page.until("!document.querySelector('.mantine-Modal-overlay')")
 
         tab.choose("Show", "before the edit")
-        before = tab.scene_when(
-            "5_before", lambda colour: abs(colour - sunset).max() > 0.03, seconds=120
-        )
+        tab.scene_when("5_before", _is_day, seconds=120)
         tab.choose("Show", "both")
         time.sleep(3)
         tab.shot("6_both")
         tab.choose("Show", "after the edit")
-        tab.scene_when("7_after", lambda colour: abs(colour - sunset).max() < 0.06, seconds=120)
+        tab.scene_when("7_after", _is_sunset, seconds=120)
 
         tab.open("History")
         tab.press("Undo to this")
         tab.says("Back at the end of round 0")
-        tab.scene_when("8_undone", lambda colour: colour.mean() < 0.4, seconds=120)
+        tab.scene_when("8_undone", _is_night, seconds=120)
         tab.press("Reset")
         tab.says("Back at the unedited scene")
-        # It trains on, and pictures are coarse as long as it does.
-        tab.scene_when("9_reset", lambda colour: abs(colour - before).max() < 0.15, seconds=120)
-        assert abs(night - before).max() > 0.25 < abs(sunset - before).max()
+        tab.scene_when("9_reset", _is_day, seconds=120)
 
         page.size(1920, 1080)
         tab.press("Save")
