@@ -13,9 +13,15 @@ from torch import Tensor
 
 from benchmarks.engine.identity import plain
 from benchmarks.engine.trials import Store
-from benchmarks.truth.choice_arms import CHOICE_ARMS, Edited, arm_options, run_arm
+from benchmarks.truth.choice_arms import (
+    CHOICE_ABLATIONS,
+    CHOICE_ARMS,
+    Edited,
+    arm_options,
+    run_arm,
+)
 from benchmarks.truth.choice_scores import CHOICE_COLUMNS, Judged
-from benchmarks.truth.domains import Arm, Job, Outcome
+from benchmarks.truth.domains import Job, Outcome
 from benchmarks.truth.exact_prior import ExactPrior
 from benchmarks.worlds.choices import IMAGES, MEDIA, ChoiceSet, draw_choice_set
 from csd_nerf.priors.base import Prior
@@ -26,7 +32,7 @@ class ChoiceDomain:
     """Sets of views, of frames and of a panorama's tiles, in turn."""
 
     arms = CHOICE_ARMS
-    ablations: tuple[Arm, ...] = ()
+    ablations = CHOICE_ABLATIONS
     columns = CHOICE_COLUMNS
     consistency = "agree"
     baseline = "none-shared-noise"

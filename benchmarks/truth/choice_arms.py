@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from benchmarks.truth.budgets import rate_at, sampling_branches, update_branches
-from benchmarks.truth.domains import Arm, Job
+from benchmarks.truth.domains import Arm, Job, banked
 from benchmarks.worlds.choices import ChoiceSet, cut_tiles, join_tiles
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.bundled import TUNED
@@ -85,6 +85,10 @@ subtracts the drawn noise alone. ip2p: InstructPix2Pix; in panoramas, own noise
 means tiles that are sampled each for itself, shared noise means overlapping windows on one canvas.
 Of the references, source is the unedited set, and autoencoder the first answer encoded and decoded.
 """
+
+_SHARE = "patch-share-own-noise"
+CHOICE_ABLATIONS = banked(f"{_SHARE}-bank", "edit", {"mixing": "patch", **_OWN}, tuned_as=_SHARE)
+"""With a bank of pairs of a timestep and a noise."""
 
 
 @dataclass(frozen=True)

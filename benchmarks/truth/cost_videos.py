@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.truth.domains import Arm
+from benchmarks.truth.domains import Arm, banked
 from benchmarks.truth.videos import VideoDomain
 
-BANKS = (8, 16, 32, 64)
 GUIDED: dict[str, Any] = {"text_scale": 1.5, "image_scale": 1.5}
 """Scales at which an update takes five evaluations, as with InstructPix2Pix."""
 
 
 _USUAL = "csd-patch-own-noise-share"
 """The arm of videos with the preset's options."""
-
-
-def _with_banks(name: str, options: dict[str, Any], *, tuned_as: str) -> tuple[Arm, ...]:
-    banks = {f"{name}bank-{pairs}": {**options, "source_bank": pairs} for pairs in BANKS}
-    return tuple(Arm(bank, "csd", given, tuned_as=tuned_as) for bank, given in banks.items())
 
 
 class CostVideoDomain(VideoDomain):
@@ -35,9 +29,9 @@ class CostVideoDomain(VideoDomain):
         Arm("usual", "csd", tuned_as=_USUAL),
         Arm("random", "csd", {"t_order": "random"}),
         Arm("falling", "csd", {"t_order": "falling"}),
-        *_with_banks("", {}, tuned_as=_USUAL),
+        *banked("bank", "csd", {}, tuned_as=_USUAL),
         Arm("guided", "csd", GUIDED),
-        *_with_banks("guided-", GUIDED, tuned_as="guided"),
+        *banked("guided-bank", "csd", GUIDED, tuned_as="guided"),
     )
     ablations = ()
     baseline = "usual"

@@ -69,6 +69,22 @@ class Arm:
     """The arm whose tuned options it takes; None means its own."""
 
 
+BANKS = (8, 16, 32, 64)
+"""Numbers of pairs of a timestep and a noise, see `csd_nerf.core.bank`."""
+
+
+def banked(
+    name: str,
+    method: str,
+    options: Mapping[str, Any],
+    *,
+    tuned_as: str,
+) -> tuple[Arm, ...]:
+    """An arm with banks of several sizes, as `NAME-8` and so on, with the options tuned for it."""
+    sizes = {f"{name}-{each}": {**options, "source_bank": each} for each in BANKS}
+    return tuple(Arm(bank, method, given, tuned_as=tuned_as) for bank, given in sizes.items())
+
+
 @dataclass(frozen=True)
 class Job:
     """One run of an arm."""

@@ -32,7 +32,8 @@ _MOST_STEPS = 50
 
 RESIDUALS: dict[str, ResidualName] = {"csd": "csd", "csd-no-stein": "csd", "sds": "sds"}
 """The methods that optimise, with their residuals."""
-_PATCH = {"mixing": "patch", "noise": "independent"}
+PATCH = {"mixing": "patch", "noise": "independent"}
+"""Mixing by patches, with a noise for each image."""
 _WHOLE = {"source_share": 1.0}
 USUAL_ARMS = (
     Arm("source", None),
@@ -43,9 +44,9 @@ USUAL_ARMS = (
     # share: with the share of the source's estimate that is best on validation inputs.
     Arm("csd-share", "csd", STEIN),
     Arm("csd-patch", "csd", {"mixing": "patch", "noise": "shared", **_WHOLE}),
-    Arm("csd-patch-own-noise", "csd", {**_PATCH, **_WHOLE}),
-    Arm("csd-patch-own-noise-share", "csd", _PATCH),
-    Arm("sds-patch-own-noise", "sds", _PATCH),
+    Arm("csd-patch-own-noise", "csd", {**PATCH, **_WHOLE}),
+    Arm("csd-patch-own-noise-share", "csd", PATCH),
+    Arm("sds-patch-own-noise", "sds", PATCH),
 )
 """The references are the unedited source, and the true edit encoded and decoded, which shows the
 error of the autoencoder."""

@@ -10,8 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.engine.options import PAPER_MIXING
-from benchmarks.truth.domains import SEEDS_APART, Arm, column_of, edit_at
-from benchmarks.truth.media import RESIDUALS, SIMILARITY, USUAL_ARMS, Input, MediaDomain
+from benchmarks.truth.domains import SEEDS_APART, Arm, banked, column_of, edit_at
+from benchmarks.truth.media import (
+    ABLATIONS,
+    PATCH,
+    RESIDUALS,
+    SIMILARITY,
+    USUAL_ARMS,
+    Input,
+    MediaDomain,
+)
 from csd_nerf.adapters.layout import plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
 from csd_nerf.adapters.panorama import edit_panorama
@@ -26,6 +34,8 @@ from csd_nerf.synthetic.scenes import Split
 
 PANORAMA_SIZE = (96, 256)
 """Height and width in pixels."""
+_BEST = "csd-patch-own-noise-share"
+"""The arm of the preset's options."""
 _MANY = 1000
 """Number of updates over which the cost of one is averaged."""
 
@@ -41,6 +51,7 @@ class PanoramaDomain(MediaDomain):
         Arm("ip2p-windows", "ip2p-windows"),
         Arm("ip2p-tiles", "ip2p-windows", tiles=True),
     )
+    ablations = (*ABLATIONS, *banked(f"{_BEST}-bank", "csd", PATCH, tuned_as=_BEST))
     columns = (
         *SIMILARITY,
         column_of("seams", "seam"),

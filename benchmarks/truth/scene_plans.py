@@ -42,6 +42,8 @@ Rates and scales are not among them: they are tuned, see `tuned`. source is the 
 autoencoder is trained on the true edits after encoding and decoding, which is the result of a
 perfect editor with this prior, scene model and training.
 """
+PLANNED = ("updates", "rounds", "round_views")
+"""Options that `plan_arm` alone reads; `edit_steps` is the pipeline's too."""
 REFERENCES = ("source", "autoencoder")
 """Arms that are references."""
 
@@ -94,16 +96,18 @@ def plan_arm(
 
     Args:
         name: One of `SCENE_ARMS`.
-        options: Options that replace those of the method; `updates` and `edit_steps` replace
-            `UPDATES` and `EDIT_STEPS`.
+        options: Options that replace those of the method; `updates`, `edit_steps`, `rounds` and
+            `round_views` replace the constants of these names. With other rounds of csd its
+            iterations change, so that the evaluations stay.
         budget: Number of U-Net evaluations, relative to that of csd.
         csd: The `updates`, `image_scale` and `text_scale` of csd that set the budget; missing ones
             are those of `_UNIT`. None takes them from `options`.
     """
     csd = options if csd is None else csd
     edit_steps, updates = options.get("edit_steps", EDIT_STEPS), csd.get("updates", UPDATES)
-    views, every = ROUNDS * ROUND_VIEWS, -(-edit_steps // ROUNDS)
-    total = budget * updates * views * _branches({**_UNIT, **_scales(csd)})
+    rounds, each = options.get("rounds", ROUNDS), options.get("round_views", ROUND_VIEWS)
+    views, every = rounds * each, -(-edit_steps // rounds)
+    total = budget * updates * ROUNDS * ROUND_VIEWS * _branches({**_UNIT, **_scales(csd)})
     arm = {**SCENE_ARMS[name], **options}
     update = arm.get("update", "csd")
     if name in REFERENCES:
@@ -112,7 +116,7 @@ def plan_arm(
     if update == "ip2p":
         steps = max(1, round(total / views / branches))
         count = views * steps * branches
-        return ArmPlan(edit_steps, every, ROUND_VIEWS, steps, 1, count)
+        return ArmPlan(edit_steps, every, each, steps, 1, count)
     if update == "in2n":
         edits = max(1, round(total / DENOISING_STEPS / branches))
         each = -(-edits * IN2N_EVERY // edit_steps)
@@ -121,7 +125,7 @@ def plan_arm(
         count = rounds * each * DENOISING_STEPS * branches
         return ArmPlan(edit_steps, every, each, DENOISING_STEPS, 1, count)
     iterations = max(1, round(total / views / branches))
-    return ArmPlan(edit_steps, every, ROUND_VIEWS, 1, iterations, views * iterations * branches)
+    return ArmPlan(edit_steps, every, each, 1, iterations, views * iterations * branches)
 
 
 def _scales(options: Mapping[str, Any]) -> dict[str, Any]:

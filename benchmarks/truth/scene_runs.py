@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.engine.identity import files_digest
 from benchmarks.engine.trials import Store, Trial
 from benchmarks.method_runs import NEVER, config_content, method_config, place, quiet_trainer
-from benchmarks.truth.scene_plans import ROUND_VIEWS, SCENE_ARMS, plan_arm
+from benchmarks.truth.scene_plans import PLANNED, ROUND_VIEWS, SCENE_ARMS, plan_arm
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.evaluation.compare import true_edit
 from csd_nerf.evaluation.cross_view import cross_view_error
@@ -196,7 +196,7 @@ def arm_config(
     config = tiny_config(given.folder, prompt=given.edit.instructions[0], method=representation)
     plan = plan_arm(name, options, budget=budget, csd=csd)
     arm = {**SCENE_ARMS[name], **options, **plan.options(), "seed": seed}
-    set_options(config, {key: value for key, value in arm.items() if key != "updates"})
+    set_options(config, {key: value for key, value in arm.items() if key not in PLANNED})
     return config
 
 

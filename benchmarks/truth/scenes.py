@@ -45,6 +45,20 @@ _TRIED = 400
 
 
 _PATCH = {"mixing": "patch", "noise": "independent"}
+_ROUNDS = tuple(
+    Arm(name, "csd", {**_PATCH, **options}, tuned_as="csd-patch-own-noise-share")
+    for name, options in {
+        # All training views together, and then training alone.
+        "one-round": {"rounds": 1, "round_views": 35},
+        "6-rounds-of-8": {"rounds": 6, "round_views": 8},
+        "12-rounds-of-4": {"rounds": 12, "round_views": 4},
+        # Rounds of 16 views that begin with what training made of the last.
+        "warm": {"start": "render"},
+        "warm-6-rounds": {"start": "render", "rounds": 6},
+        "half-training": {"edit_steps": 240},
+    }.items()
+)
+"""Rounds of other numbers and sizes, with as many evaluations."""
 
 
 class SceneDomain:
@@ -149,6 +163,7 @@ class SceneDomain:
 class SplatSceneDomain(SceneDomain):
     """The same scenes as Gaussian splats."""
 
+    ablations = (*SceneDomain.ablations, *_ROUNDS)
     representation = SPLATS
 
 

@@ -72,6 +72,38 @@ def test_the_tuned_scales_of_an_arm_leave_the_budget_as_it_is():
     assert {plan.evaluations for plan in plans} == {2880}
 
 
+@pytest.mark.parametrize(
+    ("options", "every", "views", "iterations"),
+    [
+        ({"rounds": 1, "round_views": 35}, 480, 35, 27),
+        ({"rounds": 6, "round_views": 8}, 80, 8, 20),
+        ({"rounds": 12, "round_views": 4}, 40, 4, 20),
+        ({"rounds": 6}, 80, 16, 10),
+        ({"edit_steps": 240}, 80, 16, 20),
+    ],
+)
+def test_other_rounds_take_the_same_evaluations(options, every, views, iterations):
+    plan = plan_arm("csd", {**START["csd"], **options}, csd={})
+    assert (plan.edit_every, plan.edit_views, plan.iterations) == (every, views, iterations)
+    assert plan.evaluations == pytest.approx(2880, rel=0.02)
+
+
+def test_every_arm_with_other_rounds_runs_another_config(store, prior):
+    domain, given = SplatSceneDomain(prior, {}, store), draw_scene(3, "validation", store)
+    decided = {}
+    for arm in (*SplatSceneDomain.ablations, *SplatSceneDomain.arms):
+        if arm.name == "csd-patch-own-noise-share" or arm.tuned_as == "csd-patch-own-noise-share":
+            method, options = domain._method_and_options(Job(tuned_arm("splat-scene", arm)))
+            config = scene_runs.arm_config(
+                method, given, options, csd={}, representation=SplatSceneDomain.representation
+            )
+            pipeline = config.pipeline
+            rounds = (pipeline.edit_every, pipeline.edit_views, pipeline.edit.iterations)
+            decided[arm.name] = (*rounds, pipeline.edit_steps, pipeline.start)
+    assert len(set(decided.values())) == len(decided) == 7
+    assert decided["warm"][-1] == "render" != decided["csd-patch-own-noise-share"][-1]
+
+
 def test_in2n_is_compared_on_mixed_and_on_edited_views_by_default(store, prior):
     domain, given = SceneDomain(prior, FEW, store), draw_scene(3, "validation", store)
     found = {}
