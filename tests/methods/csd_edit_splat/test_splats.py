@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 from helped_runs import check_helped
+from nerfstudio.data.dataparsers import nerfstudio_dataparser
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models import splatfacto
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
+from numpy.lib.recfunctions import repack_fields
 from PIL import Image
-from plyfile import PlyData
+from plyfile import PlyData, PlyElement
 from splat_runs import SIZE, gaussians_of, splat_config, start_splats
 
 from csd_nerf import priors
 from csd_nerf.methods.common.edit_scene import resized_camera
+from csd_nerf.methods.common.transforms import checked
 from csd_nerf.methods.csd_edit_splat.datamanager import CSDEditSplatDataManagerConfig
 from csd_nerf.methods.csd_edit_splat.scene import ray_lengths
 from csd_nerf.scene.protocol import Scene
@@ -304,6 +307,42 @@ def test_points_begin_in_their_place_and_colour(make_splats, splat_data):
     rgb = np.stack([points[name] for name in ("red", "green", "blue")], axis=1)
     colours = torch.from_numpy(rgb)
     assert torch.allclose(splatfacto.SH2RGB(model.features_dc), colours / 255, atol=1e-3)
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_points_are_those_that_nerfstudio_reads(splat_data, tmp_path, text, coloured):
+    plain = nerfstudio_dataparser.NerfstudioDataParserConfig(data=splat_data, load_3D_points=True)
+    points = PlyData.read(str(splat_data / "points.ply"))["vertex"].data
+    names = ["x", "y", "z", *(["red", "green", "blue"] if coloured else [])]
+    path = tmp_path / "points.ply"
+    PlyData([PlyElement.describe(repack_fields(points[names]), "vertex")], text=text).write(
+        str(path)
+    )
+    moved = torch.tensor([[0.0, 1.0, 0.0, 2.0], [1.0, 0.0, 0.0, -1.0], [0.0, 0.0, -1.0, 0.5]])
+    expected = plain.setup()._load_3D_points(path, moved, 0.25)
+    found = checked(plain, pictures=False).setup()._load_3D_points(path, moved, 0.25)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(found[name], values)
+        assert found[name].dtype == values.dtype
+    assert len(found["points3D_rgb"]) == (300 if coloured else 0)
+
+
+def test_no_points_are_none_and_damaged_ones_are_told(splat_data, tmp_path):
+    parser = checked(
+        nerfstudio_dataparser.NerfstudioDataParserConfig(data=splat_data), pictures=False
+    ).setup()
+    place = torch.eye(4)[:3]
+    whole = (splat_data / "points.ply").read_bytes()
+    path = tmp_path / "points.ply"
+    empty = np.zeros(0, [("x", "f4"), ("y", "f4"), ("z", "f4")])
+    PlyData([PlyElement.describe(empty, "vertex")]).write(str(path))
+    assert parser._load_3D_points(path, place, 1.0) is None
+    for damaged in (whole[:-100], b"", whole.replace(b"property float z", b"property float s")):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"must be a whole \.ply .*, got .*points\.ply"):
+            parser._load_3D_points(path, place, 1.0)
 
 
 def test_without_points_the_run_says_that_it_begins_at_random(
