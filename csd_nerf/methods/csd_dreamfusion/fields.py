@@ -64,7 +64,7 @@ def build_hash_grid(
 ) -> nn.Module:
     """A hash grid with a small MLP, faster than `build_mlp`: points to 4 values."""
     # Late: it imports numba.
-    from csd_nerf.methods.common.hash_grids import compile_hash_grids
+    from csd_nerf.methods.common.quick_fields import speed_up_fields
 
     encoding = HashEncoding(
         num_levels=levels,
@@ -82,7 +82,7 @@ def build_hash_grid(
         implementation=implementation,
     )
     grid = nn.Sequential(encoding, head)
-    compile_hash_grids(grid)
+    speed_up_fields(grid)
     return grid
 
 

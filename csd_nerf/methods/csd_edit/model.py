@@ -53,11 +53,11 @@ class CSDEditModel(ShowsUnedited, LpipsAtFirstUse, NerfactoModel):
     def populate_modules(self) -> None:
         """Build nerfacto."""
         # Late: it imports numba.
-        from csd_nerf.methods.common.hash_grids import compile_hash_grids
+        from csd_nerf.methods.common.quick_fields import speed_up_fields
 
         self.patch_size = 1
         super().populate_modules()
-        compile_hash_grids(self)
+        speed_up_fields(self)
 
     def begin_editing(self, *, patch_size: int) -> None:
         """Switch to the losses of the editing stage.

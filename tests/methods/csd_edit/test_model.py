@@ -5,9 +5,10 @@ import torch
 import torchvision
 from edit_runs import start
 from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.field_components.spatial_distortions import SceneContraction
 
-from csd_nerf.methods.common.hash_grids import CompiledHashEncoding
 from csd_nerf.methods.common.perceptual import LazyPerceptualDistance
+from csd_nerf.methods.common.quick_fields import CompiledHashEncoding, CubeContraction
 
 
 @pytest.fixture
@@ -88,8 +89,10 @@ def test_the_distance_is_that_of_the_package(random_alexnet):
     assert distance(first, first) == 0
 
 
-def test_hash_grids_are_compiled_on_a_cpu(make_config, tint_prior):
+def test_fields_are_the_quick_ones(make_config, tint_prior):
     model = start(make_config()).pipeline.model
+    contractions = [part for part in model.modules() if isinstance(part, SceneContraction)]
+    assert {type(part) for part in contractions} == {CubeContraction}
     grids = [part for part in model.modules() if isinstance(part, HashEncoding)]
     assert len(grids) == 3
     assert {type(grid) for grid in grids} == {CompiledHashEncoding}

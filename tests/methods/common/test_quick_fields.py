@@ -1,12 +1,18 @@
-"""The compiled hash grid against nerfstudio's own torch code."""
+"""The compiled hash grid and the contraction against nerfstudio's own torch code."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.field_components.spatial_distortions import SceneContraction
+from nerfstudio.utils.math import Gaussians
 
-from csd_nerf.methods.common.hash_grids import CompiledHashEncoding, compile_hash_grids
+from csd_nerf.methods.common.quick_fields import (
+    CompiledHashEncoding,
+    CubeContraction,
+    speed_up_fields,
+)
 
 
 def grids(*, levels=5, log2_size=6, features=2, max_res=64):
@@ -25,7 +31,7 @@ def grids(*, levels=5, log2_size=6, features=2, max_res=64):
                 implementation="torch",
             )
         )
-    compile_hash_grids(made[1])
+    speed_up_fields(made[1])
     return made
 
 
@@ -84,12 +90,35 @@ def test_gradients_by_the_points_are_torchs():
     assert slopes[0].abs().max() > 0
 
 
-def test_only_hash_grids_change_and_their_parameters_stay():
+def test_contracted_points_and_gradients_are_nerfstudios_to_the_last_bit():
+    some = torch.randn(50, 40, 3, generator=torch.Generator().manual_seed(0)) * 2
+    # On an edge and a corner, where two or three coordinates are the largest.
+    some[0, :2] = torch.tensor([[1.5, -1.5, 0.2], [3.0, 3.0, -3.0]])
+    weight = torch.randn(some.shape, generator=torch.Generator().manual_seed(1))
+    found = []
+    for contraction in (SceneContraction(float("inf")), CubeContraction(float("inf"))):
+        points = some.clone().requires_grad_()
+        contracted = contraction(points)
+        (contracted * weight).sum().backward()
+        found.append((contracted, points.grad))
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.equal(theirs, ours)
+    assert found[0][0].abs().max() > 1.5
+    blobs = Gaussians(mean=some[0], cov=torch.eye(3).expand(40, 3, 3).clone())
+    theirs, ours = (kind(float("inf"))(blobs) for kind in (SceneContraction, CubeContraction))
+    assert torch.equal(theirs.cov, ours.cov)
+    assert torch.equal(theirs.mean, ours.mean)
+
+
+def test_only_hash_grids_and_contractions_to_a_cube_change_and_parameters_stay():
     torch.manual_seed(0)
-    module = torch.nn.Sequential(grids()[0], torch.nn.Linear(10, 4))
+    module = torch.nn.Sequential(
+        grids()[0], torch.nn.Linear(10, 4), SceneContraction(float("inf")), SceneContraction()
+    )
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    compile_hash_grids(module)
-    assert [type(part) for part in module] == [CompiledHashEncoding, torch.nn.Linear]
+    speed_up_fields(module)
+    kinds = [CompiledHashEncoding, torch.nn.Linear, CubeContraction, SceneContraction]
+    assert [type(part) for part in module] == kinds
     after = module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
