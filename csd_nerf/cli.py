@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(overview())
         raise SystemExit(0 if given else 1)
 
-    count = _launched()
+    _, count = launched()
 
     def run(command: Any) -> int | None:
         if given[0] not in LIGHT and sys.stderr.isatty():
@@ -87,9 +87,11 @@ def main(arguments: list[str] | None = None) -> None:
         call("csd-nerf", COMMANDS, given, run=run)
 
 
-def _launched() -> int:
-    """The number of processes that torchrun, or a launcher like it, started for this command."""
-    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
+def launched() -> tuple[int, int]:
+    """The number of this process, from 0, and of all that torchrun or its like has started."""
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def _among_ranks() -> AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ the same budget of U-Net evaluations. The arms' options are the tuned ones; see 
 
 from __future__ import annotations
 
+import dataclasses
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from benchmarks.truth.settings import DOMAINS, EXACT, TruthSettings
 from benchmarks.truth.tables import COSTS
 from benchmarks.truth.tuned import tuned_arm, tuning_note
 from csd_nerf import priors
+from csd_nerf.cli import launched
 from csd_nerf.core.residuals import ResidualName
 from csd_nerf.evaluation.tables import Column, Row
 from csd_nerf.media.pixels import to_bytes
@@ -37,7 +39,7 @@ def run_truth(settings: TruthSettings) -> str:
     The same call resumes an interrupted run; inputs, arms, seeds and budgets can be added.
 
     Returns:
-        The tables in markdown.
+        The tables in markdown; nothing in other ranks than 0.
 
     Raises:
         ValueError: If an arm or the baseline is unknown.
@@ -53,6 +55,8 @@ def run_truth(settings: TruthSettings) -> str:
     exact = settings.prior == EXACT
     arms = [arm if exact else tuned_arm(settings.domain, arm) for arm in chosen]
     runs = run_arms(settings, arms)
+    if launched()[0] > 0:
+        return ""
     residuals: list[Row] = []
     if settings.ablations and isinstance(runs.domain, MediaDomain):
         residuals = _residuals(runs, settings.domain, runs.domain)
@@ -85,21 +89,38 @@ class Runs:
 
 
 def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
-    """Run all trials of these arms that are not finished."""
+    """Run all trials of these arms that are not finished.
+
+    Under torchrun each rank runs every so many-th input, and all wait until all are done.
+    """
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
     store, exact = Store(settings.output), settings.prior == EXACT
     domain: Domain = kind(None if exact else priors.load(settings.prior), settings.options, store)
     runs = Runs(store, domain, EXACT if exact else weights_digest(settings.prior))
     jobs = [job for arm in arms for job in _jobs(arm, settings)]
     inputs = settings.counts.inputs
-    progress = Progress(inputs * len(jobs))
-    for position in range(inputs):
-        given = domain.draw(position, settings.split)
+    rank, count = launched()
+    if count > 1:
+        own = dataclasses.replace(runs, inputs=[], trials=[])
+        _run_inputs(own, jobs, range(rank, inputs, count), settings)
+        # Late, as it begins what one process has no need of: here all wait for each other.
+        from csd_nerf.core.joining import joined
+
+        with joined("python -m benchmarks"):
+            pass
+    _run_inputs(runs, jobs, range(inputs), settings)
+    return runs
+
+
+def _run_inputs(runs: Runs, jobs: Sequence[Job], positions: range, settings: TruthSettings) -> None:
+    """Run all jobs on these inputs that are not finished, and add inputs and trials to the runs."""
+    progress = Progress(len(positions) * len(jobs))
+    for position in positions:
+        given = runs.domain.draw(position, settings.split)
         runs.inputs.append(given)
         for job in jobs:
             runs.trials.append(_trial(runs, job, given))
             _run(runs, runs.trials[-1], job, given, progress)
-    return runs
 
 
 def _jobs(arm: Arm, settings: TruthSettings) -> Iterator[Job]:

@@ -173,7 +173,8 @@ def check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        # Another process may have checked at the same time.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
             f"The output needs a folder that can be written to, got {path} "

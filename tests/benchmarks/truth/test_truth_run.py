@@ -9,6 +9,7 @@ import pytest
 import torch
 from counting_prior import CountingPrior
 from PIL import Image
+from ranks_together import launch
 
 from benchmarks import __main__ as command
 from benchmarks.truth import media, videos
@@ -85,6 +86,32 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(tmp_path, runs):
     assert (tmp_path / "a" / "table.md").read_text().strip() == text.strip()
     # Source, autoencoder, csd, ip2p and truth, twice enlarged; first and last frame of two inputs.
     assert Image.open(tmp_path / "a" / "sheet.png").size == (5 * 128, 18 + 4 * 128)
+
+
+def test_ranks_share_the_inputs_and_rank_0_reports_all(tmp_path, runs):
+    def share() -> tuple[str, list[tuple[str, str]]]:
+        text = run_truth(settings(tmp_path / "shared", inputs=3))
+        return text, runs.calls
+
+    (first, (told, mine)), (second, (silent, others)) = launch(2, share)
+    assert (first, second, silent) == ("returned", "returned", "")
+    assert {name[:2] for name, _ in mine} == {"00", "02"}
+    assert {name[:2] for name, _ in others} == {"01"}
+    assert told == run_truth(settings(tmp_path / "alone", inputs=3))
+    assert len(runs.calls) == len(mine) + len(others) == 6
+
+
+@pytest.mark.parametrize("words", ["truth video --tune", "scaling", "tables RECORD"])
+def test_what_ranks_do_not_share_is_refused(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    output = [] if words.startswith("tables") else ["--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="1"):
+        command.main([*words.split(), *output])
+    told = capsys.readouterr().err
+    assert "torchrun shares the inputs of truth" in told
+    assert "leave torchrun out" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_measures_of_a_row_are_those_of_its_pictures(tmp_path, runs):
