@@ -7,7 +7,8 @@ into sections without gaps, so that their shares sum to one:
     mixing: everything between the estimates and the step: residuals, kernel and Stein direction.
     rest: everything else, such as text encoding, random numbers and the step itself.
 On a GPU the sections are separated by CUDA events, which are read after the run. So the clock never
-makes the host wait. A run starts and ends with an idle GPU.
+makes the host wait. A run starts and ends with an idle GPU. On a CPU, seconds of one thread are its
+own, without those in which other programs had the core; of several threads they are the wall's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, cast
 
 import torch
@@ -106,7 +107,7 @@ class SectionClock:
 
     def _now(self) -> Any:
         if self._device.type != "cuda":
-            return perf_counter()
+            return _cpu_seconds()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
@@ -116,6 +117,10 @@ class SectionClock:
         if self._device.type != "cuda":
             return ended - began
         return began.elapsed_time(ended) / 1e3
+
+
+def _cpu_seconds() -> float:
+    return process_time() if torch.get_num_threads() == 1 else perf_counter()
 
 
 def median_seconds(
