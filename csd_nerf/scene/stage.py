@@ -293,7 +293,7 @@ class EditingStage:
             finally:
                 if self._is_editing:
                     keeper.keep(state.base)
-        self._controls.show_preview(done.source01, done.edited01)
+        self._controls.show_preview(done.source01, done.trained01)
         self._teller.hold("preview done")
 
     def _save(self, step: int) -> None:

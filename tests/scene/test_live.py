@@ -15,7 +15,7 @@ from tint_prior import RecordingPrior, TintPrior
 
 from csd_nerf.core.settings import EditSettings
 from csd_nerf.media.pixels import resize01, to_01, to_bytes
-from csd_nerf.scene import progress
+from csd_nerf.scene import progress, rounds
 from csd_nerf.scene.history import History
 from csd_nerf.scene.stage import EditingStage, RequestError, RoundError
 
@@ -359,8 +359,23 @@ def test_a_preview_starts_where_a_round_does(tmp_path):
         found.stage.before_step(4)
         before01, after01 = found.controls.previews[0]
         expected = now01 if start == "render" else before01
-        assert torch.allclose(after01, expected, atol=1e-4)
+        # What is shown has 8 bits.
+        assert torch.allclose(after01, expected, atol=3e-3)
         assert not torch.allclose(before01, now01, atol=0.01)
+
+
+def test_a_preview_shows_what_a_round_would_train_on(tmp_path, monkeypatch):
+    def change(original, round_trip01, edited01):
+        assert round_trip01.shape == edited01.shape
+        return torch.full_like(original, 51)
+
+    monkeypatch.setattr(rounds, "add_change", change)
+    asked = options(keep_detail=True, source_steps=1)
+    found = live(tmp_path, asked, {4: {"preview": camera()}}, end=4)
+    found.stage.before_step(4)
+    shown01, after01 = found.controls.previews[0]
+    assert shown01.shape == after01.shape
+    assert torch.allclose(after01, torch.full_like(after01, 0.2))
 
 
 @pytest.mark.parametrize("update", ["csd", "in2n", "ip2p"])
