@@ -75,10 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
     _, count = launched()
 
     def run(command: Any) -> int | None:
+        if isinstance(command, PanoramaCommand | VideoCommand | ImageCommand):
+            # They say so themselves once they have found their inputs, also without a terminal.
+            return command.run(["csd-nerf", *given])
         if given[0] not in LIGHT and sys.stderr.isatty():
             print(f"csd-nerf {given[0]}: loading libraries ...", file=sys.stderr, flush=True)
-        if isinstance(command, PanoramaCommand | VideoCommand | ImageCommand):
-            return command.run(["csd-nerf", *given])
         if count > 1:
             raise ValueError(f"{given[0]} runs in one process, got {count}; leave torchrun out.")
         return command.run()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -19,6 +20,27 @@ from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.core.ranks import ALONE, Ranks
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def byte_bar(label: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of a file is read or written, once that takes more than a second.
+
+    Args:
+        label: What is done.
+        shown: Whether there is a bar at all.
+
+    Yields:
+        A function that gets the bytes done, and those of the file; 0 if that isn't known.
+    """
+    shape: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+    with tqdm(desc=label, delay=1, leave=False, disable=not shown, file=sys.stderr, **shape) as bar:
+
+        def told(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield told
 
 
 class FileReporter:
@@ -117,6 +139,14 @@ class FileReporter:
             file=sys.stderr,
             dynamic_ncols=True,
         )
+
+    @contextmanager
+    def bytes(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a `byte_bar`, in rank 0; it asks no other rank anything."""
+        if self._bar is not None:
+            self._bar.close()
+        with byte_bar(self._label + label, shown=self._ranks.is_first) as told:
+            yield told
 
     def tick(
         self,

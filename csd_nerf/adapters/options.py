@@ -8,6 +8,7 @@ fields are the command's help, which keeps their line breaks.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -496,6 +497,7 @@ class PanoramaCommand(PanoramaOptions, _Files):
         """Run; returns the exit code. `command` is the command line, for the records."""
         _check_inputs(self.inputs, "The input must be a picture file", folder=False)
         _check_masks(self.region)
+        _say_loading("panorama")
         from csd_nerf.adapters.run import run_panoramas
 
         options = _part(self, PanoramaOptions)
@@ -517,6 +519,7 @@ class VideoCommand(VideoOptions, _Files):
         """Run; returns the exit code. `command` is the command line, for the records."""
         _check_inputs(self.inputs, "The input must be a video file or a folder of pictures")
         _check_masks([] if self.region is None else [self.region])
+        _say_loading("video")
         from csd_nerf.adapters.run import run_videos
 
         options = _part(self, VideoOptions)
@@ -547,6 +550,7 @@ class ImageCommand(ImageOptions, _Files):
         for path in self.inputs:
             check_input(path, "The input must be a picture file or a folder of pictures")
         _check_masks([] if self.region is None else [self.region])
+        _say_loading("image")
         from csd_nerf.adapters.run import run_images
 
         options = _part(self, ImageOptions)
@@ -566,6 +570,12 @@ def _check_inputs(inputs: Sequence[Path], needs: str, *, folder: bool = True) ->
             return
     if first is not None:
         raise first
+
+
+def _say_loading(command: str) -> None:
+    """Say what is about to take some seconds, also without a terminal."""
+    if "torch" not in sys.modules:
+        print(f"csd-nerf {command}: loading libraries ...", file=sys.stderr, flush=True)
 
 
 @contextmanager

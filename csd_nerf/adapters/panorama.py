@@ -8,7 +8,6 @@ baselines differ only in how the latent is edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,16 @@ from csd_nerf.adapters.costs import update_statistics
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.layout import Layout, plan_layout
 from csd_nerf.adapters.options import PanoramaOptions
+from csd_nerf.adapters.pictures import Picture, finished
 from csd_nerf.adapters.regions import PromptMap, map_prompts, masks_of
-from csd_nerf.adapters.reporter import SILENT, Reporter
+from csd_nerf.adapters.reporter import SILENT, Reporter, told_to
 from csd_nerf.adapters.tiles import decode_tiled, encode_tiled
 from csd_nerf.core.rows import Rows
 from csd_nerf.core.window_canvas import WindowCanvas
 from csd_nerf.core.windows import window_positions
-from csd_nerf.media.pixels import add_change, resize
-from csd_nerf.media.regions import Segmenter, keep_outside, parse_region
+from csd_nerf.media.pixels import Change
+from csd_nerf.media.rasters import Raster
+from csd_nerf.media.regions import Segmenter, parse_region
 from csd_nerf.priors.base import Prior
 
 PREVIEW_SIZE = 512
@@ -41,7 +42,7 @@ SAMPLED = ("ip2p-downsize", "ip2p-windows")
 
 @dataclass(frozen=True)
 class PanoramaResult:
-    """An edited picture."""
+    """An edited picture, as a tensor."""
 
     image: UInt8[Tensor, "H W 3"]
     """The result, at the size of the input."""
@@ -58,7 +59,7 @@ def edit_panorama(
     segmenter: Segmenter | None = None,
     reporter: Reporter = SILENT,
 ) -> PanoramaResult:
-    """Edit a picture by the method that the options name.
+    """Edit a picture by the method that the options name; as `edit_picture`, for a tensor.
 
     Args:
         prior: The diffusion model.
@@ -67,6 +68,31 @@ def edit_panorama(
         name: The picture's name, by which its mask is found in a folder of masks.
         segmenter: Finds what a region's word names.
         reporter: Gets the progress and saves the state.
+    """
+    picture = Picture(name, (image.shape[0], image.shape[1]), lambda: Raster.of(image))
+    raster, facts = edit_picture(prior, picture, options, segmenter=segmenter, reporter=reporter)
+    return PanoramaResult(raster.pixels, facts)
+
+
+def edit_picture(
+    prior: Prior,
+    picture: Picture,
+    options: PanoramaOptions,
+    *,
+    segmenter: Segmenter | None = None,
+    reporter: Reporter = SILENT,
+) -> tuple[Raster, dict[str, Any]]:
+    """Edit a picture, which is read when it is needed and is not in memory in between.
+
+    Args:
+        prior: The diffusion model.
+        picture: The input, of any size.
+        options: The options; those about files and the prior's loading are ignored.
+        segmenter: Finds what a region's word names.
+        reporter: Gets the progress and saves the state.
+
+    Returns:
+        The result, and facts about the edit and its costs, as `PanoramaResult` has them.
 
     Raises:
         ValueError: If there is no instruction, or an option doesn't fit the picture.
@@ -74,12 +100,11 @@ def edit_panorama(
         FloatingPointError: If a gradient isn't finite.
     """
     options.check_prompt()
-    size = (image.shape[0], image.shape[1])
-    layout = plan_layout(prior, size, options)
+    layout = plan_layout(prior, picture.size, options)
     regions = [parse_region(text) for text in options.region]
-    mask_of = masks_of(image, name=name, segmenter=segmenter)
+    mask_of = masks_of(picture, segmenter=segmenter)
     prompts = map_prompts(
-        regions, options.prompt, mask_of, size=size, grid=layout.grid, wrap=layout.wrap
+        regions, options.prompt, mask_of, size=picture.size, grid=layout.grid, wrap=layout.wrap
     )
     session = EditSession(prior, options, reporter)
     if session.keeps_detail(prompts.prompts):
@@ -90,20 +115,20 @@ def edit_panorama(
     session.note_cut_prompts([*prompts.prompts, options.negative_prompt])
     plan = _Plan(session, layout, prompts)
     with session.stage("encode"):
-        source, image_rows = _encode(plan, image)
+        source, image_rows = _encode(plan, picture)
     with session.stage("edit"):
         if options.method in SAMPLED:
             latent, facts = _sample(plan, source, image_rows)
         else:
             latent, facts = _optimise(plan, source, image_rows)
     with session.stage("decode"):
-        result = _decode(plan, latent, source, image)
+        result = _decode(plan, latent, source, picture)
     head = {
         "method": options.method,
-        "input_size": [*reversed(size)],
+        "input_size": [*reversed(picture.size)],
         "keep_detail": plan.keeps_detail,
     }
-    return PanoramaResult(result, {**head, **layout.facts(), **facts, **session.facts()})
+    return result, {**head, **layout.facts(), **facts, **session.facts()}
 
 
 @dataclass(frozen=True)
@@ -131,6 +156,8 @@ class _Plan:
 
     def widened(self, picture: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "rows columns 3"]:
         """Mirror a picture into the margins."""
+        if self.layout.margins == (0, 0):
+            return picture
         rows, columns = (self.prior.cell_size * margin for margin in self.layout.margins)
         beyond = ((rows, rows), (columns, columns), (0, 0))
         return torch.from_numpy(np.pad(picture.numpy(), beyond, mode="symmetric"))
@@ -144,10 +171,10 @@ class _Plan:
         return whole[..., rows : height - rows, columns : width - columns]
 
 
-def _encode(plan: _Plan, image: UInt8[Tensor, "H W 3"]) -> tuple[Float[Tensor, "c h w"], Rows]:
-    picture = plan.widened(resize(image, plan.layout.size, wrap=plan.layout.wrap))
-    told = _row_reporter(plan.session.reporter, "encode")
-    latent, image_rows = encode_tiled(plan.prior, picture, after_row=told, **plan.tiling)
+def _encode(plan: _Plan, picture: Picture) -> tuple[Float[Tensor, "c h w"], Rows]:
+    wrap, told = plan.layout.wrap, told_to(plan.session.reporter, "encode")
+    pixels = plan.widened(picture.read().resized(plan.layout.size, wrap=wrap))
+    latent, image_rows = encode_tiled(plan.prior, pixels, after_row=told, **plan.tiling)
 
     def placed(whole: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
         return whole.to(plan.prior.device) if whole.numel() <= MAX_NUMEL_ON_DEVICE else whole
@@ -159,27 +186,24 @@ def _decode(
     plan: _Plan,
     latent: Float[Tensor, "c h w"],
     source: Float[Tensor, "c h w"],
-    original: UInt8[Tensor, "H W 3"],
-) -> UInt8[Tensor, "H W 3"]:
+    picture: Picture,
+) -> Raster:
     reporter, wrap = plan.session.reporter, plan.layout.wrap
 
-    def decoded(latent: Float[Tensor, "c h w"], label: str) -> UInt8[Tensor, "rows columns 3"]:
-        told = _row_reporter(reporter, label)
-        return decode_tiled(plan.prior, latent, after_row=told, **plan.tiling)
+    def decoded(latent: Float[Tensor, "c h w"], label: str) -> UInt8[Tensor, "3 rows columns"]:
+        told = told_to(reporter, label)
+        pixels = decode_tiled(plan.prior, latent, after_row=told, **plan.tiling)
+        return plan.cropped(pixels.movedim(2, 0), cell=plan.prior.cell_size)
 
-    result = decoded(latent, "decode")
+    after = decoded(latent, "decode")
     if plan.keeps_detail:
         # In the same tiles, so that their errors cancel, such as those at the picture's edges,
         # beyond which convolutions see zeros.
-        before01, after01 = (
-            plan.cropped(pixels.movedim(2, 0), cell=plan.prior.cell_size).half() / 255
-            for pixels in (decoded(source, "decode the source"), result)
-        )
-        result = add_change(original, before01, after01, wrap=wrap)
+        edit = Change(decoded(source, "decode the source"), after, wrap)
     else:
-        result = resize(result, (original.shape[0], original.shape[1]), wrap=wrap)
-    inside = plan.prompts.inside
-    return result if inside is None else keep_outside(original, result, inside, wrap=wrap)
+        edit = after.movedim(0, 2)
+    told = told_to(reporter, "detail" if plan.keeps_detail else "region")
+    return finished(picture, edit, inside=plan.prompts.inside, wrap=wrap, told=told)
 
 
 def _preview(plan: _Plan, latent: Float[Tensor, "c h w"]) -> UInt8[Tensor, "H W 3"]:
@@ -260,14 +284,3 @@ def _sample(
         after_step=after_step,
     )
     return latent, {"windows": len(positions), "steps": steps}
-
-
-def _row_reporter(reporter: Reporter, label: str) -> Callable[[int, int], None]:
-    """Returns a callback that reports the number of finished rows of tiles."""
-
-    def after_row(done: int, total: int) -> None:
-        if done == 1:
-            reporter.begin(label, total)
-        reporter.tick(done)
-
-    return after_row

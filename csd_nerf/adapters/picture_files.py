@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import UInt8
-from torch import Tensor
-
 from csd_nerf.adapters.options import ImageOptions
-from csd_nerf.adapters.picture_set import Picture, edit_pictures, set_masks
+from csd_nerf.adapters.picture_set import edit_pictures, set_masks
+from csd_nerf.adapters.pictures import PictureFile
 from csd_nerf.adapters.reporter import Reporter
-from csd_nerf.media.images import check_picture_path, picture_metadata, read_image, write_image
+from csd_nerf.media.images import check_picture_path, write_image
+from csd_nerf.media.rasters import Raster
 from csd_nerf.media.regions import Segmenter
 from csd_nerf.priors.base import Prior, ranks_of
 
@@ -39,14 +37,14 @@ def prepare_set(
         ValueError: If a picture can't be read, a result not be written, or a mask doesn't fit.
         FileNotFoundError: If a file is missing.
     """
-    pictures, told = [], []
+    files, told = list[PictureFile](), list[str]()
     for source, target in zip(sources, targets, strict=True):
         check_picture_path(target)
-        image, notices = read_image(source)
-        size = (image.shape[0], image.shape[1])
-        check_picture_path(target, size=size)
-        told += [f"{source.name}: {notice}" for notice in notices]
-        pictures.append(Picture(source.name, size, partial(_read, source)))
+        file = PictureFile.checked(source)
+        check_picture_path(target, size=file.size)
+        told += [f"{source.name}: {notice}" for notice in file.notices]
+        files.append(file)
+    pictures = [file.picture() for file in files]
     if check_masks and options.region is not None:
         set_masks(options.region, pictures)
 
@@ -54,13 +52,12 @@ def prepare_set(
         for notice in told:
             reporter.note(notice)
 
-        def write(number: int, image: UInt8[Tensor, "H W 3"]) -> None:
-            target = targets[number]
+        def write(number: int, image: Raster) -> None:
+            target, metadata = targets[number], files[number].metadata
             target.parent.mkdir(parents=True, exist_ok=True)
-            metadata = picture_metadata(sources[number], note=reporter.note)
             write_image(target, image, metadata=metadata, note=reporter.note)
 
-        def write_once(number: int, image: UInt8[Tensor, "H W 3"]) -> None:
+        def write_once(number: int, image: Raster) -> None:
             ranks_of(prior).first_does(lambda: write(number, image))
 
         return edit_pictures(
@@ -68,7 +65,3 @@ def prepare_set(
         )
 
     return edit
-
-
-def _read(source: Path) -> UInt8[Tensor, "H W 3"]:
-    return read_image(source)[0]

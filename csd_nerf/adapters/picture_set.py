@@ -20,40 +20,30 @@ from torch import Tensor
 from csd_nerf.adapters.editing import EditSession
 from csd_nerf.adapters.frame_latents import PriorDecoder, decoded_frames, encode_frames
 from csd_nerf.adapters.options import ImageOptions
+from csd_nerf.adapters.pictures import Picture, finished
+from csd_nerf.adapters.regions import shown
 from csd_nerf.adapters.reporter import SILENT, Reporter
 from csd_nerf.adapters.stacks import Stack, optimise_stacks, sample_stacks, work_size
 from csd_nerf.media.frames import FrameSource
-from csd_nerf.media.pixels import add_change, resize, to_01
+from csd_nerf.media.pixels import Change, to_01
+from csd_nerf.media.rasters import Raster
 from csd_nerf.media.regions import (
     PackedMask,
     Segmenter,
     Word,
     editable_cells,
     find_masks,
-    keep_outside,
     parse_region,
     picture_mask,
 )
 from csd_nerf.priors.base import Prior
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a set."""
-
-    name: str
-    """Its name, for facts and notices."""
-    size: tuple[int, int]
-    """Height and width in pixels."""
-    read: Callable[[], UInt8[Tensor, "H W 3"]]
-    """Returns its pixels."""
-
-
 def edit_pictures(
     prior: Prior,
     pictures: Sequence[Picture],
     options: ImageOptions,
-    write: Callable[[int, UInt8[Tensor, "H W 3"]], Any],
+    write: Callable[[int, Raster], Any],
     *,
     segmenter: Segmenter | None = None,
     reporter: Reporter = SILENT,
@@ -145,10 +135,10 @@ def set_masks(
             found.append(PackedMask.of(torch.zeros(picture.size)))
             continue
         where = region.where if files is None else files[picture.name]
-        image01 = to_01(picture.read()) if isinstance(where, Word) else None
+        image01 = to_01(shown(picture)) if isinstance(where, Word) else None
         one = dataclasses.replace(region, where=where)
-        shown = {"image01": image01, "segmenter": segmenter}
-        found.append(PackedMask.of(picture_mask(one, size=picture.size, **shown)))
+        given = {"image01": image01, "segmenter": segmenter}
+        found.append(PackedMask.of(picture_mask(one, size=picture.size, **given)))
     if all(mask.is_empty for mask in found):
         raise ValueError(
             f"A region needs to cover half a pixel or more of a picture, got {text}, which covers "
@@ -206,7 +196,7 @@ class _Work:
 
         def read() -> Iterator[UInt8[Tensor, "H W 3"]]:
             for number in group.numbers:
-                yield resize(self.pictures[number].read(), group.size)
+                yield self.pictures[number].read().resized(group.size)
 
         source = FrameSource(group.size, count, read)
         latent, image_rows = encode_frames(
@@ -221,7 +211,7 @@ class _Work:
 
     def decoded(
         self, group: _Group, stack: Stack, latent: Float[Tensor, "n c h w"]
-    ) -> Iterator[tuple[int, UInt8[Tensor, "_ _ 3"]]]:
+    ) -> Iterator[tuple[int, Raster]]:
         """Each picture's number and result, of its size; without a mask it is the picture."""
         edited = stack.edited
         source = stack.source[edited] if self.keeps_detail else None
@@ -234,8 +224,7 @@ class _Work:
             if place not in changed:
                 yield number, picture.read()
                 continue
-            (frame, pair), original = next(frames), picture.read()
-            result = resize(frame, picture.size) if pair is None else add_change(original, *pair)
-            if self.masks is not None:
-                result = keep_outside(original, result, self.masks[number].inside)
-            yield number, result
+            frame, pair = next(frames)
+            edit = frame if pair is None else Change(*pair)
+            inside = None if self.masks is None else self.masks[number]
+            yield number, finished(picture, edit, inside=inside)

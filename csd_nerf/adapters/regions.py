@@ -17,9 +17,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
+from csd_nerf.adapters.pictures import Picture
 from csd_nerf.core.windows import window_means
 from csd_nerf.media.pixels import to_01
 from csd_nerf.media.regions import (
+    PackedMask,
     Region,
     Segmenter,
     Word,
@@ -31,6 +33,9 @@ from csd_nerf.media.regions import (
 
 _ROUNDING = 1e-4
 """Smaller weights are set to zero: they would cost evaluations without a visible effect."""
+
+_MOST_SHOWN = 4096
+"""Longest edge in pixels of what a segmenter is shown; CLIPSeg shrinks it to 352."""
 
 MaskOf = Callable[[Region], Float[Tensor, "H W"]]
 """The share of each pixel of the picture that a region covers."""
@@ -44,9 +49,8 @@ class PromptMap:
     """The instructions."""
     masks: Float[Tensor, "k h w"]
     """Weight of each instruction in every latent cell, in [0, 1]."""
-    inside: Float[Tensor, "H W"] | None
-    """Share of each pixel that any instruction applies to; None if they apply everywhere."""
-
+    inside: PackedMask | None
+    """The pixels that any instruction applies to; None if they apply everywhere."""
     editable: Float[Tensor, "h w"] | None
     """Factor of each cell's step, from `editable_cells`; None for 1 everywhere."""
 
@@ -101,6 +105,8 @@ def map_prompts(
         ValueError: If no region covers anything, or `mask_of` raises it.
         FileNotFoundError: As `mask_of` does.
     """
+    if not regions:
+        return PromptMap([prompt], torch.ones(1, *grid), None, None)
     total = torch.zeros(size)
     for region in regions:
         total += mask_of(region)
@@ -123,25 +129,33 @@ def map_prompts(
         return PromptMap(prompts, torch.stack(masks), None, None)
     parts = torch.stack([editable_cells(mask_of(r).div_(total), grid, wrap=wrap) for r in regions])
     weights = parts / parts.sum(0).clamp(min=1e-9)
-    return PromptMap(prompts, weights, inside, editable_cells(inside, grid, wrap=wrap))
+    editable = editable_cells(inside, grid, wrap=wrap)
+    return PromptMap(prompts, weights, PackedMask.of(inside), editable)
 
 
-def masks_of(
-    image: UInt8[Tensor, "H W 3"], *, name: str = "", segmenter: Segmenter | None = None
-) -> MaskOf:
+def masks_of(picture: Picture, *, segmenter: Segmenter | None = None) -> MaskOf:
     """Returns a function that computes the masks of regions of a picture.
 
     Args:
-        image: The picture.
-        name: The picture's name, by which its mask is found in a folder of masks.
+        picture: The picture; by its name its mask is found in a folder of masks.
         segmenter: Finds what a word names.
     """
 
     def mask_of(region: Region) -> Float[Tensor, "H W"]:
         if isinstance(region.where, Path) and region.where.is_dir():
-            region = replace(region, where=find_masks(region.where, [name])[name])
-        image01 = to_01(image) if isinstance(region.where, Word) else None
-        size = (image.shape[0], image.shape[1])
-        return picture_mask(region, size=size, image01=image01, segmenter=segmenter)
+            found = find_masks(region.where, [picture.name])[picture.name]
+            region = replace(region, where=found)
+        image01 = to_01(shown(picture)) if isinstance(region.where, Word) else None
+        return picture_mask(region, size=picture.size, image01=image01, segmenter=segmenter)
 
     return mask_of
+
+
+def shown(picture: Picture) -> UInt8[Tensor, "h w 3"]:
+    """What a segmenter sees of a picture: all its pixels, or of a large one `_MOST_SHOWN`."""
+    raster = picture.read()
+    shrink = max(picture.size) / _MOST_SHOWN
+    if shrink <= 1:
+        return raster.pixels
+    height, width = (max(1, round(edge / shrink)) for edge in picture.size)
+    return raster.resized((height, width))

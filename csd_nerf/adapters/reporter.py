@@ -77,3 +77,20 @@ class SilentReporter:
 
 
 SILENT = SilentReporter()
+
+
+def told_to(reporter: Reporter, label: str) -> Callable[[int, int], None]:
+    """Returns a callback that is a stage of the reporter: it gets the units done, and their total.
+
+    The stage begins with the first call, which should come before any work, with 0 done.
+    """
+    begun = False
+
+    def told(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            reporter.begin(label, total)
+            begun = True
+        reporter.tick(done)
+
+    return told

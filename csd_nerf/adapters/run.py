@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.adapters.file_reporter import FileReporter
+from csd_nerf.adapters.file_reporter import FileReporter, byte_bar
 from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.options import (
     MISTAKES,
@@ -33,6 +33,7 @@ from csd_nerf.adapters.options import (
     PanoramaOptions,
     VideoOptions,
 )
+from csd_nerf.adapters.pictures import PictureFile
 from csd_nerf.adapters.regions import masks_of
 from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.core.joining import current
@@ -41,8 +42,6 @@ from csd_nerf.media.files import check_writable, one_writer
 from csd_nerf.media.images import (
     PICTURE_SUFFIXES,
     check_picture_path,
-    picture_metadata,
-    read_image,
     write_image,
 )
 from csd_nerf.media.regions import Region, Segmenter, Word, parse_region
@@ -83,13 +82,13 @@ def run_panoramas(
 
     def prepare(source: Path, target: Path) -> _Edit:
         check_picture_path(target)
-        image, _ = read_image(source)
-        size = (image.shape[0], image.shape[1])
-        check_picture_path(target, size=size)
+        with byte_bar(f"check {source.name}", shown=current().is_first) as told:
+            file = PictureFile.checked(source, told)
+        check_picture_path(target, size=file.size)
         for region in regions:
             if not isinstance(region.where, Word):
-                masks_of(image, name=source.name)(region)
-        return partial(_edit_picture, source, target, options, segmenter)
+                masks_of(file.picture())(region)
+        return partial(_edit_picture, file, target, options, segmenter)
 
     if len(inputs) == 1 and output.is_dir():
         output /= _picture_name(inputs[0])
@@ -211,28 +210,26 @@ class _Segmenter:
 
 
 def _edit_picture(
-    source: Path,
+    file: PictureFile,
     target: Path,
     options: PanoramaOptions,
     segmenter: _Segmenter,
     prior: priors.Prior,
     reporter: FileReporter,
 ) -> dict[str, Any]:
-    from csd_nerf.adapters.panorama import edit_panorama
+    from csd_nerf.adapters.panorama import edit_picture
 
-    image, notices = read_image(source)
-    for notice in notices:
+    for notice in file.notices:
         reporter.note(notice)
-    result = edit_panorama(
-        prior, image, options, name=source.name, segmenter=segmenter, reporter=reporter
-    )
+    picture = file.picture(reporter.bytes)
+    result, facts = edit_picture(prior, picture, options, segmenter=segmenter, reporter=reporter)
 
     def write() -> None:
-        metadata = picture_metadata(source, note=reporter.note)
-        write_image(target, result.image, metadata=metadata, note=reporter.note)
+        with reporter.bytes("write") as told:
+            write_image(target, result, metadata=file.metadata, note=reporter.note, told=told)
 
     ranks_of(prior).first_does(write)
-    return result.facts
+    return facts
 
 
 def _each(prepare: Callable[[Path, Path], _Edit]) -> Callable[[Sequence[Path], Path], _Edit]:
@@ -411,6 +408,8 @@ class _Call:
             "dtype": values.dtype,
             "variant": options.prior_variant,
         }
+        if self.ranks.is_first:
+            print(f"Loading the prior {values.prior} ...", file=sys.stderr, flush=True)
         with _naming("--prior-offload", "--prior-quantize", "--prior-compile"):
             priors.check_placement(device=device, **place)
         with _naming("--prior", *([] if options.control is None else ["--control-model"])):

@@ -59,7 +59,8 @@ def encode_tiled(
             A picture no larger than a tile, without wrap, is encoded as a whole.
         max_batch: Largest number of tiles per call; `TILES_PER_CALL` if None or more than that. If
             ranks share the prior, that is the number in each.
-        after_row: Called after each row of tiles with the number of rows done and their total.
+        after_row: Called at first, and after each row of tiles, with the number of rows done and
+            their total.
     """
     scale = prior.cell_size
     canvas = (image.shape[0] // scale, image.shape[1] // scale)
@@ -72,6 +73,8 @@ def encode_tiled(
         for top, left in (scale * tiles.sample(scale)).tolist()
     ]
     together = _together(prior, max_batch)
+    told = after_row or (lambda *_: None)
+    told(0, len(tiles.rows))
     with prior.encoding_tiles(to_01(torch.stack(sample))) if tiles.several else nullcontext():
         for row, part in tiles.calls(together):
             top = int(tiles.rows[row])
@@ -84,8 +87,8 @@ def encode_tiled(
             for name, parts in encoded.items():
                 rows = sums[name][:, top : top + tiles.window[0]]
                 _add(rows, parts * down[row][:, None] * across[part][:, None, None, :], at)
-            if after_row is not None and part.stop == len(tiles.columns):
-                after_row(row + 1, len(tiles.rows))
+            if part.stop == len(tiles.columns):
+                told(row + 1, len(tiles.rows))
     return sums.pop(_LATENT), sums
 
 
@@ -111,6 +114,8 @@ def decode_tiled(
     ends = [*(scale * tiles.rows[1:]).tolist(), height]
     sample = cut_windows(latent, tiles.sample(scale), tiles.window)
     together = _together(prior, max_batch)
+    told = after_row or (lambda *_: None)
+    told(0, len(tiles.rows))
     with prior.decoding_tiles(sample) if tiles.several else nullcontext():
         for row, part in tiles.calls(together):
             tops = tiles.rows[row].expand(part.stop - part.start)
@@ -123,8 +128,7 @@ def decode_tiled(
                 done = ends[row] - top
                 image[top : ends[row]] = to_bytes(strip[:, :done])
                 strip = torch.cat([strip[:, done:], strip.new_zeros(3, done, width)], dim=1)
-                if after_row is not None:
-                    after_row(row + 1, len(tiles.rows))
+                told(row + 1, len(tiles.rows))
     return image
 
 

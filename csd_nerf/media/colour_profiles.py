@@ -27,7 +27,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[str]]
     its own mode, and so does one whose profile can't be applied, which is told.
 
     Args:
-        image: A picture of 8 bits a channel.
+        image: A picture of 8 bits a channel; one in RGB may be changed in place.
         profile: The bytes of its ICC profile.
     """
     try:
@@ -42,10 +42,12 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[str]]
         if space != "CMYK" and _changes_nothing(convert, _MODES[space]):
             return image, []
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-        converted = ImageCms.applyTransform(image.convert(_MODES[space]), convert)
+        given = image if image.mode == _MODES[space] else image.convert(_MODES[space])
+        # In place, where that can be: large pictures need much memory.
+        in_place = given.mode == "RGB"
+        converted = ImageCms.applyTransform(given, convert, inPlace=in_place) or given
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image, [_NOT_APPLIED]
-    assert converted is not None, "only a conversion in place returns nothing"
     if alpha is not None:
         converted.putalpha(alpha)
     name = " ".join((known.profile_description or "its colour profile").split())

@@ -6,11 +6,13 @@ if it has one; notices tell the user what was converted.
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from csd_nerf.media.colour_profiles import to_srgb
 from csd_nerf.media.files import written_whole
 from csd_nerf.media.metadata import PictureMetadata, metadata_of
+from csd_nerf.media.rasters import Raster
 
 MAX_PIXELS = 2**30
 """Largest number of pixels of a picture that is read, such as 32768 x 32768."""
@@ -79,44 +82,87 @@ def read_image(
         ValueError: If it is not a picture, is damaged, or has more than `MAX_PIXELS`.
     """
     with _no_pixel_limit(), _open(path) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"A picture may have {MAX_PIXELS} pixels, got {path} with {width} x {height}; "
-                "shrink it."
-            )
-        notices = _load(image, path)
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION)) if upright else None
-        if turn is not None:
-            notices.append("turned upright, as its EXIF orientation says")
-        turned = image if turn is None else image.transpose(turn)
-        whole = _rgb(turned, path, notices, keep_alpha=keep_alpha)
-        return torch.from_numpy(np.array(whole)), notices
+        whole, notices = _converted(image, path, keep_alpha=keep_alpha, upright=upright)
+        return Raster(whole).pixels, notices
 
 
-def picture_metadata(
-    path: Path,
-    *,
-    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
-) -> PictureMetadata:
-    """EXIF and XMP of a picture, as they hold for what `read_image` returns.
+@dataclass(frozen=True)
+class Reading:
+    """What `read_raster` returns."""
+
+    raster: Raster
+    """The picture, upright, in RGB."""
+    metadata: PictureMetadata
+    """EXIF and XMP, as they hold for `raster`."""
+    notices: list[str]
+    """What was converted, or left out."""
+
+
+def read_raster(path: Path, *, told: Callable[[int, int], None] | None = None) -> Reading:
+    """Read a picture as `read_image` does, but leave it in Pillow's memory.
 
     Args:
         path: The file.
-        note: Called with a notice for the user if tags are damaged.
+        told: Called with the bytes that are read so far, and those of the file.
 
     Raises:
         FileNotFoundError: As `read_image` does.
         ValueError: As `read_image` does.
     """
-    size = image_size(path)
-    with _no_pixel_limit(), _open(path) as image:
-        # The tags of a PNG may come after its pixels.
-        _load(image, path)
-        metadata, notices = metadata_of(image, size=size)
-    for notice in notices:
-        note(notice)
-    return metadata
+    _check_file(path)
+    with _ToldReader(path, told) as file, _no_pixel_limit(), _open(path, file) as image:
+        whole, notices = _converted(image, path)
+        metadata, left_out = metadata_of(image, size=(whole.height, whole.width))
+        # Pillow would write some of it, such as a profile that was applied, of its own accord.
+        whole.info.clear()
+        return Reading(Raster(whole), metadata, [*notices, *left_out])
+
+
+def _converted(
+    image: Image.Image, path: Path, *, keep_alpha: bool = False, upright: bool = True
+) -> tuple[Image.Image, list[str]]:
+    """Load and convert a picture that Pillow has opened; arguments as for `read_image`."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"A picture may have {MAX_PIXELS} pixels, got {path} with {width} x {height}; "
+            "shrink it."
+        )
+    notices = _load(image, path)
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION)) if upright else None
+    if turn is not None:
+        notices.append("turned upright, as its EXIF orientation says")
+    turned = image if turn is None else image.transpose(turn)
+    return _rgb(turned, path, notices, keep_alpha=keep_alpha), notices
+
+
+class _ToldReader(io.BufferedReader):
+    """A file that tells how much of it is read."""
+
+    def __init__(self, path: Path, told: Callable[[int, int], None] | None) -> None:
+        super().__init__(io.FileIO(path))
+        self._told, self._size = told, path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._told is not None:
+            self._told(min(self.tell(), self._size), self._size)
+        return super().read(size)
+
+
+class _ToldWriter(io.BufferedWriter):
+    """A file that tells how much of it is written."""
+
+    def __init__(self, path: Path, told: Callable[[int, int], None]) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self._told = told
+
+    def fileno(self) -> int:
+        # Pillow would write everything to it in one go.
+        raise io.UnsupportedOperation
+
+    def write(self, data: Any, /) -> int:
+        self._told(self.tell(), 0)
+        return super().write(data)
 
 
 def read_mask(path: Path, *, upright: bool = True) -> Bool[Tensor, "H W"]:
@@ -182,11 +228,12 @@ def check_picture_path(path: Path, *, size: tuple[int, int] | None = None) -> No
 
 def write_image(
     path: Path,
-    image: UInt8[Tensor, "H W 3"],
+    image: UInt8[Tensor, "H W 3"] | Raster,
     *,
     compress_level: int = 4,
     metadata: PictureMetadata | None = None,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    told: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a picture atomically, in the format of the path's suffix.
 
@@ -196,16 +243,22 @@ def write_image(
         compress_level: Level of a PNG's lossless compression, 0 to 9.
         metadata: EXIF and XMP to write with it, of a picture of this size.
         note: Called with a notice for the user if the format can't hold the metadata.
+        told: Called with the bytes that are written so far, and 0: their total isn't known.
 
     Raises:
         ValueError: As `check_picture_path` does.
     """
-    check_picture_path(path, size=(image.shape[0], image.shape[1]))
+    raster = image if isinstance(image, Raster) else Raster.of(image)
+    check_picture_path(path, size=raster.size)
     kind = _FORMATS[path.suffix.lower()]
     options = {"compress_level": compress_level} if kind == "PNG" else {"quality": 95}
     options |= (metadata or PictureMetadata()).options(kind, note)
     with written_whole(path) as temporary:
-        Image.fromarray(image.cpu().numpy()).save(temporary, format=kind, **options)
+        if told is None:
+            raster.image.save(temporary, format=kind, **options)
+            return
+        with _ToldWriter(temporary, told) as file:
+            raster.image.save(file, format=kind, **options)
 
 
 class _PixelLimit:
@@ -232,15 +285,19 @@ def _no_pixel_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _PixelLimit.before
 
 
-def _open(path: Path) -> Image.Image:
+def _check_file(path: Path) -> None:
     # A pipe would be waited for.
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         if path.exists() and not path.is_dir():
             what = "is a pipe or a device"
         raise FileNotFoundError(f"The input must be a picture file, got {path}, which {what}.")
+
+
+def _open(path: Path, file: io.BufferedReader | None = None) -> Image.Image:
+    _check_file(path)
     try:
-        return Image.open(path, formats=READ_FORMATS)
+        return Image.open(file or path, formats=READ_FORMATS)
     except UnidentifiedImageError:
         raise ValueError(
             f"The input must be a picture that Pillow can read, such as PNG, JPEG or WebP, "

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,8 +29,8 @@ _NOISE = 0.02
 decoder's noise. That of the bundled prior has stripes of 0.01 in a flat sky."""
 _STILL_FLAT = 1e-5
 """As `_FLAT`, where it is asked how much of an edit is explained by the colours before."""
-_ROWS = 256
-"""Rows of pixels to which a change is added at a time."""
+_ROWS, _STRIP = 256, 2**20
+"""The most rows, and about the most pixels, that are worked on at a time."""
 
 
 def to_bytes(image01: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n h w c"]:
@@ -61,16 +63,33 @@ def resize(
         by: The filter.
         wrap: Whether the left and right edges meet, so that the filter reaches across them.
     """
-    height, width = image.shape[:2]
-    if (height, width) == size:
+    if (image.shape[0], image.shape[1]) == size:
         return image
+    return torch.from_numpy(np.array(resized_picture(image, size, by=by, wrap=wrap)))
+
+
+def resized_picture(
+    image: UInt8[Tensor, "h w c"],
+    size: tuple[int, int],
+    *,
+    by: Filter = "lanczos",
+    wrap: bool = False,
+) -> Image.Image:
+    """As `resize`, for Pillow: a large result is not copied to a tensor."""
+    height, width = image.shape[:2]
     # The widest filter, Lanczos, reaches 3 pixels of the smaller picture.
     beyond = math.ceil(3 * max(1, width / size[1])) + 1 if wrap else 0
     columns = torch.arange(-beyond, width + beyond) % width
     picture = Image.fromarray((image[:, columns] if wrap else image).numpy())
     box = (beyond, 0, beyond + width, height)
-    kind = Image.Resampling[by.upper()]
-    return torch.from_numpy(np.array(picture.resize((size[1], size[0]), kind, box=box)))
+    return picture.resize((size[1], size[0]), Image.Resampling[by.upper()], box=box)
+
+
+def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """The first and the last row, exclusive, of strips of a picture that need little memory."""
+    rows = max(1, min(_ROWS, _STRIP // width))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
 
 
 def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[Tensor, "n 3 _ _"]:
@@ -81,6 +100,76 @@ def resize01(image01: Float[Tensor, "n 3 _ _"], size: tuple[int, int]) -> Float[
     return resized.clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class Change:
+    """A change to a picture, made at another size, which leaves the picture its fine detail.
+
+    The result is up(after) + up(G) (original - up(before)). The matrix G says how the change treats
+    contrasts, so that detail is darkened with what it lies on, and loses its colour where that
+    does: where the contrasts of both are the same, G is the identity, and their difference is
+    simply added. See `_regressed`, which also takes noise out of `after`. The filter is bicubic
+    with antialiasing.
+    """
+
+    before: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"]
+    """The picture as the prior's encoder and decoder return it, in [0, 1] or with 8 bits, of any
+    size. What they lose of it is detail, and their errors cancel."""
+    after: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"]
+    """The edit, decoded likewise."""
+    wrap: bool = False
+    """Whether the left and right edges meet."""
+
+    def __post_init__(self) -> None:
+        """Check that all values are finite.
+
+        Raises:
+            FloatingPointError: If one is NaN or infinite.
+        """
+        for image in (self.before, self.after):
+            if image.is_floating_point():
+                _check_finite(image)
+
+    def applied(
+        self, original: UInt8[Tensor, "r W 3"], *, top: int, height: int
+    ) -> UInt8[Tensor, "r W 3"]:
+        """Change some rows of the picture, on the CPU.
+
+        Args:
+            original: The rows.
+            top: Number of the first of them.
+            height: Rows of the whole picture.
+        """
+        (rows, columns), width = self.after.shape[1:], original.shape[1]
+        # The filter reaches 2 pixels of the smaller picture.
+        reach, across = (
+            math.ceil(2 * max(1, have / want)) + 1
+            for have, want in ((rows, height), (columns, width))
+        )
+        beyond = across if self.wrap else 0
+        at = torch.arange(-beyond, columns + beyond) % columns
+        low, high = top * rows / height, (top + len(original)) * rows / height
+        first = max(0, math.floor(low) - reach)
+        last = math.ceil(high) + reach
+        strip = _maps(self.before, self.after, (first, last), wrap=self.wrap)[:, :, at]
+        box = (beyond, low - first, beyond + columns, high - first)
+        size = (width, len(original))
+
+        def enlarged(number: int) -> Float[Tensor, "r W"]:
+            one = Image.fromarray(strip[number].numpy())
+            return torch.from_numpy(np.array(one.resize(size, Image.Resampling.BICUBIC, box=box)))
+
+        # A map at a time: a strip of all of them would take ten times as much memory.
+        result = torch.empty_like(original)
+        details = [original[..., i].float() - 255 * enlarged(i) for i in range(3)]
+        for i, detail in enumerate(details):
+            # With the identity apart, nothing is rounded where there is no change.
+            more = torch.zeros_like(detail)
+            for j, other in enumerate(details):
+                more += (enlarged(6 + 3 * i + j) - float(i == j)) * other
+            result[..., i] = (255 * enlarged(3 + i) + (detail + more)).round().clamp(0, 255).byte()
+        return result
+
+
 def add_change(
     original: UInt8[Tensor, "H W 3"],
     before01: Float[Tensor, "3 h w"],
@@ -88,68 +177,37 @@ def add_change(
     *,
     wrap: bool = False,
 ) -> UInt8[Tensor, "H W 3"]:
-    """Apply a change, made at another size, to the original, which keeps its fine detail.
-
-    The result is up(after) + up(G) (original - up(before)). The matrix G says how the change treats
-    contrasts, so that detail is darkened with what it lies on, and loses its colour where that
-    does: where the contrasts of both are the same, G is the identity, and their difference is
-    simply added. See `_regressed`, which also takes noise out of `after`. The filter is bicubic
-    with antialiasing. Some rows are done at a time, so that large pictures need little memory.
-
-    Args:
-        original: The picture, on the CPU.
-        before01: The original as the prior's encoder and decoder return it, of any size. What they
-            lose of it is detail, and their errors cancel.
-        after01: The edit, decoded likewise.
-        wrap: Whether the left and right edges meet.
+    """Apply a `Change` to a whole picture on the CPU, some rows at a time.
 
     Raises:
         FloatingPointError: If a value is NaN or infinite.
     """
-    for image01 in (before01, after01):
-        _check_finite(image01)
-    (height, width), (rows, columns) = original.shape[:2], after01.shape[1:]
-    # The filter reaches 2 pixels of the smaller picture.
-    reach, across = (
-        math.ceil(2 * max(1, have / want)) + 1 for have, want in ((rows, height), (columns, width))
-    )
-    beyond = across if wrap else 0
-    at = torch.arange(-beyond, columns + beyond) % columns
-    result = torch.empty_like(original)
-    for top in range(0, height, _ROWS):
-        bottom = min(top + _ROWS, height)
-        low, high = top * rows / height, bottom * rows / height
-        first = max(0, math.floor(low) - reach)
-        strip = _maps(before01, after01, (first, math.ceil(high) + reach), wrap=wrap)[:, :, at]
-        box = (beyond, low - first, beyond + columns, high - first)
-        size = (width, bottom - top)
-        parts = [
-            np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC, box=box))
-            for channel in strip.numpy()
-        ]
-        before, after, gain = torch.from_numpy(np.stack(parts, axis=-1)).split((3, 3, 9), dim=-1)
-        detail = original[top:bottom].float() - 255 * before
-        # With the identity apart, nothing is rounded where there is no change.
-        more = gain.unflatten(-1, (3, 3)) - torch.eye(3)
-        scaled = detail + torch.einsum("hwij,hwj->hwi", more, detail)
-        result[top:bottom] = (255 * after + scaled).round().clamp(0, 255).byte()
+    change, result = Change(before01, after01, wrap), torch.empty_like(original)
+    height, width = original.shape[:2]
+    for top, bottom in strips(height, width):
+        result[top:bottom] = change.applied(original[top:bottom], top=top, height=height)
     return result
 
 
 def _maps(
-    before01: Float[Tensor, "3 h w"],
-    after01: Float[Tensor, "3 h w"],
+    before: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"],
+    after: Float[Tensor, "3 h w"] | UInt8[Tensor, "3 h w"],
     rows: tuple[int, int],
     *,
     wrap: bool,
 ) -> Float[Tensor, "15 _ w"]:
     """Of some rows both images, that after without noise, and the rows of the gain, on the CPU."""
-    height, width = before01.shape[1:]
+    height, width = before.shape[1:]
     reach = min(_GAIN_REACH, (min(height, width) - 1) // 2)
     first, last = rows[0], min(rows[1], height)
-    low, high = max(0, first - reach), min(height, last + reach)
-    before, after = (image01[:, low:high].float().cpu() for image01 in (before01, after01))
-    maps = torch.cat([before, *_regressed(before, after, reach, wrap=wrap)])
+    # Means of what has means around it.
+    low, high = max(0, first - 2 * reach), min(height, last + 2 * reach)
+    before01, after01 = (
+        # Half precision tells all 256 levels apart.
+        (part if part.is_floating_point() else part.half() / 255).float().cpu()
+        for part in (before[:, low:high], after[:, low:high])
+    )
+    maps = torch.cat([before01, *_regressed(before01, after01, reach, wrap=wrap)])
     return maps[:, first - low : last - low]
 
 

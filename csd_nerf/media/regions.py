@@ -43,6 +43,7 @@ __all__ = [
     "Word",
     "area_means",
     "blended",
+    "edit_weight",
     "editable_cells",
     "find_masks",
     "inner_fade",
@@ -244,7 +245,12 @@ def keep_outside(
         mask: Share of each pixel that lies in the region.
         wrap: Whether the left and right edges of the picture meet.
     """
-    return blended(original, edited, inner_fade(mask, width=FADE * min(mask.shape), wrap=wrap))
+    return blended(original, edited, edit_weight(mask, wrap=wrap))
+
+
+def edit_weight(mask: Float[Tensor, "H W"], *, wrap: bool = False) -> Float[Tensor, "H W"]:
+    """Weight of the edit in each pixel, as `keep_outside` has it."""
+    return inner_fade(mask, width=FADE * min(mask.shape), wrap=wrap)
 
 
 def inner_fade(

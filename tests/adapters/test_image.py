@@ -16,11 +16,13 @@ from torch import Tensor
 
 from csd_nerf import cli, priors
 from csd_nerf.adapters.options import ImageOptions, VideoOptions
-from csd_nerf.adapters.picture_set import Picture, edit_pictures
+from csd_nerf.adapters.picture_set import edit_pictures
+from csd_nerf.adapters.pictures import Picture
 from csd_nerf.adapters.presets import image_values
 from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames
-from csd_nerf.media.images import picture_metadata
+from csd_nerf.media.images import read_raster
+from csd_nerf.media.rasters import Raster
 
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p"]
 
@@ -42,7 +44,7 @@ def image(seed: int, size: tuple[int, int] = (30, 47)) -> Tensor:
 
 def set_of(*images: Tensor) -> list[Picture]:
     return [
-        Picture(f"{n}.png", (one.shape[0], one.shape[1]), lambda one=one: one)
+        Picture(f"{n}.png", (one.shape[0], one.shape[1]), lambda one=one: Raster.of(one))
         for n, one in enumerate(images)
     ]
 
@@ -50,7 +52,11 @@ def set_of(*images: Tensor) -> list[Picture]:
 def edited(prior: Any, images: list[Tensor], asked: ImageOptions, **how: Any):
     """Results in the order of the pictures, and the facts."""
     results: dict[int, Tensor] = {}
-    facts = edit_pictures(prior, set_of(*images), asked, results.__setitem__, **how)
+
+    def keep(number: int, result: Raster) -> None:
+        results[number] = result.pixels
+
+    facts = edit_pictures(prior, set_of(*images), asked, keep, **how)
     return [results[n] for n in range(len(images))], facts
 
 
@@ -206,7 +212,7 @@ def test_one_picture_becomes_one_file_with_its_record_and_its_metadata(run, tmp_
     assert run(source, "--output", "out.jpg")[0] == 0
     assert Image.open("out.jpg").size == (80, 64)
     assert Image.open("out.jpg").getexif()[0x010E] == "a vase"
-    assert picture_metadata(Path("out.jpg")) == picture_metadata(source)
+    assert read_raster(Path("out.jpg")).metadata == read_raster(source).metadata
     record = json.loads(Path("out.jpg.json").read_text())
     assert record["input"]["path"] == str(source)
     assert record["facts"]["groups"][0]["pictures"] == ["a.jpg"]

@@ -137,7 +137,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny, changes):
     resumed = edit_panorama(tiny, picture(), chosen, reporter=going_on)
     assert torch.equal(resumed.image, whole.image)
     assert going_on.begun[1][1:] == (4, 2)
-    assert [label for label, *_ in going_on.begun][::2] == ["encode", "decode"]
+    details = ["detail"] if whole.facts["keep_detail"] else []
+    assert [label for label, *_ in going_on.begun][::2] == ["encode", "decode", *details]
     for name in ("evaluations", "updates_per_cell"):
         assert resumed.facts.get(name) == whole.facts.get(name)
     finished = edit_panorama(

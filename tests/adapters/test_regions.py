@@ -6,7 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from csd_nerf.adapters.pictures import Picture
 from csd_nerf.adapters.regions import PromptMap, map_prompts, masks_of
+from csd_nerf.media.rasters import Raster
 from csd_nerf.media.regions import parse_region
 
 SIZE, GRID = (60, 100), (6, 10)
@@ -18,8 +20,9 @@ def cells(layers: PromptMap) -> list[float]:
     return layers.editable[0].tolist()
 
 
-def lay(*texts: str, prompt: str = "", size=SIZE, grid=GRID, wrap=False, **inputs):
-    mask_of = masks_of(torch.zeros(*size, 3, dtype=torch.uint8), **inputs)
+def lay(*texts: str, prompt: str = "", size=SIZE, grid=GRID, wrap=False, name="", **inputs):
+    black = torch.zeros(*size, 3, dtype=torch.uint8)
+    mask_of = masks_of(Picture(name, size, lambda: Raster.of(black)), **inputs)
     regions = [parse_region(text) for text in texts]
     return map_prompts(regions, prompt, mask_of, size=size, grid=grid, wrap=wrap)
 
@@ -45,7 +48,7 @@ def test_without_a_prompt_the_rest_is_left_alone():
     # The cell beside the border fades, since the border's own is edited in full.
     assert cells(layers) == pytest.approx([1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0])
     assert layers.inside is not None
-    assert layers.inside[0].tolist() == [1] * 25 + [0] * 75
+    assert layers.inside.inside[0].tolist() == [1] * 25 + [0] * 75
     whole = lay(prompt="sepia")
     assert whole.masks.shape == (1, *GRID)
     assert (whole.masks == 1).all()

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from profile_maker import rgb_profile
 
-from csd_nerf.media.images import image_size, picture_metadata, read_image, write_image
+from csd_nerf.media.images import image_size, read_image, read_raster, write_image
 
 BASE, IFD = ExifTags.Base, ExifTags.IFD
 XMP = (
@@ -48,8 +48,9 @@ def save(path: Path, *, size: tuple[int, int] = (16, 24), **options) -> Path:
 def carried(source: Path, target: Path) -> list[str]:
     """Write what was read with its metadata; returns the notices."""
     notes: list[str] = []
-    metadata = picture_metadata(source, note=notes.append)
-    write_image(target, read_image(source)[0], metadata=metadata, note=notes.append)
+    found = read_raster(source)
+    notes.extend(notice for notice in found.notices if "left out" in notice)
+    write_image(target, found.raster, metadata=found.metadata, note=notes.append)
     return notes
 
 
@@ -146,7 +147,7 @@ def test_a_picture_without_tags_is_written_as_before(tmp_path):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    for read in (read_image, image_size, picture_metadata):
+    for read in (read_image, image_size, read_raster):
         with pytest.raises(FileNotFoundError, match=r"got .*a\.png, which is a pipe or a device"):
             read(tmp_path / "a.png")
 
