@@ -103,8 +103,14 @@ class EditOptions:
     ] = None
     """Whether the denoiser is compiled as its first call begins; takes about a minute, and then
     less time an evaluation, with the same result up to rounding.
-    auto: on a GPU, if nothing is offloaded or quantised. graphs: with CUDA graphs, which take more
-    memory."""
+    auto: on a GPU, if nothing is offloaded, quantised or split. graphs: with CUDA graphs, which
+    take more memory."""
+    prior_split: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME...", help_behavior_hint="(default: none)")
+    ] = ()
+    """Further devices, such as cuda:1 cuda:2, for a model that exceeds one GPU: each takes a part
+    of the denoiser's blocks, with the same result. Not with torchrun, whose processes have a GPU
+    each."""
     device: Annotated[str | None, _unset("NAME", "a GPU if there is one; cpu for tiny")] = None
     """Where the prior runs, such as cuda:0 or cpu."""
     dtype: Annotated[

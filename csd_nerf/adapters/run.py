@@ -402,6 +402,7 @@ class _Call:
             "offload": options.prior_offload,
             "quantize": options.prior_quantize,
             "compile": values.prior_compile,
+            "split": options.prior_split,
         }
         files: dict[str, Any] = {
             "device": device,
@@ -410,7 +411,12 @@ class _Call:
         }
         if self.ranks.is_first:
             print(f"Loading the prior {values.prior} ...", file=sys.stderr, flush=True)
-        with _naming("--prior-offload", "--prior-quantize", "--prior-compile"):
+        if options.prior_split and self.ranks.count > 1:
+            raise ValueError(
+                f"--prior-split needs one process, got {' '.join(options.prior_split)} with "
+                f"{self.ranks.count}, which have a GPU each; leave torchrun out."
+            )
+        with _naming("--prior-offload", "--prior-quantize", "--prior-compile", "--prior-split"):
             priors.check_placement(device=device, **place)
         with _naming("--prior", *([] if options.control is None else ["--control-model"])):
             prior = priors.load(

@@ -39,6 +39,7 @@ NEUTRAL_SETTINGS = (
     "max_batch",
     "prior_offload",
     "prior_compile",
+    "prior_split",
 )
 """Settings that don't change the result, so that a resumed run may change them."""
 

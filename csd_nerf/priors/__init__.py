@@ -5,7 +5,7 @@ Importing this package loads neither diffusers nor transformers; `load` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def load(
     offload: Offload = "none",
     quantize: Quantize = "none",
     compile: Compile = "off",
+    split: Sequence[str] = (),
     tell: Callable[[str], None] = print,
 ) -> Prior:
     """Load a prior of any family in `csd_nerf.priors.families`.
@@ -90,7 +91,9 @@ def load(
             offloaded, of those of T5 and Qwen. none: dtype. 8bit, 4bit: by bitsandbytes, on a
             CUDA device.
         compile: Whether networks are compiled, by torch.compile, at their first call. auto: on a
-            CUDA device, if nothing is offloaded or quantised. graphs: with CUDA graphs.
+            CUDA device, if nothing is offloaded, quantised or split. graphs: with CUDA graphs.
+        split: Further devices, such as `cuda:1`, which take a part of the denoiser's blocks each;
+            for a model that exceeds the memory of one.
         tell: Called with a line for the user that says how long that took, or why it failed.
 
     Raises:
@@ -103,7 +106,7 @@ def load(
     """
     where = torch.device(device)
     # Before anything is fetched.
-    place: dict[str, Any] = {"offload": offload, "quantize": quantize}
+    place: dict[str, Any] = {"offload": offload, "quantize": quantize, "split": split}
     check_placement(device=where, compile=compile, **place)
     if condition != "raw" and kind != "edit":
         raise ValueError(
@@ -114,6 +117,11 @@ def load(
         raise ValueError(
             f"A ControlNet needs a text-to-image model, got the control {control} for an editing "
             "model; leave it out."
+        )
+    if control is not None and split:
+        raise ValueError(
+            f"A ControlNet needs a model on one device, got a split over {' '.join(split)} too; "
+            "leave one of them out."
         )
     # Only families with a condition or a ControlNet know its options.
     options: dict[str, Any] = {} if condition == "raw" else {"condition": condition}
@@ -140,6 +148,7 @@ def load(
         **place,
         **options,
     )
+    place["split"] = bool(split)
     chosen = compile_choice(compile, device=where, **place)
     if chosen != "off":
         prior.compile(graphs=chosen == "graphs", tell=tell)

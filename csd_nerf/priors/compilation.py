@@ -30,23 +30,27 @@ has this limit by default."""
 
 
 def compile_choice(
-    compile: str, *, device: torch.device, offload: str, quantize: str
+    compile: str, *, device: torch.device, offload: str, quantize: str, split: bool = False
 ) -> Literal["on", "graphs", "off"]:
-    """What `auto` means: on for a CUDA device, if nothing is offloaded or quantised.
+    """What `auto` means: on for a CUDA device, if nothing is offloaded, quantised or split.
 
     Raises:
         ValueError: If there is no such value, or compiling is asked for with layers that are
-            offloaded or quantised.
+            offloaded or quantised, or in a model that is split.
     """
     if compile not in get_args(Compile):
         raise ValueError(f"compile needs one of {', '.join(get_args(Compile))}, got {compile}.")
     if compile == "auto":
-        stays = offload == "none" and quantize == "none"
+        stays = offload == "none" and quantize == "none" and not split
         return "on" if device.type == "cuda" and stays else "off"
     if compile != "off" and (offload == "model" or quantize != "none"):
         raise ValueError(
             f"compile needs weights that stay on the device as they are, got {compile} with "
             f"offload {offload} and quantize {quantize}; take off, or none for these."
+        )
+    if compile != "off" and split:
+        raise ValueError(
+            f"compile needs a model on one device, got {compile} with a split; take off."
         )
     return cast(Literal["on", "graphs", "off"], compile)
 

@@ -6,6 +6,7 @@ diffusers and transformers are imported late.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 
 from csd_nerf.priors.compilation import compile_choice
+from csd_nerf.priors.devices import find_device
 from csd_nerf.priors.offload import offload_layers
 from csd_nerf.priors.parts import load_part
+from csd_nerf.priors.splitting import split_blocks
 
 Offload = Literal["none", "text", "model"]
 """What waits on the CPU until it is needed: nothing, the text encoders, or the denoiser's layers
@@ -32,6 +35,7 @@ def check_placement(
     offload: str = "none",
     quantize: str = "none",
     compile: str = "off",
+    split: Sequence[str] = (),
 ) -> None:
     """Check that a prior can be placed and compiled so, before anything is fetched.
 
@@ -39,13 +43,17 @@ def check_placement(
 
     Raises:
         ValueError: If an option has no such value, weights can't be quantised on the device or
-            together with the offloading, or what is to be compiled is offloaded or quantised.
+            together with the offloading, what is to be compiled is offloaded or quantised, or a
+            split has no device that is there beside the prior's, or is asked for with one of these.
         ImportError: If quantising needs a package that is not installed.
     """
     for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantize)):
         if value not in get_args(known):
             raise ValueError(f"{name} needs one of {', '.join(get_args(known))}, got {value}.")
-    compile_choice(compile, device=torch.device(device), offload=offload, quantize=quantize)
+    where = torch.device(device)
+    compile_choice(compile, device=where, offload=offload, quantize=quantize, split=bool(split))
+    if split:
+        _check_split(where, split, offload=offload, quantize=quantize)
     if quantize == "none":
         return
     if torch.device(device).type != "cuda":
@@ -62,6 +70,29 @@ def check_placement(
         )
 
 
+def _check_split(
+    device: torch.device, split: Sequence[str], *, offload: str, quantize: str
+) -> None:
+    if offload == "model" or quantize != "none":
+        raise ValueError(
+            f"A split needs weights that stay on their devices as they are, got "
+            f"{' '.join(split)} with offload {offload} and quantize {quantize}; take one of them."
+        )
+    found = [_numbered(one) for one in (device, *map(find_device, split))]
+    if len({*found}) < len(found):
+        raise ValueError(
+            f"A split needs devices beside the prior's own, {device}, each once, got "
+            f"{' '.join(split)}; name others, such as cuda:1."
+        )
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """A device whose number isn't left open."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 @dataclass(frozen=True)
 class Placement:
     """Loads the parts of one prior, each to where it belongs."""
@@ -74,6 +105,8 @@ class Placement:
     """Variant of the weight files; None means those without a variant in their name."""
     offload: Offload = "none"
     quantize: Quantize = "none"
+    split: Sequence[str] = ()
+    """Further devices, which take a part of the denoiser's blocks each."""
 
     def autoencoder(
         self, model: Any, folder: Path, *, tiling: bool = False, dtype: torch.dtype | None = None
@@ -108,6 +141,9 @@ class Placement:
             # It is on its device then, and must not be moved.
             return self._network(model, folder, self.dtype, **self._quantized_by(diffusers))
         loaded = self._network(model, folder, self.dtype)
+        if self.split:
+            split_blocks(loaded, [self.device, *map(torch.device, self.split)])
+            return loaded
         if self.offload != "model":
             return loaded.to(self.device)
         offload_layers(loaded.eval().requires_grad_(False), self.device)

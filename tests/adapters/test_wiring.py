@@ -273,11 +273,15 @@ def test_the_learning_rate_decays_between_sweeps(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preset", "residual", "compile"),
-    [("small", "csd", "auto"), ("full", "dds", "auto"), ("release", "csd", "off")],
+    ("preset", "residual", "compile", "split"),
+    [
+        ("small", "csd", "auto", ()),
+        ("full", "dds", "auto", ()),
+        ("release", "csd", "off", ("meta",)),
+    ],
 )
 def test_the_command_loads_the_prior_as_its_options_say(
-    tmp_path, monkeypatch, capsys, preset, residual, compile
+    tmp_path, monkeypatch, capsys, preset, residual, compile, split
 ):
     calls, fetched = [], []
     monkeypatch.setattr(priors, "fetch", lambda *a, **k: fetched.append((a, k)) or (tmp_path, None))
@@ -287,7 +291,7 @@ def test_the_command_loads_the_prior_as_its_options_say(
     given += ["--prompt", "swap", "--preset", preset, "--iterations", "1"]
     given += ["--prior", "some/model", "--prior-variant", "fp16", "--device", "cpu"]
     given += ["--dtype", "bfloat16", "--residual", residual, "--source-prompt", "a plain"]
-    given += ["--prior-offload", "model"]
+    given += ["--prior-split", *split] if split else ["--prior-offload", "model"]
     cli.main(given)
     (((name,), options),) = calls
     assert name == "some/model"
@@ -302,9 +306,10 @@ def test_the_command_loads_the_prior_as_its_options_say(
     assert options == {
         **files,
         "condition": "scaled" if preset == "release" else "raw",
-        "offload": "model",
+        "offload": "none" if split else "model",
         "quantize": "none",
         "compile": compile,
+        "split": split,
         "control": None,
         "control_model": None,
         "control_scale": 1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,12 +32,19 @@ def check_devices(count: int, *, method: str) -> None:
         )
 
 
-def check_helpers(machine: MachineConfig, *, prior_device: str | None, method: str) -> None:
+def check_helpers(
+    machine: MachineConfig,
+    *,
+    prior_device: str | None,
+    prior_split: Sequence[str] = (),
+    method: str,
+) -> None:
     """Check the devices that share the edits of a run.
 
     Args:
         machine: Their number and kind, as the user gave them.
         prior_device: The device that the user named for the prior.
+        prior_split: The further devices that the user named for it.
         method: Name of the method, which begins messages.
 
     Raises:
@@ -50,11 +58,13 @@ def check_helpers(machine: MachineConfig, *, prior_device: str | None, method: s
         )
     if machine.num_devices == 1:
         return
-    if prior_device is not None:
-        raise MethodError(
-            f"With --machine.num-devices {machine.num_devices} each device has the prior, got "
-            f"--pipeline.prior-device {prior_device}; leave one of them out."
-        )
+    named = {"device": prior_device or "", "split": " ".join(prior_split)}
+    for name, given in named.items():
+        if given:
+            raise MethodError(
+                f"With --machine.num-devices {machine.num_devices} each device has the prior, got "
+                f"--pipeline.prior-{name} {given}; leave one of them out."
+            )
     there = torch.cuda.device_count()
     if machine.device_type == "cuda" and machine.num_devices > there:
         raise MethodError(

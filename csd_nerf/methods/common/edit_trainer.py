@@ -64,12 +64,13 @@ class EditTrainerConfig(TrainerConfig):
         has the devices as the user gave them, since it may be loaded on another machine. A run that
         goes on from another needs a folder of its own, as the other's settings would be lost.
         """
-        device = edit_options(self).prior_device
+        options = edit_options(self)
+        given = {"prior_device": options.prior_device, "prior_split": options.prior_split}
         # The trainer calls this again.
         self.machine.num_devices += self.helpers
         self.helpers = 0
         with one_line_errors(self.command):
-            check_helpers(self.machine, prior_device=device, method=self.command)
+            check_helpers(self.machine, **given, method=self.command)
             check_folder(self)
             super().save_config()
         if self.machine.num_devices > 1:

@@ -40,7 +40,11 @@ class PriorOptions:
     prior_compile: Literal["auto", "on", "graphs", "off"] = "auto"
     """Whether the denoiser is compiled, by torch.compile, as its first call begins; takes about a
     minute, and then less time an evaluation, with the same result up to rounding. auto: on a GPU,
-    if nothing is offloaded or quantised. graphs: with CUDA graphs, which take more memory."""
+    if nothing is offloaded, quantised or split. graphs: with CUDA graphs, which take more
+    memory."""
+    prior_split: tuple[str, ...] = ()
+    """Further devices, such as cuda:1 cuda:2, for a model that exceeds one GPU: each takes a part
+    of the denoiser's blocks; not together with compiling, quantising or prior-offload model."""
 
 
 class LazyPrior:
@@ -85,6 +89,7 @@ class LazyPrior:
             "offload": options.prior_offload,
             "quantize": options.prior_quantize,
             "compile": options.prior_compile,
+            "split": options.prior_split,
         }
         self._options = load_options
         self._prior: HalvingPrior | None = None

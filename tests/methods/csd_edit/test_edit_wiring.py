@@ -49,7 +49,7 @@ def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, tiling):
     assert calls == [fetched]
     trainer.train()
     options = {**files, "vae_tiling": tiling, "offload": "model", "quantize": "none"}
-    options |= {"compile": "auto", "tell": trainer.pipeline._prior._tell}
+    options |= {"compile": "auto", "split": (), "tell": trainer.pipeline._prior._tell}
     options |= {"control": None, "control_model": None, "control_scale": 1.0}
     assert calls == [fetched, ("load", ("some/model",), options)]
 
