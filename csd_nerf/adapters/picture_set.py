@@ -225,6 +225,6 @@ class _Work:
                 yield number, picture.read()
                 continue
             frame, pair = next(frames)
-            edit = frame if pair is None else Change(*pair)
+            edit = frame if pair is None else Change(pair[0], pair[1])
             inside = None if self.masks is None else self.masks[number]
             yield number, finished(picture, edit, inside=inside)

@@ -129,7 +129,7 @@ def _converted(
             "shrink it."
         )
     notices = _load(image, path)
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION)) if upright else None
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 0)) if upright else None
     if turn is not None:
         notices.append("turned upright, as its EXIF orientation says")
     turned = image if turn is None else image.transpose(turn)

@@ -128,51 +128,20 @@ def weighted_sum(
     Returns:
         The sum, and the number of model evaluations that it took.
     """
+    asked = _Sum(prior, terms, max_batch=max_batch, velocity=velocity, only=only)
     ranks = ranks_of(prior)
     if ranks.count == 1:
-        return _sum(prior, terms, inputs, timestep, drawn, max_batch, velocity, only)
+        return asked.of(inputs, timestep, drawn)
 
     def of_share(part: slice) -> dict[str, Tensor]:
         own = inputs.of_particles(part)
         if part.start == part.stop:
             return {"sum": own.noisy[terms.latents[0]]}
-        noise = None if drawn is None else drawn[part]
-        found, _ = _sum(prior, terms, own, timestep[part], noise, max_batch, velocity, only)
+        found, _ = asked.of(own, timestep[part], None if drawn is None else drawn[part])
         return {"sum": found}
 
-    weights = _weights_of(terms, inputs, only)
-    count = sum(int(weight.count_nonzero()) for weight in weights.values())
+    count = sum(int(weight.count_nonzero()) for weight in asked.weights(inputs).values())
     return ranks.shared(len(timestep), of_share)["sum"], count
-
-
-def _sum(
-    prior: Prior,
-    terms: Terms,
-    inputs: ModelInputs,
-    timestep: Real[Tensor, "n"],
-    drawn: Float[Tensor, "n c h w"] | None,
-    max_batch: int | None,
-    velocity: bool,
-    only: Latent | None,
-) -> tuple[Float[Tensor, "n c h w"], int]:
-    """`weighted_sum` in a single process."""
-    flow: Any = prior
-    weights = _weights_of(terms, inputs, only)
-    branches = [_branch(key, inputs, weight) for key, weight in weights.items()]
-    evaluate = flow.predict_velocity if velocity else prior.predict
-    estimates = evaluate(branches, timestep, max_batch=max_batch)
-    found = dict(zip(weights, estimates, strict=True))
-    total = torch.zeros_like(estimates[0])
-    if terms.noise and only != "source":
-        assert drawn is not None, "terms with the drawn noise need it"
-        total = terms.noise * drawn
-    if getattr(prior, "bounds_guidance", False):
-        latents: list[Latent] = terms.latents if only is None else [only]
-        for latent in latents:
-            total = total + _bounded(prior, terms, inputs, timestep, found, latent, velocity)
-    else:
-        total = _add_weighted(total, weights, found)
-    return total, sum(branch.evaluations for branch in branches)
 
 
 class _Key(NamedTuple):
@@ -184,12 +153,6 @@ class _Key(NamedTuple):
 
 _Weights = dict[_Key, Tensor]
 """The weight of each estimate in every particle."""
-
-
-def _weights_of(terms: Terms, inputs: ModelInputs, only: Latent | None) -> _Weights:
-    """The weight of each estimate in every particle, of all latents or of one."""
-    weights = _weights(terms.weights, inputs, without_prompt=terms.text_without_prompt)
-    return {key: weight for key, weight in weights.items() if only in (None, key.estimate.latent)}
 
 
 def _weights(
@@ -223,33 +186,71 @@ def _add_weighted(
     return total
 
 
-def _bounded(
-    prior: Any,
-    terms: Terms,
-    inputs: ModelInputs,
-    timestep: Real[Tensor, "n"],
-    found: Mapping[_Key, Tensor],
-    latent: Latent,
-    velocity: bool,
-) -> Float[Tensor, "n c h w"]:
-    """The part of the sum that is for one latent, with guidance as the prior bounds it."""
-    own = {estimate: w for estimate, w in terms.weights.items() if estimate.latent == latent}
-    aim = {terms.most_conditional(latent): 1.0}
-    zeros = torch.zeros_like(inputs.noisy[latent])
-    guided, aimed = (
-        _weights(some, inputs, without_prompt=terms.text_without_prompt) for some in (own, aim)
-    )
-    share, unbounded = sum(own.values()), _add_weighted(zeros, guided, found)
-    # Weights can cancel, so that an estimate that guidance leads to is not evaluated.
-    if not share or not aimed.keys() <= found.keys():
-        return unbounded
-    pair = (unbounded / share, _add_weighted(zeros, aimed, found))
-    if velocity:
-        return share * prior.bound_guidance(*pair)
-    noisy, schedule = inputs.noisy[latent], prior.schedule
-    velocities = [schedule.velocity_of_noise(one, noisy, timestep) for one in pair]
-    bounded = prior.bound_guidance(*velocities)
-    return share * schedule.noise_of_velocity(bounded, noisy, timestep)
+@dataclass(frozen=True)
+class _Sum:
+    """What `weighted_sum` is asked for, whichever particles it is of."""
+
+    prior: Any
+    terms: Terms
+    max_batch: int | None
+    velocity: bool
+    only: Latent | None
+
+    def of(
+        self,
+        inputs: ModelInputs,
+        timestep: Real[Tensor, "n"],
+        drawn: Float[Tensor, "n c h w"] | None,
+    ) -> tuple[Float[Tensor, "n c h w"], int]:
+        """The sum for these particles, in this process, and its evaluations."""
+        weights = self.weights(inputs)
+        branches = [_branch(key, inputs, weight) for key, weight in weights.items()]
+        evaluate = self.prior.predict_velocity if self.velocity else self.prior.predict
+        estimates = evaluate(branches, timestep, max_batch=self.max_batch)
+        found = dict(zip(weights, estimates, strict=True))
+        total = torch.zeros_like(estimates[0])
+        if self.terms.noise and self.only != "source":
+            assert drawn is not None, "terms with the drawn noise need it"
+            total = self.terms.noise * drawn
+        if getattr(self.prior, "bounds_guidance", False):
+            latents: list[Latent] = self.terms.latents if self.only is None else [self.only]
+            for latent in latents:
+                total = total + self._bounded(latent, found, inputs, timestep)
+        else:
+            total = _add_weighted(total, weights, found)
+        return total, sum(branch.evaluations for branch in branches)
+
+    def weights(self, inputs: ModelInputs) -> _Weights:
+        """The weight of each estimate in every particle, of all latents or of one."""
+        found = self._weights_of(self.terms.weights, inputs)
+        return {k: weight for k, weight in found.items() if self.only in (None, k.estimate.latent)}
+
+    def _weights_of(self, weights: Mapping[Estimate, float], inputs: ModelInputs) -> _Weights:
+        return _weights(weights, inputs, without_prompt=self.terms.text_without_prompt)
+
+    def _bounded(
+        self,
+        latent: Latent,
+        found: Mapping[_Key, Tensor],
+        inputs: ModelInputs,
+        timestep: Real[Tensor, "n"],
+    ) -> Float[Tensor, "n c h w"]:
+        """The part of the sum that is for one latent, with guidance as the prior bounds it."""
+        own = {one: w for one, w in self.terms.weights.items() if one.latent == latent}
+        aim = {self.terms.most_conditional(latent): 1.0}
+        zeros = torch.zeros_like(inputs.noisy[latent])
+        guided, aimed = (self._weights_of(some, inputs) for some in (own, aim))
+        share, unbounded = sum(own.values()), _add_weighted(zeros, guided, found)
+        # Weights can cancel, so that an estimate that guidance leads to is not evaluated.
+        if not share or not aimed.keys() <= found.keys():
+            return unbounded
+        pair = (unbounded / share, _add_weighted(zeros, aimed, found))
+        if self.velocity:
+            return share * self.prior.bound_guidance(*pair)
+        noisy, schedule = inputs.noisy[latent], self.prior.schedule
+        velocities = [schedule.velocity_of_noise(one, noisy, timestep) for one in pair]
+        bounded = self.prior.bound_guidance(*velocities)
+        return share * schedule.noise_of_velocity(bounded, noisy, timestep)
 
 
 def _branch(key: _Key, inputs: ModelInputs, weight: Float[Tensor, "n"]) -> Branch:

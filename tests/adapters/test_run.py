@@ -501,7 +501,7 @@ def test_memory_that_runs_out_elsewhere_is_told_alike(tmp_path, run, loads, monk
     def none(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("csd_nerf.adapters.panorama.resize", none)
+    monkeypatch.setattr("csd_nerf.adapters.panorama.encode_tiled", none)
     code, told = run(
         "panorama", picture(tmp_path / "x.png"), "--output", tmp_path / "y.png", *QUICK
     )

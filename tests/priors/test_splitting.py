@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_placement import CPU, FAMILIES, META, TEXTS, answers, denoiser, load, questions
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from csd_nerf import priors
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
@@ -47,7 +47,7 @@ def test_nothing_meets_across_devices(load, family, monkeypatch):
             # What has no storage can't come back.
             return torch.zeros_like(one, device=device) if one.is_meta else one.to(device)
 
-        return torch.utils._pytree.tree_map_only(torch.Tensor, move, values)
+        return tree_map_only(torch.Tensor, move, values)
 
     plain, prior = load(family), load(family, split=("meta",))
     monkeypatch.setattr(splitting, "sent", sent)
