@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from csd_nerf.adapters.run_files import RunFiles
 from csd_nerf.core.ranks import ALONE, Ranks
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_CLOCK_SECONDS = 2.0
 
 
 @contextmanager
@@ -41,6 +43,26 @@ def byte_bar(label: str, *, shown: bool = True) -> Iterator[Callable[[int, int],
             bar.update(done - bar.n)
 
         yield told
+
+
+@contextmanager
+def clock(label: str, *, shown: bool = True) -> Iterator[None]:
+    """Show how long the block takes, every other second, for work that can't tell how far it is."""
+    ended = Event()
+    layout = "{desc} ... {elapsed}"
+    with tqdm(desc=label, bar_format=layout, disable=not shown, file=sys.stderr) as bar:
+
+        def tick() -> None:
+            while not ended.wait(_CLOCK_SECONDS):
+                bar.refresh()
+
+        thread = Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 class FileReporter:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from csd_nerf import priors
-from csd_nerf.adapters.file_reporter import FileReporter, byte_bar
+from csd_nerf.adapters.file_reporter import FileReporter, byte_bar, clock
 from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.options import (
     MISTAKES,
@@ -409,8 +409,6 @@ class _Call:
             "dtype": values.dtype,
             "variant": options.prior_variant,
         }
-        if self.ranks.is_first:
-            print(f"Loading the prior {values.prior} ...", file=sys.stderr, flush=True)
         if options.prior_split and self.ranks.count > 1:
             raise ValueError(
                 f"--prior-split needs one process, got {' '.join(options.prior_split)} with "
@@ -418,7 +416,9 @@ class _Call:
             )
         with _naming("--prior-offload", "--prior-quantize", "--prior-compile", "--prior-split"):
             priors.check_placement(device=device, **place)
-        with _naming("--prior", *([] if options.control is None else ["--control-model"])):
+        named = ["--prior", *([] if options.control is None else ["--control-model"])]
+        begun = clock(f"Loading the prior {values.prior}", shown=self.ranks.is_first)
+        with _naming(*named), begun:
             prior = priors.load(
                 values.prior,
                 kind=kind,

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
 from PIL import Image
 
+from csd_nerf.adapters import file_reporter
 from csd_nerf.adapters import run_files as run_files_module
-from csd_nerf.adapters.file_reporter import FileReporter
+from csd_nerf.adapters.file_reporter import FileReporter, byte_bar, clock
 from csd_nerf.adapters.fingerprints import fingerprint
 from csd_nerf.adapters.reporter import Reporter, SilentReporter
 from csd_nerf.adapters.run_files import RunFiles
@@ -407,3 +409,31 @@ def test_a_state_that_cannot_be_written_says_what_helps(make, tmp_path):
         (tmp_path / "out").rmdir()
         with pytest.raises(OSError, match="save none with --save-every 0"):
             reporter.tick(2, state=lambda: {"latent": torch.zeros(1)})
+
+
+def test_a_clock_goes_on_while_nothing_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(file_reporter, "_CLOCK_SECONDS", 0.01)
+    shown, began = "", time.monotonic()
+    with clock("Loading"):
+        while shown.count("Loading ... 00:0") < 4 and time.monotonic() - began < 9:
+            shown += capsys.readouterr().err
+    assert shown.count("Loading ... 00:0") >= 4
+    with clock("Loading", shown=False):
+        time.sleep(0.05)
+    assert capsys.readouterr().err.strip() in ("", "Loading ... 00:00")
+
+
+def test_a_short_reading_shows_no_bar_and_a_long_one_its_share(monkeypatch, capsys):
+    with byte_bar("read") as told:
+        told(1, 2)
+    assert capsys.readouterr().err == ""
+    now = [100.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with byte_bar("read") as told:
+        now[0] += 5
+        told(512, 2048)
+    assert "read:  25%" in capsys.readouterr().err
+    with byte_bar("read", shown=False) as told:
+        now[0] += 5
+        told(512, 2048)
+    assert capsys.readouterr().err == ""
