@@ -15,8 +15,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
+from csd_nerf.adapters.commands import ImageCommand, PanoramaCommand, VideoCommand
 from csd_nerf.adapters.doctor import DoctorSettings
-from csd_nerf.adapters.options import MISTAKES, ImageCommand, PanoramaCommand, VideoCommand
+from csd_nerf.adapters.options import MISTAKES
 from csd_nerf.adapters.weights import WeightsSettings
 from csd_nerf.evaluation.options import CompareSettings, DemoSettings, EvaluateSettings
 from csd_nerf.hints import did_you_mean
