@@ -1,8 +1,7 @@
 """Spreads the blocks of a denoiser over several devices, if it exceeds the memory of one.
 
-accelerate's `device_map` does this too, with hooks of its own. It may cut a model anywhere, and
-diffusers' blocks add up tensors of parts that it cuts apart; here a cut lies only between blocks,
-where a model's own `forward` hands one block's output to the next. Nothing needs to be installed,
+diffusers' `device_map` does this too, by accelerate's hooks. Here a cut lies only between blocks,
+where a model's own `forward` hands one block's output to the next; nothing needs to be installed,
 and tests see on a CPU what crosses devices.
 """
 
