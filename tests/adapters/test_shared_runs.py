@@ -276,6 +276,10 @@ def test_a_frame_that_rank_0_can_not_write_ends_all(tmp_path, film):
         (["panorama", "0.png", "--output", "0.png", *QUICK], "The output must not be the input"),
         (["panorama", "0.png", "--output", "x.png", "--preset", "tiny"], "instruction"),
         (["panorama", "0.png", "--output", "x.png", *QUICK, "--steps", "0"], "--steps"),
+        (
+            ["panorama", "0.png", "--output", "x.png", *QUICK, "--prior-split", "cpu"],
+            "--prior-split needs one process, got cpu with 2",
+        ),
         (["edits"], "edits runs in one process, got 2; leave torchrun out."),
     ],
 )

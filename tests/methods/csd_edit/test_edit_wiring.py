@@ -33,23 +33,29 @@ def recorded(monkeypatch):
     return prior, calls
 
 
-@pytest.mark.parametrize("tiling", [True, False])
-def test_the_prior_is_loaded_as_the_options_say(make_config, recorded, tiling):
+@pytest.mark.parametrize(
+    ("tiling", "offload", "split"), [(True, "model", ()), (False, "none", ("cuda:8", "cuda:9"))]
+)
+def test_the_prior_is_loaded_as_the_options_say(
+    make_config, recorded, monkeypatch, tiling, offload, split
+):
     _, calls = recorded
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 10)
     config = make_config()
     pipeline = config.pipeline
     pipeline.prior, pipeline.prior_device = "some/model", "cuda:7"
     pipeline.prior_dtype, pipeline.prior_variant = "float16", "fp16"
     pipeline.prior_vae_tiling = tiling
-    pipeline.prior_offload, pipeline.prior_compile = "model", "auto"
+    pipeline.prior_offload, pipeline.prior_compile = offload, "auto"
+    pipeline.prior_split = split
     pipeline.edit_steps = 1
     trainer = start(config)
     files = {"kind": "edit", "device": "cuda:7", "dtype": "float16", "variant": "fp16"}
     fetched = ("fetch", ("some/model",), files)
     assert calls == [fetched]
     trainer.train()
-    options = {**files, "vae_tiling": tiling, "offload": "model", "quantize": "none"}
-    options |= {"compile": "auto", "split": (), "tell": trainer.pipeline._prior._tell}
+    options = {**files, "vae_tiling": tiling, "offload": offload, "quantize": "none"}
+    options |= {"compile": "auto", "split": split, "tell": trainer.pipeline._prior._tell}
     options |= {"control": None, "control_model": None, "control_scale": 1.0}
     assert calls == [fetched, ("load", ("some/model",), options)]
 

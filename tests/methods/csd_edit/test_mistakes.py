@@ -107,6 +107,9 @@ def test_several_devices(make_config, tint_prior, monkeypatch):
     config.machine.num_devices, config.pipeline.prior_device = 2, "cpu"
     assert "each device has the prior, got --pipeline.prior-device cpu" in message_of(config)
     config = make_config()
+    config.machine.num_devices, config.pipeline.prior_split = 2, ("cuda:1", "cuda:2")
+    assert "device has the prior, got --pipeline.prior-split cuda:1 cuda:2" in message_of(config)
+    config = make_config()
     config.machine.num_devices, config.machine.device_type = 3, "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert "needs as many GPUs, got 3 with 2; take fewer." in message_of(config)
