@@ -142,3 +142,24 @@ def test_a_scene_s_prior_is_split_as_its_options_say(editing_folder):
     lazy = LazyPrior(options, kind="edit", device="cpu", command="csd-edit", limit="--n")
     found = {block.device for block in denoiser(lazy.get()).parameters()}
     assert found == {CPU, META}
+
+
+def test_results_come_back_to_the_first_device(monkeypatch):
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+        def forward(self, values):
+            for block in self.blocks:
+                values = block(values)
+            return values
+
+    plain, seen = splitting.sent, []
+    monkeypatch.setattr(splitting, "sent", lambda *given: seen.append(given) or plain(*given))
+    model, (first, second) = Blocks(), (torch.device("cpu"), torch.device("cpu", 0))
+    splitting.split_blocks(model, [first, second])
+    result = model(torch.ones(1, 2))
+    assert seen[-1][0] is result
+    devices = [device for given, device in seen if not isinstance(given, dict)]
+    assert devices == [first, first, second, first]
