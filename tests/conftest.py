@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 
 # Threads that spin while they wait for each other are far slower than one on shared cores.
@@ -28,6 +29,14 @@ def _getmodule_of_files(thing: Any, filename: str | None = None) -> Any:
 
 
 inspect.getmodule = _getmodule_of_files
+
+
+def pytest_configure() -> None:
+    """The import hook decorates all functions with this."""
+    # Late: it imports torch.
+    from typechecks import checked_once
+
+    jaxtyping.jaxtyped = checked_once
 
 
 @pytest.hookimpl(wrapper=True)
