@@ -20,6 +20,8 @@ from tint_prior import TintPrior
 
 from csd_nerf import cli, priors
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 EDIT = ("--preset", "tiny", "--prompt", "make it night", "--iterations", "2", "--save-every", "1")

@@ -22,6 +22,8 @@ from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.media.images import picture_metadata
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p"]
 
 
