@@ -12,6 +12,8 @@ UV = VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/uv/bin/uv pip
 # Threads that spin while they wait for each other are far slower than one on shared cores.
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
+# uv leaves it to Python to compile modules, which takes seconds where each process does it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint types lock prior text-prior clean
 

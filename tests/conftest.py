@@ -1,15 +1,59 @@
-"""Settings that have to be made before torch is imported."""
+"""Settings that have to be made before torch is imported, and what many packages' tests share."""
 
+import gc
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 
 # Threads that spin while they wait for each other are far slower than one on shared cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+_getmodule = inspect.getmodule
+
+
+def _getmodule_of_files(thing: Any, filename: str | None = None) -> Any:
+    """The module of a thing; None at once for a frame whose code is in no file.
+
+    For such a frame `inspect.getmodule` looks through all modules to find none. nerfstudio and
+    wandb ask for whole stacks when they are imported, and pytest's are deep.
+    """
+    name = filename or (thing.f_code.co_filename if inspect.isframe(thing) else "")
+    return None if name.startswith("<") else _getmodule(thing, filename)
+
+
+inspect.getmodule = _getmodule_of_files
+
+
+def pytest_configure() -> None:
+    """The import hook decorates all functions with this."""
+    # Late: it imports torch.
+    from typechecks import checked_once
+
+    jaxtyping.jaxtyped = checked_once
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: the garbage collector need not look at it, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Libraries complain of what is left of theirs at the end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,8 @@ def toy_gain(source01=None, *, start01=None, **changes):
 
 def test_the_noise_s_fixed_point_is_the_answer_at_every_level():
     for low, high in ((0.15, 0.16), (0.5, 0.51), (0.8, 0.81), (0.02, 0.98)):
-        gain, rest = toy_gain(t_range=(low, high), quantity="noise", learning_rate=2.0)
+        asked = {"t_range": (low, high), "iterations": 100, "learning_rate": 2.0}
+        gain, rest = toy_gain(**asked, quantity="noise")
         assert gain == pytest.approx(1, abs=1e-3)
         assert rest < 1e-3
 
@@ -138,7 +139,7 @@ def test_the_velocity_s_fixed_point_lies_beyond_the_answer_and_depends_on_the_le
 
 
 def test_one_falling_pass_with_the_shift_1_ends_at_the_answer():
-    asked = {"quantity": "velocity", "t_order": "falling"}
+    asked = {"quantity": "velocity", "t_order": "falling", "iterations": 100}
     assert toy_gain(**asked, shift=1.0)[0] == pytest.approx(1, abs=0.02)
     assert toy_gain(**asked, shift=0.0)[0] == pytest.approx(1.2, abs=0.1)
     # Twice the path is not a refinement but more of the edit.
@@ -161,7 +162,7 @@ def test_a_pass_that_begins_at_the_answer_goes_beyond_it():
 def test_the_path_of_a_particle_is_as_long_in_batches_as_in_one(kind, drawing):
     prior, generator = toy(), torch.Generator().manual_seed(0)
     settings = EditSettings(
-        iterations=600,
+        iterations=300,
         learning_rate=1.0,
         decay=1.0,
         text_scale=1.0,

@@ -140,14 +140,33 @@ def test_the_check_of_rooms_finds_a_trespass(room, statement, found):
     assert trespasses(room, imports_of_ours(statement, ["csd_nerf", room])) == found
 
 
-def test_the_root_of_the_package_loads_nothing_before_it_is_used():
-    script = "import csd_nerf, sys; dir(csd_nerf); print(*sys.modules)"
+LOADS = {
+    "import csd_nerf; dir(csd_nerf)": {"torch", "numpy", "csd_nerf.priors", "csd_nerf.editor"},
+    "import csd_nerf.core, csd_nerf.priors.base, csd_nerf.editor": HEAVY,
+    "import csd_nerf.priors": {"diffusers", "transformers", "huggingface_hub"},
+    "import csd_nerf.scene.stage, csd_nerf.scene.rounds": HEAVY,
+}
+"""Modules that a fresh process hasn't loaded after each of these statements in turn."""
+
+
+def modules_loaded_by(*statements: str) -> list[set[str]]:
+    """All modules after each statement, in a fresh process, for this one has loaded everything."""
+    script = "import sys\n" + "".join(f"{line}\nprint(*sys.modules)\n" for line in statements)
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    loaded = set(result.stdout.split())
-    assert "csd_nerf" in loaded
-    assert not {"torch", "numpy", "csd_nerf.priors", "csd_nerf.editor"} & loaded
+    return [{*line.split()} for line in result.stdout.splitlines()]
+
+
+def test_importing_the_light_rooms_loads_no_heavy_library():
+    """The last statement shows that the check can fail."""
+    *found, last = modules_loaded_by(*LOADS, "import transformers")
+    assert len(found) == len(LOADS)
+    for (statement, absent), loaded in zip(LOADS.items(), found, strict=True):
+        assert not absent & loaded, statement
+    assert HEAVY & last == {"transformers"}
+    # By then all that was to be absent at first is there.
+    assert {"torch", "numpy", "csd_nerf.priors", "csd_nerf.editor", "huggingface_hub"} <= last
 
 
 def test_the_root_of_the_package_exports_what_it_names():
@@ -161,21 +180,3 @@ def test_the_root_of_the_package_exports_what_it_names():
         assert getattr(csd_nerf, name).__module__.startswith("csd_nerf.")
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = csd_nerf.nothing
-
-
-def heavy_libraries_loaded_by(statement: str) -> set[str]:
-    """Import in a fresh process, for this one has loaded everything."""
-    script = f"{statement}\nimport sys; print(*sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    return HEAVY & set(result.stdout.split())
-
-
-def test_importing_the_light_rooms_loads_no_heavy_library():
-    rooms = "csd_nerf.core, csd_nerf.priors.base, csd_nerf.editor"
-    assert not heavy_libraries_loaded_by(f"import {rooms}")
-
-
-def test_the_check_of_heavy_libraries_can_fail():
-    assert heavy_libraries_loaded_by("import csd_nerf, transformers") == {"transformers"}

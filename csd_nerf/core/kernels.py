@@ -89,7 +89,9 @@ def rbf_kernel(
 def squared_distances(points: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     """Squared L2 distances of all pairs."""
     mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(points, points, compute_mode=mode).square()
+    distances = torch.cdist(points, points, compute_mode=mode)
+    # In place where no gradient needs them: of thousands of points there are gigabytes.
+    return distances.square() if distances.requires_grad else distances.square_()
 
 
 @torch.no_grad()

@@ -137,15 +137,23 @@ def find_edit(text: str) -> Edit:
     Raises:
         ValueError: If there is no such edit; the message names a similar one.
     """
-    wanted = _plain(text)
-    for edit in all_edits().values():
-        if wanted in map(_plain, (edit.name, edit.unseen_instruction, *edit.instructions)):
-            return edit
+    if edit := _by_wording().get(_plain(text)):
+        return edit
     names = [word for edit in all_edits().values() for word in (edit.name, *edit.instructions)]
     raise ValueError(
         f"An edit must be one whose true result is known, by name or wording, got {text!r}"
         f"{did_you_mean(text, names)} csd-nerf edits lists all."
     )
+
+
+@lru_cache(maxsize=1)
+def _by_wording() -> dict[str, Edit]:
+    """All edits by name and by each wording."""
+    return {
+        _plain(text): edit
+        for edit in all_edits().values()
+        for text in (edit.name, edit.unseen_instruction, *edit.instructions)
+    }
 
 
 def _plain(text: str) -> str:

@@ -24,6 +24,8 @@ from csd_nerf.adapters.video import edit_frames
 from csd_nerf.media.images import read_raster
 from csd_nerf.media.rasters import Raster
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p"]
 
 

@@ -26,6 +26,8 @@ from csd_nerf.media.pixels import to_01
 from csd_nerf.media.regions import parse_region
 from csd_nerf.priors.base import Branch
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 PLAIN: dict[str, Any] = {"preset": "tiny", "prompt": "swap", "text_scale": 1.0, "image_scale": 1.0}
 QUICK = {"learning_rate": 2.0, "updates": 10, "decay": 1.0, "batch": 4, "steps": 3}
 

@@ -18,6 +18,8 @@ from csd_nerf.adapters.panorama import PREVIEW_SIZE, edit_panorama
 from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.media.pixels import resize
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 NIGHT = "make it night"
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p-downsize", "ip2p-windows"]
 

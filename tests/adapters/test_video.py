@@ -24,6 +24,8 @@ from csd_nerf.media.frames import FrameSource, open_frames
 from csd_nerf.media.pixels import to_01
 from csd_nerf.synthetic.looks import LOOKS
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 METHODS = ["csd", "csd-no-stein", "sds", "ip2p"]
 COUNT = 5
 

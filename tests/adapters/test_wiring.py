@@ -19,6 +19,8 @@ from csd_nerf.adapters.reporter import SilentReporter
 from csd_nerf.adapters.video import edit_frames
 from csd_nerf.core.settings import EditSettings
 
+pytestmark = pytest.mark.usefixtures("coarse_kernel")
+
 PLAIN: dict[str, Any] = {"preset": "tiny", "prompt": "swap", "text_scale": 1.0, "image_scale": 1.0}
 """With these scales `TintPrior` has the swapped source as the result of every method."""
 QUICK = {"learning_rate": 2.0, "updates": 20, "decay": 1.0, "batch": 2, "steps": 3}

@@ -89,7 +89,7 @@ def test_a_panorama_is_edited_by_it_from_the_command_line(folder, tmp_path):
     picture.save(tmp_path / "source.png")
     options = (
         f"--prior {folder} --preset tiny --prompt swap --device cpu --text-scale 1 "
-        "--image-scale 1 --updates 60 --t-range 0.2 0.8 --source-share 1"
+        "--image-scale 1 --updates 20 --t-range 0.2 0.8 --source-share 1"
     )
     files = [str(tmp_path / "source.png"), "--output", str(tmp_path / "edited.png")]
     cli.main(["panorama", *files, *options.split()])

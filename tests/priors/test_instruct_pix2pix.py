@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -329,17 +327,3 @@ def test_a_prior_on_another_device_takes_and_returns_the_callers_tensors(folder,
     latent = away.encode(images())
     assert estimate.device == latent.device == away.decode(latent).device == torch.device("cpu")
     assert (estimate - exact).norm() / exact.norm() < 0.06
-
-
-HEAVY_LIBRARIES = ("diffusers", "transformers", "huggingface_hub")
-
-
-@pytest.mark.parametrize(
-    ("modules", "loaded"),
-    # The second case shows that the first can fail.
-    [("csd_nerf.priors", []), ("csd_nerf.priors, huggingface_hub", ["huggingface_hub"])],
-)
-def test_the_package_imports_no_heavy_library(modules, loaded):
-    program = f"import sys, {modules}; print([m for m in {HEAVY_LIBRARIES} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert run.stdout.decode().strip() == str(loaded)

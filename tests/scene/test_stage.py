@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -353,14 +351,6 @@ def test_without_controls_the_options_stay_as_they_are():
     fixed = FixedControls(request)
     assert fixed.read(editing=False) is fixed.read(editing=True) is request
     assert StageState().first_edit is None
-
-
-def test_the_stage_needs_no_nerfstudio():
-    program = "import csd_nerf.scene.stage, sys; print(*sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    loaded = set(result.stdout.split())
-    assert "csd_nerf.scene.rounds" in loaded
-    assert not loaded & {"nerfstudio", "diffusers", "transformers"}
 
 
 def test_the_example_of_a_live_scene_is_one():
