@@ -50,7 +50,9 @@ def clock(label: str, *, shown: bool = True) -> Iterator[None]:
     """Show how long the block takes, every other second, for work that can't tell how far it is."""
     ended = Event()
     layout = "{desc} ... {elapsed}"
-    with tqdm(desc=label, bar_format=layout, disable=not shown, file=sys.stderr) as bar:
+    # Gone at the end, so that an error is still told in one line.
+    shape: dict[str, Any] = {"bar_format": layout, "leave": False}
+    with tqdm(desc=label, disable=not shown, file=sys.stderr, **shape) as bar:
 
         def tick() -> None:
             while not ended.wait(_CLOCK_SECONDS):

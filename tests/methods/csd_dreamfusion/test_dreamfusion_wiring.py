@@ -103,7 +103,7 @@ def test_the_prior_is_loaded_and_asked_as_the_options_say(tmp_path, recorded):
     trainer = started(config)
     trainer.train()
     files = {"kind": "text", "device": "cuda:7", "dtype": "bfloat16", "variant": "fp16"}
-    place = {"offload": "text", "quantize": "none", "compile": "on"}
+    place = {"offload": "text", "quantize": "none", "compile": "on", "split": ()}
     assert calls == [
         ("fetch", ("some/model",), files),
         ("load", ("some/model",), {**files, **place, "tell": trainer.pipeline._prior._tell}),
