@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.truth.domains import Arm, banked
 from benchmarks.truth.videos import VideoDomain
 
+STOPS = (0.002, 0.004, 0.01)
+"""Bounds of the mean step, below which an edit ends."""
 GUIDED: dict[str, Any] = {"text_scale": 1.5, "image_scale": 1.5}
 """Scales at which an update takes five evaluations, as with InstructPix2Pix."""
 
@@ -30,6 +32,7 @@ class CostVideoDomain(VideoDomain):
         Arm("random", "csd", {"t_order": "random"}),
         Arm("falling", "csd", {"t_order": "falling"}),
         *banked("bank", "csd", {}, tuned_as=_USUAL),
+        *(Arm(f"stop-{bound}", "csd", {"stop_below": bound}, tuned_as=_USUAL) for bound in STOPS),
         Arm("guided", "csd", GUIDED),
         *banked("guided-bank", "csd", GUIDED, tuned_as="guided"),
     )
