@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from chromium import CHROMIUM, WEBGL, open_page
 from edit_runs import start
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from PIL import Image
 
 from csd_nerf.methods.csd_edit.config import csd_edit_tiny
@@ -53,6 +54,10 @@ def run(tmp_path):
     finally:
         trainer.stop_training = True
         training.join(60)
+        # A thread that renders when Python ends takes the process down.
+        for machine in [t for t in threading.enumerate() if isinstance(t, RenderStateMachine)]:
+            machine.running = False
+            machine.join(30)
         trainer.viewer_state.viser_server.stop()
 
 
