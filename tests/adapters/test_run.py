@@ -18,7 +18,7 @@ from film_maker import write_film
 from PIL import Image
 
 from csd_nerf import cli, priors
-from csd_nerf.media.files import one_writer
+from csd_nerf.media.files import one_writer, unfinished
 from csd_nerf.priors import segmenters
 
 QUICK = ["--preset", "tiny", "--prompt", "make it night", "--iterations", "4"]
@@ -329,6 +329,16 @@ def test_other_masks_are_another_run(tmp_path, run, loads, monkeypatch):
     code, told = run(*given, "--resume")
     assert code == 1
     assert "input" in told
+
+
+def test_what_a_killed_run_left_half_written_is_gone_once_another_is_done(tmp_path, run, loads):
+    source, output = picture(tmp_path / "in" / "x.png"), tmp_path / "out" / "y.png"
+    output.parent.mkdir()
+    for beside in ("", ".json", ".state.pt", ".preview.png"):
+        unfinished(output.with_name(f"y.png{beside}")).write_bytes(b"half")
+    (output.parent / "mine.txt").write_text("kept")
+    assert run("panorama", source, "--output", output, *QUICK)[0] == 0
+    assert names(output.parent) == {"y.png", "y.png.json", "mine.txt"}
 
 
 def test_equal_seeds_give_equal_files_and_other_seeds_don_t(tmp_path, run, loads):
