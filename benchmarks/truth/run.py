@@ -91,7 +91,8 @@ class Runs:
 def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
     """Run all trials of these arms that are not finished.
 
-    Under torchrun each rank runs every so many-th input, and all wait until all are done.
+    Under torchrun each rank runs every so many-th input, and all wait until all are done. Rank 0
+    then returns all of them, others their own.
     """
     kind: Any = pkgutil.resolve_name(DOMAINS[settings.domain])
     store, exact = Store(settings.output), settings.prior == EXACT
@@ -108,6 +109,8 @@ def run_arms(settings: TruthSettings, arms: Sequence[Arm]) -> Runs:
 
         with joined("python -m benchmarks"):
             pass
+        if rank > 0:
+            return own
     _run_inputs(runs, jobs, range(inputs), settings)
     return runs
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, which the CPU doesn't wait for.
+    """The tensor on a device, which the CPU doesn't wait for unless the tensor comes to it.
 
     `non_blocking` alone is not enough for CUDA: a copy out of memory that the system may move waits
     until the device has done what it was asked before. So the memory is pinned first; torch keeps
@@ -18,7 +18,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def on_cpu(value: Any) -> Any:

@@ -48,7 +48,8 @@ def read_points(path: Path) -> tuple[Float32[np.ndarray, "n 3"], UInt8[np.ndarra
     try:
         points = PlyData.read(str(path))["vertex"].data
         places = np.stack([points[axis] for axis in "xyz"], axis=1).astype(np.float32)
-    except (PlyParseError, KeyError, ValueError, EOFError) as error:
+    # A damaged count in a text file asks for memory before any row is read.
+    except (PlyParseError, KeyError, ValueError, EOFError, MemoryError) as error:
         raise ValueError(
             f"A file of 3D points must be a whole .ply with vertices that have x, y and z, got "
             f"{path} ({error}); write it again."

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from csd_nerf.core.copies import sent
+
 
 def split_blocks(model: nn.Module, devices: Sequence[torch.device]) -> None:
     """Let a model run on several devices, each with a run of its blocks.
@@ -49,7 +51,7 @@ def split_blocks(model: nn.Module, devices: Sequence[torch.device]) -> None:
     for name, own in model.named_buffers(recurse=False):
         setattr(model, name, own.to(first))
     model.register_forward_pre_hook(_brings(first), with_kwargs=True)
-    model.register_forward_hook(lambda _, __, output: sent(output, first))
+    model.register_forward_hook(lambda _, __, output: moved(output, first))
 
 
 def block_places(sizes: Sequence[int], rooms: Sequence[float], *, rest: int) -> list[int]:
@@ -66,9 +68,9 @@ def block_places(sizes: Sequence[int], rooms: Sequence[float], *, rest: int) -> 
     return [bisect(ends, start + size / 2) for start, size in zip(starts, sizes, strict=True)]
 
 
-def sent(values: Any, device: torch.device) -> Any:
+def moved(values: Any, device: torch.device) -> Any:
     """All tensors in arguments or results, on a device."""
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), values)
+    return tree_map_only(Tensor, lambda tensor: sent(tensor, device), values)
 
 
 def _run_on(module: nn.Module, device: torch.device) -> None:
@@ -78,7 +80,7 @@ def _run_on(module: nn.Module, device: torch.device) -> None:
 
 def _brings(device: torch.device) -> Any:
     """A hook that brings a module's arguments to a device."""
-    return lambda _, inputs, named: (sent(inputs, device), sent(named, device))
+    return lambda _, inputs, named: (moved(inputs, device), moved(named, device))
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

@@ -50,7 +50,7 @@ def test_nothing_meets_across_devices(load, family, monkeypatch):
         return tree_map_only(torch.Tensor, move, values)
 
     plain, prior = load(family), load(family, split=("meta",))
-    monkeypatch.setattr(splitting, "sent", sent)
+    monkeypatch.setattr(splitting, "moved", sent)
     model, seen = denoiser(prior), list[set[torch.device]]()
     places = []
     for block in blocks_of(model):
@@ -155,8 +155,8 @@ def test_results_come_back_to_the_first_device(monkeypatch):
                 values = block(values)
             return values
 
-    plain, seen = splitting.sent, []
-    monkeypatch.setattr(splitting, "sent", lambda *given: seen.append(given) or plain(*given))
+    plain, seen = splitting.moved, []
+    monkeypatch.setattr(splitting, "moved", lambda *given: seen.append(given) or plain(*given))
     model, (first, second) = Blocks(), (torch.device("cpu"), torch.device("cpu", 0))
     splitting.split_blocks(model, [first, second])
     result = model(torch.ones(1, 2))

@@ -339,7 +339,12 @@ def test_no_points_are_none_and_damaged_ones_are_told(splat_data, tmp_path):
     empty = np.zeros(0, [("x", "f4"), ("y", "f4"), ("z", "f4")])
     PlyData([PlyElement.describe(empty, "vertex")]).write(str(path))
     assert parser._load_3D_points(path, place, 1.0) is None
-    for damaged in (whole[:-100], b"", whole.replace(b"property float z", b"property float s")):
+    axes = b"".join(b"property float %c\n" % axis for axis in b"xyz")
+    endless = (
+        b"ply\nformat ascii 1.0\nelement vertex 900000000000\n" + axes + b"end_header\n1 2 3\n"
+    )
+    other_axis = whole.replace(b"property float z", b"property float s")
+    for damaged in (whole[:-100], b"", other_axis, endless):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"must be a whole \.ply .*, got .*points\.ply"):
             parser._load_3D_points(path, place, 1.0)
