@@ -172,12 +172,14 @@ def test_hands_edit_a_scene(run, tmp_path):
 
         tab.type("Prompt", "make it sunset")
         tab.says("Start from")
-        tab.press("Preview this view")
-        page.until(
-            "[...document.querySelectorAll('img')].some(i => i.alt === 'after' &&"
-            " i.naturalWidth > 0 && i.getBoundingClientRect().width > 150)",
-            seconds=60,
+        # Of the last round's pairs, to which the preview's is added.
+        edits = (
+            "[...document.querySelectorAll('img')].filter(i => i.alt === 'after' &&"
+            " i.naturalWidth > 0 && i.getBoundingClientRect().width > 150).length"
         )
+        of_round = page.js(edits)
+        tab.press("Preview this view")
+        page.until(f"{edits} === {of_round + 1}", seconds=60)
         tab.shot("2_preview")
         assert not (folder / "rounds" / "round_001.png").exists()
 
