@@ -6,8 +6,14 @@ import torch
 from csd_nerf.core.copies import on_cpu, sent
 
 
-@pytest.mark.parametrize(("device", "pinned"), [("cuda:1", True), ("cpu", False), ("meta", False)])
-def test_only_what_goes_to_a_gpu_is_pinned_and_nothing_is_waited_for(monkeypatch, device, pinned):
+@pytest.mark.parametrize(
+    ("device", "pinned", "waits"),
+    # Who reads what comes to the CPU must find it there.
+    [("cuda:1", True, False), ("cpu", False, True), ("meta", False, False)],
+)
+def test_only_what_goes_to_a_gpu_is_pinned_and_only_what_comes_to_the_cpu_is_waited_for(
+    monkeypatch, device, pinned, waits
+):
     calls = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pin") or self)
     monkeypatch.setattr(
@@ -15,7 +21,7 @@ def test_only_what_goes_to_a_gpu_is_pinned_and_nothing_is_waited_for(monkeypatch
     )
     where = torch.device(device)
     sent(torch.arange(3), where)
-    assert calls == [*(["pin"] if pinned else []), ((where,), {"non_blocking": True})]
+    assert calls == [*(["pin"] if pinned else []), ((where,), {"non_blocking": not waits})]
 
 
 def test_what_is_there_already_is_the_same_tensor():
