@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from csd_nerf.priors.placement import Offload, Quantize
-from csd_nerf.priors.predictions import Edit, most_evaluations, peak_bytes
+from csd_nerf.priors.predictions import Edit, further_peak_bytes, most_evaluations, peak_bytes
 from csd_nerf.priors.prior_costs import PriorCosts
+from csd_nerf.priors.splitting import split_bytes
 
 SCENE_RESERVE = {"cuda": 8 << 30, "cpu": 1 << 30}
 """Bytes left to the training of a scene on the same device, by its type. On a GPU: nerfstudio names
@@ -45,11 +46,19 @@ class Choice:
     """The predicted peak of an edit so."""
     free_bytes: int
     """What was free, without the reserve."""
+    further: tuple[tuple[int, int], ...] = ()
+    """Both of each further device of a split."""
+
+    @property
+    def needs(self) -> int:
+        """The predicted peaks of all devices together."""
+        return self.peak_bytes + sum(peak for peak, _ in self.further)
 
     @property
     def fits(self) -> bool:
-        """Whether the peak is within what was free."""
-        return self.peak_bytes <= self.free_bytes
+        """Whether the peaks are within what was free."""
+        both = ((self.peak_bytes, self.free_bytes), *self.further)
+        return all(peak <= free for peak, free in both)
 
     @property
     def reason(self) -> str:
@@ -64,7 +73,11 @@ class Choice:
             "model": "text encoders and the denoiser's layers on the CPU until they are called",
         }[self.offload]
         weights = "" if self.quantize == "none" else f", weights in {self.quantize}"
-        needs, free = (f"{count / 1e9:.1f} GB" for count in (self.peak_bytes, self.free_bytes))
+        both = ((self.peak_bytes, self.free_bytes), *self.further)
+        needs, free = (
+            " and ".join(f"{count / 1e9:.1f}" for count in counts) + " GB"
+            for counts in zip(*both, strict=True)
+        )
         end = f"which takes about {needs} of {free}"
         if not self.fits:
             end = f"which takes the least, about {needs}, and still more than the {free} that are"
@@ -77,9 +90,11 @@ def choose(
     edit: Edit,
     *,
     free_bytes: int,
+    reserve: int = 0,
     device: str = "cuda",
     fixed: Mapping[str, Any] | None = None,
     can_quantize: bool | None = None,
+    split: Sequence[int] = (),
 ) -> Choice:
     """Choose the first of the ways to run an edit that fits.
 
@@ -90,40 +105,53 @@ def choose(
     Args:
         costs: Of the prior, in the precision in which it will run.
         edit: What will be edited.
-        free_bytes: Free memory of the device, without what is to be left to others.
+        free_bytes: Free memory of the device.
+        reserve: What of it is to be left to others.
         device: Type of the device; only on `cuda` is there something to offload to.
         fixed: Values of `max_batch`, `offload` and `quantize` that the user gave.
         can_quantize: Whether weights may be quantised; None asks whether bitsandbytes and
             accelerate are installed.
+        split: Free memory of the further devices over which the denoiser is split, whose layers
+            then stay where they are, as they are.
 
     Returns:
         The choice; if nothing fits, what takes the least memory.
     """
     if can_quantize is None:
         can_quantize = all(find_spec(name) for name in ("bitsandbytes", "accelerate"))
+    places = [
+        {"offload": offload, "quantize": quantize}
+        for offload, quantize in _PLACES
+        if (offload, quantize) == ("none", "none")
+        or (device == "cuda" and (quantize == "none" or can_quantize))
+        if not split or (offload != "model" and quantize == "none")
+    ]
+    own, others = None, [0 for _ in split]
+    if split:
+        blocks = costs.denoiser.block_bytes
+        rest = costs.denoiser.kept_bytes - sum(blocks)
+        own, *others = split_bytes(blocks, [free_bytes, *split], rest=rest)
     least: Choice | None = None
-    for options in _candidates(
-        most_evaluations(costs, edit), device, dict(fixed or {}), can_quantize
-    ):
-        peak = peak_bytes(costs, edit, **options)
-        choice = Choice(**options, peak_bytes=peak, free_bytes=free_bytes)
+    for options in _candidates(most_evaluations(costs, edit), places, dict(fixed or {})):
+        batch = options["max_batch"]
+        peaks = [further_peak_bytes(costs, edit, part, max_batch=batch) for part in others]
+        choice = Choice(
+            **options,
+            peak_bytes=peak_bytes(costs, edit, **options, denoiser_bytes=own),
+            free_bytes=free_bytes - reserve,
+            further=tuple(zip(peaks, split, strict=True)),
+        )
         if choice.fits:
             return choice
-        if least is None or peak < least.peak_bytes:
+        if least is None or choice.needs < least.needs:
             least = choice
     assert least is not None
     return least
 
 
 def _candidates(
-    evaluations: int, device: str, fixed: dict[str, Any], can_quantize: bool
+    evaluations: int, places: list[dict[str, Any]], fixed: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    places = [
-        {"offload": offload, "quantize": quantize}
-        for offload, quantize in _PLACES
-        if (offload, quantize) == ("none", "none")
-        or (device == "cuda" and (quantize == "none" or can_quantize))
-    ]
     given = {name: fixed[name] for name in ("offload", "quantize") if name in fixed}
     batches: list[int | None] = [None]
     while evaluations > 1:

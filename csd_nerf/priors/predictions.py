@@ -75,8 +75,9 @@ def peak_bytes(
     max_batch: int | None = None,
     offload: Offload = "none",
     quantize: Quantize = "none",
+    denoiser_bytes: int | None = None,
 ) -> int:
-    """Most memory of an edit, from loading the prior to decoding the result.
+    """Most memory of an edit on the prior's device, from loading it to decoding the result.
 
     Args:
         costs: Of the prior.
@@ -86,15 +87,21 @@ def peak_bytes(
             encodes. model: the denoiser's layers too, each of which comes for its call.
         quantize: Precision of the linear layers' weights: of the denoiser, and, unless they are
             offloaded, of the text encoders that are language models.
+        denoiser_bytes: What the device has of a denoiser that is split; None means all of it.
     """
     size = edit.size_for(costs)
     denoiser, texts = costs.denoiser.kept_as(quantize), costs.text_encoders
+    if denoiser_bytes is not None:
+        denoiser = denoiser_bytes
     stays = costs.autoencoder_bytes + (denoiser if offload != "model" else 0)
     loading = visits = 0
     if offload == "none":
         stays += sum(_text_bytes(part, quantize) for part in texts)
         if quantize == "none":
             loading = sum(part.loaded_bytes for part in costs.parts.values())
+            if denoiser_bytes is not None:
+                # The model is loaded to the CPU before it is split.
+                loading += denoiser_bytes - costs.denoiser.loaded_bytes
     else:
         visits = max(part.kept_bytes for part in texts)
     layer = costs.denoiser.layer_bytes if offload == "model" else 0
@@ -106,6 +113,18 @@ def peak_bytes(
         images + layer + _iteration_bytes(costs, edit, max_batch),
     )
     return OVERHEAD_BYTES + max(loading, stays + round(working))
+
+
+def further_peak_bytes(
+    costs: PriorCosts, edit: Edit, denoiser_bytes: int, *, max_batch: int | None = None
+) -> int:
+    """As `peak_bytes`, on a further device that has this much of a denoiser that is split.
+
+    All activations of a call are taken for its own: its blocks may be those with the largest.
+    """
+    size = edit.size_for(costs)
+    calls = [_call_bytes(costs, group, size, max_batch) for group in _groups(costs, edit)]
+    return OVERHEAD_BYTES + denoiser_bytes + round(SLACK * max(calls))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from csd_nerf.priors.architectures import configurations
 from csd_nerf.priors.base import Branch
 from csd_nerf.priors.costs import Cost, LikeAGPU, count
 from csd_nerf.priors.placement import Quantize
+from csd_nerf.priors.splitting import blocks_of
 
 _BYTES_PER_WEIGHT = {"8bit": 1 + 1 / 128, "4bit": 0.5 + 4 / 64}
 """Of bitsandbytes: 8-bit integers with a scale for each row; NF4 with a float32 for 64 weights."""
@@ -43,6 +44,8 @@ class PartSize:
     """Number of these weights."""
     layer_bytes: int
     """The largest layer's."""
+    block_bytes: tuple[int, ...]
+    """Of the blocks that a split spreads over devices, in their order."""
 
     def kept_as(self, quantize: Quantize) -> int:
         """Bytes with the linear layers' weights in this precision."""
@@ -220,6 +223,7 @@ def _size_of(module: nn.Module, loaded: list[Tensor]) -> PartSize:
         linear_bytes=_bytes(linear),
         linear_weights=sum(weight.numel() for weight in linear),
         layer_bytes=max(map(_bytes, layers)),
+        block_bytes=tuple(_bytes(_weights_of(block)) for block in blocks_of(module)),
     )
 
 

@@ -33,7 +33,7 @@ def split_blocks(model: nn.Module, devices: Sequence[torch.device]) -> None:
     Raises:
         ValueError: If the model has fewer blocks than there are devices.
     """
-    first, blocks = devices[0], _blocks(model)
+    first, blocks = devices[0], blocks_of(model)
     if len(blocks) < len(devices):
         raise ValueError(
             f"A split needs a block for each device, got {type(model).__name__} with {len(blocks)} "
@@ -41,7 +41,8 @@ def split_blocks(model: nn.Module, devices: Sequence[torch.device]) -> None:
         )
     rest = [child for child in model.children() if not isinstance(child, nn.ModuleList)]
     rooms = [_room(device) for device in devices]
-    places = block_places([*map(_bytes, blocks)], rooms, rest=sum(map(_bytes, rest)))
+    sizes, kept = [*map(_bytes, blocks)], sum(map(_bytes, rest))
+    places = block_places(sizes, rooms, rest=kept)
     for block, place in zip(blocks, places, strict=True):
         _run_on(block, devices[place])
     for child in rest:
@@ -54,7 +55,9 @@ def split_blocks(model: nn.Module, devices: Sequence[torch.device]) -> None:
     model.register_forward_hook(lambda _, __, output: moved(output, first))
 
 
-def block_places(sizes: Sequence[int], rooms: Sequence[float], *, rest: int) -> list[int]:
+def block_places(
+    sizes: Sequence[int], rooms: Sequence[int] | Sequence[float], *, rest: int
+) -> list[int]:
     """The number of the device of each block: runs of blocks, in proportion to the devices' room.
 
     Args:
@@ -66,6 +69,16 @@ def block_places(sizes: Sequence[int], rooms: Sequence[float], *, rest: int) -> 
     ends = [total * room / sum(rooms) for room in accumulate(rooms)][:-1]
     starts = accumulate(sizes[:-1], initial=rest)
     return [bisect(ends, start + size / 2) for start, size in zip(starts, sizes, strict=True)]
+
+
+def split_bytes(
+    sizes: Sequence[int], rooms: Sequence[int] | Sequence[float], *, rest: int
+) -> list[int]:
+    """Bytes that each device gets; arguments as for `block_places`."""
+    held = [rest, *(0 for _ in rooms[1:])]
+    for size, place in zip(sizes, block_places(sizes, rooms, rest=rest), strict=True):
+        held[place] += size
+    return held
 
 
 def moved(values: Any, device: torch.device) -> Any:
@@ -83,7 +96,8 @@ def _brings(device: torch.device) -> Any:
     return lambda _, inputs, named: (moved(inputs, device), moved(named, device))
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a denoiser, in the order of its computation."""
     lists = [child for child in model.children() if isinstance(child, nn.ModuleList)]
     return [block for one in lists for block in one]
 

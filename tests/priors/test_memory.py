@@ -18,10 +18,12 @@ from csd_nerf.priors.predictions import (
     OVERHEAD_BYTES,
     Edit,
     edit_flops,
+    further_peak_bytes,
     most_evaluations,
     peak_bytes,
 )
 from csd_nerf.priors.prior_costs import prior_costs
+from csd_nerf.priors.splitting import split_bytes
 
 TERMS = csd_edit(image_scale=1.5, text_scale=7.5)
 GUIDED = csd_edit(image_scale=1.0, text_scale=4.0)
@@ -141,6 +143,52 @@ def test_the_border_is_exact():
     assert (at.offload, at.fits) == ("none", True)
     below = choose(costs, edit, free_bytes=least - 1, can_quantize=False)
     assert (below.offload, below.fits) == ("text", True)
+
+
+@pytest.mark.parametrize(("name", "share"), [("instruct-pix2pix", 0.9), ("flux-kontext", 0.65)])
+def test_a_split_denoiser_takes_a_part_of_each_device(name, share):
+    costs, edit = large(name)
+    whole = peak_bytes(costs, edit, max_batch=1)
+    kept, loaded = costs.denoiser.kept_bytes, costs.denoiser.loaded_bytes
+    blocks = costs.denoiser.block_bytes
+    assert 0.8 * kept < sum(blocks) <= kept
+    # Neither device holds all of it; both together do.
+    free = round(share * whole)
+    assert not choose(costs, edit, free_bytes=free, fixed={"offload": "none"}).fits
+    choice = choose(costs, edit, free_bytes=free, split=[free], can_quantize=True)
+    ((further, room),) = choice.further
+    assert (choice.fits, room, choice.free_bytes) == (True, free, free)
+    assert choice.quantize == "none"
+    own, other = split_bytes(blocks, [free, free], rest=kept - sum(blocks))
+    assert own + other == kept
+    options = {"max_batch": choice.max_batch, "offload": choice.offload}
+    assert choice.peak_bytes == peak_bytes(costs, edit, **options, denoiser_bytes=own)
+    assert further == further_peak_bytes(costs, edit, other, max_batch=choice.max_batch)
+    assert further > other + OVERHEAD_BYTES
+    numbers = f"about {choice.peak_bytes / 1e9:.1f} and {further / 1e9:.1f} GB of"
+    assert f"{numbers} {free / 1e9:.1f} and {free / 1e9:.1f} GB" in choice.reason
+    # A part is loaded to the CPU, and the device gets its own.
+    loading = peak_bytes(costs, edit, max_batch=1) - peak_bytes(
+        costs, edit, max_batch=1, denoiser_bytes=0
+    )
+    assert kept <= loading <= loaded
+
+
+def test_a_split_fits_if_each_device_has_room():
+    costs, edit = large("flux-kontext")
+    ample, little = 400 * 10**9, 2 * 10**9
+    assert choose(costs, edit, free_bytes=ample, split=[ample]).fits
+    # The first device takes more where it has more.
+    much = choose(costs, edit, free_bytes=ample, split=[ample // 10])
+    even = choose(costs, edit, free_bytes=ample, split=[ample])
+    assert much.further[0][0] < even.further[0][0]
+    none = choose(costs, edit, free_bytes=little, split=[little], can_quantize=True)
+    assert (none.fits, none.max_batch, none.offload, none.quantize) == (False, 1, "text", "none")
+    assert "still more than the 2.0 and 2.0 GB that are free" in none.reason
+    # What is left to others is not part of what is free, and no part of the split's shares.
+    left = choose(costs, edit, free_bytes=ample, reserve=10**9, split=[ample])
+    assert (left.free_bytes, left.further) == (ample - 10**9, even.further)
+    assert not replace(even, further=((2, 1),)).fits
 
 
 def test_what_the_user_gave_stays():

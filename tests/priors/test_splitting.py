@@ -16,7 +16,7 @@ from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
 from csd_nerf.priors import splitting
 from csd_nerf.priors.compilation import compile_choice
 from csd_nerf.priors.placement import check_placement
-from csd_nerf.priors.splitting import block_places, split_blocks
+from csd_nerf.priors.splitting import block_places, blocks_of, split_blocks, split_bytes
 
 __all__ = ["load"]
 
@@ -27,11 +27,6 @@ def test_a_split_leaves_every_bit_as_it_is(load, family):
     split_blocks(denoiser(prior), [CPU, CPU])
     for found, expected in zip(answers(prior), answers(load(family)), strict=True):
         assert torch.equal(found, expected)
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    lists = [child for child in model.children() if isinstance(child, nn.ModuleList)]
-    return [block for one in lists for block in one]
 
 
 def tensors(values: Any) -> list[torch.Tensor]:
@@ -87,6 +82,11 @@ def test_nothing_meets_across_devices(load, family, monkeypatch):
 )
 def test_blocks_fill_devices_in_turn_by_their_room(sizes, rooms, rest, places):
     assert block_places(sizes, rooms, rest=rest) == places
+
+
+def test_bytes_of_a_split_are_those_of_its_blocks_and_of_the_rest():
+    assert split_bytes([1, 2, 3, 4], [1.0, 1.0, 1.0], rest=5) == [5, 6, 4]
+    assert split_bytes([4, 4], [1.0, 1.0], rest=16) == [16, 8]
 
 
 def test_no_device_takes_much_more_than_its_share():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -28,17 +27,19 @@ def choose_by_memory(
         preset: The method's options before the user's; None takes the defaults.
 
     Raises:
-        MethodError: If the prior's architecture isn't known.
+        MethodError: If the prior's architecture isn't known, or a device isn't there.
     """
     if pipeline.memory != "auto":
         return
     # Late: counting imports diffusers.
     from csd_nerf.priors.architectures import configurations
+    from csd_nerf.priors.devices import find_device
     from csd_nerf.priors.memory import SCENE_RESERVE, choose, free_bytes
     from csd_nerf.priors.prior_costs import prior_costs
 
-    device = torch.device(pipeline.prior_device or config.machine.device_type)
     try:
+        device = find_device(pipeline.prior_device or config.machine.device_type)
+        further = [*map(find_device, pipeline.prior_split)]
         half = configurations(pipeline.prior)[1].half
         dtype = precision(pipeline.prior_dtype, device=device, half=half)
         costs = prior_costs(pipeline.prior, dtype)
@@ -48,9 +49,11 @@ def choose_by_memory(
     choice = choose(
         costs,
         _edit(pipeline, costs.size_multiple),
-        free_bytes=free_bytes(device) - reserve,
+        free_bytes=free_bytes(device),
+        reserve=reserve,
         device=device.type,
         fixed=_given(pipeline, preset),
+        split=[*map(free_bytes, further)],
     )
     pipeline.edit = dataclasses.replace(pipeline.edit, max_batch=choice.max_batch)
     pipeline.prior_offload, pipeline.prior_quantize = choice.offload, choice.quantize

@@ -16,6 +16,7 @@ from csd_nerf.core.settings import EditSettings
 from csd_nerf.methods.common.checks import asked_prompt
 from csd_nerf.methods.common.errors import MethodError
 from csd_nerf.methods.common.lazy_prior import LazyPrior, PriorOptions
+from csd_nerf.methods.common.prior_memory import choose_by_memory
 from csd_nerf.methods.csd_edit.config import csd_edit_tiny
 from csd_nerf.priors import memory
 from csd_nerf.priors.predictions import Edit, peak_bytes
@@ -113,6 +114,7 @@ def test_memory_auto_offloads_on_a_gpu_unless_the_user_says_how(
     pipeline.memory, pipeline.edit_steps, pipeline.edit_size = "auto", 1, None
     pipeline.default_rounds, pipeline.edit_views = PAPER_ROUNDS, None
     pipeline.prior, pipeline.prior_device = "instruct-pix2pix", "cuda:7"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 10)
     pipeline.edit = EditSettings(max_batch=3)
     for name, value in given.items():
         setattr(pipeline, name, value)
@@ -121,6 +123,32 @@ def test_memory_auto_offloads_on_a_gpu_unless_the_user_says_how(
     # The batch was the user's.
     assert pipeline.edit.max_batch == 3
     assert pipeline.prior_offload == given.get("prior_offload", "text")
+
+
+def test_memory_auto_knows_what_a_split_leaves_to_the_first_gpu(
+    make_config, recorded, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 10)
+    config = make_config()
+    pipeline = config.pipeline
+    pipeline.memory, pipeline.edit_steps, pipeline.edit_size = "auto", 1, None
+    pipeline.prior, pipeline.prior_device = "flux-kontext", "cuda:7"
+    pipeline.prior_split = ("cuda:2", "cuda:4")
+    room = {"cuda:7": 26 * 10**9, "cuda:2": 25 * 10**9, "cuda:4": 24 * 10**9}
+    monkeypatch.setattr(memory, "free_bytes", lambda found: room[str(found)])
+    start(config)
+    # One of them would have to offload or to quantise.
+    assert (pipeline.prior_offload, pipeline.prior_quantize) == ("none", "none")
+    assert " GB of 26.0 and 25.0 and 24.0 GB" in " ".join(capsys.readouterr().out.split())
+
+
+def test_memory_auto_refuses_a_device_that_is_not_there(make_config, recorded):
+    for options in ({"prior_device": "cuda:7"}, {"prior_split": ("cuda:7",)}):
+        config = make_config()
+        config.pipeline.memory = "auto"
+        vars(config.pipeline).update(options)
+        with pytest.raises(MethodError, match="auto: A device needs to be there, got cuda:7"):
+            choose_by_memory(config, config.pipeline, None)
 
 
 def test_memory_preset_changes_nothing(make_config, recorded, monkeypatch):
