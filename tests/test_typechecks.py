@@ -11,7 +11,7 @@ import torch
 from beartype import beartype
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
-from typechecks import checked_once, kind
+from typechecks import ITEMS, checked_once, kind
 
 from csd_nerf.core import kernels
 
@@ -73,6 +73,8 @@ def test_a_result_is_not_made_twice(squares):
         (torch.zeros(2), torch.zeros(2, dtype=torch.float16)),
         (torch.zeros(2), np.zeros(2)),
         ([torch.zeros(2)], [torch.zeros(3)]),
+        ([1] * ITEMS, [*[1] * (ITEMS - 1), "a"]),
+        ((1,) * 2 * ITEMS, (1,) * 3 * ITEMS),
     ],
 )
 def test_kinds_that_differ(one, other):

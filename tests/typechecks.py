@@ -11,6 +11,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Hashable
+from itertools import islice
 from types import FunctionType
 from typing import Any
 
@@ -19,6 +20,9 @@ import numpy as np
 import torch
 
 _checked = jaxtyping.jaxtyped
+
+ITEMS = 32
+"""Items of a container that are looked at."""
 
 
 def checked_once(function: Any = None, *, typechecker: Any) -> Any:
@@ -66,7 +70,10 @@ def _once(function: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
 
 
 def kind(value: Any) -> Hashable:
-    """All that a check can see of a value."""
+    """All that a check can see of a value, but for items of a long container beyond `ITEMS`.
+
+    Of these beartype looks at one by chance, and thousands would take longer than what is tested.
+    """
     of = type(value)
     if of in (torch.Tensor, torch.nn.Parameter, np.ndarray):
         return of, value.shape, value.dtype
@@ -75,7 +82,8 @@ def kind(value: Any) -> Hashable:
     if of in (int, str):
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
-        return of, *map(kind, value)
+        return of, isinstance(value, tuple) and len(value), *map(kind, islice(value, ITEMS))
     if isinstance(value, dict):
-        return of, *map(kind, value), *map(kind, value.values())
+        keys, items = islice(value, ITEMS), islice(value.values(), ITEMS)
+        return of, *map(kind, keys), *map(kind, items)
     return of

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import tables
 from benchmarks.engine.records import join_records, read_record, write_record
 from benchmarks.tables import joined_record, tables_of
-from benchmarks.truth import media, videos
+from benchmarks.truth import media, tuned, videos
 from benchmarks.truth.run import run_truth
 from benchmarks.truth.settings import COUNTS, TUNING_COUNTS, TruthSettings
 from benchmarks.truth.tuned import SHARED
@@ -22,10 +22,17 @@ from benchmarks.truth.videos import VideoDomain
 RESULTS = Path(tables.__file__).with_name("results")
 
 
-@pytest.fixture
-def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, str]:
-    """A run with two budgets, and what it printed."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The folder of a run with two budgets, which tests leave as it is, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # As for each test, before which this is made.
+        monkeypatch.setattr(tuned, "FOLDER", tmp_path_factory.mktemp("tuned"))
+        yield folder, run(monkeypatch, folder)
 
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
     def edit(given: Any, options: Any) -> tuple[torch.Tensor, dict[str, Any]]:
         off = (
             (0.05 if options.method == "sds" else 0.15)
@@ -41,17 +48,16 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, str
     )
     arms = ("csd", "sds", "csd-strong")
     settings = TruthSettings(
-        domain="video", output=tmp_path, inputs=3, seeds=2, budgets=(1.0, 0.5), ablations=True
+        domain="video", output=folder, inputs=3, seeds=2, budgets=(1.0, 0.5), ablations=True
     )
-    text = run_truth(TruthSettings(**{**vars(settings), "arms": arms}))
-    return tmp_path, text
+    return run_truth(TruthSettings(**{**vars(settings), "arms": arms}))
 
 
-def test_the_tables_of_a_record_are_those_of_the_run(finished, capsys):
+def test_the_tables_of_a_record_are_those_of_the_run(finished, tmp_path, capsys):
     output, text = finished
     assert text == tables_of(joined_record([output / "record.json.gz"]))
     assert (output / "table.md").read_text() == text.rstrip() + "\n"
-    moved = output / "copy.json.gz"
+    moved = tmp_path / "copy.json.gz"
     moved.write_bytes((output / "record.json.gz").read_bytes())
     command.main(["tables", str(moved)])
     assert capsys.readouterr().out == text + "\n"
