@@ -7,6 +7,7 @@ bundled priors. This module imports nothing heavy, since the command line needs 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 LISTED_BY = "csd-nerf edits"
@@ -64,15 +65,21 @@ def notices_of_unknown(prior: str, prompts: Iterable[str]) -> list[str]:
         prompts: The instructions, or for `tiny-text` the descriptions of objects. Empty ones are
             skipped.
     """
+    asked = dict.fromkeys(prompt for prompt in prompts if prompt.strip())
+    told = (_notice_of_unknown(prior, one) for one in asked)
+    return [line for line in told if line is not None]
+
+
+# The viewer asks anew whenever something changes, and the search for near texts takes long.
+@lru_cache(maxsize=128)
+def _notice_of_unknown(prior: str, prompt: str) -> str | None:
     # Late: the command line's help needs none of it.
     from csd_nerf.synthetic import known
 
     groups = {"tiny": known.instructions, "tiny-text": known.objects}
     if prior not in groups:
-        return []
-    asked = dict.fromkeys(prompt for prompt in prompts if prompt.strip())
-    told = (known.notice_of_unknown(one, groups[prior](), listed_by=LISTED_BY) for one in asked)
-    return [line for line in told if line is not None]
+        return None
+    return known.notice_of_unknown(prompt, groups[prior](), listed_by=LISTED_BY)
 
 
 def keeps_detail(prior: str, prompts: Iterable[str]) -> bool:

@@ -64,7 +64,6 @@ class ViewerControls(Controls):
         self._past: list[PastRound] = []
         self._rounds: dict[int, tuple[str, Path]] = {}
         self._lent: Any = None
-        self._notices: dict[str, list[str]] = {}
         self._region_read = ""
 
     def open(self, server: ViserServer, desk: Desk, *, container: Any) -> None:
@@ -219,11 +218,7 @@ class ViewerControls(Controls):
 
     def notices(self, request: EditRequest) -> list[str]:
         """One line for each prompt of a request that the prior is known not to know."""
-        prompts = (request.prompt, request.negative_prompt)
-        for prompt in prompts:
-            if prompt not in self._notices:
-                self._notices[prompt] = notices_of_unknown(self._prior, [prompt])
-        return [notice for prompt in prompts for notice in self._notices[prompt]]
+        return notices_of_unknown(self._prior, (request.prompt, request.negative_prompt))
 
     def refresh(self) -> None:
         """Bring buttons and the status up to date."""

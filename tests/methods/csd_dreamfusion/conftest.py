@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sure_prior import SurePrior
 
 from csd_nerf import priors
 from csd_nerf.methods.common.terminal import writer
+from csd_nerf.methods.csd_dreamfusion import trainer
+from csd_nerf.methods.csd_dreamfusion.report import save_result
 from csd_nerf.methods.csd_dreamfusion.trainer import CSDDreamFusionTrainer
 
 Run = Callable[..., CSDDreamFusionTrainer]
@@ -31,6 +34,12 @@ class WordPrior(SurePrior):
     def encode_text(self, prompts, image_rows=None):
         values = [0.9 if "bright" in p else 0.1 if "dark" in p else 0.5 for p in prompts]
         return {"text": torch.tensor(values)[:, None, None]}
+
+
+@pytest.fixture(autouse=True)
+def _short_turntables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video of 48 frames takes longer than the rest of a run of a few steps."""
+    monkeypatch.setattr(trainer, "save_result", partial(save_result, frames=6))
 
 
 @pytest.fixture
@@ -57,9 +66,9 @@ def run(tmp_path, word_prior) -> Run:
         config.set_experiment_name()
         writer.GLOBAL_BUFFER.clear()
         torch.manual_seed(0)
-        trainer = config.setup()
-        trainer.setup()
-        trainer.train()
-        return trainer
+        made = config.setup()
+        made.setup()
+        made.train()
+        return made
 
     return start
