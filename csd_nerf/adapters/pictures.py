@@ -91,7 +91,7 @@ def finished(
         told: Called with the number of finished rows of pixels, from 0, and of all.
     """
     height = picture.size[0]
-    weight = None if inside is None else edit_weight(inside.inside, wrap=wrap)
+    weight = None if inside is None else edit_weight(inside.is_inside, wrap=wrap)
 
     def kept(original: Tensor, edited: Tensor, top: int) -> Tensor:
         if weight is None:

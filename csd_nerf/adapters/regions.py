@@ -110,27 +110,31 @@ def map_prompts(
     total = torch.zeros(size)
     for region in regions:
         total += mask_of(region)
-    inside = total.clamp(max=1)
+    edits_rest = bool(prompt.strip()) and all(region.prompt is not None for region in regions)
+    kept = None
+    if not edits_rest:
+        if not bool((total >= 0.5).any()):
+            raise ValueError(
+                "A region needs to cover half a pixel or more, got "
+                f"{', '.join(str(region.where) for region in regions)}, which covers none; name "
+                "another."
+            )
+        if not bool((total >= 1 - _ROUNDING).all()):
+            editable = editable_cells(total.clamp(max=1), grid, wrap=wrap)
+            kept = (PackedMask.of(total), editable)
     total.clamp_(min=1)
     prompts = [prompt if region.prompt is None else region.prompt for region in regions]
     masks = [area_means(mask_of(region).div_(total), grid) for region in regions]
-    if prompt.strip() and all(region.prompt is not None for region in regions):
+    if edits_rest:
         rest = 1 - sum(masks, torch.zeros(grid))
         masks.append(rest.where(rest > _ROUNDING, 0.0))
         prompts.append(prompt)
         return PromptMap(prompts, torch.stack(masks), None, None)
-    if not bool((inside >= 0.5).any()):
-        raise ValueError(
-            "A region needs to cover half a pixel or more, got "
-            f"{', '.join(str(region.where) for region in regions)}, which covers none; name "
-            "another."
-        )
-    if bool((inside >= 1 - _ROUNDING).all()):
+    if kept is None:
         return PromptMap(prompts, torch.stack(masks), None, None)
     parts = torch.stack([editable_cells(mask_of(r).div_(total), grid, wrap=wrap) for r in regions])
     weights = parts / parts.sum(0).clamp(min=1e-9)
-    editable = editable_cells(inside, grid, wrap=wrap)
-    return PromptMap(prompts, weights, PackedMask.of(inside), editable)
+    return PromptMap(prompts, weights, *kept)
 
 
 def masks_of(picture: Picture, *, segmenter: Segmenter | None = None) -> MaskOf:

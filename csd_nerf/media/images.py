@@ -23,6 +23,7 @@ from torch import Tensor
 from csd_nerf.media.colour_profiles import to_srgb
 from csd_nerf.media.files import written_whole
 from csd_nerf.media.metadata import PictureMetadata, metadata_of
+from csd_nerf.media.pixels import strips
 from csd_nerf.media.rasters import Raster
 
 MAX_PIXELS = 2**30
@@ -348,13 +349,22 @@ def _rgb(image: Image.Image, path: Path, notices: list[str], *, keep_alpha: bool
         notices.extend(told)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    rgba = image.convert("RGBA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     if keep_alpha:
         return rgba
     if rgba.getchannel("A").getextrema() != (255, 255):
         notices.append("transparent parts put over white")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    return _over_white(rgba)
+
+
+def _over_white(rgba: Image.Image) -> Image.Image:
+    """Composite a picture over white, some rows at a time: a large one would need much memory."""
+    result = Image.new("RGB", rgba.size)
+    for top, bottom in strips(rgba.height, rgba.width):
+        part = rgba.crop((0, top, rgba.width, bottom))
+        white = Image.new("RGBA", part.size, "white")
+        result.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return result
 
 
 def _from_16_bits(image: Image.Image, path: Path, notices: list[str]) -> Image.Image:

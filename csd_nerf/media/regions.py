@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from csd_nerf.media.frames import is_picture
 from csd_nerf.media.images import read_image
+from csd_nerf.media.pixels import strips
 from csd_nerf.media.places import (
     PICTURE_FORMS,
     Labels,
@@ -82,10 +82,15 @@ class PackedMask:
         return not self.bits.any()
 
     @property
+    def is_inside(self) -> Bool[Tensor, "H W"]:
+        """Whether each pixel is inside."""
+        bits = np.unpackbits(self.bits, count=self.size[0] * self.size[1])
+        return torch.from_numpy(bits.reshape(self.size).view(bool))
+
+    @property
     def inside(self) -> Float[Tensor, "H W"]:
         """1 for each pixel that is inside, else 0."""
-        bits = np.unpackbits(self.bits, count=self.size[0] * self.size[1])
-        return torch.from_numpy(bits.reshape(self.size)).float()
+        return self.is_inside.float()
 
 
 def picture_mask(
@@ -248,13 +253,15 @@ def keep_outside(
     return blended(original, edited, edit_weight(mask, wrap=wrap))
 
 
-def edit_weight(mask: Float[Tensor, "H W"], *, wrap: bool = False) -> Float[Tensor, "H W"]:
+def edit_weight(
+    mask: Float[Tensor, "H W"] | Bool[Tensor, "H W"], *, wrap: bool = False
+) -> Float[Tensor, "H W"]:
     """Weight of the edit in each pixel, as `keep_outside` has it."""
     return inner_fade(mask, width=FADE * min(mask.shape), wrap=wrap)
 
 
 def inner_fade(
-    mask: Float[Tensor, "H W"], *, width: float, wrap: bool = False
+    mask: Float[Tensor, "H W"] | Bool[Tensor, "H W"], *, width: float, wrap: bool = False
 ) -> Float[Tensor, "H W"]:
     """Weight of the edit in each pixel: exactly 0 outside of the mask, rising to 1 inwards.
 
@@ -263,14 +270,15 @@ def inner_fade(
     largest distance, so that thin parts are edited too.
 
     Args:
-        mask: Share of each pixel; outside is where it is below 0.5.
+        mask: Share of each pixel, outside where it is below 0.5; or whether it is inside.
         width: Pixels over which the weight rises; 0 means none.
         wrap: Whether the left and right edges of the picture meet.
     """
-    from scipy import ndimage
+    # Late: few edits have a region.
+    import cv2
 
     weight = torch.zeros(mask.shape)
-    inside = (mask >= 0.5).cpu()
+    inside = (mask if mask.dtype == torch.bool else mask >= 0.5).cpu()
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
     if len(rows) == 0:
         return weight
@@ -283,18 +291,23 @@ def inner_fade(
         beyond = 0
         at = torch.arange(max(int(columns[0]) - 1, 0), int(columns[-1]) + 2)
         at = at[at < inside.shape[1]]
-    part = inside[top:bottom, at].numpy()
+    part = inside[top:bottom, at].numpy().view(np.uint8)
     if part.all():
         return inside.float()
     # Half a pixel lies between the border and the centre of the first pixel.
-    distance = np.asarray(ndimage.distance_transform_edt(part), "float32") - 0.5
-    numbers, count = cast(tuple[np.ndarray, int], ndimage.label(part))
-    largest = np.asarray(ndimage.maximum(distance, numbers, range(count + 1)), "float32")
-    widths = np.minimum(largest / 2, width)[numbers]
-    with np.errstate(divide="ignore"):
-        risen = torch.from_numpy(np.clip(distance / widths, 0, 1) * part)
-    inner = slice(beyond, len(at) - beyond)
-    weight[top:bottom, at[inner]] = risen[:, inner]
+    distance = cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance -= 0.5
+    count, numbers = cv2.connectedComponents(part, connectivity=4)
+    largest = np.zeros(count, "float32")
+    rows_of = [slice(first, last) for first, last in strips(*part.shape)]
+    for rows in rows_of:
+        np.maximum.at(largest, numbers[rows].ravel(), distance[rows].ravel())
+    widths = np.minimum(largest / 2, width)
+    inner, whole = slice(beyond, len(at) - beyond), weight[top:bottom]
+    for rows in rows_of:
+        with np.errstate(divide="ignore"):
+            risen = np.clip(distance[rows] / widths[numbers[rows]], 0, 1) * part[rows]
+        whole[rows, at[inner]] = torch.from_numpy(risen)[:, inner]
     return weight
 
 

@@ -66,36 +66,53 @@ import sys
 from pathlib import Path
 import torch
 from csd_nerf.adapters.pictures import PictureFile, finished
+from csd_nerf.adapters.regions import map_prompts, masks_of
 from csd_nerf.media.images import write_image
 from csd_nerf.media.pixels import Change
+from csd_nerf.media.regions import parse_region
 
 def memory(what):
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(what):
             return 1024 * int(line.split()[1])
 
-def edited(path):
-    file = PictureFile.checked(path)
-    file.picture().read().resized((50, 100), wrap=True)
-    result = finished(file.picture(), Change(*torch.rand(2, 3, 50, 100), wrap=True), wrap=True)
-    write_image(Path(sys.argv[2]), result, compress_level=1)
-    return file
+def edited(path, region):
+    picture = PictureFile.checked(path).picture()
+    picture.read().resized((50, 100), wrap=True)
+    inside = None
+    if region:
+        regions, masks, size = [parse_region("10%,10%,60%,60%")], masks_of(picture), picture.size
+        inside = map_prompts(regions, "x", masks, size=size, grid=(5, 10)).inside
+    change = Change(*torch.rand(2, 3, 50, 100), wrap=True)
+    result = finished(picture, change, inside=inside, wrap=True)
+    write_image(Path(sys.argv[1]), result, compress_level=1)
+    return picture.size
 
+large, clear, small = map(Path, sys.argv[2:])
 # Libraries load their parts at the first call.
-edited(Path(sys.argv[3]))
-Path("/proc/self/clear_refs").write_text("5")
+edited(small, True)
 before = memory("VmRSS")
-file = edited(Path(sys.argv[1]))
-print((memory("VmHWM") - before) / (file.size[0] * file.size[1]))
+# What one leaves behind serves the next.
+for path, region in ((large, False), (clear, False), (large, True)):
+    Path("/proc/self/clear_refs").write_text("5")
+    height, width = edited(path, region)
+    print((memory("VmHWM") - before) / (height * width))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_picture_is_in_memory_once(tmp_path):
-    """Pillow has it in 4 bytes a pixel; a tensor would add 3, and one of floats 12."""
-    large, result, small = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
-    Image.new("RGB", (8000, 4000), "teal").save(large, compress_level=1)
-    Image.new("RGB", (800, 400), "teal").save(small)
-    command = [sys.executable, "-c", _MEASURED, str(large), str(result), str(small)]
+    """Pillow has it in 4 bytes a pixel; a tensor would add 3, and one of floats 12.
+
+    A transparent one is there twice while it is put over white; a region's weights have 4 bytes.
+    """
+    paths = [tmp_path / name for name in ("result.png", "a.png", "b.png", "c.png")]
+    Image.new("RGB", (8000, 4000), "teal").save(paths[1], compress_level=1)
+    Image.new("RGBA", (8000, 4000), (0, 99, 99, 99)).save(paths[2], compress_level=1)
+    Image.new("RGB", (800, 400), "teal").save(paths[3])
+    command = [sys.executable, "-c", _MEASURED, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 4 <= float(done.stdout) < 7
+    opaque, transparent, with_region = map(float, done.stdout.split())
+    assert 4 <= opaque < 7
+    assert 4 <= transparent < 10
+    assert 4 <= with_region < 13
