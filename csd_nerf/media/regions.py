@@ -297,7 +297,8 @@ def inner_fade(
     # Half a pixel lies between the border and the centre of the first pixel.
     distance = cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     distance -= 0.5
-    count, numbers = cv2.connectedComponents(part, connectivity=4)
+    count, labels = cv2.connectedComponents(part, connectivity=4)
+    numbers = np.asarray(labels, np.int32)
     largest = np.zeros(count, "float32")
     rows_of = [slice(first, last) for first, last in strips(*part.shape)]
     for rows in rows_of:
