@@ -49,6 +49,9 @@ def test_without_a_prompt_the_rest_is_left_alone():
     assert cells(layers) == pytest.approx([1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0])
     assert layers.inside is not None
     assert layers.inside.inside[0].tolist() == [1] * 25 + [0] * 75
+    # What both cover counts once.
+    both = lay("snow@0,0,25,60", "fog@0,0,25,60")
+    assert cells(both) == pytest.approx([1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0])
     whole = lay(prompt="sepia")
     assert whole.masks.shape == (1, *GRID)
     assert (whole.masks == 1).all()

@@ -122,6 +122,15 @@ def test_transparency_goes_over_white(tmp_path):
     assert notices == ["transparent parts put over white"]
 
 
+def test_a_high_transparent_picture_goes_over_white_row_by_row(tmp_path):
+    shares = np.random.default_rng(4).integers(0, 256, (700, 5, 1), dtype=np.uint8)
+    given = np.concatenate([noise(700, 5), shares], axis=2)
+    image, _ = read_image(saved(tmp_path / "x.png", Image.fromarray(given)))
+    share = shares / 255
+    expected = share * given[..., :3] + (1 - share) * 255
+    assert np.abs(image.numpy() - expected).max() <= 1
+
+
 def test_a_transparent_palette_colour_goes_over_white(tmp_path):
     picture = Image.new("P", (4, 4), 1)
     picture.putpalette([0, 0, 0, 9, 9, 9])

@@ -247,6 +247,15 @@ def test_parts_too_thin_for_the_fade_still_reach_one():
     assert weight[39, 30] == 1
 
 
+def test_parts_that_meet_at_a_corner_have_widths_of_their_own():
+    mask = torch.zeros(40, 40)
+    mask[:30, :30] = 1
+    mask[30:33, 30:33] = 1
+    weight = inner_fade(mask, width=8.0)
+    assert weight[31, 31] == 1
+    assert weight[28, 10] < 0.2
+
+
 def test_without_a_width_the_fade_is_the_mask():
     assert torch.equal(inner_fade(blob(), width=0.0), blob())
     assert torch.equal(inner_fade(torch.ones(4, 5), width=3.0), torch.ones(4, 5))
