@@ -50,15 +50,14 @@ class Choice:
     """Both of each further device of a split."""
 
     @property
-    def needs(self) -> int:
-        """The predicted peaks of all devices together."""
-        return self.peak_bytes + sum(peak for peak, _ in self.further)
+    def devices(self) -> tuple[tuple[int, int], ...]:
+        """Predicted peak and free bytes of each device, the prior's own first."""
+        return ((self.peak_bytes, self.free_bytes), *self.further)
 
     @property
     def fits(self) -> bool:
         """Whether the peaks are within what was free."""
-        both = ((self.peak_bytes, self.free_bytes), *self.further)
-        return all(peak <= free for peak, free in both)
+        return all(peak <= free for peak, free in self.devices)
 
     @property
     def reason(self) -> str:
@@ -73,10 +72,9 @@ class Choice:
             "model": "text encoders and the denoiser's layers on the CPU until they are called",
         }[self.offload]
         weights = "" if self.quantize == "none" else f", weights in {self.quantize}"
-        both = ((self.peak_bytes, self.free_bytes), *self.further)
         needs, free = (
             " and ".join(f"{count / 1e9:.1f}" for count in counts) + " GB"
-            for counts in zip(*both, strict=True)
+            for counts in zip(*self.devices, strict=True)
         )
         end = f"which takes about {needs} of {free}"
         if not self.fits:
@@ -119,19 +117,13 @@ def choose(
     """
     if can_quantize is None:
         can_quantize = all(find_spec(name) for name in ("bitsandbytes", "accelerate"))
-    places = [
-        {"offload": offload, "quantize": quantize}
-        for offload, quantize in _PLACES
-        if (offload, quantize) == ("none", "none")
-        or (device == "cuda" and (quantize == "none" or can_quantize))
-        if not split or (offload != "model" and quantize == "none")
-    ]
+    places = _places(device, can_quantize=can_quantize, is_split=bool(split))
     own, others = None, [0 for _ in split]
     if split:
         blocks = costs.denoiser.block_bytes
         rest = costs.denoiser.kept_bytes - sum(blocks)
         own, *others = split_bytes(blocks, [free_bytes, *split], rest=rest)
-    least: Choice | None = None
+    tried: list[Choice] = []
     for options in _candidates(most_evaluations(costs, edit), places, dict(fixed or {})):
         batch = options["max_batch"]
         peaks = [further_peak_bytes(costs, edit, part, max_batch=batch) for part in others]
@@ -143,10 +135,19 @@ def choose(
         )
         if choice.fits:
             return choice
-        if least is None or choice.needs < least.needs:
-            least = choice
-    assert least is not None
-    return least
+        tried.append(choice)
+    return min(tried, key=lambda choice: sum(peak for peak, _ in choice.devices))
+
+
+def _places(device: str, *, can_quantize: bool, is_split: bool) -> list[dict[str, Any]]:
+    """The places that a device allows, in the order of preference."""
+    return [
+        {"offload": offload, "quantize": quantize}
+        for offload, quantize in _PLACES
+        if (offload, quantize) == ("none", "none")
+        or (device == "cuda" and (quantize == "none" or can_quantize))
+        if not is_split or (offload != "model" and quantize == "none")
+    ]
 
 
 def _candidates(

@@ -103,15 +103,9 @@ def test_evaluations_without_the_source_cost_a_flow_less():
 # One after the other, since a large model is made and counted once in a process.
 @pytest.mark.parametrize("name", LARGE)
 def test_predictions_hold_for_calls_of_all_sizes_and_for_any_memory(name):
-    costs, edit = large(name)
-    no_less_than_counted(costs, edit)
-    more_memory_never_leads_to_a_later_choice(costs, edit)
-
-
-@pytest.mark.parametrize(("views", "edge"), [(1, None), (16, 256)])
-def test_more_memory_never_leads_to_a_later_choice(views, edge):
-    costs, edit = large("instruct-pix2pix", views, edge and (edge, edge))
-    more_memory_never_leads_to_a_later_choice(costs, edit)
+    no_less_than_counted(*large(name))
+    for views, size in ((1, None), (16, None), (16, (512, 512))):
+        more_memory_never_leads_to_a_later_choice(*large(name, views, size))
 
 
 def no_less_than_counted(costs, edit):
